@@ -1,0 +1,451 @@
+"""The static transformer that the rest of the package makes dynamic.
+
+A pre-norm transformer in one file: :class:`Attention`, :class:`FeedForward`, :class:`Block`, and two models made of
+them, :class:`ViT` for images and :class:`CausalLM` for text. Nothing in here decides anything. It is written so that
+others can decide:
+
+- a block gives its *update* apart from the residual (:meth:`Block.update`), so that it can be weighted, skipped, or
+  run for some tokens only;
+- attention takes a mask over the keys and the true position of every token, so that a sequence with tokens missing
+  still knows who stands where;
+- the key-value cache belongs to a layer (:class:`LayerCache`), so that layers can hold different tokens;
+- both models are three steps, ``embed``, ``blocks``, ``readout``, so that the middle can be run in any way one likes.
+
+Source: arXiv:1706.03762 (attention), arXiv:2002.04745 (pre-norm), arXiv:2010.11929 (ViT), arXiv:2104.09864 (rotary
+positions, in :class:`CausalLM`).
+"""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class LayerCache:
+    """The keys, values and positions that one attention layer has seen so far.
+
+    A position of -1 marks a token that nobody may attend to; that is how the samples of a batch can hold different
+    numbers of tokens. The buffers double when they are full, so that adding a token does not copy the past.
+    """
+
+    def __init__(self) -> None:
+        self.length = 0
+        self._keys: Tensor | None = None
+        self._values: Tensor | None = None
+        self._positions: Tensor | None = None
+
+    @property
+    def keys(self) -> Float[Tensor, "batch heads cached head_dim"]:
+        """All keys so far."""
+        return self._filled(self._keys)[:, :, : self.length]
+
+    @property
+    def values(self) -> Float[Tensor, "batch heads cached head_dim"]:
+        """All values so far."""
+        return self._filled(self._values)[:, :, : self.length]
+
+    @property
+    def positions(self) -> Int[Tensor, "batch cached"]:
+        """The position of each cached token in its sequence; -1 where there is none."""
+        return self._filled(self._positions)[:, : self.length]
+
+    def append(
+        self,
+        keys: Float[Tensor, "batch heads tokens head_dim"],
+        values: Float[Tensor, "batch heads tokens head_dim"],
+        positions: Int[Tensor, "batch tokens"],
+    ) -> None:
+        """Add tokens at the end.
+
+        Raises:
+            ValueError: if batch, heads or head size differ from what the cache holds.
+        """
+        batch, heads, tokens, head_dim = keys.shape
+        if self._keys is None or self._values is None or self._positions is None:
+            self._keys = keys.new_empty(batch, heads, tokens, head_dim)
+            self._values = values.new_empty(batch, heads, tokens, head_dim)
+            self._positions = positions.new_empty(batch, tokens)
+        held = self._keys.shape
+        if (held[0], held[1], held[3]) != (batch, heads, head_dim):
+            raise ValueError(
+                f"the cache holds keys of shape {tuple(self.keys.shape)} and got {tuple(keys.shape)}; batch, heads and "
+                "head size must stay the same: start a new cache for a new batch"
+            )
+        end = self.length + tokens
+        if end > held[2]:
+            spare = max(end, 2 * held[2]) - held[2]
+            self._keys = F.pad(self._keys, (0, 0, 0, spare))
+            self._values = F.pad(self._values, (0, 0, 0, spare))
+            self._positions = F.pad(self._positions, (0, spare))
+        self._keys[:, :, self.length : end] = keys
+        self._values[:, :, self.length : end] = values
+        self._positions[:, self.length : end] = positions
+        self.length = end
+
+    def _filled(self, buffer: Tensor | None) -> Tensor:
+        if buffer is None:
+            raise ValueError("this layer's cache is empty: nothing was written to it yet")
+        return buffer
+
+
+def rotate(
+    x: Float[Tensor, "batch heads tokens head_dim"], positions: Int[Tensor, "batch tokens"], base: float = 10_000.0
+) -> Float[Tensor, "batch heads tokens head_dim"]:
+    """Rotary position encoding: turn each pair of features by an angle that grows with the position.
+
+    Pair i of a token at position p turns by p · base^(−2i / head_dim); Eq. 15 of arXiv:2104.09864. The pairs are the
+    features i and i + head_dim / 2.
+    """
+    half = x.shape[-1] // 2
+    frequencies = base ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
+    angles = positions[:, None, :, None].float() * frequencies  # [batch, 1, tokens, half]
+    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    first, second = x[..., :half], x[..., half:]
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention, softmax(q kᵀ / √head_dim) v.
+
+    Args:
+        dim: features of a token.
+        heads: number of heads; divides ``dim``.
+        causal: a token attends only to positions up to its own.
+        rotary: queries and keys carry their position by rotation (:func:`rotate`).
+    """
+
+    def __init__(self, dim: int, heads: int, *, causal: bool = False, rotary: bool = False) -> None:
+        super().__init__()
+        if dim < 1 or heads < 1 or dim % heads:
+            raise ValueError(f"dim must be a multiple of heads, both positive; got dim={dim}, heads={heads}")
+        if rotary and (dim // heads) % 2:
+            raise ValueError(f"rotary positions turn pairs of features; dim / heads = {dim // heads} is odd")
+        self.heads, self.causal, self.rotary = heads, causal, rotary
+        self.query_key_value = nn.Linear(dim, 3 * dim)
+        self.output = nn.Linear(dim, dim)
+
+    def keys_values(
+        self, x: Float[Tensor, "batch tokens dim"], positions: Int[Tensor, "batch tokens"] | None = None
+    ) -> tuple[Float[Tensor, "batch heads tokens head_dim"], Float[Tensor, "batch heads tokens head_dim"]]:
+        """The keys and values of these tokens alone: what a layer that is skipped still owes to its cache."""
+        dim = x.shape[-1]
+        weight, bias = self.query_key_value.weight[dim:], self.query_key_value.bias[dim:]
+        keys, values = self._split(F.linear(x, weight, bias), 2)
+        return (rotate(keys, _positions(positions, x)) if self.rotary else keys), values
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch tokens dim"],
+        *,
+        key_mask: Bool[Tensor, "batch keys"] | None = None,
+        positions: Int[Tensor, "batch tokens"] | Int[Tensor, " tokens"] | None = None,
+        cache: LayerCache | None = None,
+    ) -> Float[Tensor, "batch tokens dim"]:
+        """Attend among the tokens of ``x``, and to those in ``cache``, to which they are added.
+
+        Args:
+            x: the tokens.
+            key_mask: True where a key may be attended to. Its keys are the cached tokens, then those of ``x``. A token
+                that may attend to nothing gets zeros from the heads.
+            positions: where each token stands in its sequence, which matters for ``causal`` and ``rotary``. Left out,
+                0, 1, 2, … from the end of the cache on. A token at -1 is not there: nobody attends to it.
+            cache: the layer's past. Written in place.
+        """
+        query, keys, values = self._split(self.query_key_value(x), 3)
+        ordered = positions is None and key_mask is None and cache is None
+        # Positions matter only where something depends on them: a mask, a rotation, or a past.
+        where = None if ordered and not self.rotary else _positions(positions, x, start=cache.length if cache else 0)
+        if self.rotary and where is not None:
+            query, keys = rotate(query, where), rotate(keys, where)
+        if ordered:
+            mixed = F.scaled_dot_product_attention(query, keys, values, is_causal=self.causal)
+        else:
+            assert where is not None
+            key_positions = where
+            if cache is not None:
+                cache.append(keys, values, where)
+                keys, values, key_positions = cache.keys, cache.values, cache.positions
+            allowed = (key_positions >= 0)[:, None, :]  # [batch, queries, keys]
+            if self.causal:
+                allowed = allowed & (key_positions[:, None, :] <= where[:, :, None])
+            if key_mask is not None:
+                if key_mask.shape != key_positions.shape:
+                    raise ValueError(
+                        f"key_mask must have one entry per key, {tuple(key_positions.shape)} (cached tokens, then the "
+                        f"tokens of x); got {tuple(key_mask.shape)}"
+                    )
+                allowed = allowed & key_mask[:, None, :]
+            mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=allowed[:, None])
+        return self.output(mixed.transpose(1, 2).flatten(2))
+
+    def _split(self, packed: Tensor, parts: int) -> tuple[Tensor, ...]:
+        # [batch, tokens, parts·dim] -> parts × [batch, heads, tokens, head_dim]
+        return packed.unflatten(-1, (parts, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+
+
+def _positions(positions: Tensor | None, x: Tensor, start: int = 0) -> Tensor:
+    batch, tokens, _ = x.shape
+    if positions is None:
+        positions = torch.arange(start, start + tokens, device=x.device)
+    if positions.shape[-1] != tokens or (positions.ndim == 2 and positions.shape[0] != batch):
+        raise ValueError(
+            f"positions must be [tokens] or [batch, tokens] = {(batch, tokens)}; got {tuple(positions.shape)}"
+        )
+    return positions.expand(batch, tokens)
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with a GELU between, GELU(x W₁ + b₁) W₂ + b₂, each token on its own.
+
+    Args:
+        dim: features of a token.
+        hidden: features between the layers; four times ``dim`` if left out.
+    """
+
+    def __init__(self, dim: int, hidden: int | None = None) -> None:
+        super().__init__()
+        hidden = 4 * dim if hidden is None else hidden
+        if dim < 1 or hidden < 1:
+            raise ValueError(f"dim and hidden must be positive; got dim={dim}, hidden={hidden}")
+        self.expand = nn.Linear(dim, hidden)
+        self.contract = nn.Linear(hidden, dim)
+
+    def forward(self, x: Float[Tensor, "... dim"]) -> Float[Tensor, "... dim"]:
+        """Transform every token."""
+        return self.contract(F.gelu(self.expand(x)))
+
+
+class Block(nn.Module):
+    """One pre-norm transformer layer, x + update(x).
+
+    Args:
+        dim: features of a token.
+        heads: attention heads.
+        hidden: features inside the feed-forward part; four times ``dim`` if left out.
+        causal, rotary: as in :class:`Attention`.
+        dropout: share of the features of each of the two updates that training drops.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        *,
+        hidden: int | None = None,
+        causal: bool = False,
+        rotary: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim)
+        self.attention = Attention(dim, heads, causal=causal, rotary=rotary)
+        self.norm2 = nn.LayerNorm(dim)
+        self.feed_forward = FeedForward(dim, hidden)
+        self.dropout = nn.Dropout(dropout)
+
+    def update(
+        self,
+        x: Float[Tensor, "batch tokens dim"],
+        *,
+        key_mask: Bool[Tensor, "batch keys"] | None = None,
+        positions: Int[Tensor, "batch tokens"] | Int[Tensor, " tokens"] | None = None,
+        cache: LayerCache | None = None,
+    ) -> Float[Tensor, "batch tokens dim"]:
+        """What the block adds to ``x``: a + FF(norm₂(x + a)) with a = attention(norm₁(x))."""
+        attended = self.attention(self.norm1(x), key_mask=key_mask, positions=positions, cache=cache)
+        attended = self.dropout(attended)
+        return attended + self.dropout(self.feed_forward(self.norm2(x + attended)))
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch tokens dim"],
+        *,
+        key_mask: Bool[Tensor, "batch keys"] | None = None,
+        positions: Int[Tensor, "batch tokens"] | Int[Tensor, " tokens"] | None = None,
+        cache: LayerCache | None = None,
+    ) -> Float[Tensor, "batch tokens dim"]:
+        """The tokens with the block's update added; arguments as in :class:`Attention`."""
+        return x + self.update(x, key_mask=key_mask, positions=positions, cache=cache)
+
+
+class ViT(nn.Module):
+    """A vision transformer: patches and a class token in, class logits out.
+
+    Args:
+        image_size, patch_size: in pixels; images and patches are square, and patches tile the image.
+        classes: number of logits.
+        dim, depth, heads: features of a token, number of blocks, attention heads.
+        hidden: features inside the feed-forward parts; four times ``dim`` if left out.
+        channels: of the image.
+        dropout: as in :class:`Block`.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: int,
+        patch_size: int,
+        classes: int,
+        dim: int,
+        depth: int,
+        heads: int,
+        hidden: int | None = None,
+        channels: int = 1,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if patch_size < 1 or image_size < patch_size or image_size % patch_size:
+            raise ValueError(f"patches of {patch_size} pixels do not tile an image of {image_size} pixels")
+        if classes < 1 or depth < 0:
+            raise ValueError(f"classes must be positive and depth not negative; got {classes} and {depth}")
+        self.image_size, self.channels = image_size, channels
+        self.patches = nn.Conv2d(channels, dim, patch_size, stride=patch_size)
+        self.class_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.position = nn.Parameter(torch.zeros(1, 1 + (image_size // patch_size) ** 2, dim))
+        self.blocks = nn.ModuleList(Block(dim, heads, hidden=hidden, dropout=dropout) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim)
+        self.head = nn.Linear(dim, classes)
+        nn.init.trunc_normal_(self.class_token, std=0.02)
+        nn.init.trunc_normal_(self.position, std=0.02)
+        _initialise(self, depth)
+
+    def embed(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch tokens dim"]:
+        """Images to tokens: the class token first, then the patches row by row.
+
+        Raises:
+            ValueError: if the images have another size than the model was made for, or there are none.
+        """
+        expected = (self.channels, self.image_size, self.image_size)
+        if images.shape[1:] != expected or len(images) == 0:
+            raise ValueError(f"images must be [batch, {', '.join(map(str, expected))}]; got {tuple(images.shape)}")
+        patches = self.patches(images).flatten(2).transpose(1, 2)
+        return torch.cat([self.class_token.expand(len(images), -1, -1), patches], dim=1) + self.position
+
+    def readout(self, tokens: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch classes"]:
+        """Tokens to class logits, read from the class token."""
+        return self.head(self.norm(tokens[:, 0]))
+
+    def forward(
+        self,
+        images: Float[Tensor, "batch channels height width"],
+        *,
+        key_mask: Bool[Tensor, "batch tokens"] | None = None,
+    ) -> Float[Tensor, "batch classes"]:
+        """Class logits. ``key_mask`` is over the class token and the patches: False hides a token from all others."""
+        tokens = self.embed(images)
+        for block in self.blocks:
+            tokens = block(tokens, key_mask=key_mask)
+        return self.readout(tokens)
+
+
+class CausalLM(nn.Module):
+    """A language model: tokens in, logits of the next token out. Rotary positions; embedding and readout share weights.
+
+    Args:
+        vocabulary: number of different tokens.
+        dim, depth, heads: features of a token, number of blocks, attention heads.
+        hidden: features inside the feed-forward parts; four times ``dim`` if left out.
+        dropout: as in :class:`Block`.
+    """
+
+    def __init__(
+        self, *, vocabulary: int, dim: int, depth: int, heads: int, hidden: int | None = None, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        if vocabulary < 1 or depth < 0:
+            raise ValueError(f"vocabulary must be positive and depth not negative; got {vocabulary} and {depth}")
+        self.vocabulary = vocabulary
+        self.embedding = nn.Embedding(vocabulary, dim)
+        self.blocks = nn.ModuleList(
+            Block(dim, heads, hidden=hidden, causal=True, rotary=True, dropout=dropout) for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(dim)
+        _initialise(self, depth)
+
+    def embed(self, tokens: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch tokens dim"]:
+        """Token numbers to features.
+
+        Raises:
+            TypeError: if the tokens are not whole numbers.
+            ValueError: if there are none, or one is outside the vocabulary.
+        """
+        if tokens.dtype not in (torch.int64, torch.int32):
+            raise TypeError(f"tokens must be int64 or int32; got {tokens.dtype}: encode text first")
+        if tokens.numel() == 0:
+            raise ValueError(f"there must be at least one token; got shape {tuple(tokens.shape)}")
+        low, high = int(tokens.min()), int(tokens.max())
+        if low < 0 or high >= self.vocabulary:
+            raise ValueError(f"tokens must lie in 0 … {self.vocabulary - 1}; got {low} … {high}")
+        return self.embedding(tokens)
+
+    def readout(self, tokens: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens vocabulary"]:
+        """Features to logits of the next token."""
+        return F.linear(self.norm(tokens), self.embedding.weight)
+
+    def new_cache(self) -> list[LayerCache]:
+        """An empty cache, one entry per block."""
+        return [LayerCache() for _ in self.blocks]
+
+    def forward(
+        self,
+        tokens: Int[Tensor, "batch tokens"],
+        *,
+        positions: Int[Tensor, "batch tokens"] | Int[Tensor, " tokens"] | None = None,
+        cache: list[LayerCache] | None = None,
+    ) -> Float[Tensor, "batch tokens vocabulary"]:
+        """Logits of the token after each one. With a ``cache``, ``tokens`` are those that follow what it holds."""
+        if cache is not None and len(cache) != len(self.blocks):
+            raise ValueError(f"the cache has {len(cache)} layers and the model {len(self.blocks)}: use new_cache()")
+        x = self.embed(tokens)
+        for depth, block in enumerate(self.blocks):
+            x = block(x, positions=positions, cache=cache[depth] if cache is not None else None)
+        return self.readout(x)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompt: Int[Tensor, "batch tokens"],
+        new_tokens: int,
+        *,
+        temperature: float = 0.0,
+        use_cache: bool = True,
+        generator: torch.Generator | None = None,
+    ) -> Int[Tensor, "batch all"]:
+        """The prompt and ``new_tokens`` more, one at a time.
+
+        Args:
+            prompt: where to start.
+            new_tokens: how many to add.
+            temperature: 0 takes the likeliest token; above, samples from softmax(logits / temperature).
+            use_cache: keep keys and values. Without, every step runs the whole sequence again.
+            generator: for the sampling.
+        """
+        if new_tokens < 0 or temperature < 0:
+            raise ValueError(f"new_tokens and temperature must not be negative; got {new_tokens} and {temperature}")
+        tokens, unread = prompt, prompt
+        cache = self.new_cache() if use_cache else None
+        for _ in range(new_tokens):
+            logits = self(unread if use_cache else tokens, cache=cache)[:, -1]
+            if temperature == 0:
+                unread = logits.argmax(-1, keepdim=True)
+            else:
+                unread = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)
+            tokens = torch.cat([tokens, unread], dim=1)
+        return tokens
+
+
+def _initialise(model: nn.Module, depth: int) -> None:
+    """Normal weights of standard deviation 1/√fan-in; those that write to the residual stream smaller by 1/√(2·depth).
+
+    Embeddings start small, 0.02, biases at zero. Starting every weight at 0.02, as large models do, leaves a model this
+    narrow at chance for hundreds of steps.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            nn.init.trunc_normal_(module.weight, std=module.weight[0].numel() ** -0.5)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+            if name.endswith(("attention.output", "feed_forward.contract")):
+                module.weight.data /= (2 * max(depth, 1)) ** 0.5
+        elif isinstance(module, nn.Embedding):
+            nn.init.trunc_normal_(module.weight, std=0.02)

@@ -1,0 +1,1 @@
+"""Decide: ways to make a discrete choice and still learn through it."""

@@ -1,0 +1,144 @@
+"""One small training loop for everything in the course: AdamW, warm-up and cosine, a progress bar, a history.
+
+Long runs can be interrupted and resumed: give :func:`train` a ``checkpoint`` and call it again.
+"""
+
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+
+@dataclass
+class History:
+    """What a run looked like: one loss and one learning rate per step, and the seconds it took in all."""
+
+    losses: list[float] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def smooth(self, window: int = 20) -> list[float]:
+        """The losses as running means over up to ``window`` steps, to plot."""
+        if window < 1:
+            raise ValueError(f"window must be at least 1 step; got {window}")
+        starts = [max(0, step + 1 - window) for step in range(len(self.losses))]
+        return [sum(self.losses[a : b + 1]) / (b + 1 - a) for b, a in enumerate(starts)]
+
+
+def learning_rate(step: int, *, steps: int, peak: float, warmup: float = 0.05) -> float:
+    """Linear from 0 to ``peak`` over the first ``warmup`` share of the steps, then half a cosine down to 0."""
+    rising = max(1, round(warmup * steps))
+    if step < rising:
+        return peak * (step + 1) / rising
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+
+
+def train(
+    model: nn.Module,
+    loss: Callable[[int], Tensor],
+    *,
+    steps: int,
+    lr: float = 1e-3,
+    weight_decay: float = 0.05,
+    warmup: float = 0.05,
+    clip: float = 1.0,
+    checkpoint: str | Path | None = None,
+    every: int = 100,
+    progress: bool = True,
+    description: str = "train",
+) -> History:
+    """Minimise ``loss`` over the parameters of ``model`` that ask for a gradient.
+
+    Args:
+        model: trained in place; put into training mode, and back into the mode it had.
+        loss: the loss of a step, by its number 0 … steps − 1. A batch that depends on that number alone makes a
+            resumed run equal to an uninterrupted one.
+        steps: how many in all, those before an interruption included.
+        lr, warmup: peak and shape of :func:`learning_rate`.
+        weight_decay: on matrices only; biases, norms and other vectors are left free.
+        clip: largest norm of the whole gradient.
+        checkpoint: a file. Written every ``every`` steps and when interrupted; read, if it is there, at the start.
+        progress: show a bar.
+        description: the bar's name.
+
+    Raises:
+        ValueError: if there is nothing to train, or the checkpoint is from another run.
+        FloatingPointError: if the loss is no longer a finite number.
+    """
+    weights = [p for p in model.parameters() if p.requires_grad]
+    if steps < 1 or not weights:
+        raise ValueError(f"nothing to train: steps={steps}, parameters that ask for a gradient: {len(weights)}")
+    groups = [
+        {"params": [p for p in weights if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in weights if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=lr)
+    history = History()
+    path = Path(checkpoint) if checkpoint is not None else None
+    if path is not None and path.exists():
+        _resume(path, model, optimizer, history, steps)
+    was_training = model.training
+    model.train()
+    start = time.perf_counter() - history.seconds
+    first = len(history.losses)
+    bar = tqdm(range(first, steps), initial=first, total=steps, desc=description, disable=not progress, leave=False)
+    try:
+        for step in bar:
+            rate = learning_rate(step, steps=steps, peak=lr, warmup=warmup)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            value = loss(step)
+            if not torch.isfinite(value):
+                raise FloatingPointError(f"the loss of step {step} is {value.item()}: try a lower learning rate")
+            optimizer.zero_grad(set_to_none=True)
+            value.backward()
+            nn.utils.clip_grad_norm_(weights, clip)
+            optimizer.step()
+            history.losses.append(value.item())
+            history.rates.append(rate)
+            history.seconds = time.perf_counter() - start
+            if step % 10 == 0:
+                bar.set_postfix(loss=f"{value.item():.3f}")
+            if path is not None and ((step + 1) % every == 0 or step + 1 == steps):
+                _save(path, model, optimizer, history, steps)
+    except KeyboardInterrupt:
+        if path is not None:
+            _save(path, model, optimizer, history, steps)
+        raise
+    finally:
+        bar.close()
+        model.train(was_training)
+    return history
+
+
+def _save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, history: History, steps: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "history": vars(history),
+        "steps": steps,
+        "random": torch.get_rng_state(),
+    }
+    part = path.with_suffix(path.suffix + ".part")
+    torch.save(state, part)
+    os.replace(part, path)  # at no moment is there half a checkpoint
+
+
+def _resume(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, history: History, steps: int) -> None:
+    try:
+        state = torch.load(path, weights_only=True)
+        if state["steps"] != steps:
+            raise ValueError(f"it is of a run of {state['steps']} steps, not {steps}")
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+    except Exception as error:
+        raise ValueError(f"cannot resume from {path}: {error}. Delete the file to start again.") from error
+    vars(history).update(state["history"])
+    torch.set_rng_state(state["random"])

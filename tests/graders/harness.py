@@ -1,0 +1,138 @@
+"""Run a task's checks in this process on any answer: right, wrong, blank or broken.
+
+The answers lie in ``answers/NN_name.py``, each under a line that says what it is::
+
+    # %% wrong: gumbel-max | the noise is added after the softmax | killed by: law
+    # %% right: gumbel-max | by exponential races
+"""
+
+import contextlib
+import io
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+from nbformat import NotebookNode
+
+from dynlib.checks import CheckFailed, Unfilled
+from tools.notebooks import exercise, grade_id, is_answer, is_check, read, solution, task_of, tasks
+
+ANSWERS = Path(__file__).parent / "answers"
+HEADER = re.compile(
+    r"^# %% (?P<kind>wrong|right): (?P<task>[\w-]+) \| (?P<says>[^|\n]+?)(?: \| killed by: (?P<check>[^|\n]+))?$",
+    re.MULTILINE,
+)
+
+mpl.use("agg")
+
+
+class Answer(NamedTuple):
+    """One submission to one task."""
+
+    unit: str
+    task: str
+    right: bool
+    says: str
+    check: str | None
+    """The check that must stop a wrong answer."""
+    code: str
+
+
+class Outcome(NamedTuple):
+    """What a check cell made of an answer."""
+
+    cell: str
+    stopped_by: str | None
+    """The check's name, 'unfilled', or the class of another error; None if the cell passed."""
+    message: str
+
+
+def answers(unit: str) -> list[Answer]:
+    """The answers written down for a unit, in the order of the file."""
+    text = (ANSWERS / f"{unit}.py").read_text()
+    heads = list(HEADER.finditer(text))
+    strange = [line for line in text.split("\n") if line.startswith("# %%") and not HEADER.match(line)]
+    if strange:
+        raise ValueError(f"{unit}.py: cannot read the line {strange[0]!r}")
+    ends = [head.start() for head in heads[1:]] + [len(text)]
+    found = []
+    for head, end in zip(heads, ends, strict=True):
+        right, check = head["kind"] == "right", head["check"]
+        if right == (check is not None):
+            raise ValueError(
+                f"{unit}.py: a wrong answer names the check that kills it, a right one does not: {head[0]}"
+            )
+        found.append(Answer(unit, head["task"], right, head["says"], check, text[head.end() : end].strip() + "\n"))
+    return found
+
+
+@cache
+def teacher(unit: str) -> NotebookNode:
+    """The solution notebook of a unit."""
+    return read(solution(unit))
+
+
+def source_of(unit: str, task: str, *, released: bool = False) -> str:
+    """The answer cell of a task: the teacher's, or the stub that a student gets."""
+    notebook = read(exercise(unit)) if released else teacher(unit)
+    cells = [cell for cell in notebook.cells if is_answer(cell) and task_of(cell) == task]
+    if len(cells) != 1:
+        raise ValueError(f"{unit}: the task {task} must have one answer cell; it has {len(cells)}")
+    return cells[0].source
+
+
+@cache
+def _before(unit: str, task: str) -> dict[str, Any]:
+    """The names that stand when a learner comes to a task: all cells above it but the checks, with right answers."""
+    space: dict[str, Any] = {"__name__": "__main__"}
+    for cell in teacher(unit).cells:
+        if is_answer(cell) and task_of(cell) == task:
+            return space
+        if cell.cell_type == "code" and not is_check(cell):
+            _execute(cell.source, space)
+    raise ValueError(f"{unit} has no task {task}; it has {', '.join(tasks(teacher(unit)))}")
+
+
+def run(unit: str, task: str, code: str) -> list[Outcome]:
+    """Put ``code`` into the answer cell of a task and run its checks, as a notebook would: a cell that fails does not
+    keep the next from running."""
+    space = dict(_before(unit, task))
+    with contextlib.suppress(BaseException):  # a broken answer leaves its names undefined, and the checks say so
+        _execute(code, space)
+    outcomes, reached = [], False
+    last = [cell for cell in teacher(unit).cells if is_check(cell) and task_of(cell) == task][-1]
+    for cell in teacher(unit).cells:
+        if is_answer(cell) and task_of(cell) == task:
+            reached = True
+        elif reached and is_check(cell) and task_of(cell) == task:
+            outcomes.append(_check(cell, space))
+        elif reached and cell.cell_type == "code" and not is_check(cell):
+            with contextlib.suppress(Exception):
+                _execute(cell.source, space)
+        if cell is last:
+            break
+    return outcomes
+
+
+def stopped_by(outcomes: list[Outcome]) -> str | None:
+    """The first check that stopped an answer; None if it passed them all."""
+    return next((outcome.stopped_by for outcome in outcomes if outcome.stopped_by is not None), None)
+
+
+def _check(cell: NotebookNode, space: dict[str, Any]) -> Outcome:
+    try:
+        _execute(cell.source, space)
+    except CheckFailed as failed:
+        return Outcome(grade_id(cell), failed.check, str(failed))
+    except Unfilled as blank:
+        return Outcome(grade_id(cell), "unfilled", str(blank))
+    except Exception as error:
+        return Outcome(grade_id(cell), type(error).__name__, str(error))
+    return Outcome(grade_id(cell), None, "")
+
+
+def _execute(source: str, space: dict[str, Any]) -> None:
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        exec(compile(source, "<answer>", "exec"), space)

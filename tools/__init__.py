@@ -1,0 +1,1 @@
+"""What the make targets run: copying exercises, releasing them, executing lectures, showing progress."""

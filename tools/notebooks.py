@@ -1,0 +1,78 @@
+"""Where the notebooks lie, and how their tasks are marked.
+
+A task is a set of cells that share the front of their nbgrader id: ``gumbel-max-answer`` holds the answer,
+``gumbel-max-check`` the checks that the learner sees, ``gumbel-max-hidden`` those that only the teacher's version has.
+"""
+
+import hashlib
+import re
+from collections import defaultdict
+from pathlib import Path
+
+import nbformat
+from nbformat import NotebookNode
+
+ROOT = Path(__file__).parent.parent
+LECTURES, EXERCISES, SOLUTIONS, WORK = (ROOT / name for name in ("lectures", "exercises", "solutions", "work"))
+
+HIDDEN = re.compile(r"^[^\n]*BEGIN HIDDEN TESTS.*?END HIDDEN TESTS[^\n]*$", re.MULTILINE | re.DOTALL)
+
+
+def lectures() -> list[Path]:
+    """The lectures, in the order of the course."""
+    return sorted(LECTURES.glob("*.ipynb"))
+
+
+def units() -> list[str]:
+    """The units that have tasks, in the order of the course."""
+    return sorted(folder.name for folder in SOLUTIONS.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+
+
+def solution(unit: str) -> Path:
+    """The teacher's notebook of a unit."""
+    return SOLUTIONS / unit / f"{unit}.ipynb"
+
+
+def exercise(unit: str) -> Path:
+    """The student's notebook of a unit, as released."""
+    return EXERCISES / unit / f"{unit}.ipynb"
+
+
+def read(path: Path) -> NotebookNode:
+    """A notebook, with its format checked."""
+    return nbformat.read(path, as_version=4)
+
+
+def grade_id(cell: NotebookNode) -> str:
+    """The cell's nbgrader id, or nothing."""
+    return cell.metadata.get("nbgrader", {}).get("grade_id", "")
+
+
+def is_answer(cell: NotebookNode) -> bool:
+    """A learner writes here."""
+    return bool(cell.metadata.get("nbgrader", {}).get("solution", False))
+
+
+def is_check(cell: NotebookNode) -> bool:
+    """Points are given here."""
+    return bool(cell.metadata.get("nbgrader", {}).get("grade", False))
+
+
+def task_of(cell: NotebookNode) -> str:
+    """The task that a graded cell or an answer belongs to."""
+    return re.sub(r"-(answer|check|hidden)$", "", grade_id(cell))
+
+
+def tasks(notebook: NotebookNode) -> dict[str, list[NotebookNode]]:
+    """The cells of each task, tasks in order of appearance."""
+    found: dict[str, list[NotebookNode]] = defaultdict(list)
+    for cell in notebook.cells:
+        if is_answer(cell) or is_check(cell):
+            found[task_of(cell)].append(cell)
+    return dict(found)
+
+
+def code_digest(notebook: NotebookNode) -> str:
+    """A digest of the code alone: outputs belong to the code that has the digest noted beside them."""
+    code = "\0".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    return hashlib.sha256(code.encode()).hexdigest()
