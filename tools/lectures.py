@@ -1,15 +1,18 @@
 """Execute the lectures whose code changed since they were last executed, and keep their outputs in the file."""
 
 import argparse
+import base64
 import time
 from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
+from nbformat import NotebookNode
 from tqdm import tqdm
 
 from tools.notebooks import LECTURES, ROOT, code_digest, lectures, read
 
+PICTURES = LECTURES / "pictures"
 TIMEOUT = 120  # seconds for a cell
 
 
@@ -25,14 +28,35 @@ def execute(path: Path) -> float:
         kernel_name="python3",
         resources={"metadata": {"path": str(ROOT / "lectures")}},
         record_timing=False,
-        store_widget_state=False,
     ).execute()
     seconds = time.perf_counter() - start
+    _still(notebook)
     notebook.metadata.setdefault("dynlib", {})["executed"] = code_digest(notebook)
     notebook.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
     notebook.metadata["language_info"] = {"name": "python"}
     nbformat.write(notebook, path)
+    _pictures(notebook)
     return seconds
+
+
+def _still(notebook: NotebookNode) -> None:
+    """A page has no kernel: where a widget stood it says so. The widget's picture is in the static twin beside it."""
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None):
+                output.data["text/plain"] = "(a control that works when you run this cell in Jupyter)"
+
+
+def _pictures(notebook: NotebookNode) -> None:
+    """Keep the figure of each cell tagged ``picture`` as a file, for the README."""
+    for cell in notebook.cells:
+        figures = [
+            output.data["image/png"] for output in cell.get("outputs", []) if "image/png" in output.get("data", {})
+        ]
+        if "picture" in cell.metadata.get("tags", []) and figures:
+            PICTURES.mkdir(exist_ok=True)
+            (PICTURES / f"{cell.id}.png").write_bytes(base64.b64decode(figures[0]))
 
 
 def main() -> None:
