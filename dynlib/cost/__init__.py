@@ -1,0 +1,21 @@
+"""What a computation costs: counted operations, parameters and bytes, measured seconds, measured or modelled joules.
+
+A multiply-add is two FLOPs, everywhere.
+"""
+
+from dynlib.cost.count import Cost, Share, count
+from dynlib.cost.energy import Energy, estimate_energy
+from dynlib.cost.measure import Peak, Ratio, Timing, machine_peak, timed
+
+__all__ = [
+    "Cost",
+    "Energy",
+    "Peak",
+    "Ratio",
+    "Share",
+    "Timing",
+    "count",
+    "estimate_energy",
+    "machine_peak",
+    "timed",
+]

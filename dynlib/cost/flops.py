@@ -33,10 +33,12 @@ def attended_pairs(queries: int, keys: int, *, causal: bool) -> int:
     if not causal:
         return queries * keys
     block = 256 if queries >= 768 else 64 if queries >= 192 else 32
-    ends = (min(start + block, queries) for start in range(0, queries, block))
-    starts = range(0, queries, block)
-    # every query of a block meets the keys up to the block's end, rounded up to whole key blocks
-    return sum((end - start) * min(-(-end // 512) * 512, keys) for start, end in zip(starts, ends, strict=True))
+    pairs = 0
+    for start in range(0, queries, block):
+        end = min(start + block, queries)
+        met = min(end, keys)
+        pairs += (end - start) * min(-(-met // 512) * 512, keys)  # up to the last whole key block that is needed
+    return pairs
 
 
 def _attention(query: Shape, key: Shape, value: Shape, dropout: float = 0.0, causal: bool = False, **_: Any) -> int:
@@ -45,7 +47,15 @@ def _attention(query: Shape, key: Shape, value: Shape, dropout: float = 0.0, cau
 
 
 def _attention_backward(
-    grad: Shape, query: Shape, key: Shape, value: Shape, out: Shape, logsumexp: Shape, dropout: float, causal: bool, **_: Any
+    grad: Shape,
+    query: Shape,
+    key: Shape,
+    value: Shape,
+    out: Shape,
+    logsumexp: Shape,
+    dropout: float,
+    causal: bool,
+    **_: Any,
 ) -> int:
     # q kᵀ once more, then the gradients of the weights, of v, of q and of k: five products where the forward has two
     return 5 * _attention(query, key, value, dropout, causal) // 2
@@ -102,6 +112,7 @@ FORMULAS: dict[Any, Formula] = {
             aten.mkldnn_rnn_layer: _recurrent,
             aten.mkldnn_rnn_layer_backward: lambda *shapes, **_: 2 * _recurrent(*shapes),
             aten._cudnn_rnn: _recurrent_cuda,
+            aten._cudnn_rnn_backward: lambda *shapes, **_: 2 * _recurrent_cuda(*shapes),
             aten.mv: _vectors,
             aten.dot: _vectors,
             aten.vdot: _vectors,
@@ -124,7 +135,7 @@ _PLAIN = frozenset(
     arange eye full ones zeros linspace logspace range scalar_tensor tril_indices triu_indices
     bernoulli binomial cauchy exponential geometric log_normal multinomial normal poisson random randperm uniform
     native_dropout fused_dropout masked_scale
-    to_copy cat stack copy fill zero flip roll rot90 repeat repeat_interleave constant_pad_nd pixel_shuffle
+    to_copy cat chunk_cat stack copy fill zero flip roll rot90 repeat repeat_interleave constant_pad_nd pixel_shuffle
     pixel_unshuffle channel_shuffle im2col col2im tril triu diag_embed block_diag lift unsafe_view unsafe_split
     unsafe_split_with_sizes select slice diagonal unfold select_scatter slice_scatter diagonal_scatter
     as_strided_scatter pin_memory pack_padded_sequence record_stream
@@ -145,31 +156,62 @@ _PLAIN = frozenset(
     fused_adam fused_adamw fused_sgd fused_adagrad amp_foreach_non_finite_check_and_unscale amp_update_scale
     local_scalar_dense is_same_size is_set_to is_pinned is_all_true is_any_true fused_sdp_choice
     has_same_storage_numel assert_async assert_scalar assert_tensor_metadata linalg_check_errors print
-    """.split()
+    """.split()  # noqa: SIM905
 )
 _PLAIN_FAMILIES = (
-    ("empty", "new_", "rand", "reflection_pad", "replication_pad", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool")
-    + ("max_pool", "max_unpool", "fractional_max_pool", "upsample_", "grid_sampler_")
-)  # fmt: skip
+    *("empty", "new_", "rand", "reflection_pad", "replication_pad"),
+    *("avg_pool", "adaptive_avg_pool", "adaptive_max_pool", "max_pool", "max_unpool", "fractional_max_pool"),
+    *("upsample_", "grid_sampler_"),
+)
 
 
 def formula_for(func: Any, formulas: Mapping[Any, Formula]) -> Formula | None:
-    """The formula of an operator: from ``formulas``, else ours, else PyTorch's. They may name one overload or all."""
+    """The formula of an operator: from ``formulas``, else ours, else PyTorch's."""
     packet = getattr(func, "_overloadpacket", func)
     for given in (func, packet):
         if given in formulas:
             return shape_wrapper(formulas[given])
+    return _known_formula(packet)
+
+
+def _known_formula(packet: Any) -> Formula | None:
+    name = getattr(packet, "__name__", "")
+    if packet not in FORMULAS and packet not in flop_registry and hasattr(aten, name.removesuffix("_")):
+        twin = getattr(aten, name.removesuffix("_"))  # addmm_ works in place and computes what addmm does
+        packet = twin if getattr(aten, name, None) is packet else packet
     return FORMULAS.get(packet) or flop_registry.get(packet)
+
+
+def flops(func: Any, formula: Formula, args: Any, kwargs: Any, out: Any) -> int:
+    """What one run of an operator computed.
+
+    Raises:
+        ValueError: if the formula gives no whole number from 0 on.
+    """
+    result = formula(*args, **kwargs, out_val=out)
+    if isinstance(result, bool) or not isinstance(result, int) or result < 0:
+        raise ValueError(f"the formula of {func} must return a whole number of FLOPs from 0 on; it returned {result!r}")
+    # A complex multiply-add is four multiplications and four additions of real numbers.
+    return 4 * result if any(isinstance(a, Tensor) and a.is_complex() for a in args) else result
 
 
 @cache
 def is_plain(func: Any) -> bool:
     """Whether an operator holds no matrix product, convolution or attention, as far as we can know that."""
+    if not isinstance(func, torch._ops.OpOverload):
+        return False  # control flow, compiled graphs and the like
     if torch.Tag.pointwise in func.tags or torch.Tag.inplace_view in func.tags or is_view(func):
         return True
     if func.namespace in ("profiler", "prim"):
         return True
     return func.namespace == "aten" and _is_plain_name(func._overloadpacket.__name__)
+
+
+@cache
+def is_composite(func: Any) -> bool:
+    """Whether PyTorch runs an operator as a sequence of others, each of which is seen when it comes."""
+    composite = torch._C.DispatchKey.CompositeImplicitAutograd
+    return isinstance(func, torch._ops.OpOverload) and func.has_kernel_for_dispatch_key(composite)
 
 
 def is_view(func: Any) -> bool:
@@ -189,8 +231,3 @@ def _is_plain_name(name: str) -> bool:
     overloads = [getattr(packet, overload) for packet in packets for overload in packet.overloads()]
     reduction = getattr(torch.Tag, "reduction", torch.Tag.pointwise)
     return any(is_view(o) or torch.Tag.pointwise in o.tags or reduction in o.tags for o in overloads)
-
-
-def multiply_adds_cost(args: Any) -> int:
-    """How many times the FLOPs of real numbers an operator needs: a complex multiply-add is four real ones."""
-    return 4 if any(isinstance(a, Tensor) and a.is_complex() for a in args) else 1
