@@ -10,8 +10,11 @@ from nbgrader.preprocessors import (
     ClearOutput,
     ClearSolutions,
     ComputeChecksums,
+    DeduplicateIds,
     IncludeHeaderFooter,
     LockCells,
+    OverwriteCells,
+    OverwriteKernelspec,
     SaveCells,
 )
 
@@ -26,6 +29,24 @@ class NamedStubs(ClearSolutions):
             "python": f'raise NotImplementedError("{task}: not filled in yet, write your answer in place of this line")'
         }
         return super().preprocess_cell(cell, resources, cell_index)
+
+
+class RestoredChecks(OverwriteCells):
+    """Gives checks back that a student deleted, at the end and in their order.
+
+    OverwriteCells looks for the cell in front of a missing one, and stops the whole submission if that is a read-only
+    cell, such as the hints.
+    """
+
+    def add_missing_grade_cells(self, nb, resources):
+        """Append every graded cell that is not there."""
+        source = self.gradebook.find_notebook(self.notebook_id, self.assignment_id)
+        points = {cell.name: cell.max_score for cell in source.grade_cells}
+        there = {cell.metadata.get("nbgrader", {}).get("grade_id") for cell in nb.cells}
+        for cell in source.source_cells:
+            if cell.name in points and cell.name not in there:
+                nb.cells.append(self.missing_cell_transform(cell, points[cell.name]))
+        return nb, resources
 
 
 c = get_config()
@@ -50,4 +71,12 @@ c.GenerateAssignment.preprocessors = [
 ]
 
 c.Execute.timeout = 60  # seconds for a cell; every right answer needs a few at most
-c.OverwriteCells.add_missing_cells = True  # a deleted check counts as failed, not as never asked
+# The default steps, with deleted checks given back: else they would count as never asked.
+c.Autograde.sanitize_preprocessors = [
+    ClearOutput,
+    DeduplicateIds,
+    OverwriteKernelspec,
+    RestoredChecks,
+    CheckCellMetadata,
+]
+c.OverwriteCells.add_missing_cells = True

@@ -59,6 +59,7 @@ class LayerCache:
 
         Raises:
             ValueError: if batch, heads or head size differ from what the cache holds.
+            TypeError: if the number type or the device does.
         """
         batch, heads, tokens, head_dim = keys.shape
         if self._keys is None or self._values is None or self._positions is None:
@@ -70,6 +71,11 @@ class LayerCache:
             raise ValueError(
                 f"the cache holds keys of shape {tuple(self.keys.shape)} and got {tuple(keys.shape)}; batch, heads and "
                 "head size must stay the same: start a new cache for a new batch"
+            )
+        if (self._keys.dtype, self._keys.device) != (keys.dtype, keys.device):
+            raise TypeError(
+                f"the cache holds {self._keys.dtype} on {self._keys.device} and got {keys.dtype} on {keys.device}: "
+                "start a new cache after converting or moving the model"
             )
         end = self.length + tokens
         if end > held[2]:
@@ -97,8 +103,9 @@ def rotate(
     features i and i + head_dim / 2.
     """
     half = x.shape[-1] // 2
-    frequencies = base ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
-    angles = positions[:, None, :, None].float() * frequencies  # [batch, 1, tokens, half]
+    exact = torch.promote_types(x.dtype, torch.float32)  # half precision cannot tell far positions apart
+    frequencies = base ** (-torch.arange(half, device=x.device, dtype=exact) / half)
+    angles = positions[:, None, :, None].to(exact) * frequencies  # [batch, 1, tokens, half]
     cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
     first, second = x[..., :half], x[..., half:]
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
@@ -127,7 +134,10 @@ class Attention(nn.Module):
     def keys_values(
         self, x: Float[Tensor, "batch tokens dim"], positions: Int[Tensor, "batch tokens"] | None = None
     ) -> tuple[Float[Tensor, "batch heads tokens head_dim"], Float[Tensor, "batch heads tokens head_dim"]]:
-        """The keys and values of these tokens alone: what a layer that is skipped still owes to its cache."""
+        """The keys and values of these tokens alone: what a layer that is skipped still owes to its cache.
+
+        ``x`` is what :meth:`forward` would get. Positions left out are 0, 1, 2, …: give them where there is a past.
+        """
         dim = x.shape[-1]
         weight, bias = self.query_key_value.weight[dim:], self.query_key_value.bias[dim:]
         keys, values = self._split(F.linear(x, weight, bias), 2)
@@ -150,7 +160,13 @@ class Attention(nn.Module):
             positions: where each token stands in its sequence, which matters for ``causal`` and ``rotary``. Left out,
                 0, 1, 2, … from the end of the cache on. A token at -1 is not there: nobody attends to it.
             cache: the layer's past. Written in place.
+
+        Raises:
+            ValueError: if ``key_mask``, ``positions`` or ``cache`` do not fit the tokens; the cache is then as it was.
+            TypeError: if ``key_mask`` is not bool, or ``positions`` are not whole numbers.
         """
+        if key_mask is not None:
+            _check_key_mask(key_mask, (x.shape[0], x.shape[1] + (cache.length if cache else 0)))
         query, keys, values = self._split(self.query_key_value(x), 3)
         ordered = positions is None and key_mask is None and cache is None
         # Positions matter only where something depends on them: a mask, a rotation, or a past.
@@ -169,11 +185,6 @@ class Attention(nn.Module):
             if self.causal:
                 allowed = allowed & (key_positions[:, None, :] <= where[:, :, None])
             if key_mask is not None:
-                if key_mask.shape != key_positions.shape:
-                    raise ValueError(
-                        f"key_mask must have one entry per key, {tuple(key_positions.shape)} (cached tokens, then the "
-                        f"tokens of x); got {tuple(key_mask.shape)}"
-                    )
                 allowed = allowed & key_mask[:, None, :]
             mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=allowed[:, None])
         return self.output(mixed.transpose(1, 2).flatten(2))
@@ -183,11 +194,23 @@ class Attention(nn.Module):
         return packed.unflatten(-1, (parts, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
 
 
+def _check_key_mask(key_mask: Tensor, expected: tuple[int, int]) -> None:
+    if key_mask.dtype != torch.bool:
+        raise TypeError(f"key_mask must be bool, True where a key may be attended to; got {key_mask.dtype}")
+    if key_mask.shape != expected:
+        raise ValueError(
+            f"key_mask must have one entry per key, {expected} (cached tokens, then the tokens of x); got "
+            f"{tuple(key_mask.shape)}"
+        )
+
+
 def _positions(positions: Tensor | None, x: Tensor, start: int = 0) -> Tensor:
     batch, tokens, _ = x.shape
     if positions is None:
         positions = torch.arange(start, start + tokens, device=x.device)
-    if positions.shape[-1] != tokens or (positions.ndim == 2 and positions.shape[0] != batch):
+    if positions.dtype not in (torch.int64, torch.int32):
+        raise TypeError(f"positions must be int64 or int32; got {positions.dtype}")
+    if positions.shape not in ((tokens,), (batch, tokens)):
         raise ValueError(
             f"positions must be [tokens] or [batch, tokens] = {(batch, tokens)}; got {tuple(positions.shape)}"
         )
@@ -314,7 +337,10 @@ class ViT(nn.Module):
 
         Raises:
             ValueError: if the images have another size than the model was made for, or there are none.
+            TypeError: if they are not floating-point numbers.
         """
+        if not images.is_floating_point():
+            raise TypeError(f"images must be floating-point, ink 1 and paper 0; got {images.dtype}")
         expected = (self.channels, self.image_size, self.image_size)
         if images.shape[1:] != expected or len(images) == 0:
             raise ValueError(f"images must be [batch, {', '.join(map(str, expected))}]; got {tuple(images.shape)}")
@@ -393,9 +419,19 @@ class CausalLM(nn.Module):
         positions: Int[Tensor, "batch tokens"] | Int[Tensor, " tokens"] | None = None,
         cache: list[LayerCache] | None = None,
     ) -> Float[Tensor, "batch tokens vocabulary"]:
-        """Logits of the token after each one. With a ``cache``, ``tokens`` are those that follow what it holds."""
+        """Logits of the token after each one. With a ``cache``, ``tokens`` are those that follow what it holds.
+
+        Raises:
+            ValueError: if the cache has another depth than the model, or its layers hold different numbers of tokens
+                and ``positions`` do not say where these stand.
+        """
         if cache is not None and len(cache) != len(self.blocks):
             raise ValueError(f"the cache has {len(cache)} layers and the model {len(self.blocks)}: use new_cache()")
+        if cache is not None and positions is None and len({layer.length for layer in cache}) > 1:
+            raise ValueError(
+                f"the layers of the cache hold {[layer.length for layer in cache]} tokens, so that where the next ones "
+                "stand is not known: give positions"
+            )
         x = self.embed(tokens)
         for depth, block in enumerate(self.blocks):
             x = block(x, positions=positions, cache=cache[depth] if cache is not None else None)
@@ -419,8 +455,11 @@ class CausalLM(nn.Module):
             temperature: 0 takes the likeliest token; above, samples from softmax(logits / temperature).
             use_cache: keep keys and values. Without, every step runs the whole sequence again.
             generator: for the sampling.
+
+        Raises:
+            ValueError: if ``new_tokens`` or ``temperature`` is negative or NaN, or the prompt is empty.
         """
-        if new_tokens < 0 or temperature < 0:
+        if not (new_tokens >= 0 and temperature >= 0):
             raise ValueError(f"new_tokens and temperature must not be negative; got {new_tokens} and {temperature}")
         tokens, unread = prompt, prompt
         cache = self.new_cache() if use_cache else None

@@ -15,11 +15,13 @@ checked nothing. The functions of a notebook's checks, its teacher's hidden ones
 import math
 import signal
 import sys
+import sysconfig
 import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
+from pathlib import Path
 from typing import Any, Never
 
 import torch
@@ -27,6 +29,9 @@ from torch import Tensor
 
 FALSE_ALARM = 1e-6
 """Chance that a statistical check fails a right answer."""
+
+# Code that is not the learner's: Python's, the installed packages', ours.
+_NOT_THEIRS = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), str(Path(__file__).parent))
 
 
 class CheckFailed(AssertionError):
@@ -99,17 +104,18 @@ class Task:
             if isinstance(got, Tensor) and got.numel() == 1:
                 got = got.item()
             if (type(got) is not type(expected) and not (_number(got) and _number(expected))) or got != expected:
-                self._fail(check, tested, _show(expected), _show(got), _fingerprint(got, mistakes, 0.0) or likely)
+                told = _tell_apart(expected, got)
+                self._fail(check, tested, *told, _fingerprint(got, mistakes, 0.0) or likely)
         self._pass(check)
 
     def close(
         self,
         check: str,
         got: Any,
-        expected: Tensor | float,
+        expected: Tensor | float | int,
         *,
         tested: str,
-        tolerance: float = 1e-6,
+        tolerance: float | int = 1e-6,
         likely: str | None = None,
         mistakes: Mapping[str, Any] | None = None,
     ) -> None:
@@ -119,8 +125,10 @@ class Task:
         elif not (_number(got) or (isinstance(got, Tensor) and got.numel() == 1)):
             self._fail(check, tested, f"one number, about {_show(expected)}", _show(got), likely)
         else:
-            got, expected = torch.tensor(float(got)), torch.tensor(float(expected))
-        wrong = ~((got - expected).abs() <= tolerance * expected.abs().clamp(min=1)) & (got != expected)
+            got, expected = (torch.tensor(float(value), dtype=torch.float64) for value in (got, expected))
+        near = (got - expected).abs() <= tolerance * expected.abs().clamp(min=1)
+        # Nothing but itself is near an infinity, and nothing is near nan.
+        wrong = ~(near & expected.isfinite()) & (got != expected)
         if wrong.any():
             found = _fingerprint(got, mistakes, tolerance)
             self._differ(check, got, expected, wrong, tested, found or likely, f" within {tolerance:g}")
@@ -180,7 +188,7 @@ class Task:
         self._pass(check)
 
     def mean(
-        self, check: str, got: Tensor, expected: Tensor | float, *, tested: str, likely: str | None = None
+        self, check: str, got: Tensor, expected: Tensor | float | int, *, tested: str, likely: str | None = None
     ) -> None:
         """Independent samples, one a row, have this mean in every column: a z-test that fails a right
         answer once in a million."""
@@ -214,7 +222,8 @@ class Task:
         at = tuple(wrong.nonzero()[0].tolist())
         place = f" at index {list(at)}" if at else ""
         share = f" ({int(wrong.sum())} of {wrong.numel()} numbers differ)" if wrong.numel() > 1 else ""
-        self._fail(check, tested, f"{expected[at].item():.7g}{place}{how}", f"{got[at].item():.7g}{share}", likely)
+        right, came = _tell_apart(expected[at].item(), got[at].item())
+        self._fail(check, tested, f"{right}{place}{how}", f"{came}{share}", likely)
 
 
 @contextmanager
@@ -247,7 +256,8 @@ def task(name: str, *, read: str | None = None, seconds: int = 30, seed: int = 0
         except NotImplementedError as error:
             raise Unfilled(str(error) or f"{name}: write your answer first") from None
         except Exception as error:
-            place = traceback.extract_tb(error.__traceback__)[-1]
+            frames = list(traceback.extract_tb(error.__traceback__))
+            place = ([frame for frame in frames if not frame.filename.startswith(_NOT_THEIRS)] or frames)[-1]
             got = f"{type(error).__name__}: {error}" + (f"\nat the line: {place.line}" if place.line else "")
             likely = None
             if isinstance(error, NameError):
@@ -309,9 +319,17 @@ def _fingerprint(got: Any, mistakes: Mapping[str, Any] | None, tolerance: float)
                 return says
         elif not isinstance(result, Tensor):
             number = got.item() if isinstance(got, Tensor) and got.numel() == 1 else got
+            if isinstance(number, Tensor):
+                continue
             if number == result or (_number(number) and abs(number - result) <= tolerance * max(1, abs(result))):
                 return says
     return None
+
+
+def _tell_apart(expected: Any, got: Any) -> tuple[str, str]:
+    """Both as text, with as many digits as it takes to see that they are not the same."""
+    told = _show(expected), _show(got)
+    return told if told[0] != told[1] else (repr(expected), repr(got))
 
 
 def _show(value: Any) -> str:

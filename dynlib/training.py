@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +33,15 @@ class History:
 
 
 def learning_rate(step: int, *, steps: int, peak: float, warmup: float = 0.05) -> float:
-    """Linear from 0 to ``peak`` over the first ``warmup`` share of the steps, then half a cosine down to 0."""
+    """Linear from 0 to ``peak`` over the first ``warmup`` share of the steps, then half a cosine down to 0.
+
+    Raises:
+        ValueError: if ``warmup`` is not a share, or ``step`` is not one of 0 … ``steps`` − 1.
+    """
+    if not 0 <= warmup <= 1:
+        raise ValueError(f"warmup is a share of the steps, 0 … 1; got {warmup}")
+    if not 0 <= step < steps:
+        raise ValueError(f"step must be one of 0 … {steps - 1}; got {step}")
     rising = max(1, round(warmup * steps))
     if step < rising:
         return peak * (step + 1) / rising
@@ -57,23 +66,28 @@ def train(
 
     Args:
         model: trained in place; put into training mode, and back into the mode it had.
-        loss: the loss of a step, by its number 0 … steps − 1. A batch that depends on that number alone makes a
-            resumed run equal to an uninterrupted one.
+        loss: the loss of a step, by its number 0 … steps − 1. A batch that depends on that number alone, or on torch's
+            random numbers of the CPU, makes a resumed run equal to an uninterrupted one.
         steps: how many in all, those before an interruption included.
         lr, warmup: peak and shape of :func:`learning_rate`.
-        weight_decay: on matrices only; biases, norms and other vectors are left free.
+        weight_decay: on parameters of two or more axes; biases, norms and other vectors are left free.
         clip: largest norm of the whole gradient.
         checkpoint: a file. Written every ``every`` steps and when interrupted; read, if it is there, at the start.
+        every: steps between two writings of the checkpoint.
         progress: show a bar.
         description: the bar's name.
 
     Raises:
-        ValueError: if there is nothing to train, or the checkpoint is from another run.
-        FloatingPointError: if the loss is no longer a finite number.
+        ValueError: if there is nothing to train, ``every`` is not positive, or the checkpoint is damaged or from a run
+            of another model, schedule or weight decay; the file and the model are left as they are.
+        FloatingPointError: if the loss or its gradient is no longer finite.
     """
     weights = [p for p in model.parameters() if p.requires_grad]
     if steps < 1 or not weights:
         raise ValueError(f"nothing to train: steps={steps}, parameters that ask for a gradient: {len(weights)}")
+    if every < 1:
+        raise ValueError(f"every must be at least 1 step; got {every}")
+    schedule = [learning_rate(step, steps=steps, peak=lr, warmup=warmup) for step in range(steps)]
     groups = [
         {"params": [p for p in weights if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in weights if p.ndim < 2], "weight_decay": 0.0},
@@ -82,34 +96,39 @@ def train(
     history = History()
     path = Path(checkpoint) if checkpoint is not None else None
     if path is not None and path.exists():
-        _resume(path, model, optimizer, history, steps)
+        _resume(path, model, optimizer, history, schedule)
     was_training = model.training
     model.train()
     start = time.perf_counter() - history.seconds
     first = len(history.losses)
     bar = tqdm(range(first, steps), initial=first, total=steps, desc=description, disable=not progress, leave=False)
+    random, whole = torch.get_rng_state(), True  # as the step found them; no update is half done
     try:
         for step in bar:
-            rate = learning_rate(step, steps=steps, peak=lr, warmup=warmup)
+            random = torch.get_rng_state()
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = schedule[step]
             value = loss(step)
             if not torch.isfinite(value):
                 raise FloatingPointError(f"the loss of step {step} is {value.item()}: try a lower learning rate")
             optimizer.zero_grad(set_to_none=True)
             value.backward()
-            nn.utils.clip_grad_norm_(weights, clip)
+            norm = nn.utils.clip_grad_norm_(weights, clip)
+            if not torch.isfinite(norm):
+                raise FloatingPointError(f"the gradient of step {step} is not finite: try a lower learning rate")
+            whole = False
             optimizer.step()
             history.losses.append(value.item())
-            history.rates.append(rate)
+            history.rates.append(schedule[step])
             history.seconds = time.perf_counter() - start
+            random, whole = torch.get_rng_state(), True
             if step % 10 == 0:
                 bar.set_postfix(loss=f"{value.item():.3f}")
             if path is not None and ((step + 1) % every == 0 or step + 1 == steps):
-                _save(path, model, optimizer, history, steps)
+                _save(path, model, optimizer, history, random)
     except KeyboardInterrupt:
-        if path is not None:
-            _save(path, model, optimizer, history, steps)
+        if path is not None and whole:  # else the last checkpoint is the one to go on from
+            _save(path, model, optimizer, history, random)
         raise
     finally:
         bar.close()
@@ -117,28 +136,43 @@ def train(
     return history
 
 
-def _save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, history: History, steps: int) -> None:
+def _save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, history: History, random: Tensor) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "history": vars(history),
-        "steps": steps,
-        "random": torch.get_rng_state(),
+        "random": random,
     }
     part = path.with_suffix(path.suffix + ".part")
     torch.save(state, part)
     os.replace(part, path)  # at no moment is there half a checkpoint
 
 
-def _resume(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, history: History, steps: int) -> None:
+def _resume(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, history: History, schedule: list[float]
+) -> None:
     try:
-        state = torch.load(path, weights_only=True)
-        if state["steps"] != steps:
-            raise ValueError(f"it is of a run of {state['steps']} steps, not {steps}")
-        model.load_state_dict(state["model"])
+        state = torch.load(path, weights_only=True, map_location="cpu")
+        past = History(**state["history"])
+        same_rates = len(past.rates) <= len(schedule) and all(map(math.isclose, past.rates, schedule))
+        if not same_rates or len(past.losses) != len(past.rates):
+            raise ValueError(f"its learning rates are not those of this run of {len(schedule)} steps")
+        if _decays(state["optimizer"]) != _decays(optimizer.state_dict()):
+            raise ValueError("it is of a run with another weight decay")
+        if _shapes(state["model"]) != _shapes(model.state_dict()):
+            raise ValueError("it is of another model")
         optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["random"])
+        model.load_state_dict(state["model"])
     except Exception as error:
         raise ValueError(f"cannot resume from {path}: {error}. Delete the file to start again.") from error
-    vars(history).update(state["history"])
-    torch.set_rng_state(state["random"])
+    vars(history).update(vars(past))
+
+
+def _decays(optimizer_state: dict[str, Any]) -> list[float]:
+    return [group["weight_decay"] for group in optimizer_state["param_groups"]]
+
+
+def _shapes(model_state: dict[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in model_state.items()}

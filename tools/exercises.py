@@ -3,6 +3,7 @@
 import argparse
 import logging
 import shutil
+import tempfile
 from pathlib import Path
 
 from nbgrader.converters import GenerateAssignment
@@ -33,8 +34,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("units", nargs="*", help="all of them if none is named")
     for unit in parser.parse_args().units or units():
-        shutil.rmtree(EXERCISES / unit, ignore_errors=True)
-        print(release(unit, EXERCISES).relative_to(ROOT))
+        with tempfile.TemporaryDirectory() as folder:  # a release that fails leaves the old one in its place
+            made = release(unit, Path(folder)).parent
+            shutil.rmtree(EXERCISES / unit, ignore_errors=True)
+            shutil.copytree(made, EXERCISES / unit)
+        print((EXERCISES / unit / f"{unit}.ipynb").relative_to(ROOT))
 
 
 if __name__ == "__main__":

@@ -6,11 +6,13 @@ are. A notebook that hangs, dies or cannot be read counts as not yet, and the ot
 
 import argparse
 import sys
+import threading
+import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from nbclient import NotebookClient
-from nbclient.exceptions import CellTimeoutError, DeadKernelError
+from nbclient.exceptions import DeadKernelError
 from nbformat import NotebookNode
 from nbgrader.utils import determine_grade
 from tqdm import tqdm
@@ -18,6 +20,8 @@ from tqdm import tqdm
 from tools.notebooks import WORK, grade_id, is_answer, is_check, read, solution, task_of, units
 
 CELL_SECONDS = 60
+GRACE = 5
+"""Seconds that an interrupted cell has to end; then its kernel is stopped, and with it the notebook."""
 
 
 class Points(NamedTuple):
@@ -50,13 +54,13 @@ def grade(path: Path) -> dict[str, Points]:
     """Points for each task of one notebook of work/."""
     source = read(solution(path.stem))
     checks = [cell for cell in source.cells if is_check(cell)]
-    reason = ""
+    reason, took = "", dict[str, float]()
     try:
         notebook = with_checks(read(path), source)
         for cell in notebook.cells:
             if cell.cell_type == "code":
                 cell.outputs, cell.execution_count = [], None
-        reason = _run(notebook, path.parent)
+        reason, took = _run(notebook, path.parent)
     except Exception as error:
         notebook, reason = None, f"the notebook cannot be read: {error}"
     ran = {grade_id(cell): cell for cell in (notebook.cells if notebook is not None else []) if is_check(cell)}
@@ -64,7 +68,9 @@ def grade(path: Path) -> dict[str, Points]:
     for check in checks:
         most, cell = float(check.metadata.nbgrader.points), ran.get(grade_id(check))
         got, why = 0.0, reason
-        if cell is not None and cell.get("execution_count") is not None:
+        if took.get(grade_id(check), 0) > CELL_SECONDS:
+            why = f"a cell ran for more than {CELL_SECONDS} s"
+        elif cell is not None and grade_id(check) in took:
             got = float(determine_grade(cell)[0] or 0.0)
             why = "" if got == most else _first_line(cell)
         before = points.get(task_of(check), Points(0, 0))
@@ -72,22 +78,47 @@ def grade(path: Path) -> dict[str, Points]:
     return points
 
 
-def _run(notebook: NotebookNode, folder: Path) -> str:
+def _run(notebook: NotebookNode, folder: Path) -> tuple[str, dict[str, float]]:
+    """Run all cells; why some did not come to their end, and the seconds of those that did, by grade id."""
+    took: dict[str, float] = {}
+    started = time.monotonic()
+    stop, stopped = threading.Timer(0, print), False
+
+    def kill() -> None:
+        nonlocal stopped
+        stopped = True
+        client.km.provisioner.process.kill()
+
+    def begin(**_: Any) -> None:
+        nonlocal started, stop
+        started, stop = time.monotonic(), threading.Timer(CELL_SECONDS + GRACE, kill)
+        stop.start()
+
+    def end(cell: NotebookNode, **_: Any) -> None:
+        stop.cancel()
+        took[grade_id(cell)] = time.monotonic() - started
+
     client = NotebookClient(
         notebook,
         timeout=CELL_SECONDS,
         kernel_name="python3",
         allow_errors=True,
         interrupt_on_timeout=True,
+        on_cell_execute=begin,
+        on_cell_executed=end,
+        extra_arguments=["--IPKernelApp.log_level=ERROR"],  # what a kernel tells about itself is not a learner's matter
         resources={"metadata": {"path": str(folder)}},
     )
+    client.log.setLevel("CRITICAL")
     try:
         client.execute()
     except DeadKernelError:
-        return "the kernel died while the notebook ran (out of memory?)"
-    except CellTimeoutError:
-        return f"a cell ran for more than {CELL_SECONDS} s and could not be stopped"
-    return "the checks were not reached"
+        if stopped:
+            return f"a cell ran for more than {CELL_SECONDS} s and could not be stopped", took
+        return "the kernel died while the notebook ran (out of memory?)", took
+    finally:
+        stop.cancel()
+    return "the checks were not reached", took
 
 
 def _first_line(cell: NotebookNode) -> str:
@@ -99,8 +130,9 @@ def _first_line(cell: NotebookNode) -> str:
 
 
 def bar(share: float, width: int = 20) -> str:
-    """A bar of blocks, full at 1."""
-    return "█" * round(share * width) + "·" * (width - round(share * width))
+    """A bar of blocks, full only at 1, empty only at 0."""
+    blocks = round(share * width) if share in (0, 1) else min(max(round(share * width), 1), width - 1)
+    return "█" * blocks + "·" * (width - blocks)
 
 
 def report(results: dict[str, dict[str, Points]]) -> str:

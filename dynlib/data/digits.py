@@ -51,14 +51,14 @@ def digits(split: Split = "train") -> Digits:
         ModuleNotFoundError: without scikit-learn, which ships the scans.
     """
     scans, labels = _scans(split)
-    return Digits(_to_images(scans), torch.from_numpy(labels))
+    return Digits(_to_images(scans), torch.from_numpy(labels.copy()))
 
 
 def cluttered_digits(count: int, *, split: Split = "train", seed: int = 0, size: int = 24) -> ClutteredDigits:
-    """A digit somewhere on a canvas among 0 to 12 fragments of other digits. The same seed gives the same bytes.
+    """A digit somewhere on a canvas among 0 to 12 fragments of digits. The same seed gives the same bytes.
 
     Each image takes a scan of ``split`` at a uniformly random place and a uniformly random number of 4×4 pieces cut
-    from other scans of the same split, laid over one another by the darker pixel.
+    from scans of the same split, laid over one another by the darker pixel.
 
     Args:
         count: how many images.

@@ -1,8 +1,9 @@
 """Real text that every Python carries: the documentation behind ``help()``, by topic.
 
-``pydoc_data.topics`` holds some eighty pages of the language reference, about 465,000 characters. Many pages repeat
-parts of others ("specialnames" holds all of "customization"), so the topics to test with are chosen by hand: each is
-written in its own words, and a test holds that against the text. A page that another Python adds is trained on.
+``pydoc_data.topics`` holds some eighty pages of the language reference, about half a million characters. Many pages
+repeat parts of others ("specialnames" holds all of "customization"), so the topics to test with are chosen by hand:
+each is written in its own words, and a test holds that against the text. A page that another Python adds is trained
+on.
 """
 
 from functools import cache
@@ -25,7 +26,7 @@ def _pages() -> dict[str, str]:
 
 
 def topics(split: Literal["train", "test"] = "train") -> dict[str, str]:
-    """Topic names and their text: seven eighths of the text to train on, :data:`TEST_TOPICS` to test with.
+    """Topic names and their text: some nine tenths of the text to train on, :data:`TEST_TOPICS` to test with.
 
     Raises:
         ValueError: for a split of another name.

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from dynlib.zoo.recipes import RECIPES, bits_per_character
+from dynlib.zoo.recipes import RECIPES, Numbers, bits_per_character
 
 __all__ = ["bits_per_character", "card", "load", "names", "save"]
 
@@ -50,12 +50,13 @@ def card(name: str, *, folder: str | Path = FOLDER) -> dict[str, Any]:
     return {key: json.loads(value) for key, value in metadata.items()}
 
 
-def save(name: str, model: nn.Module, figures: dict[str, float], *, folder: str | Path = FOLDER) -> Path:
+def save(name: str, model: nn.Module, figures: Numbers, *, folder: str | Path = FOLDER) -> Path:
     """Write a trained backbone in half precision, with its card and its checksum, where :func:`load` finds it."""
     recipe, folder = RECIPES[_known(name)], Path(folder)
     weights = {key: value.half().contiguous() for key, value in model.state_dict().items()}
     card = {"config": recipe.config, "training": recipe.training, "figures": figures}
     path = folder / f"{name}.safetensors"
+    folder.mkdir(parents=True, exist_ok=True)
     save_file(weights, path, {key: json.dumps(value) for key, value in card.items()})
     sums = _checksums(folder) | {path.name: _checksum(path)}
     (folder / "SHA256SUMS").write_text("".join(f"{sums[file]}  {file}\n" for file in sorted(sums)))
@@ -89,4 +90,4 @@ def _checksum(path: Path) -> str:
 def _checksums(folder: Path) -> dict[str, str]:
     path = folder / "SHA256SUMS"
     rows = path.read_text().split("\n") if path.exists() else []
-    return {file: digest for digest, file in (row.split("  ") for row in rows if row)}
+    return {file: digest for digest, _, file in (row.partition("  ") for row in rows if row)}

@@ -7,7 +7,7 @@ import torch
 
 from dynlib.training import train
 from dynlib.zoo import FOLDER, card, load, names, save
-from dynlib.zoo.recipes import RECIPES
+from dynlib.zoo.recipes import RECIPES, Numbers
 
 
 def main() -> None:
@@ -48,12 +48,16 @@ def _cards(folder: Path) -> str:
         text += (
             f"- parameters: {parameters:,}\n- config: {_list(made['config'])}\n- training: {_list(made['training'])}\n"
         )
-        text += "".join(f"- {key.replace('_', ' ')}: {value:.4g}\n" for key, value in made["figures"].items())
+        text += "".join(f"- {key.replace('_', ' ')}: {_figure(value)}\n" for key, value in made["figures"].items())
         text += f"- made by: `python -m dynlib.zoo train {name}`\n"
     return text
 
 
-def _list(values: dict[str, float]) -> str:
+def _figure(value: int | float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def _list(values: Numbers) -> str:
     return ", ".join(f"{key} {value:g}" for key, value in values.items())
 
 

@@ -13,6 +13,8 @@ from tqdm.auto import tqdm
 from dynlib.backbone import CausalLM, ViT
 from dynlib.data import cluttered_digits, encode, topics, windows
 
+Numbers = dict[str, int | float]
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -23,9 +25,9 @@ class Recipe:
     """Arguments of ``build``."""
     loss: Callable[[nn.Module], Callable[[int], Tensor]]
     """Model to loss by step, for :func:`dynlib.training.train`."""
-    evaluate: Callable[[nn.Module], dict[str, float]]
+    evaluate: Callable[[nn.Module], Numbers]
     """Model to its figures on held-out data."""
-    training: dict[str, float]
+    training: Numbers
     """Arguments of :func:`dynlib.training.train`."""
 
 
@@ -38,7 +40,7 @@ def _digits_loss(model: nn.Module) -> Callable[[int], Tensor]:
 
 
 @torch.no_grad()
-def _digits_figures(model: nn.Module) -> dict[str, float]:
+def _digits_figures(model: nn.Module) -> Numbers:
     test = cluttered_digits(10_000, split="test", seed=0)
     right = torch.cat([model(images).argmax(-1) for images in tqdm(test.images.split(500), leave=False)]) == test.labels
     easy, hard = test.difficulty < 1 / 3, test.difficulty > 2 / 3
@@ -64,8 +66,16 @@ def _topics_loss(model: nn.Module) -> Callable[[int], Tensor]:
 
 @torch.no_grad()
 def bits_per_character(model: nn.Module, text: str, *, context: int = 256) -> float:
-    """Mean cost of a character of ``text``, each byte predicted from at least half a ``context`` of those before it."""
+    """Mean cost of a character of ``text``, each byte predicted from at least half a ``context`` of those before it.
+
+    The first byte of all has nothing before it and is not counted.
+
+    Raises:
+        ValueError: if ``context`` is less than two bytes, or ``text`` has no second byte to predict.
+    """
     tokens = encode(text)
+    if context < 2 or len(tokens) < 2:
+        raise ValueError(f"need a context of at least 2 bytes and a text of as many; got {context} and {len(tokens)}")
     half, nats = context // 2, 0.0
     for start in tqdm(range(0, len(tokens) - 1, half), leave=False, desc="bits per character"):
         window = tokens[max(0, start - half) : start + half + 1]
@@ -75,7 +85,7 @@ def bits_per_character(model: nn.Module, text: str, *, context: int = 256) -> fl
     return nats / math.log(2) / len(text)
 
 
-def _topics_figures(model: nn.Module) -> dict[str, float]:
+def _topics_figures(model: nn.Module) -> Numbers:
     text = "\n\n".join(topics("test").values())
     return {"test_bits_per_character": bits_per_character(model, text), "test_characters": len(text)}
 

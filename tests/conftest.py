@@ -1,0 +1,14 @@
+"""What all tests share."""
+
+from collections.abc import Iterator
+
+import jaxtyping
+import pytest
+
+
+@pytest.fixture
+def as_users_run_it() -> Iterator[None]:
+    """Without the run-time shape checks, which only the tests have: the errors seen are the package's own."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -1,0 +1,328 @@
+"""The zoo: what was saved is what is loaded, damage is noticed, and the cards tell the truth."""
+
+import dataclasses
+import hashlib
+import json
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dynlib.backbone import CausalLM
+from dynlib.data import cluttered_digits, topics
+from dynlib.zoo import FOLDER, bits_per_character, card, load, names, save
+from dynlib.zoo.__main__ import main
+from dynlib.zoo.recipes import RECIPES
+
+FIGURES = {"test_accuracy": 0.5, "test_images": 12_345}
+
+
+def untrained(name: str, seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return RECIPES[name].build(**RECIPES[name].config)
+
+
+def inputs(name: str) -> Tensor:
+    if name == "digits_vit":
+        return cluttered_digits(4, split="test").images
+    return torch.randint(256, (2, 20), generator=torch.Generator().manual_seed(0))
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> None:
+    monkeypatch.setattr(sys, "argv", ["dynlib.zoo", *map(str, arguments)])
+    main()
+
+
+# Saving and loading
+
+
+@pytest.mark.parametrize("name", names())
+def test_what_was_saved_is_what_is_loaded(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "not" / "there" / "yet"
+    model = untrained(name)
+    path = save(name, model, FIGURES, folder=folder)
+    assert path == folder / f"{name}.safetensors"
+    loaded = load(name, folder=folder)
+    assert not loaded.training
+    assert type(loaded) is type(model)
+    for key, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], value.half().float()), key
+    assert all(parameter.dtype == torch.float32 for parameter in loaded.parameters())
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(inputs(name)), model.eval()(inputs(name)), rtol=0.02, atol=0.02)
+
+
+def test_a_card_says_how_a_backbone_was_made_and_what_it_can_do(tmp_path: Path) -> None:
+    save("digits_vit", untrained("digits_vit"), FIGURES, folder=tmp_path)
+    recipe = RECIPES["digits_vit"]
+    assert card("digits_vit", folder=tmp_path) == {
+        "config": recipe.config,
+        "training": recipe.training,
+        "figures": FIGURES,
+    }
+
+
+def test_each_file_keeps_its_own_checksum(tmp_path: Path) -> None:
+    for name in names():
+        save(name, untrained(name), FIGURES, folder=tmp_path)
+    save("digits_vit", untrained("digits_vit", seed=1), FIGURES, folder=tmp_path)
+    rows = (tmp_path / "SHA256SUMS").read_text().splitlines()
+    expected = [
+        f"{hashlib.sha256((tmp_path / f'{name}.safetensors').read_bytes()).hexdigest()}  {name}.safetensors"
+        for name in sorted(names())
+    ]
+    assert rows == expected
+    for name in names():
+        load(name, folder=tmp_path)
+
+
+def test_an_unknown_name_is_refused_with_those_there_are(tmp_path: Path) -> None:
+    calls = [
+        lambda: load("digits_vti", folder=tmp_path),
+        lambda: card("digits_vti", folder=tmp_path),
+        lambda: save("digits_vti", nn.Linear(1, 1), {}, folder=tmp_path),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match=r"no 'digits_vti'; it has 'digits_vit', 'topics_lm'"):
+            call()
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_missing_file_is_named_with_the_ways_to_get_it(tmp_path: Path) -> None:
+    for ask in (load, card):
+        with pytest.raises(
+            FileNotFoundError, match=r"digits_vit\.safetensors is missing.*git checkout.*train digits_vit"
+        ):
+            ask("digits_vit", folder=tmp_path)
+
+
+def damage(path: Path, kind: str) -> None:
+    content, sums = bytearray(path.read_bytes()), path.parent / "SHA256SUMS"
+    if kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "truncated":
+        path.write_bytes(content[:-1])
+    elif kind == "longer":
+        path.write_bytes(content + b"\0")
+    elif kind.startswith("byte"):
+        content[{"byte 0": 0, "byte in the header": 40, "byte of a weight": -5000, "last byte": -1}[kind]] ^= 1
+        path.write_bytes(content)
+    elif kind == "no checksums":
+        sums.unlink()
+    elif kind == "no checksum of it":
+        sums.write_text(f"{'0' * 64}  topics_lm.safetensors\n")
+    else:
+        sums.write_text("this is no list of checksums\n")
+
+
+KINDS = ["empty", "truncated", "longer", "byte 0", "byte in the header", "byte of a weight"]
+KINDS += ["no checksums", "no checksum of it", "no list"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_damage_is_noticed(tmp_path: Path, kind: str) -> None:
+    path = save("digits_vit", untrained("digits_vit"), FIGURES, folder=tmp_path)
+    damage(path, kind)
+    for ask in (load, card):
+        with pytest.raises(ValueError, match=r"digits_vit\.safetensors is damaged.*SHA256SUMS.*train digits_vit"):
+            ask("digits_vit", folder=tmp_path)
+
+
+def test_a_file_that_never_was_weights_is_noticed_even_with_a_checksum(tmp_path: Path) -> None:
+    path = tmp_path / "digits_vit.safetensors"
+    path.write_bytes(b"no weights in here")
+    (tmp_path / "SHA256SUMS").write_text(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n")
+    with pytest.raises(ValueError, match=r"is damaged.*train digits_vit"):
+        load("digits_vit", folder=tmp_path)
+
+
+# The command line
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recipes of two steps each."""
+    for name in names():
+        short = {**RECIPES[name].training, "steps": 2}
+        changed = dataclasses.replace(RECIPES[name], training=short, evaluate=lambda model: FIGURES)
+        monkeypatch.setitem(RECIPES, name, changed)
+
+
+@pytest.mark.usefixtures("quick")
+def test_training_ships_the_weights_their_card_and_their_checksum(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--folder", tmp_path / "zoo", "--checkpoints", tmp_path / "half"]
+    run(monkeypatch, "train", "digits_vit", *where)
+    assert str(FIGURES) in capsys.readouterr().out
+    assert (tmp_path / "half" / "digits_vit.pt").exists()
+    made = card("digits_vit", folder=tmp_path / "zoo")
+    assert made["figures"] == FIGURES
+    assert made["training"]["steps"] == 2
+    weights = load("digits_vit", folder=tmp_path / "zoo").state_dict()
+    fresh = untrained("digits_vit").state_dict()
+    assert not torch.equal(weights["head.weight"], fresh["head.weight"].half().float())
+    text = (tmp_path / "zoo" / "README.md").read_text()
+    for said in (
+        "## digits_vit",
+        "depth 6",
+        "steps 2",
+        "test accuracy: 0.5",
+        "test images: 12,345",
+        "train digits_vit",
+    ):
+        assert said in text
+    assert "topics_lm" not in text
+    # trained to the end, it is read and not trained again
+    run(monkeypatch, "train", "digits_vit", *where)
+    again = load("digits_vit", folder=tmp_path / "zoo").state_dict()
+    assert all(torch.equal(again[key], value) for key, value in weights.items())
+    run(monkeypatch, "evaluate", "digits_vit", *where)
+    assert str(FIGURES) in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("name", names())
+def test_the_loss_of_a_recipe_depends_on_its_step_alone(name: str) -> None:
+    model = untrained(name).eval()
+    loss = RECIPES[name].loss(model)
+    with torch.no_grad():
+        values = [loss(step).item() for step in (0, 1, 0)]
+    assert values[0] == values[2] != values[1]
+
+
+@pytest.mark.parametrize("arguments", [["train"], ["evaluate"], ["train", "no_such"], ["fly", "digits_vit"], []])
+def test_a_wrong_command_is_explained(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        run(monkeypatch, *arguments)
+    assert end.value.code == 2
+    assert "usage: python -m dynlib.zoo" in capsys.readouterr().err
+
+
+# Bits per character
+
+
+def tiny_lm() -> CausalLM:
+    torch.manual_seed(0)
+    model = CausalLM(vocabulary=256, dim=8, depth=2, heads=2).double()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    return model
+
+
+@pytest.mark.parametrize("length", [2, 3, 8, 9, 10, 16, 17, 19])
+@pytest.mark.parametrize("context", [2, 3, 4, 8, 9, 64])
+def test_each_byte_but_the_first_is_predicted_once_from_half_a_context_at_least(length: int, context: int) -> None:
+    class Witness(nn.Module):
+        """Makes the prediction of byte number i cost 32 · 2^i, and a unit more if it rests on too little.
+
+        The text is the bytes 0, 1, 2, …, so that a byte is its own number. Besides the 256 bytes there is one token
+        that takes all the probability but e^−cost.
+        """
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            number = tokens + 1.0  # of the byte that follows
+            seen = torch.arange(1.0, tokens.shape[1] + 1).expand_as(tokens)
+            assert tokens.shape[1] <= max(context, 2)
+            cost = 32 * 2**number + (seen < torch.minimum(number, torch.tensor(context // 2)))
+            logits = torch.zeros(*tokens.shape, 257, dtype=torch.float64)
+            logits[..., 256] = cost
+            return logits
+
+    text = "".join(map(chr, range(length)))
+    nats = bits_per_character(Witness(), text, context=context) * math.log(2) * length
+    assert nats == pytest.approx(sum(32 * 2**number for number in range(1, length)), abs=0.1)
+
+
+@pytest.mark.parametrize("context", [6, 32, 1000])
+@torch.no_grad()
+def test_bits_per_character_are_the_mean_cost_of_the_bytes_taken_one_by_one(context: int) -> None:
+    model, text = tiny_lm(), "Ein Wörterbuch kostet 3 € — naïve?"
+    tokens, half, nats = torch.tensor(list(text.encode())), context // 2, 0.0
+    assert len(tokens) > len(text)
+    for place in range(1, len(tokens)):
+        # a window starts every half context, and each byte is taken from the one that leaves it most to go on
+        first = max(0, ((place - 1) // half - 1) * half)
+        nats += F.cross_entropy(model(tokens[None, first:place])[0, -1], tokens[place]).item()
+    assert bits_per_character(model, text, context=context) == pytest.approx(nats / math.log(2) / len(text), rel=1e-12)
+
+
+def test_a_model_that_knows_nothing_pays_eight_bits_a_byte() -> None:
+    class Ignorant(nn.Module):
+        def forward(self, tokens: Tensor) -> Tensor:
+            return torch.zeros(*tokens.shape, 256)
+
+    assert bits_per_character(Ignorant(), "x" * 1001, context=16) == pytest.approx(8 * 1000 / 1001)
+
+
+@pytest.mark.parametrize(("text", "context"), [("", 256), ("a", 256), ("abc", 1), ("abc", 0)])
+def test_a_text_or_context_with_nothing_to_predict_is_refused(text: str, context: int) -> None:
+    with pytest.raises(ValueError, match=f"got {context} and {len(text)}"):
+        bits_per_character(tiny_lm(), text, context=context)
+
+
+# What ships
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_shipped_file_is_small_and_whole(name: str) -> None:
+    assert (FOLDER / f"{name}.safetensors").stat().st_size < 4_000_000
+    model = load(name)
+    assert not model.training
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+    with torch.no_grad():
+        assert model(inputs(name)).isfinite().all()
+    assert 6 <= RECIPES[name].config["depth"] <= 8
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_shipped_file_was_made_by_its_recipe(name: str) -> None:
+    made, recipe = card(name), RECIPES[name]
+    assert made["config"] == json.loads(json.dumps(recipe.config))
+    assert made["training"] == json.loads(json.dumps(recipe.training))
+    assert made["figures"]
+
+
+@torch.no_grad()
+def test_the_shipped_vit_is_as_good_as_its_card_says() -> None:
+    count, figures = 1000, card("digits_vit")["figures"]
+    drawn, model = cluttered_digits(count, split="test", seed=1), load("digits_vit")
+    right = torch.cat([model(images).argmax(-1) for images in drawn.images.split(250)]) == drawn.labels
+    easy, hard = drawn.difficulty < 1 / 3, drawn.difficulty > 2 / 3
+    for key, some in (
+        ("test_accuracy", torch.ones(count, dtype=torch.bool)),
+        ("test_accuracy_up_to_3_fragments", easy),
+        ("test_accuracy_from_9_fragments", hard),
+    ):
+        said, got, share = figures[key], right[some].float().mean().item(), some.float().mean().item()
+        # two samples, of 1,000 images here and as said there; the share of each difficulty is the same in both.
+        # Five standard deviations of the difference: a false alarm in 6e-7 of seeds.
+        spread = math.sqrt(said * (1 - said) * (1 / count + 1 / figures["test_images"]) / share)
+        assert abs(got - said) <= 5 * spread, (key, said, got)
+    assert figures["test_accuracy"] > 0.65
+    assert right[easy].float().mean() > right[hard].float().mean()
+
+
+@torch.no_grad()
+def test_the_shipped_language_model_is_as_good_as_its_card_says() -> None:
+    """On 2,000 characters of each test topic: a quarter of the text, which may be easier or harder by a tenth."""
+    said = card("topics_lm")["figures"]["test_bits_per_character"]
+    got = bits_per_character(load("topics_lm"), "\n\n".join(text[:2000] for text in topics("test").values()))
+    assert got == pytest.approx(said, rel=0.1)
+    assert said < 3  # of 8 bits in a byte
+
+
+def test_the_readme_is_what_the_weight_files_say_of_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in names():
+        for file in (f"{name}.safetensors", "SHA256SUMS"):
+            (tmp_path / file).write_bytes((FOLDER / file).read_bytes())
+    run(monkeypatch, "cards", "--folder", tmp_path)
+    text = (tmp_path / "README.md").read_text()
+    assert all(f"## {name}" in text for name in names())
+    assert (FOLDER / "README.md").read_text() == text
