@@ -105,7 +105,6 @@ def train(
     random, whole = torch.get_rng_state(), True  # as the step found them; no update is half done
     try:
         for step in bar:
-            random = torch.get_rng_state()
             for group in optimizer.param_groups:
                 group["lr"] = schedule[step]
             value = loss(step)
