@@ -186,7 +186,7 @@ FOLDERS = (
     ".ci .devcontainer .github benchmarks binder dynlib exercises lectures solutions tests tools".split()  # noqa: SIM905
 )
 FORBIDDEN = {  # written so that this page does not hold them itself; Ada is nobody
-    "a path of some machine": r"/wor[k]/(main|shared|\.)|/roo[t]/|/User[s]/\w|/hom[e]/(?!jovyan|vscode|ada)\w"
+    "a path of some machine": r"/wor[k]/(main|shared|\.)|/roo[t]/\.|/(User[s]|hom[e])/(?!jovyan|vscode|ada)\w"
     r"|/tm[p]/ipykernel",
     "a folder beside the repository": r"\.\./share[d]\b",
     "the host of a package registry": r"\bpyp[i]\.org|pythonhoste[d]\.org|/op[t]/(wheels|pypi)|localhost:\d+/simpl[e]",

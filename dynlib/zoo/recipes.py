@@ -100,9 +100,9 @@ RECIPES = {
     ),
     "topics_lm": Recipe(
         build=CausalLM,
-        config={"vocabulary": 256, "dim": 128, "depth": 8, "heads": 4, "dropout": 0.15},
+        config={"vocabulary": 256, "dim": 128, "depth": 8, "heads": 4, "dropout": 0.2},
         loss=_topics_loss,
         evaluate=_topics_figures,
-        training={"steps": 3000, "lr": 2e-3, "weight_decay": 0.1},
+        training={"steps": 1400, "lr": 2e-3, "weight_decay": 0.1},
     ),
 }

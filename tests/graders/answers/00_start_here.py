@@ -2,18 +2,22 @@
 def blank_share(images, patch):
     return (torch.nn.functional.max_pool2d(images, patch) > 0).float().mean(dim=(1, 2, 3))
 
+
 # %% wrong: blank-share | counts pixels, not patches | killed by: shares
 def blank_share(images, patch):
     return (images == 0).float().mean(dim=(1, 2, 3))
+
 
 # %% wrong: blank-share | one share for the whole batch | killed by: shares
 def blank_share(images, patch):
     share = (torch.nn.functional.max_pool2d(images, patch) == 0).float().mean()
     return share.expand(len(images))
 
+
 # %% wrong: blank-share | grey taken for paper | killed by: shares
 def blank_share(images, patch):
     return (torch.nn.functional.max_pool2d(images, patch) < 0.5).float().mean(dim=(1, 2, 3))
+
 
 # %% wrong: blank-share | assumes a square image | killed by: other sizes
 def blank_share(images, patch):
@@ -21,14 +25,17 @@ def blank_share(images, patch):
     inked = torch.nn.functional.max_pool2d(images, patch) > 0
     return 1 - inked.float().sum(dim=(1, 2, 3)) / side**2
 
+
 # %% wrong: blank-share | a patch size written as a number | killed by: real images
 def blank_share(images, patch):
     return (torch.nn.functional.max_pool2d(images, 2) == 0).float().mean(dim=(1, 2, 3))
+
 
 # %% right: blank-share | by unfolding
 def blank_share(images, patch):
     pieces = images.unfold(2, patch, patch).unfold(3, patch, patch)
     return (pieces.sum(dim=(-1, -2)) == 0).float().mean(dim=(1, 2, 3))
+
 
 # %% right: blank-share | by reshaping, and a count
 def blank_share(images, patch):
@@ -37,12 +44,14 @@ def blank_share(images, patch):
     blank = ~(pieces > 0).any(dim=4).any(dim=2)
     return blank.flatten(1).sum(dim=1) / blank[0].numel()
 
+
 # %% wrong: most-ink | in the order of the ink | killed by: numbers
 def most_ink(images, patch, k):
     ink = torch.nn.functional.avg_pool2d(images, patch).flatten(1)
     if not 0 <= k <= ink.shape[1]:
         raise ValueError("k")
     return ink.topk(k, dim=1).indices
+
 
 # %% wrong: most-ink | the darkest pixel, not the most ink | killed by: numbers
 def most_ink(images, patch, k):
@@ -51,6 +60,7 @@ def most_ink(images, patch, k):
         raise ValueError("k")
     return ink.topk(k, dim=1).indices.sort(dim=1).values
 
+
 # %% wrong: most-ink | numbers the patches column by column | killed by: numbers
 def most_ink(images, patch, k):
     ink = torch.nn.functional.avg_pool2d(images, patch).transpose(2, 3).flatten(1)
@@ -58,10 +68,12 @@ def most_ink(images, patch, k):
         raise ValueError("k")
     return ink.topk(k, dim=1).indices.sort(dim=1).values
 
+
 # %% wrong: most-ink | lets topk complain | killed by: range of k
 def most_ink(images, patch, k):
     ink = torch.nn.functional.avg_pool2d(images, patch).flatten(1)
     return ink.topk(k, dim=1).indices.sort(dim=1).values
+
 
 # %% wrong: most-ink | the same patches for every image | killed by: a batch
 def most_ink(images, patch, k):
@@ -70,6 +82,7 @@ def most_ink(images, patch, k):
         raise ValueError("k")
     return ink.sum(dim=0).topk(k).indices.sort().values.expand(len(images), k)
 
+
 # %% wrong: most-ink | a negative k becomes a slice | killed by: negative k
 def most_ink(images, patch, k):
     ink = torch.nn.functional.avg_pool2d(images, patch).flatten(1)
@@ -77,12 +90,14 @@ def most_ink(images, patch, k):
         raise ValueError("k")
     return ink.argsort(dim=1, descending=True)[:, :k].sort(dim=1).values
 
+
 # %% right: most-ink | by sorting everything
 def most_ink(images, patch, k):
     ink = images.unfold(2, patch, patch).unfold(3, patch, patch).sum(dim=(-1, -2)).flatten(1)
     if k < 0 or k > ink.shape[1]:
         raise ValueError(f"k={k} patches of {ink.shape[1]}")
     return ink.argsort(dim=1, descending=True)[:, :k].sort(dim=1).values
+
 
 # %% right: most-ink | image by image, in plain Python
 def most_ink(images, patch, k):
