@@ -27,7 +27,8 @@ setup: $(READY)  ## build the environment in .venv, once
 
 lab: $(READY)  ## open JupyterLab on the first lecture, your exercises in work/ (ARGS="--no-browser --port 8888")
 	@$(BIN)/python -m tools.work
-	@$(BIN)/jupyter lab $(ROOT_FLAG) $(ARGS) lectures/00_start_here.ipynb
+	@# the root is named: else it is the folder of the file, and work/ cannot be reached
+	@$(BIN)/jupyter lab $(ROOT_FLAG) --ServerApp.root_dir="$(CURDIR)" $(ARGS) lectures/00_start_here.ipynb
 
 test: lint types unit notebooks  ## everything that must hold
 
@@ -42,7 +43,7 @@ unit: $(READY)  ## tests of the package, the graders and the gates
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests
 
 notebooks: $(READY)  ## run every lecture and solution, and hold the lectures to their seconds and MiB
-	$(BIN)/pytest -p tests.notebooks.budget --nbval-lax --nbval-current-env --nbval-cell-timeout 120 lectures solutions
+	$(BIN)/python -m pytest -p tests.notebooks.budget --nbval-lax --nbval-current-env --nbval-cell-timeout 120 lectures solutions
 
 lectures: $(READY)  ## execute again the lectures whose code changed (UNITS="02_gumbel")
 	$(BIN)/python -m tools.lectures $(UNITS)
