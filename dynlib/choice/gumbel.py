@@ -96,7 +96,7 @@ def straight_through(hard: Float[Tensor, "*shape"], soft: Float[Tensor, "*shape"
 
     The brackets matter. Written as below the result equals a ``hard`` of zeros and ones to the bit, for every soft in
     [0, 1]: 0 − s and its sum with s are exact, and 1 − s is off by at most a quarter of the spacing above 1, which the
-    sum rounds away. ``(hard + soft) − soft`` is not exact, and a mask that is almost 0 skips nothing.
+    sum rounds away. ``(hard + soft) − soft`` makes 0.99999994 of about every fourth one, which ``== 1`` does not find.
 
     Args:
         hard: what the forward pass sees. It gets no gradient.
