@@ -65,7 +65,7 @@ SPOILERS: list[tuple[str, str, Callable[[NotebookNode], object]]] = [
     ("speaking ids", "a random id", lambda n: n.cells[1].update(id="3f2a9c1e")),
     ("plain python", "a magic", _code("%matplotlib inline")),
     ("plain python", "an installation", _code("!pip install torch")),
-    ("nothing of this machine", "in the code", _code('open("/root/data.txt")')),
+    ("nothing of this machine", "in the code", _code('open("/home/ada/data.txt")')),
     ("nothing of this machine", "in an output", _output("stream", name="stdout", text="saved in /home/ada/x")),
     ("nothing of this machine", "in a value", _output("execute_result", data={"text/plain": "'/tmp/x'"})),
     ("nothing of this machine", "in an error", _output("error", ename="E", evalue="", traceback=["/Users/ada/x"])),
