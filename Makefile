@@ -74,4 +74,7 @@ $(READY): constraints.txt pyproject.toml Makefile
 	  || $(BIN)/python -m pip install --quiet torch==$(TORCH); \
 	else $(BIN)/python -m pip install --quiet torch==$(TORCH); fi
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[course,test,oracles]'
+	@# JupyterLab would greet every learner with a pop-up that asks whether to fetch news
+	@mkdir -p .venv/share/jupyter/lab/settings
+	@echo '{"@jupyterlab/apputils-extension:notification": {"checkForUpdates": false, "doNotDisturbMode": true, "fetchNews": "false"}}' > .venv/share/jupyter/lab/settings/overrides.json
 	@touch $@
