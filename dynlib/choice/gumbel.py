@@ -26,8 +26,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_TINY = torch.finfo(torch.float32).tiny
+from dynlib.choice.inputs import check_dtype, check_filled, check_logits, check_tau, check_top, widen
 
 
 def gumbel_noise(like: Float[Tensor, "*shape"], *, generator: torch.Generator | None = None) -> Float[Tensor, "*shape"]:
@@ -45,7 +44,7 @@ def gumbel_noise(like: Float[Tensor, "*shape"], *, generator: torch.Generator | 
         TypeError: if ``like`` is not of a floating-point dtype named above.
         ValueError: if the generator lives on another device.
     """
-    _check_dtype(like)
+    check_dtype(like)
     if generator is not None and generator.device.type != like.device.type:
         raise ValueError(
             f"the generator is on {generator.device} and the tensor on {like.device}: make one with "
@@ -84,10 +83,10 @@ def gumbel_max(
         TypeError: if the logits are not of a floating-point dtype.
         ValueError: if there are no logits or no such dimension, one is NaN or +inf, or a row is −inf throughout.
     """
-    _check_logits(logits, dim)
+    check_logits(logits, dim)
     # z = argmaxᵢ (sᵢ + uᵢ)
     top, choice = _perturb(logits, generator).max(dim)
-    _check_top(top)
+    check_top(top)
     return choice
 
 
@@ -106,7 +105,7 @@ def straight_through(hard: Float[Tensor, "*shape"], soft: Float[Tensor, "*shape"
         TypeError: if the two differ in dtype, or it is no floating-point dtype.
         ValueError: if the two differ in shape.
     """
-    _check_dtype(hard)
+    check_dtype(hard)
     if hard.dtype != soft.dtype:
         raise TypeError(f"hard and soft must have one dtype; got {hard.dtype} and {soft.dtype}: use hard.to(soft)")
     if hard.shape != soft.shape:
@@ -142,8 +141,8 @@ def gumbel_softmax(
         TypeError: if the logits are not of a floating-point dtype, or ``tau`` is not a number.
         ValueError: as in :func:`gumbel_max`, or if ``tau`` is not positive and finite.
     """
-    _check_logits(logits, dim)
-    _check_tau(tau)
+    check_logits(logits, dim)
+    check_tau(tau)
     return _relaxed_argmax(_perturb(logits, generator), tau, hard=hard, dim=dim).to(logits.dtype)
 
 
@@ -152,9 +151,9 @@ def softmax_ste(logits: Float[Tensor, "*shape"], tau: float | int = 1.0, *, dim:
 
     Of several largest logits the first is taken. Arguments and errors as in :func:`gumbel_softmax`.
     """
-    _check_logits(logits, dim)
-    _check_tau(tau)
-    return _relaxed_argmax(_widen(logits), tau, hard=True, dim=dim).to(logits.dtype)
+    check_logits(logits, dim)
+    check_tau(tau)
+    return _relaxed_argmax(widen(logits), tau, hard=True, dim=dim).to(logits.dtype)
 
 
 def gumbel_sigmoid(
@@ -179,8 +178,8 @@ def gumbel_sigmoid(
         TypeError: if the logits are not of a floating-point dtype, or ``tau`` is not a number.
         ValueError: if there are no logits, one is NaN, or ``tau`` is not positive and finite.
     """
-    _check_filled(logits)
-    _check_tau(tau)
+    check_filled(logits)
+    check_tau(tau)
     if logits.isnan().any():
         raise ValueError("a logit is NaN: look for a 0 / 0, a log of a negative number, or a learning rate too high")
     # y = σ((l + u₁ − u₀) / τ), and 1 where l + u₁ − u₀ > 0
@@ -190,59 +189,18 @@ def gumbel_sigmoid(
     return (straight_through((scores > 0).to(soft), soft) if hard else soft).to(logits.dtype)
 
 
-def _widen(logits: Tensor) -> Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-
 def _perturb(logits: Tensor, generator: torch.Generator | None) -> Tensor:
     """s + u, in float32 or wider."""
-    wide = _widen(logits)
+    wide = widen(logits)
     return gumbel_noise(wide, generator=generator).add_(wide)  # the noise is ours to overwrite
 
 
 def _relaxed_argmax(scores: Tensor, tau: float | int, *, hard: bool, dim: int) -> Tensor:
     """softmax(scores / τ), or with ``hard`` the one-hot argmax with its gradient."""
     top, choice = scores.detach().max(dim, keepdim=True) if hard else (scores.detach().amax(dim, keepdim=True), None)
-    _check_top(top)
+    check_top(top)
     # Softmax does not change when all scores move together. With the largest at 0, a small τ cannot overflow.
     soft = ((scores - top) / tau).softmax(dim)
     if choice is None:
         return soft
     return straight_through(torch.zeros_like(soft).scatter_(dim, choice, 1.0), soft)
-
-
-def _check_dtype(tensor: Tensor) -> None:
-    if tensor.dtype not in _DTYPES:
-        raise TypeError(
-            f"need float16, bfloat16, float32 or float64; got {tensor.dtype}: convert with .float() if these are logits"
-        )
-
-
-def _check_filled(logits: Tensor) -> None:
-    _check_dtype(logits)
-    if logits.numel() == 0:
-        raise ValueError(f"there are no logits to choose by, shape {tuple(logits.shape)}: leave out an empty batch")
-
-
-def _check_logits(logits: Tensor, dim: int) -> None:
-    _check_filled(logits)
-    if not -logits.ndim <= dim < logits.ndim:
-        raise ValueError(f"logits of shape {tuple(logits.shape)} have no dimension {dim}: choose dim among theirs")
-
-
-def _check_tau(tau: object) -> None:
-    if not isinstance(tau, float | int):
-        raise TypeError(f"tau must be a number; got {type(tau).__name__}: use float(tau)")
-    if not _TINY <= tau <= 1 / _TINY:  # False for NaN too
-        raise ValueError(f"tau must be positive and finite, from {_TINY:.1e} to {1 / _TINY:.1e}; got {tau}")
-
-
-def _check_top(top: Tensor) -> None:
-    """One look at the largest of every row finds each logit that makes no distribution: NaN, +inf, or only −inf."""
-    if top.isfinite().all():
-        return
-    if top.isnan().any():
-        raise ValueError("a logit is NaN: look for a 0 / 0, a log of a negative number, or a learning rate too high")
-    if top.isposinf().any():
-        raise ValueError("a logit is +inf: to force a choice, set the logits of all others to -inf")
-    raise ValueError("a row of logits is -inf throughout: leave at least one choice possible")
