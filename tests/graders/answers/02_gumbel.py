@@ -773,3 +773,42 @@ def bias_variance(estimates, exact):
     mean = rows.mean(0)
     variance = (rows**2).sum(-1).mean() - (mean**2).sum()
     return float(torch.linalg.vector_norm(mean - exact)), float(variance)
+
+
+# %% wrong: predict-temperature | a name of the dict is misspelt | killed by: four names
+def predict():
+    third = 5 / 8
+    return {
+        "third at tau 0.1": third,
+        "third at tau 10": third,
+        "bias as tau falls": "falls",
+        "variance as tau falls": "rises",
+    }
+
+
+# %% wrong: predict-temperature | numbers where words are asked for | killed by: a word for the bias
+def predict():
+    third = 5 / 8
+    return {
+        "third largest at tau 0.1": third,
+        "third largest at tau 10": third,
+        "bias as tau falls": -1,
+        "variance as tau falls": +1,
+    }
+
+
+# %% wrong: predict-temperature | probabilities to two digits | killed by: third largest at tau 0.1
+def predict():
+    return {
+        "third largest at tau 0.1": 0.63,
+        "third largest at tau 10": 0.63,
+        "bias as tau falls": "falls",
+        "variance as tau falls": "rises",
+    }
+
+
+# %% wrong: predict-temperature | the bias as a share of the exact gradient | killed by: bias
+def bias_variance(estimates, exact):
+    mean = estimates.mean(0)
+    bias = (mean - exact).norm() / exact.norm()
+    return bias.item(), ((estimates - mean) ** 2).sum(-1).mean().item()
