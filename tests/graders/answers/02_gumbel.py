@@ -808,6 +808,15 @@ def predict():
 
 
 # %% wrong: predict-temperature | the bias as a share of the exact gradient | killed by: bias
+def predict():
+    return {
+        "third largest at tau 0.1": 5 / 8,
+        "third largest at tau 10": 5 / 8,
+        "bias as tau falls": "falls",
+        "variance as tau falls": "rises",
+    }
+
+
 def bias_variance(estimates, exact):
     mean = estimates.mean(0)
     bias = (mean - exact).norm() / exact.norm()
