@@ -8,5 +8,32 @@ from dynlib.choice.gumbel import (
     softmax_ste,
     straight_through,
 )
+from dynlib.choice.perturbed import fenchel_young_loss, perturbed_argmax, perturbed_max
+from dynlib.choice.score import leave_one_out, score_function_loss
+from dynlib.choice.sparse import entmax, entmax15, entmax15_loss, entmax_loss, sparsemax, sparsemax_loss
+from dynlib.choice.subset import gumbel_topk, relaxed_topk, sample_subset, soft_topk, subset_marginals
 
-__all__ = ["gumbel_max", "gumbel_noise", "gumbel_sigmoid", "gumbel_softmax", "softmax_ste", "straight_through"]
+__all__ = [
+    "entmax",
+    "entmax15",
+    "entmax15_loss",
+    "entmax_loss",
+    "fenchel_young_loss",
+    "gumbel_max",
+    "gumbel_noise",
+    "gumbel_sigmoid",
+    "gumbel_softmax",
+    "gumbel_topk",
+    "leave_one_out",
+    "perturbed_argmax",
+    "perturbed_max",
+    "relaxed_topk",
+    "sample_subset",
+    "score_function_loss",
+    "soft_topk",
+    "softmax_ste",
+    "sparsemax",
+    "sparsemax_loss",
+    "straight_through",
+    "subset_marginals",
+]

@@ -1,16 +1,21 @@
-"""Real and seeded data, all of it offline: digits and cluttered digits to see, documentation to read."""
+"""Real and seeded data, all of it offline: digits and clutter to see, documentation to read, maps to cross."""
 
 from dynlib.data.digits import ClutteredDigits, Digits, cluttered_digits, digits
+from dynlib.data.terrain import Terrain, path_cost, shortest_path, terrain
 from dynlib.data.topics import alphabet, decode, encode, topics, windows
 
 __all__ = [
     "ClutteredDigits",
     "Digits",
+    "Terrain",
     "alphabet",
     "cluttered_digits",
     "decode",
     "digits",
     "encode",
+    "path_cost",
+    "shortest_path",
+    "terrain",
     "topics",
     "windows",
 ]

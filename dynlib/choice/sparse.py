@@ -1,0 +1,363 @@
+"""Softmax with exact zeros: sparsemax, 1.5-entmax, every α-entmax in between and beyond, and their losses.
+
+One family, by a number α ≥ 1. Of all distributions p over the choices it takes the one that balances score and spread,
+
+    entmax_α(s) = argmaxₚ ⟨p, s⟩ − Ω(p),    Ω(p) = Σᵢ (pᵢ^α − pᵢ) / (α (α − 1)),
+
+so that, with a = α − 1 and the one number λ for which the probabilities sum to 1,
+
+    pᵢ = (1 + a (sᵢ − λ))₊^(1/a).
+
+At α → 1 that is exp(s − λ), softmax; α = 2 is sparsemax, the nearest distribution to s. With α > 1 a choice more than
+1 / a below the best gets probability 0, exactly. All have one gradient: with the weights qᵢ = pᵢ^(2 − α) where pᵢ > 0,
+and 0 elsewhere,
+
+    ∂pᵢ/∂sⱼ = qᵢ [i = j] − qᵢ qⱼ / Σ q.
+
+Each comes with the loss that belongs to it, the *Fenchel–Young loss* of Ω, as cross entropy belongs to softmax:
+
+    L(s, y) = Ω(y) + maxₚ (⟨p, s⟩ − Ω(p)) − ⟨s, y⟩,    ∂L/∂s = p − y.
+
+It is never negative, and 0 just where p = y: for a certain y as soon as its score leads all others by 1 / a.
+
+What holds of everything below: −inf is the logit of an impossible choice, which gets probability 0 and gradient 0;
+float16 and bfloat16 are widened to float32 inside, and rounded once, at the end; a second derivative is refused, not
+wrong.
+
+Source: arXiv:1602.02068 (sparsemax), arXiv:1905.05702 (α-entmax, and 1.5 by sorting), arXiv:1909.00015 (the gradient in
+α), arXiv:1901.02324 (the losses).
+"""
+
+import math
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from dynlib.choice.inputs import DTYPES, check_dtype, check_logits, check_top, widen
+
+
+def sparsemax(logits: Float[Tensor, "*shape"], *, dim: int = -1) -> Float[Tensor, "*shape"]:
+    """The distribution nearest to the logits, entmax with α = 2, exact by sorting; Alg. 1 of arXiv:1602.02068.
+
+    Args:
+        logits: scores of the choices; −inf where one is impossible.
+        dim: the dimension of the choices.
+
+    Returns:
+        probabilities in the shape and dtype of ``logits``, that sum to 1 along ``dim``.
+
+    Raises:
+        TypeError: if the logits are not of a floating-point dtype.
+        ValueError: if there are no logits or no such dimension, one is NaN or +inf, or a row is −inf throughout.
+    """
+    return entmax(logits, 2, dim=dim)
+
+
+def entmax15(logits: Float[Tensor, "*shape"], *, dim: int = -1) -> Float[Tensor, "*shape"]:
+    """Entmax with α = 1.5, half way from softmax to sparsemax, exact by sorting; Alg. 2 of arXiv:1905.05702.
+
+    Arguments, result and errors as in :func:`sparsemax`.
+    """
+    return entmax(logits, 1.5, dim=dim)
+
+
+def entmax(
+    logits: Float[Tensor, "*shape"], alpha: float | int | Float[Tensor, "..."], *, dim: int = -1
+) -> Float[Tensor, "*shape"]:
+    """α-entmax for any finite α ≥ 1, differentiable in the logits and in α.
+
+    Args:
+        logits: as in :func:`sparsemax`.
+        alpha: 1 is softmax, 2 is sparsemax, larger is sparser. A tensor that broadcasts against ``logits``, with size 1
+            along ``dim``, gives each row or head its own, which can be learned: as 1 + softplus(x), for one.
+        dim: the dimension of the choices.
+
+    Raises:
+        TypeError: as in :func:`sparsemax`, or if ``alpha`` is neither a number nor a floating-point tensor.
+        ValueError: as in :func:`sparsemax`, or if an α is below 1, infinite or NaN, or their shape does not fit.
+    """
+    check_logits(logits, dim)
+    scores = widen(logits).movedim(dim, -1)
+    return _Entmax.apply(scores, _rows_of(alpha, logits, dim)).movedim(-1, dim).to(logits.dtype)
+
+
+def sparsemax_loss(
+    logits: Float[Tensor, "..."], target: Int[Tensor, "..."] | Float[Tensor, "..."], *, dim: int = -1
+) -> Float[Tensor, "..."]:
+    """The loss of :func:`sparsemax`, one for each row: :func:`entmax_loss` with α = 2."""
+    return entmax_loss(logits, target, 2, dim=dim)
+
+
+def entmax15_loss(
+    logits: Float[Tensor, "..."], target: Int[Tensor, "..."] | Float[Tensor, "..."], *, dim: int = -1
+) -> Float[Tensor, "..."]:
+    """The loss of :func:`entmax15`, one for each row: :func:`entmax_loss` with α = 1.5."""
+    return entmax_loss(logits, target, 1.5, dim=dim)
+
+
+def entmax_loss(
+    logits: Float[Tensor, "..."],
+    target: Int[Tensor, "..."] | Float[Tensor, "..."],
+    alpha: float | int | Float[Tensor, "..."],
+    *,
+    dim: int = -1,
+) -> Float[Tensor, "..."]:
+    """The Fenchel–Young loss of :func:`entmax`, one for each row, differentiable in the logits and in α.
+
+    With α = 1 and class indices it is cross entropy; with probabilities, the Kullback–Leibler divergence from them.
+
+    Args:
+        logits, alpha, dim: as in :func:`entmax`.
+        target: int64 class indices, in the shape of ``logits`` without ``dim``; or probabilities, in their whole shape.
+            It gets no gradient.
+
+    Returns:
+        nats, not negative, in the dtype of ``logits`` and their shape without ``dim``; +inf where the target is
+        impossible.
+
+    Raises:
+        TypeError: as in :func:`entmax`, or if the target has another dtype.
+        ValueError: as in :func:`entmax`, or if the target has another shape, is out of range, is not a distribution,
+            or requires a gradient.
+    """
+    check_logits(logits, dim)
+    scores = widen(logits).movedim(dim, -1)
+    return _Loss.apply(scores, _distribution(target, logits, dim), _rows_of(alpha, logits, dim)).to(logits.dtype)
+
+
+# ---- the probabilities, along the last dimension
+
+
+class _Entmax(Function):
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, alpha: float | Tensor) -> Tensor:
+        p = _probabilities(scores, alpha)
+        ctx.number, rows = (None, alpha) if isinstance(alpha, Tensor) else (alpha, None)
+        ctx.save_for_backward(p, rows)
+        return p
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None]:
+        p, alpha = ctx.saved_tensors
+        # qᵢ = pᵢ^(2 − α) where pᵢ > 0
+        if alpha is None:
+            q = {1: p.clone, 1.5: p.sqrt, 2: p.sign}[ctx.number]()
+        else:  # huge where α > 2 and p is small: kept below the square root of the largest number
+            q = torch.where(p > 0, (p ** (2 - alpha)).clamp_(max=torch.finfo(p.dtype).max ** 0.5), 0)
+            # J gives 0 for a constant. With 0 for the largest q, that q does not drown the others in ⟨q, grad⟩.
+            grad = grad - grad.gather(-1, q.argmax(-1, keepdim=True))
+        # J grad = q ∘ (grad − ⟨q, grad⟩ / Σ q). What comes in where q = 0 is not looked at, be it infinite.
+        by_scores = torch.ops.aten.threshold_backward(grad, q, 0).mul_(q)
+        mean = by_scores.sum(-1, keepdim=True) / q.sum(-1, keepdim=True)
+        by_scores.addcmul_(q, mean, value=-1)
+        if not ctx.needs_input_grad[1]:
+            return by_scores, None
+        # ∂p/∂α = −J c,    cᵢ = log²pᵢ ψ(−a log pᵢ)
+        return by_scores, -(_curvature(p, alpha) * by_scores).sum(-1, keepdim=True)
+
+
+def _probabilities(scores: Tensor, alpha: float | Tensor) -> Tensor:
+    x = _below_top(scores)
+    if isinstance(alpha, Tensor):
+        return _of_any(x, alpha)
+    return {1: lambda s: s.softmax(-1), 1.5: _of_one_and_a_half, 2: _of_two}[alpha](x)
+
+
+def _below_top(scores: Tensor) -> Tensor:
+    """Scores minus the largest of their row: no probability changes, and nothing can overflow."""
+    top = scores.amax(-1, keepdim=True)
+    check_top(top)
+    return scores - top
+
+
+def _of_two(x: Tensor) -> Tensor:
+    """Sparsemax. Overwrites x, which is 0 at the largest of a row, as in all that follows."""
+    largest, ranks = _largest(x, 1)
+    # k = max {j : 1 + j x₍ⱼ₎ > Σᵢ≤ⱼ x₍ᵢ₎},    τ = (Σᵢ≤ₖ x₍ᵢ₎ − 1) / k
+    sums = largest.cumsum(-1)
+    k = (1 + ranks * largest > sums).sum(-1, keepdim=True)
+    tau = (sums.gather(-1, k - 1) - 1) / k
+    return x.sub_(tau).relu_()
+
+
+def _of_one_and_a_half(x: Tensor) -> Tensor:
+    """1.5-entmax. Overwrites x."""
+    x = x.div_(2)
+    largest, ranks = _largest(x, 2)
+    # τⱼ = mean − √(1/j − variance) of the j largest;    k = max {j : x₍ⱼ₎ ≥ τⱼ}
+    mean = largest.cumsum(-1) / ranks
+    variance = largest.square().cumsum(-1) / ranks - mean.square()
+    taus = mean - (1 / ranks - variance).relu_().sqrt_()
+    k = (largest >= taus).sum(-1, keepdim=True)
+    return x.sub_(taus.gather(-1, k - 1)).relu_().square_()
+
+
+def _largest(x: Tensor, power: int) -> tuple[Tensor, Tensor]:
+    """The largest of every row, sorted, and 1, 2, …: all that can be in the support, and of a long row little else.
+
+    The threshold τ solves ‖(x − τ)₊‖ = 1 in the norm of this power. It is −1 at least. The norm falls with τ and is
+    convex, so that a step of Newton's from below stays below, and two of them leave out most of what −1 lets in.
+    """
+    floor, margin = torch.full_like(x[..., :1], -1), torch.finfo(x.dtype).eps ** 0.5  # far more than any rounding
+    for _ in range(2):
+        # τ ← τ + (Σ rᵐ − (Σ rᵐ)^(1 − 1/m)) / Σ r^(m − 1),    r = (x − τ)₊ > 0
+        r = (x - floor).relu_()
+        slope = (r.sign() if power == 1 else r).sum(-1, keepdim=True)
+        total = r.pow_(power).sum(-1, keepdim=True)
+        floor += (total - total ** (1 - 1 / power)) / slope - margin
+    largest = _above(x, floor, ordered=True)
+    return largest, torch.arange(1, largest.shape[-1] + 1, dtype=x.dtype, device=x.device)
+
+
+def _above(x: Tensor, floor: Tensor, *, ordered: bool) -> Tensor:
+    """The largest of every row, as many as are above the floor in the row with most of them."""
+    count = int((x > floor).sum(-1, dtype=torch.int32).max())
+    if 2 * count <= x.shape[-1]:
+        return x.topk(count, -1, sorted=ordered).values
+    return x.sort(-1, descending=True).values if ordered else x  # faster than to pick most of them
+
+
+def _of_any(x: Tensor, alpha: Tensor) -> Tensor:
+    """α-entmax with an α for each row, by its largest probability p₁, which keeps its digits for every α: log p₁ = w.
+
+    For α ≤ 2 ‖(1 + a (x − λ))₊‖ in the norm of power 1/a is convex in λ: Newton's steps for norm = 1 come from one side
+    and pass no root. For α > 2 it is no norm, and its slope may be infinite: halve an interval instead.
+    """
+    a, limits = _a(alpha), torch.finfo(x.dtype)
+    near = _above(x, -1 / a, ordered=False)
+    size = math.log(near.shape[-1])
+    w = high = torch.zeros_like(x[..., :1])
+    low = high - size
+    for _ in range(100):  # halving needs 56 in float64
+        t = _beside_largest(near, w, a)
+        r = (t.log1p() / a).exp_()
+        total = r.sum(-1, keepdim=True)
+        slope = (r / (1 + t).clamp_min_(limits.tiny)).sum(-1, keepdim=True)
+        excess = w + total.log()  # log Σ p
+        # w ← w + log(1 + (Σ r / Σ r^(1 − a)) ((Σ p)^−a − 1)) / a,    r = p / p₁ > 0
+        newton = w + (total / slope * (-a * excess).expm1()).log1p() / a
+        low, high = torch.where(excess < 0, w, low), torch.where(excess < 0, high, w)
+        step = torch.where(a <= 1, newton, (low + high) / 2) - w
+        w = w + step
+        if step.abs().max() <= 2 * limits.eps * (1 + size):
+            break
+    p = _beside_largest(x, w, a).log1p_().div_(a).exp_()
+    return p / p.sum(-1, keepdim=True)
+
+
+def _beside_largest(x: Tensor, w: Tensor, a: Tensor) -> Tensor:
+    """t, with pᵢ = p₁ (1 + tᵢ)^(1/a): a xᵢ / p₁^a, and −1 where that is less."""
+    scale = (a * (-a * w).exp()).clamp(max=torch.finfo(x.dtype).max)
+    return (x * scale).clamp_min_(-1)
+
+
+def _a(alpha: Tensor) -> Tensor:
+    """α − 1, and for α = 1 a number so small that the formulas give their limit to the last digit, but not 0 / 0."""
+    return (alpha - 1).clamp_min(1e-20)
+
+
+def _curvature(p: Tensor, alpha: Tensor) -> Tensor:
+    """log²p ψ(−a log p), with ψ(t) = (1 − (1 + t) e^−t) / t², which is ½ at t = 0."""
+    log = p.clamp_min(torch.finfo(p.dtype).tiny).log()
+    t = (-_a(alpha) * log).clamp_min_(1e-15)
+    # 1 − (1 + t) e^−t is the incomplete gamma function P(2, t), which has all its digits at small t too
+    return log.square() * torch.special.gammainc(torch.full_like(t, 2), t) / t.square()
+
+
+# ---- the losses
+
+
+class _Loss(Function):
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, y: Tensor, alpha: float | Tensor) -> Tensor:
+        p = _probabilities(scores, alpha)
+        alpha = torch.as_tensor(alpha, dtype=p.dtype, device=p.device)
+        # Σᵢ yᵢ (lnₐ yᵢ − (sᵢ − λ)) + (pᵢ^α − yᵢ^α) / α,    lnₐ x = (x^a − 1) / a,    λ = s − lnₐ p of the largest
+        gap = _log(y, alpha) - (_below_top(scores) + _log(p.amax(-1, keepdim=True), alpha))
+        terms = torch.where(y > 0, y * gap, 0) + (p**alpha - y**alpha) / alpha
+        ctx.save_for_backward(p, y, alpha)
+        return terms.clamp_min_(0).sum(-1)  # none is below 0, but by rounding
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor | None]:
+        p, y, alpha = ctx.saved_tensors
+        grad = grad.unsqueeze(-1)
+        by_alpha = grad * (_slope(y, alpha) - _slope(p, alpha)) if ctx.needs_input_grad[2] else None
+        return grad * (p - y), None, by_alpha
+
+
+def _log(p: Tensor, alpha: Tensor) -> Tensor:
+    """lnₐ p = (p^a − 1) / a, log p at a → 0."""
+    a = _a(alpha)
+    return (a * p.clamp_min(torch.finfo(p.dtype).tiny).log()).expm1() / a
+
+
+def _slope(p: Tensor, alpha: Tensor) -> Tensor:
+    """∂Ω(p)/∂α = Σᵢ pᵢ (log²pᵢ ψ(−a log pᵢ) − lnₐ pᵢ / α) / α, from Ω(p) = Σᵢ pᵢ lnₐ pᵢ / α."""
+    return (p * (_curvature(p, alpha) - _log(p, alpha) / alpha)).sum(-1, keepdim=True) / alpha
+
+
+# ---- the arguments
+
+
+def _rows_of(alpha: float | int | Tensor, logits: Tensor, dim: int) -> float | Tensor:
+    """1, 1.5 or 2 where α is that number; every other as one α for each row, as wide as the logits."""
+    if not isinstance(alpha, Tensor):
+        if not isinstance(alpha, float | int):
+            raise TypeError(f"alpha must be a number or a tensor; got {type(alpha).__name__}: use float(alpha)")
+        if alpha in (1, 1.5, 2):
+            return float(alpha)
+        alpha = torch.tensor(alpha, dtype=torch.float64)
+    check_dtype(alpha)
+    rows = list(logits.shape)
+    rows[dim] = 1
+    try:
+        alpha = alpha.expand(rows)
+    except RuntimeError:
+        raise ValueError(
+            f"alpha of shape {tuple(alpha.shape)} does not give one number to each row along dimension {dim} of logits "
+            f"of shape {tuple(logits.shape)}: give it a shape that broadcasts to {tuple(rows)}"
+        ) from None
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    if not ((alpha >= 1) & (alpha <= torch.finfo(wide).max)).all():  # False for NaN too
+        raise ValueError(
+            f"alpha must be finite and at least 1; got {alpha.min().item()} to {alpha.max().item()}: 1 is softmax, 2 "
+            "is sparsemax"
+        )
+    return alpha.to(logits.device, wide).movedim(dim, -1)
+
+
+def _distribution(target: Tensor, logits: Tensor, dim: int) -> Tensor:
+    """The target as probabilities along the last dimension, one-hot where it is an index."""
+    p = widen(logits.detach()).movedim(dim, -1)
+    if target.dtype == torch.int64:
+        kind, shape = "class indices", p.shape[:-1]
+    elif target.dtype in DTYPES:
+        kind, shape = "target probabilities", logits.shape
+    else:
+        raise TypeError(f"a target holds int64 indices or floating-point probabilities; got {target.dtype}")
+    if target.shape != shape:
+        raise ValueError(
+            f"{kind} for logits of shape {tuple(logits.shape)} along dimension {dim} must have the shape "
+            f"{tuple(shape)}; got {tuple(target.shape)}"
+        )
+    if target.dtype == torch.int64:
+        if target.min() < 0 or target.max() >= p.shape[-1]:
+            raise ValueError(f"class indices must be 0 to {p.shape[-1] - 1}; got {target.min()} to {target.max()}")
+        return torch.zeros_like(p).scatter_(-1, target.unsqueeze(-1), 1)
+    if target.requires_grad:
+        raise ValueError("a target gets no gradient: use target.detach()")
+    y = target.to(p.dtype).movedim(dim, -1)
+    sums = y.sum(-1)
+    if not ((y >= 0).all() and ((sums - 1).abs() <= torch.finfo(target.dtype).eps ** 0.5).all()):  # False for NaN too
+        raise ValueError(
+            f"target probabilities must not be negative and must sum to 1 along dimension {dim}; got a smallest of "
+            f"{y.min().item():g} and sums from {sums.min().item():g} to {sums.max().item():g}"
+        )
+    return y

@@ -1,0 +1,238 @@
+"""Maps to find a way across: pictures of ground, hidden costs, and the cheapest path.
+
+A map is a square of tiles, each of one of five kinds of ground, and a picture of it in 8×8 pixels a tile. The cost of
+entering a tile depends on its kind alone, and is not in the picture: who sees pictures and paths must find it out.
+
+A path leads from the top left to the bottom right and only ever moves right, down, or both at once. So no path comes
+back to where it was, the grid is a directed graph without circles, and one sweep over it, :func:`shortest_path`, is
+exact for costs of any sign. That matters when costs are perturbed by noise: with negative ones among them Dijkstra's
+algorithm is wrong, and on a grid where one may turn back a cheapest path does not even exist.
+"""
+
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+TILE = 8
+"""Side of a tile in pixels."""
+
+
+class Ground(NamedTuple):
+    """One kind of ground."""
+
+    name: str
+    cost: float
+    colour: tuple[int, int, int]
+    """Red, green and blue in full light, 0 … 255."""
+    grain: tuple[int, int]
+    """Height and width of the texture's grain in pixels."""
+    contrast: int
+    """Standard deviation of the texture in grey levels."""
+
+
+GROUNDS = (
+    Ground("water", 9.2, (62, 118, 172), (1, 5), 9),
+    Ground("sand", 1.2, (214, 190, 138), (1, 1), 9),
+    Ground("grass", 0.8, (134, 170, 84), (3, 1), 11),
+    Ground("forest", 5.3, (74, 118, 62), (3, 3), 17),
+    Ground("rock", 7.7, (150, 138, 124), (2, 4), 17),
+)
+"""From the lowest ground to the highest."""
+
+Split = Literal["train", "test"]
+SPLITS = ("train", "test")
+
+_GRAIN = 5  # no grain is longer
+_HILL = 3  # tiles: side of the windows that smooth the height of the ground
+_SHADOW = 4  # tiles from one corner of the light to the next
+_CHUNK = 128  # maps drawn at a time, which bounds the memory; a multiple of 4, since random bytes come by fours
+
+
+@dataclass(frozen=True)
+class Terrain:
+    """Maps, and what a network is not told about them."""
+
+    images: Float[Tensor, "n 3 pixels pixels"]
+    """Red, green and blue, 0 … 1."""
+    costs: Float[Tensor, "n size size"]
+    """Of entering each tile."""
+    paths: Float[Tensor, "n size size"]
+    """1 on the tiles of the cheapest path, 0 elsewhere."""
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def terrain(count: int, *, split: Split = "train", seed: int = 0, size: int = 12) -> Terrain:
+    """Maps of ``size`` × ``size`` tiles. The same seed gives the same bytes, and more maps begin with those of fewer.
+
+    Neighbouring tiles have similar heights and so often one ground. Light and shadow move over the picture, and every
+    ground has its own grain: the colour of one pixel does not tell what it belongs to.
+
+    Args:
+        count: how many maps.
+        split: train and test maps come from different random numbers, whatever the seeds.
+        seed: of the draw.
+        size: side of a map in tiles.
+
+    Raises:
+        ValueError: if ``count`` or ``size`` is less than 1, the split has another name, or the seed is not one of
+            0 … 2³² − 1.
+    """
+    if count < 1 or size < 1:
+        raise ValueError(f"count and size must be at least 1; got count={count}, size={size}")
+    if split not in SPLITS:
+        raise ValueError(f"split must be 'train' or 'test'; got {split!r}")
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be one of 0 … 2³² - 1; got {seed}")
+    # RandomState's stream is frozen for good, which no newer generator promises. From here to the last byte of the
+    # images all is done in integers, which every machine rounds alike.
+    random = np.random.RandomState([SPLITS.index(split), seed])
+    parts = [_draw(random, min(_CHUNK, count - start), size) for start in range(0, count, _CHUNK)]
+    kinds = torch.from_numpy(np.concatenate([kinds for kinds, _ in parts]))
+    images = torch.cat([torch.from_numpy(image).permute(0, 3, 1, 2) / 255 for _, image in parts])
+    costs = torch.tensor([ground.cost for ground in GROUNDS])[kinds]
+    return Terrain(images, costs, shortest_path(costs))
+
+
+@torch.no_grad()
+def shortest_path(costs: Float[Tensor, "*batch height width"]) -> Float[Tensor, "*batch height width"]:
+    """The cheapest path from the top left to the bottom right that moves right, down, or right and down at once.
+
+    A path costs the sum over its cells, both ends included; costs of any sign are right. With V the cheapest way to a
+    cell, V[i, j] = c[i, j] + min(V[i − 1, j − 1], V[i, j − 1], V[i − 1, j]), for all maps and all cells of one diagonal
+    i + j at a time. Of equally cheap last moves the diagonal one is taken before that from the left, and that before
+    the one from above.
+
+    As the solver of ``perturbed_argmax`` and its kin, which maximise: ``lambda scores: shortest_path(-scores)``, with
+    ``item_dims=2``.
+
+    Args:
+        costs: one number for every cell. Half precision is added up in float32.
+
+    Returns:
+        1 on the cells of the path and 0 elsewhere, in the dtype of ``costs``. It has no gradient.
+
+    Raises:
+        TypeError: if the costs are not of a floating-point dtype.
+        ValueError: if there are no cells or no maps, or a cost is not finite.
+    """
+    _check_costs(costs)
+    height, width = costs.shape[-2:]
+    cells = costs.reshape(-1, height * width).T.to(torch.promote_types(costs.dtype, torch.float32))  # [cells, maps]
+    maps = cells.shape[1]
+    # The grid turned by 45°: cell (i, j) is row i + 2 of diagonal i + j + 2. Two diagonals and one row of walls go
+    # before, so that every cell has three neighbours to come from; the corners that are no cells are walls too.
+    diagonals, rows = height + width + 1, height + 1
+    diagonal, row = torch.meshgrid(torch.arange(diagonals), torch.arange(rows), indexing="ij")
+    i, j = row - 1, diagonal - row - 1
+    inside = (i >= 0) & (j >= 0) & (j < width)
+    cell = torch.where(inside, i * width + j, height * width).flatten().to(costs.device)
+    walls = cells.new_full((1, maps), torch.inf)
+    turned = torch.cat([cells, walls])[cell].view(diagonals, rows, maps)
+    # V grows in place, diagonal by diagonal
+    turned[2, 1] = cells[0]
+    for d in range(3, diagonals):
+        before = torch.minimum(turned[d - 1, :-1], turned[d - 1, 1:])  # from above, from the left
+        turned[d, 1:] += torch.minimum(before, turned[d - 2, :-1], out=before)
+    # Back from the end, one cell a step, in every map; at the start the walk stands still.
+    best = turned.view(diagonals * rows, maps)
+    back = torch.tensor([2 * rows + 1, rows, rows + 1], device=costs.device)  # diagonal, from the left, from above
+    start = 2 * rows + 1
+    place = torch.full((maps,), diagonals * rows - 1, device=costs.device)
+    places = [place]
+    for _ in range(height + width - 2):
+        choices = best.gather(0, place - back[:, None])
+        place = (place - back[choices.argmin(0)]).clamp_min(start)
+        places.append(place)
+    path = torch.zeros(maps, height * width, dtype=costs.dtype, device=costs.device)
+    path.scatter_(1, cell[torch.stack(places, 1)], 1.0)
+    return path.view(costs.shape)
+
+
+def path_cost(
+    costs: Float[Tensor, "*batch height width"], path: Float[Tensor, "*batch height width"]
+) -> Float[Tensor, "*batch"]:
+    """What a path costs: the sum of the costs of its cells, one for every map.
+
+    Raises:
+        TypeError: if the costs are not of a floating-point dtype.
+        ValueError: if there are no cells or no maps, a cost is not finite, or the path has another shape.
+    """
+    _check_costs(costs)
+    if path.shape != costs.shape:
+        raise ValueError(
+            f"costs and path must have one shape; got {tuple(costs.shape)} and {tuple(path.shape)}: expand the smaller "
+            "one if it is meant for all"
+        )
+    return (costs * path).sum((-2, -1))
+
+
+def _check_costs(costs: Tensor) -> None:
+    if not costs.is_floating_point():
+        raise TypeError(f"costs must be of a floating-point dtype; got {costs.dtype}: convert with .float()")
+    if costs.ndim < 2 or costs.numel() == 0:
+        raise ValueError(f"costs must be maps [..., height, width] with cells in them; got shape {tuple(costs.shape)}")
+    if not costs.isfinite().all():
+        raise ValueError("a cost is NaN or infinite: to close a cell, give it a cost that is finite and very high")
+
+
+def _draw(random: np.random.RandomState, count: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Kinds of ground [count, size, size] and pictures [count, 8 size, 8 size, 3] in 0 … 255."""
+    side, corners = TILE * size, size // _SHADOW + 2
+    shapes = [(size + 2 * (_HILL - 1),) * 2, (corners,) * 2, (side + _GRAIN - 1,) * 2]
+    ends = np.cumsum([height * width for height, width in shapes])
+    drawn = np.frombuffer(random.bytes(count * int(ends[-1])), dtype=np.uint8).reshape(count, -1).astype(np.int32)
+    hills, lamps, grain = (
+        part.reshape(count, *shape) for part, shape in zip(np.split(drawn, ends[:-1], axis=1), shapes, strict=True)
+    )
+    kinds = _kinds(hills)
+    light = _light(lamps, side)
+    # a shadow takes as much of every colour; the texture comes on top
+    colours = np.array([ground.colour for ground in GROUNDS], dtype=np.int32)
+    of_pixel = np.repeat(np.repeat(kinds, TILE, axis=1), TILE, axis=2)
+    texture = np.zeros((count, side, side), dtype=np.int32)
+    for kind, ground in enumerate(GROUNDS):
+        np.copyto(texture, _texture(grain, ground, side), where=of_pixel == kind)
+    image = (colours[of_pixel] * light[..., None] >> 8) + texture[..., None]
+    return kinds, np.clip(image, 0, 255).astype(np.uint8)
+
+
+def _kinds(hills: np.ndarray) -> np.ndarray:
+    """Heights, smoothed twice and cut into levels that are each as frequent."""
+    height = _sum(_sum(hills, _HILL, _HILL), _HILL, _HILL)
+    window = np.convolve(np.ones(_HILL), np.ones(_HILL))
+    # of a sum of bytes with these weights, which is nearly normal
+    spread = float((window**2).sum()) * ((256**2 - 1) / 12) ** 0.5
+    normal = NormalDist(float(window.sum()) ** 2 * 255 / 2, spread)
+    levels = [normal.inv_cdf(level / len(GROUNDS)) for level in range(1, len(GROUNDS))]
+    return np.searchsorted(levels, height)
+
+
+def _light(lamps: np.ndarray, side: int) -> np.ndarray:
+    """Light at the corners of large squares, 150 … 277 of 256, and in between by straight lines."""
+    step = TILE * _SHADOW
+    square, offset = np.divmod(np.arange(side), step)
+    rows = lamps[:, square] * (step - offset)[:, None] + lamps[:, square + 1] * offset[:, None]
+    both = rows[:, :, square] * (step - offset) + rows[:, :, square + 1] * offset
+    return 150 + both // (2 * step**2)
+
+
+def _texture(grain: np.ndarray, ground: Ground, side: int) -> np.ndarray:
+    """Random bytes smoothed over one grain, about 0, as strong as the ground's contrast."""
+    height, width = ground.grain
+    smooth = _sum(grain, height, width)[:, :side, :side]
+    spread = round((height * width * (256**2 - 1) / 12) ** 0.5)
+    return (2 * smooth - 255 * height * width) * ground.contrast // (2 * spread)
+
+
+def _sum(field: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Sums over all windows of this size that fit."""
+    tall, wide = field.shape[1] - height + 1, field.shape[2] - width + 1
+    rows = sum(field[:, k : k + tall] for k in range(height))
+    return sum(rows[:, :, k : k + wide] for k in range(width))
