@@ -12,18 +12,18 @@ scores, its mean no longer jumps, and it has a gradient that asks nothing of the
 For Gaussian noise ∇ν(Z) = Z, for Gumbel noise 1 − exp(−Z). Gumbel noise and a solver that takes the largest of θ give
 softmax(θ / σ), with its Jacobian. A small σ stays close to the solver, a large one is smooth.
 
-What a solver is: any function from [problems, *item] to [problems, *item] that gives for every problem the vertex y with
-the largest ⟨y, θ⟩. It is called once, without gradients, for all samples: sample m of problem i is its problem number
-m · problems + i. It maximises. *To minimise costs, hand over their negatives*: with a ``cheapest(costs)`` that minimises,
+A *solver* is any function from [problems, *item] to [problems, *item] that gives for every problem the vertex y with
+the largest ⟨y, θ⟩. It is called once, without gradients, for all samples: sample m of problem i out of n is its
+problem m · n + i. It maximises. *To minimise costs, hand over their negatives*: with a ``cheapest(costs)`` that minimises,
 
     loss = fenchel_young_loss(lambda scores: cheapest(-scores), -costs, example, item_dims=2)
 
 and mind that the noise makes some costs negative, however positive they were, which Dijkstra's algorithm, for one, gets
 wrong.
 
-What holds of everything below: half precision is widened to float32 inside, for the solver too, and rounded once, at the
-end; with equal seeds two calls see equal noise; a ``generator`` leaves torch's global one untouched; a second derivative
-is not to be had.
+What holds of everything below: half precision is widened to float32 inside, for the solver too, and rounded once, at
+the end; with equal seeds two calls see equal noise; a ``generator`` leaves torch's global one untouched; a second
+derivative is not to be had.
 
 Source: arXiv:2002.08676.
 """
@@ -72,16 +72,16 @@ def perturbed_argmax(
             give y*(θ) again.
         item_dims: how many of the last dimensions make one problem; those before are batch.
         generator: where the randomness comes from; torch's global one if left out.
-        check: the solver must return zeros and ones, and its answers must be possible for a maximiser: of two samples of
-            one problem, ⟨y − y′, θ − θ′⟩ ≥ 0. One sample without control variate leaves nothing to compare. False
+        check: the solver must return zeros and ones, and its answers must be possible for a maximiser: of two samples
+            of one problem, ⟨y − y′, θ − θ′⟩ ≥ 0. One sample without control variate leaves nothing to compare. False
             allows polytopes with other vertices, and solvers that only come near the best.
 
     Returns:
         The mean of the vertices, in the shape and dtype of ``theta``.
 
     Raises:
-        TypeError: if θ is not of a floating-point dtype, ``samples`` or ``item_dims`` is no int, ``sigma`` no number, or
-            the solver returns no tensor or another dtype.
+        TypeError: if θ is not of a floating-point dtype, ``samples`` or ``item_dims`` is no int, ``sigma`` no number,
+            or the solver returns no tensor or another dtype.
         ValueError: if θ is empty or not finite, ``samples`` < 1, ``sigma`` is not positive and finite, the noise has
             another name, there are not so many dimensions, the generator is of another device, or the solver returns
             another shape, numbers that are not finite, or what ``check`` forbids.
@@ -241,17 +241,17 @@ def _check_options(
         raise TypeError(f"sigma must be a number; got {type(sigma).__name__}: use float(sigma)")
     if not TINY <= sigma <= 1 / TINY:  # False for NaN too
         raise ValueError(
-            f"sigma must be positive and finite, from {TINY:.1e} to {1 / TINY:.1e}; got {sigma}: without noise call the "
-            "solver itself"
+            f"sigma must be positive and finite, from {TINY:.1e} to {1 / TINY:.1e}; got {sigma}: without noise call "
+            "the solver itself"
         )
     if noise not in ("gaussian", "gumbel"):
         raise ValueError(f"noise must be 'gaussian' or 'gumbel'; got {noise!r}")
+    if theta.ndim == 0:
+        raise ValueError("theta is a single number: give a problem at least one dimension, with theta.unsqueeze(-1)")
     if not 1 <= item_dims <= theta.ndim:
         raise ValueError(
-            f"theta of shape {tuple(theta.shape)} has no problems of {item_dims} dimensions: choose item_dims from 1 to "
-            f"{theta.ndim}"
-            if theta.ndim
-            else "theta is a single number: give a problem at least one dimension, with theta.unsqueeze(-1)"
+            f"theta of shape {tuple(theta.shape)} has no problems of {item_dims} dimensions: choose item_dims from 1 "
+            f"to {theta.ndim}"
         )
     if generator is not None and generator.device.type != theta.device.type:
         raise ValueError(
@@ -264,7 +264,9 @@ def _check_scores(theta: Tensor, scores: Tensor) -> None:
     if scores.isfinite().all():
         return
     if theta.isnan().any():
-        raise ValueError("theta is NaN somewhere: look for a 0 / 0, a log of a negative number, or a high learning rate")
+        raise ValueError(
+            "theta is NaN somewhere: look for a 0 / 0, a log of a negative number, or a learning rate too high"
+        )
     if theta.isinf().any():
         raise ValueError(
             "theta is infinite somewhere, which makes ⟨y, θ⟩ meaningless: to forbid a choice, forbid it in the solver, "
@@ -284,7 +286,9 @@ def _check_solved(solved: object, *, like: Tensor, shape: tuple[int, ...]) -> No
     if solved.dtype != like.dtype:
         raise TypeError(f"the solver was given {like.dtype} and must return it; got {solved.dtype}: use y.to(scores)")
     if solved.device != like.device:
-        raise ValueError(f"the solver was given {like.device} and must return it; got {solved.device}: use y.to(scores)")
+        raise ValueError(
+            f"the solver was given {like.device} and must return it; got {solved.device}: use y.to(scores)"
+        )
     if not solved.isfinite().all():
         raise ValueError("the solver returned NaN or an infinity: it must return vertices")
 
@@ -316,6 +320,7 @@ def _check_maximal(solved: Tensor, noise: Tensor, theta: Tensor, sigma: float | 
             "negated scores, solver(-scores), and give this function the negated costs as theta"
         )
     raise ValueError(
-        "the solver does not maximise: of two samples of one problem, each would do better with the other's answer. Does "
-        "it keep the order of its problems? Is it exact for negative scores? If it is only nearly so, say check=False"
+        "the solver does not maximise: of two samples of one problem, each would do better with the other's answer. "
+        "Does it keep the order of its problems? Is it exact for negative scores? If it is only nearly exact, say "
+        "check=False"
     )

@@ -61,8 +61,8 @@ def relaxed_topk(
     """A relaxed k-hot sample of :func:`gumbel_topk`: the sum of k softmaxes, each with the earlier picks held down.
 
     The weights sum to k but a single one may exceed 1. Where a pick is shared, say half and half between two, both are
-    held down by log ½ only, and either can be picked again. So this is no probability, and its k largest need not be
-    the k that were drawn.
+    held down by log ½ only, and either can be picked again. So this is no probability, and at a low temperature its k
+    largest need not be the k that were drawn.
 
     Args:
         logits: unnormalised log-probabilities of the first pick; −inf where a choice is impossible.

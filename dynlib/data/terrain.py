@@ -10,6 +10,7 @@ algorithm is wrong, and on a grid where one may turn back a cheapest path does n
 """
 
 from dataclasses import dataclass
+from functools import lru_cache, reduce
 from statistics import NormalDist
 from typing import Literal, NamedTuple
 
@@ -124,34 +125,35 @@ def shortest_path(costs: Float[Tensor, "*batch height width"]) -> Float[Tensor, 
     """
     _check_costs(costs)
     height, width = costs.shape[-2:]
-    cells = costs.reshape(-1, height * width).T.to(torch.promote_types(costs.dtype, torch.float32))  # [cells, maps]
+    cells = costs.reshape(-1, height * width).T  # [cells, maps]
     maps = cells.shape[1]
-    # The grid turned by 45°: cell (i, j) is row i + 2 of diagonal i + j + 2. Two diagonals and one row of walls go
-    # before, so that every cell has three neighbours to come from; the corners that are no cells are walls too.
-    diagonals, rows = height + width + 1, height + 1
-    diagonal, row = torch.meshgrid(torch.arange(diagonals), torch.arange(rows), indexing="ij")
-    i, j = row - 1, diagonal - row - 1
-    inside = (i >= 0) & (j >= 0) & (j < width)
-    cell = torch.where(inside, i * width + j, height * width).flatten().to(costs.device)
-    walls = cells.new_full((1, maps), torch.inf)
-    turned = torch.cat([cells, walls])[cell].view(diagonals, rows, maps)
-    # V grows in place, diagonal by diagonal
-    turned[2, 1] = cells[0]
-    for d in range(3, diagonals):
-        before = torch.minimum(turned[d - 1, :-1], turned[d - 1, 1:])  # from above, from the left
-        turned[d, 1:] += torch.minimum(before, turned[d - 2, :-1], out=before)
-    # Back from the end, one cell a step, in every map; at the start the walk stands still.
-    best = turned.view(diagonals * rows, maps)
-    back = torch.tensor([2 * rows + 1, rows, rows + 1], device=costs.device)  # diagonal, from the left, from above
-    start = 2 * rows + 1
-    place = torch.full((maps,), diagonals * rows - 1, device=costs.device)
-    places = [place]
+    cell = _turn(height, width).to(costs.device)
+    table = torch.full(
+        (height * width + 1, maps),
+        torch.inf,
+        dtype=torch.promote_types(costs.dtype, torch.float32),
+        device=costs.device,
+    )
+    table[:-1] = cells
+    best = table[cell]  # [diagonals, rows, maps], the costs so far
+    # V grows in place, diagonal by diagonal.
+    here = [diagonal[1:] for diagonal in best.unbind()]
+    above = [diagonal[:-1] for diagonal in best.unbind()]
+    for d in range(3, len(best)):
+        before = torch.minimum(here[d - 1], above[d - 1])  # from the left, from above
+        here[d].add_(torch.minimum(before, above[d - 2], out=before))
+    # Where each cell is reached from, as a place among the cells [diagonals - 2, height] without the walls in front.
+    left, up, both = best[1:-1, 1:], best[1:-1, :-1], best[:-2, :-1]
+    back = (left > up).long().add_(height).masked_fill_(both <= torch.minimum(left, up), 2 * height + 1)
+    back[0, 0] = 0  # at the start the walk stands still
+    back = back.flatten(0, 1)
+    origin = torch.arange(len(back), device=costs.device)[:, None] - back
+    # Back from the end, one move at a time, in every map.
+    places = [torch.full((1, maps), len(origin) - 1, device=costs.device)]
     for _ in range(height + width - 2):
-        choices = best.gather(0, place - back[:, None])
-        place = (place - back[choices.argmin(0)]).clamp_min(start)
-        places.append(place)
+        places.append(origin.gather(0, places[-1]))
     path = torch.zeros(maps, height * width, dtype=costs.dtype, device=costs.device)
-    path.scatter_(1, cell[torch.stack(places, 1)], 1.0)
+    path.scatter_(1, cell[2:, 1:].flatten()[torch.cat(places).T], 1.0)
     return path.view(costs.shape)
 
 
@@ -173,12 +175,26 @@ def path_cost(
     return (costs * path).sum((-2, -1))
 
 
+@lru_cache(maxsize=8)
+def _turn(height: int, width: int) -> Tensor:
+    """The grid turned by 45°: which cell, counted row by row, is where among [diagonals, rows].
+
+    Cell (i, j) is in row i + 1 of diagonal i + j + 2. Two diagonals and one row of walls go before, so that every cell
+    has three neighbours to come from. What is no cell of the grid is a wall, with the number after the last cell.
+    """
+    diagonal = torch.arange(height + width + 1)[:, None]
+    i = torch.arange(height + 1) - 1
+    j = diagonal - 2 - i
+    inside = (i >= 0) & (j >= 0) & (j < width)
+    return torch.where(inside, i * width + j, height * width)
+
+
 def _check_costs(costs: Tensor) -> None:
     if not costs.is_floating_point():
         raise TypeError(f"costs must be of a floating-point dtype; got {costs.dtype}: convert with .float()")
     if costs.ndim < 2 or costs.numel() == 0:
         raise ValueError(f"costs must be maps [..., height, width] with cells in them; got shape {tuple(costs.shape)}")
-    if not costs.isfinite().all():
+    if not torch.stack(costs.aminmax()).isfinite().all():  # both are NaN if one cost is
         raise ValueError("a cost is NaN or infinite: to close a cell, give it a cost that is finite and very high")
 
 
@@ -234,5 +250,5 @@ def _texture(grain: np.ndarray, ground: Ground, side: int) -> np.ndarray:
 def _sum(field: np.ndarray, height: int, width: int) -> np.ndarray:
     """Sums over all windows of this size that fit."""
     tall, wide = field.shape[1] - height + 1, field.shape[2] - width + 1
-    rows = sum(field[:, k : k + tall] for k in range(height))
-    return sum(rows[:, :, k : k + wide] for k in range(width))
+    rows = reduce(np.add, (field[:, k : k + tall] for k in range(height)))
+    return reduce(np.add, (rows[:, :, k : k + wide] for k in range(width)))

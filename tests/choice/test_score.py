@@ -131,9 +131,11 @@ def test_reward_and_baseline_get_no_gradient():
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_half_precision_is_computed_in_float32(dtype):
-    # The rewards sum to far more than float16 holds, and the products too.
-    reward = (500 + torch.randn(1000, generator=seeded(7))).to(dtype)
-    log_prob = torch.randn(1000, generator=seeded(8)).to(dtype).requires_grad_()
+    # The rewards sum to far more than float16 holds, and some of the products are more.
+    reward = (30_000 + 100 * torch.randn(1000, generator=seeded(7))).to(dtype)
+    log_prob = -torch.randn(1000, generator=seeded(8)).abs().to(dtype)
+    assert (reward.double() * log_prob.double()).min() < torch.finfo(torch.float16).min
+    log_prob.requires_grad_()
     baseline = leave_one_out(reward)
     assert baseline.dtype == dtype
     exact = (reward.double().sum() - reward.double()) / 999

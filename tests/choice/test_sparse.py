@@ -24,7 +24,11 @@ few = settings(max_examples=50, deadline=None, derandomize=True)
 
 by_number = [pytest.param(partial(entmax, alpha=alpha), alpha, id=f"number {alpha}") for alpha in ALPHAS]
 by_tensor = [
-    pytest.param(lambda x, alpha=alpha, **k: entmax(x, torch.tensor(alpha).double(), **k), alpha, id=f"tensor {alpha}")
+    pytest.param(
+        lambda x, alpha=alpha, **k: entmax(x, torch.tensor(alpha, dtype=torch.float64), **k),
+        alpha,
+        id=f"tensor {alpha}",
+    )
     for alpha in ALPHAS
 ]
 named = [pytest.param(sparsemax, 2.0, id="sparsemax"), pytest.param(entmax15, 1.5, id="entmax15")]
@@ -235,11 +239,14 @@ def test_every_alpha_of_a_batch_gets_its_own_gradient():
 
 
 def test_alpha_may_be_wider_or_narrower_than_the_logits_and_learns_in_its_own_dtype():
-    for dtype in DTYPES:
-        alpha = torch.tensor(1.75, dtype=dtype, requires_grad=True)
-        (entmax(torch.tensor([1.0, 0.5, 0.0]), alpha) * torch.tensor([1.0, 0.0, 0.0])).sum().backward()
-        assert alpha.grad.dtype == dtype
-        assert alpha.grad.item() == pytest.approx(0.28, abs=0.01)
+    logits, weights = normal(5, 4), normal(5, 4, seed=1)
+    *_, exact = gradients(entmax, logits, torch.tensor(1.75, dtype=torch.float64), weights=weights)
+    for dtype, wide in itertools.product(DTYPES, [torch.float32, torch.float64]):
+        alpha = torch.tensor(1.75, dtype=dtype)  # which every dtype holds exactly
+        value, _, slope = gradients(entmax, logits.to(wide), alpha, weights=weights.to(wide))
+        assert value.dtype == wide
+        assert slope.dtype == dtype
+        assert slope.item() == pytest.approx(exact.item(), rel=0.004 if dtype in HALVES else 1e-5)
 
 
 @operators
@@ -321,10 +328,10 @@ def test_the_support_shrinks_as_alpha_grows():
     assert sizes[-1].double().mean() < 2
 
 
-@operators
+@pytest.mark.parametrize(
+    ("function", "alpha"), [param for param in (*named, *by_number, *by_tensor) if param.values[1] > 1.2]
+)
 def test_a_lead_of_one_over_alpha_minus_one_takes_all_and_less_does_not(function, alpha):
-    if alpha < 1.2:
-        pytest.skip("softmax leaves no choice out, and this α few")
     lead = 1 / (alpha - 1)
     for others in (1, 4):
         row = torch.zeros(others + 1, dtype=torch.float64)
@@ -409,7 +416,9 @@ def test_a_masked_choice_has_probability_and_gradient_zero_and_does_not_touch_th
         kept = ~mask[row]
         short = gradients(function, logits[row, kept], weights=weights[row, kept])
         for long, other in zip((p[row, kept], slope[row, kept]), short, strict=True):
-            torch.testing.assert_close(long, other)
+            torch.testing.assert_close(
+                long, other, **({"rtol": 1e-3, "atol": 1e-3} if alpha > 2 else {"rtol": None, "atol": None})
+            )
 
 
 def test_masks_leave_no_nan_in_the_gradient_of_alpha():
@@ -441,7 +450,7 @@ def test_the_memory_layout_does_not_matter_and_the_input_is_left_alone(function,
     views = [base.transpose(0, 2), base[:, 1], base[..., ::2], base[0, 0].expand(4, 9)]
     for view in views:
         before = view.clone()
-        assert torch.equal(function(view), function(view.contiguous()))
+        torch.testing.assert_close(function(view), function(view.contiguous()), rtol=0, atol=1e-14)
         assert torch.equal(view, before)
 
 
@@ -555,12 +564,12 @@ def test_a_loss_is_zero_just_where_the_margin_is_reached(alpha, dtype):
 def test_a_loss_is_never_negative_and_zero_at_its_own_probabilities(loss, alpha, dtype):
     logits = of_all_scales(500, 8).to(dtype)
     assert (loss(logits, logits.argmax(-1)) >= 0).all()
-    own = entmax(logits, alpha).float() if dtype in HALVES else entmax(logits, alpha)
-    if dtype in HALVES:
-        own = entmax(logits.float(), alpha)
-    at_own = loss(logits, own)
+    wide = torch.promote_types(dtype, torch.float32)
+    at_own = loss(logits, entmax(logits.to(wide), alpha))
     assert (at_own >= 0).all()
-    assert at_own.max() <= 200 * max(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps * (dtype in HALVES))
+    # α > 2: beside a kink p is a root of what rounding leaves, and the loss is the square of an error in p
+    eps = torch.finfo(wide).eps
+    assert at_own.max() <= max(200 * eps, 10 * eps ** (2 / (alpha - 1)) if alpha > 2 else 0)
 
 
 @losses
@@ -705,10 +714,14 @@ def test_a_target_of_another_dtype_is_an_error(loss, dtype):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU with CUDA")
 @pytest.mark.parametrize("dtype", DTYPES)
-@operators
-def test_a_gpu_gives_what_the_cpu_gives(function, alpha, dtype):
+def test_a_gpu_gives_what_the_cpu_gives(dtype):
     logits, weights = 2 * normal(50, 300, dtype=dtype), normal(50, 300, dtype=dtype, seed=1)
-    here = gradients(function, logits, weights=weights)
-    there = gradients(function, logits.cuda(), weights=weights.cuda())
-    for one, other in zip(here, there, strict=True):
-        torch.testing.assert_close(other.cpu(), one, rtol=0.02 if dtype in HALVES else 1e-4, atol=1e-4)
+    target = torch.arange(50)
+    near = {"rtol": 0.02 if dtype in HALVES else 1e-4, "atol": 1e-4}
+    for function, alpha in (param.values for param in (*named, *by_number, *by_tensor)):
+        here = gradients(function, logits, weights=weights)
+        there = gradients(function, logits.cuda(), weights=weights.cuda())
+        for one, other in zip(here, there, strict=True):
+            torch.testing.assert_close(other.cpu(), one, **near)
+        loss = entmax_loss(logits.cuda(), target.cuda(), alpha)
+        torch.testing.assert_close(loss.cpu(), entmax_loss(logits, target, alpha), **near)

@@ -199,16 +199,20 @@ def test_the_relaxed_sample_sums_to_k_and_the_hard_one_is_the_set_of_gumbel_topk
     assert (hard.gather(dim, drawn) == 1).all()
 
 
-def test_entries_of_the_relaxed_sample_may_exceed_1_and_mislead_about_the_set():
+@pytest.mark.parametrize("tau", [0.05, 1.0])
+def test_entries_of_the_relaxed_sample_may_exceed_1(tau):
+    soft = relaxed_topk(random_scores(20_000, 8, scale=3), 3, tau, generator=seeded(7))
+    assert soft.max() > 1.9
+    assert soft.max() <= 3
+
+
+def test_the_largest_of_the_relaxed_sample_may_be_another_set_than_the_one_drawn():
+    # Two near-tied choices are held down by log ½ when they share a pick, and two others less far behind come before
+    # them: of (0, 0, −0.5, −0.6) the first three are drawn, and the sum is (½, ½, 1, 1).
     logits = random_scores(20_000, 8, scale=3)
-    for tau in (0.05, 1.0):
-        soft, hard = (relaxed_topk(logits, 3, tau, hard=h, generator=seeded(7)) for h in (False, True))
-        assert soft.max() > 1.3
-        assert soft.max() <= 3
-        # three largest of the sum: another set, in some draws
-        of_the_sum = torch.zeros_like(soft).scatter_(1, soft.topk(3).indices, 1.0)
-        assert (of_the_sum != hard).any()
-        assert is_k_hot(hard, 3)
+    soft, hard = (relaxed_topk(logits, 3, 0.05, hard=h, generator=seeded(7)) for h in (False, True))
+    of_the_sum = torch.zeros_like(soft).scatter_(1, soft.topk(3).indices, 1.0)
+    assert (of_the_sum != hard).any()
 
 
 def test_a_low_temperature_makes_the_relaxed_sample_the_hard_one():
@@ -221,7 +225,8 @@ def test_a_low_temperature_makes_the_relaxed_sample_the_hard_one():
 def test_hard_and_relaxed_samples_have_the_same_gradient_to_the_bit(dtype):
     logits, weights = random_scores(40, 6, dtype=dtype), random_scores(40, 6, dtype=dtype, seed=1)
     slopes = [
-        gradient(lambda x, h=h: relaxed_topk(x, 3, 0.5, hard=h, generator=seeded(9)), logits, weights) for h in (0, 1)
+        gradient(lambda x, h=h: relaxed_topk(x, 3, 0.5, hard=h, generator=seeded(9)), logits, weights)
+        for h in (False, True)
     ]
     assert slopes[0].abs().max() > 0
     assert torch.equal(*slopes)
@@ -354,15 +359,17 @@ def test_a_score_far_behind_keeps_its_small_share_and_its_gradient():
 @pytest.mark.parametrize("epsilon", [0.1, 1.0, 30.0])
 def test_the_gradient_of_the_soft_top_k_is_that_of_finite_differences(epsilon):
     scores = random_scores(6, 7, seed=2)
-    kinks = 0
+    checked = 0
     for k in range(8):
         p = soft_topk(scores, k, epsilon)
-        near = ((p > 0.999) & (p < 1)).any(-1) if 0 < k < 7 else torch.zeros(6, dtype=torch.bool)
-        kinks += int(near.sum())
-        x = scores[~near].requires_grad_()
-        assert torch.autograd.gradcheck(lambda x, k=k: soft_topk(x, k, epsilon), x)
-        assert torch.autograd.gradgradcheck(lambda x, k=k: soft_topk(x, k, epsilon), x)
-    assert kinks < 6  # few rows are left out
+        # ν, from the least p; finite differences need a way to go to the kinks, which are where a score is ν
+        nu = scores.amin(-1) - epsilon * p.amin(-1).log()
+        x = scores[(scores - nu[:, None]).abs().amin(-1) > 1e-4 if 0 < k < 7 else slice(None)].requires_grad_()
+        if len(x):
+            checked += len(x)
+            assert torch.autograd.gradcheck(lambda x, k=k: soft_topk(x, k, epsilon), x)
+            assert torch.autograd.gradgradcheck(lambda x, k=k: soft_topk(x, k, epsilon), x)
+    assert checked >= 24  # half of all
 
 
 def test_the_gradient_of_the_soft_top_k_is_the_formula_and_zero_where_saturated():
@@ -509,7 +516,7 @@ def test_the_marginals_of_long_rows_sum_to_k_and_grow_with_the_weights():
     log_weights = random_scores(3, 300, scale=3, seed=6).sort(-1).values
     for k in (1, 17, 150, 299, 300):
         mu = subset_marginals(log_weights, k)
-        torch.testing.assert_close(mu.sum(-1), torch.full((3,), float(k)).double(), rtol=1e-12, atol=0)
+        torch.testing.assert_close(mu.sum(-1), torch.full((3,), float(k)).double(), rtol=1e-11, atol=0)
         assert (mu.diff(dim=-1) >= -1e-12).all()
     # by the other way round: those left out are a subset of n − k with weights 1 / w
     for k in (17, 150):

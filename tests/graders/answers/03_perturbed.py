@@ -1,0 +1,1410 @@
+# %% wrong: sparsemax | softmax with the small weights cut off | killed by: value
+def sparsemax(logits, *, dim=-1):
+    p = logits.softmax(dim)
+    p = p * (p > 0.1)
+    return p / p.sum(dim, keepdim=True)
+
+
+# %% wrong: sparsemax | the negative logits cut off, the rest divided by their sum | killed by: value
+def sparsemax(logits, *, dim=-1):
+    p = logits.clamp_min(0)
+    return p / p.sum(dim, keepdim=True).clamp_min(1e-9)
+
+
+# %% wrong: sparsemax | the threshold of all n logits, also of those that get no weight | killed by: value
+def sparsemax(logits, *, dim=-1):
+    tau = (logits.sum(dim, keepdim=True) - 1) / logits.shape[dim]
+    return (logits - tau).clamp_min(0)
+
+
+# %% wrong: sparsemax | forgot the factor k in the condition of the support | killed by: value
+def sparsemax(logits, *, dim=-1):
+    z = logits - logits.amax(dim, keepdim=True)
+    ordered = z.sort(dim, descending=True).values
+    sums = ordered.cumsum(dim)
+    size = (1 + ordered > sums).sum(dim, keepdim=True)
+    tau = (sums.gather(dim, size - 1) - 1) / size
+    return (z - tau).clamp_min(0)
+
+
+# %% wrong: sparsemax | one too few in the support | killed by: value
+def sparsemax(logits, *, dim=-1):
+    z = (logits - logits.amax(dim, keepdim=True)).movedim(dim, -1)
+    ordered = z.sort(-1, descending=True).values
+    k = torch.arange(1, z.shape[-1] + 1, dtype=z.dtype)
+    sums = ordered.cumsum(-1)
+    size = (1 + k * ordered > sums).sum(-1, keepdim=True).sub(1).clamp_min(1)
+    tau = (sums.gather(-1, size - 1) - 1) / size
+    return (z - tau).clamp_min(0).movedim(-1, dim)
+
+
+# %% wrong: sparsemax | weights in sorted order | killed by: value
+def sparsemax(logits, *, dim=-1):
+    z = (logits - logits.amax(dim, keepdim=True)).movedim(dim, -1)
+    ordered = z.sort(-1, descending=True).values
+    k = torch.arange(1, z.shape[-1] + 1, dtype=z.dtype)
+    sums = ordered.cumsum(-1)
+    size = (1 + k * ordered > sums).sum(-1, keepdim=True)
+    tau = (sums.gather(-1, size - 1) - 1) / size
+    return (ordered - tau).clamp_min(0).movedim(-1, dim)
+
+
+# %% wrong: sparsemax | always the last dimension | killed by: along dim
+def sparsemax(logits, *, dim=-1):
+    z = logits - logits.amax(-1, keepdim=True)
+    ordered = z.sort(-1, descending=True).values
+    k = torch.arange(1, z.shape[-1] + 1, dtype=z.dtype)
+    sums = ordered.cumsum(-1)
+    size = (1 + k * ordered > sums).sum(-1, keepdim=True)
+    tau = (sums.gather(-1, size - 1) - 1) / size
+    return (z - tau).clamp_min(0)
+
+
+# %% wrong: sparsemax | the threshold is detached | killed by: gradient
+def sparsemax(logits, *, dim=-1):
+    z = (logits - logits.amax(dim, keepdim=True).detach()).movedim(dim, -1)
+    ordered = z.detach().sort(-1, descending=True).values
+    k = torch.arange(1, z.shape[-1] + 1, dtype=z.dtype)
+    sums = ordered.cumsum(-1)
+    size = (1 + k * ordered > sums).sum(-1, keepdim=True)
+    tau = (sums.gather(-1, size - 1) - 1) / size
+    return (z - tau).clamp_min(0).movedim(-1, dim)
+
+
+# %% wrong: sparsemax | the weights have lost their graph | killed by: has a gradient
+def sparsemax(logits, *, dim=-1):
+    z = (logits.detach() - logits.detach().amax(dim, keepdim=True)).movedim(dim, -1)
+    ordered = z.sort(-1, descending=True).values
+    k = torch.arange(1, z.shape[-1] + 1, dtype=z.dtype)
+    sums = ordered.cumsum(-1)
+    size = (1 + k * ordered > sums).sum(-1, keepdim=True)
+    tau = (sums.gather(-1, size - 1) - 1) / size
+    return (z - tau).clamp_min(0).movedim(-1, dim)
+
+
+# %% wrong: sparsemax | divides by the sum once more, which brings the row's sum into the gradient | killed by: gradient
+def sparsemax(logits, *, dim=-1):
+    z = (logits - logits.amax(dim, keepdim=True).detach()).movedim(dim, -1)
+    ordered = z.detach().sort(-1, descending=True).values
+    k = torch.arange(1, z.shape[-1] + 1, dtype=z.dtype)
+    sums = ordered.cumsum(-1)
+    size = (1 + k * ordered > sums).sum(-1, keepdim=True)
+    tau = (sums.gather(-1, size - 1) - 1) / size
+    p = (z - tau).clamp_min(0)
+    return (p / p.sum(-1, keepdim=True)).movedim(-1, dim)
+
+
+# %% wrong: sparsemax | a support mask multiplied, NaN where a logit is -inf | killed by: impossible choices
+def sparsemax(logits, *, dim=-1):
+    z = (logits - logits.amax(dim, keepdim=True)).movedim(dim, -1)
+    ordered = z.sort(-1, descending=True).values
+    k = torch.arange(1, z.shape[-1] + 1, dtype=z.dtype)
+    held = (1 + k * ordered > ordered.cumsum(-1)).to(z)
+    tau = ((ordered * held).sum(-1, keepdim=True) - 1) / held.sum(-1, keepdim=True)
+    return (z - tau).clamp_min(0).movedim(-1, dim)
+
+
+# %% wrong: sparsemax | sums of large numbers, without the largest taken off first | killed by: a common number
+def sparsemax(logits, *, dim=-1):
+    z = logits.movedim(dim, -1)
+    ordered = z.sort(-1, descending=True).values
+    k = torch.arange(1, z.shape[-1] + 1, dtype=z.dtype)
+    sums = ordered.cumsum(-1)
+    size = (1 + k * ordered > sums).sum(-1, keepdim=True).clamp_min(1)
+    tau = (sums.gather(-1, size - 1) - 1) / size
+    return (z - tau).clamp_min(0).movedim(-1, dim)
+
+
+# %% right: sparsemax | throw out what falls below the threshold until nothing does
+def sparsemax(logits, *, dim=-1):
+    z = logits - logits.amax(dim, keepdim=True)
+    held = z > -torch.inf
+    while True:
+        total = torch.where(held, z, torch.zeros_like(z)).sum(dim, keepdim=True)
+        tau = (total - 1) / held.sum(dim, keepdim=True)
+        fewer = held & (z > tau)
+        if torch.equal(fewer, held):
+            break
+        held = fewer
+    return torch.where(held, z - tau, torch.zeros_like(z))
+
+
+# %% right: sparsemax | an autograd function with a Jacobian of its own
+class Project(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, z):
+        ordered = torch.sort(z - z.amax(-1, keepdim=True), dim=-1, descending=True).values
+        k = torch.arange(1, z.shape[-1] + 1, dtype=z.dtype)
+        candidates = (ordered.cumsum(-1) - 1) / k
+        tau = candidates.masked_fill(ordered <= candidates, -torch.inf).amax(-1, keepdim=True)
+        p = (z - z.amax(-1, keepdim=True) - tau).clamp(min=0)
+        ctx.save_for_backward(p)
+        return p
+
+    @staticmethod
+    def backward(ctx, arriving):
+        (p,) = ctx.saved_tensors
+        held = (p > 0).to(p)
+        return held * (arriving - (arriving * held).sum(-1, keepdim=True) / held.sum(-1, keepdim=True))
+
+
+def sparsemax(logits, *, dim=-1):
+    return Project.apply(logits.movedim(dim, -1)).movedim(-1, dim)
+
+
+# %% right: sparsemax | every logit asks who is at least as large, without sorting
+def sparsemax(logits, *, dim=-1):
+    z = logits.movedim(dim, -1)
+    z = z - z.max(-1, keepdim=True).values
+    above = z.detach().unsqueeze(-2) >= z.detach().unsqueeze(-1)  # [..., i, j]: z_j >= z_i
+    gaps = (z.detach().unsqueeze(-2) - z.detach().unsqueeze(-1)).masked_fill(~above, 0.0).nan_to_num(posinf=2.0)
+    held = gaps.sum(-1) < 1
+    sums = z.masked_fill(~held, 0.0).sum(-1, keepdim=True)
+    p = (z - (sums - 1) / held.sum(-1, keepdim=True)).masked_fill(~held, 0.0)
+    return p.movedim(-1, dim)
+
+
+# %% wrong: leave-one-out | the mean of all samples, the own one included | killed by: baseline
+def leave_one_out(rewards):
+    if len(rewards) < 2:
+        raise ValueError("two samples at least")
+    return rewards.mean(0, keepdim=True).expand_as(rewards)
+
+
+def score_function_loss(log_prob, reward, baseline=0.0):
+    return -((reward - baseline).detach() * log_prob).mean()
+
+
+# %% wrong: leave-one-out | the sum of the others divided by m | killed by: baseline
+def leave_one_out(rewards):
+    if len(rewards) < 2:
+        raise ValueError("two samples at least")
+    return (rewards.sum(0) - rewards) / len(rewards)
+
+
+def score_function_loss(log_prob, reward, baseline=0.0):
+    return -((reward - baseline).detach() * log_prob).mean()
+
+
+# %% wrong: leave-one-out | gives the advantage in place of the baseline | killed by: baseline
+def leave_one_out(rewards):
+    if len(rewards) < 2:
+        raise ValueError("two samples at least")
+    return rewards - (rewards.sum(0) - rewards) / (len(rewards) - 1)
+
+
+def score_function_loss(log_prob, reward, baseline=0.0):
+    return -((reward - baseline).detach() * log_prob).mean()
+
+
+# %% wrong: leave-one-out | along the last dimension | killed by: first dimension
+def leave_one_out(rewards):
+    if len(rewards) < 2:
+        raise ValueError("two samples at least")
+    return (rewards.sum(-1, keepdim=True) - rewards) / (rewards.shape[-1] - 1)
+
+
+def score_function_loss(log_prob, reward, baseline=0.0):
+    return -((reward - baseline).detach() * log_prob).mean()
+
+
+# %% wrong: leave-one-out | mixes the problems of a batch | killed by: first dimension
+def leave_one_out(rewards):
+    if len(rewards) < 2:
+        raise ValueError("two samples at least")
+    return (rewards.sum() - rewards) / (rewards.numel() - 1)
+
+
+def score_function_loss(log_prob, reward, baseline=0.0):
+    return -((reward - baseline).detach() * log_prob).mean()
+
+
+# %% wrong: leave-one-out | the sign: minimises the reward | killed by: value
+def leave_one_out(rewards):
+    if len(rewards) < 2:
+        raise ValueError("two samples at least")
+    return (rewards.sum(0) - rewards) / (len(rewards) - 1)
+
+
+def score_function_loss(log_prob, reward, baseline=0.0):
+    return ((reward - baseline).detach() * log_prob).mean()
+
+
+# %% wrong: leave-one-out | the sum over the samples | killed by: value
+def leave_one_out(rewards):
+    if len(rewards) < 2:
+        raise ValueError("two samples at least")
+    return (rewards.sum(0) - rewards) / (len(rewards) - 1)
+
+
+def score_function_loss(log_prob, reward, baseline=0.0):
+    return -((reward - baseline).detach() * log_prob).sum()
+
+
+# %% wrong: leave-one-out | the baseline added | killed by: value
+def leave_one_out(rewards):
+    if len(rewards) < 2:
+        raise ValueError("two samples at least")
+    return (rewards.sum(0) - rewards) / (len(rewards) - 1)
+
+
+def score_function_loss(log_prob, reward, baseline=0.0):
+    return -((reward + baseline).detach() * log_prob).mean()
+
+
+# %% wrong: leave-one-out | probabilities in place of their logarithms | killed by: value
+def leave_one_out(rewards):
+    if len(rewards) < 2:
+        raise ValueError("two samples at least")
+    return (rewards.sum(0) - rewards) / (len(rewards) - 1)
+
+
+def score_function_loss(log_prob, reward, baseline=0.0):
+    return -((reward - baseline).detach() * log_prob.exp()).mean()
+
+
+# %% wrong: leave-one-out | one loss for each sample | killed by: one number
+def leave_one_out(rewards):
+    if len(rewards) < 2:
+        raise ValueError("two samples at least")
+    return (rewards.sum(0) - rewards) / (len(rewards) - 1)
+
+
+def score_function_loss(log_prob, reward, baseline=0.0):
+    return -(reward - baseline).detach() * log_prob
+
+
+# %% wrong: leave-one-out | forgot to detach the reward | killed by: no gradient of the reward
+def leave_one_out(rewards):
+    if len(rewards) < 2:
+        raise ValueError("two samples at least")
+    return (rewards.sum(0) - rewards) / (len(rewards) - 1)
+
+
+def score_function_loss(log_prob, reward, baseline=0.0):
+    return -((reward - baseline) * log_prob).mean()
+
+
+# %% wrong: leave-one-out | detaches the reward and not the baseline | killed by: no gradient of the baseline
+def leave_one_out(rewards):
+    if len(rewards) < 2:
+        raise ValueError("two samples at least")
+    return (rewards.sum(0) - rewards) / (len(rewards) - 1)
+
+
+def score_function_loss(log_prob, reward, baseline=0.0):
+    return -((reward.detach() - baseline) * log_prob).mean()
+
+
+# %% wrong: leave-one-out | detaches all of it | killed by: runs
+def leave_one_out(rewards):
+    if len(rewards) < 2:
+        raise ValueError("two samples at least")
+    return (rewards.sum(0) - rewards) / (len(rewards) - 1)
+
+
+def score_function_loss(log_prob, reward, baseline=0.0):
+    return -((reward - baseline) * log_prob).mean().detach()
+
+
+# %% wrong: leave-one-out | scales the advantages to a standard deviation of one | killed by: value
+def leave_one_out(rewards):
+    if len(rewards) < 2:
+        raise ValueError("two samples at least")
+    return (rewards.sum(0) - rewards) / (len(rewards) - 1)
+
+
+def score_function_loss(log_prob, reward, baseline=0.0):
+    advantage = (reward - baseline).detach()
+    return -(advantage / (advantage.std() + 1e-8) * log_prob).mean()
+
+
+# %% wrong: leave-one-out | expects the baseline to be a tensor | killed by: runs
+def leave_one_out(rewards):
+    if len(rewards) < 2:
+        raise ValueError("two samples at least")
+    return (rewards.sum(0) - rewards) / (len(rewards) - 1)
+
+
+def score_function_loss(log_prob, reward, baseline=0.0):
+    return -((reward.detach() - baseline.detach()) * log_prob).mean()
+
+
+# %% wrong: leave-one-out | NaN for a single sample | killed by: one sample
+def leave_one_out(rewards):
+    return (rewards.sum(0) - rewards) / (len(rewards) - 1)
+
+
+def score_function_loss(log_prob, reward, baseline=0.0):
+    return -((reward - baseline).detach() * log_prob).mean()
+
+
+# %% right: leave-one-out | by a loop over the samples
+def leave_one_out(rewards):
+    m = rewards.shape[0]
+    if m == 1:
+        raise ValueError("a single sample has no others")
+    return torch.stack([torch.cat([rewards[:i], rewards[i + 1 :]]).mean(0) for i in range(m)])
+
+
+def score_function_loss(log_prob, reward, baseline=0.0):
+    with torch.no_grad():
+        push = reward - baseline
+    return (-push * log_prob).sum() / push.numel()
+
+
+# %% right: leave-one-out | by a matrix with zeros on its diagonal
+def leave_one_out(rewards):
+    m = len(rewards)
+    if m < 2:
+        raise ValueError(f"got {m} sample, need 2")
+    others = (1 - torch.eye(m, dtype=rewards.dtype)) / (m - 1)
+    return torch.tensordot(others, rewards.detach(), dims=1)
+
+
+def score_function_loss(log_prob, reward, baseline=0.0):
+    return torch.mean(log_prob * (baseline - reward).detach())
+
+
+# %% wrong: subset-marginals | the law of Gumbel top-k, one after another | killed by: law
+def subset_marginals(log_weights, k):
+    w = log_weights.double().exp().tolist()
+    shares = [0.0] * len(w)
+    for order in itertools.permutations(range(len(w)), k):
+        left, p = sum(w), 1.0
+        for i in order:
+            p, left = p * w[i] / left, left - w[i]
+        for i in order:
+            shares[i] += p
+    return torch.tensor(shares, dtype=log_weights.dtype)
+
+
+# %% wrong: subset-marginals | k times the softmax | killed by: law
+def subset_marginals(log_weights, k):
+    return k * log_weights.softmax(0)
+
+
+# %% wrong: subset-marginals | k times the softmax, cut at 1 | killed by: law
+def subset_marginals(log_weights, k):
+    return (k * log_weights.softmax(0)).clamp_max(1)
+
+
+# %% wrong: subset-marginals | coins on their own | killed by: law
+def subset_marginals(log_weights, k):
+    return log_weights.sigmoid()
+
+
+# %% wrong: subset-marginals | coins on their own, scaled to sum to k | killed by: law
+def subset_marginals(log_weights, k):
+    p = log_weights.sigmoid()
+    return p * k / p.sum()
+
+
+# %% wrong: subset-marginals | sets of k others in place of k - 1 | killed by: law
+def subset_marginals(log_weights, k):
+    w = log_weights.double().exp().tolist()
+
+    def e(weights, size):
+        table = [1.0] + [0.0] * size
+        for x in weights:
+            for j in range(size, 0, -1):
+                table[j] += x * table[j - 1]
+        return table[size]
+
+    total = e(w, k)
+    return torch.tensor([x * e(w[:i] + w[i + 1 :], k) / total for i, x in enumerate(w)], dtype=log_weights.dtype)
+
+
+# %% wrong: subset-marginals | the own weight is forgotten | killed by: law
+def subset_marginals(log_weights, k):
+    w = log_weights.double().exp().tolist()
+
+    def e(weights, size):
+        table = [1.0] + [0.0] * size
+        for x in weights:
+            for j in range(size, 0, -1):
+                table[j] += x * table[j - 1]
+        return table[size]
+
+    others = torch.tensor([e(w[:i] + w[i + 1 :], k - 1) for i in range(len(w))], dtype=log_weights.dtype)
+    return others / others.sum() * k
+
+
+# %% wrong: subset-marginals | the table is filled upwards, so that a thing is taken twice | killed by: law
+def subset_marginals(log_weights, k):
+    w = log_weights.double().exp().tolist()
+
+    def e(weights, size):
+        table = [1.0] + [0.0] * size
+        for x in weights:
+            for j in range(1, size + 1):
+                table[j] += x * table[j - 1]
+        return table[size]
+
+    total = e(w, k)
+    return torch.tensor([x * e(w[:i] + w[i + 1 :], k - 1) / total for i, x in enumerate(w)], dtype=log_weights.dtype)
+
+
+# %% wrong: subset-marginals | no logarithms: exp overflows | killed by: large weights
+def subset_marginals(log_weights, k):
+    if k == 0:
+        return torch.zeros_like(log_weights)
+    w = log_weights.double().exp()
+
+    def grow(table, x):
+        return table + torch.cat([torch.zeros(1).double(), x * table[:-1]])
+
+    start = torch.zeros(k).double()
+    start[0] = 1
+    left, right = [start], [start]
+    for x in w[:-1]:
+        left.append(grow(left[-1], x))
+    for x in w[1:].flip(0):
+        right.append(grow(right[-1], x))
+    mass = w * (torch.stack(left) * torch.stack(right[::-1]).flip(1)).sum(1)
+    return (k * mass / mass.sum()).to(log_weights.dtype)
+
+
+# %% wrong: subset-marginals | fails for the empty set | killed by: runs
+def subset_marginals(log_weights, k):
+    s = log_weights.double()
+    start = torch.full((k,), -math.inf, dtype=s.dtype)
+    start[0] = 0.0
+
+    def grow(table, x):
+        return torch.logaddexp(table, torch.cat([table.new_full((1,), -math.inf), table[:-1] + x]))
+
+    left, right = [start], [start]
+    for x in s[:-1]:
+        left.append(grow(left[-1], x))
+    for x in s[1:].flip(0):
+        right.append(grow(right[-1], x))
+    mass = s + (torch.stack(left) + torch.stack(right[::-1]).flip(1)).logsumexp(1)
+    return (mass - mass.logsumexp(0) + math.log(k)).exp().to(log_weights.dtype)
+
+
+# %% wrong: subset-marginals | goes through all sets | killed by: ends in time
+def subset_marginals(log_weights, k):
+    s = log_weights.double() - log_weights.double().max()
+    values, held, total = s.exp().tolist(), [0.0] * len(s), 0.0
+    for chosen in itertools.combinations(range(len(s)), k):
+        weight = math.prod(values[i] for i in chosen)
+        total += weight
+        for i in chosen:
+            held[i] += weight
+    return torch.tensor([h / total for h in held], dtype=log_weights.dtype)
+
+
+# %% wrong: subset-marginals | takes each thing out again by subtraction | killed by: beside a huge weight
+def subset_marginals(log_weights, k):
+    s = log_weights.double()
+    w = (s - s.max()).exp()
+    e = torch.zeros(k + 1).double()
+    e[0] = 1
+    for x in w:
+        e[1:] += x * e[:-1].clone()
+    without = torch.ones_like(w)  # e_0 of the others, then e_j = e_j(all) - w e_{j-1} of the others
+    for j in range(1, k):
+        without = e[j] - w * without
+    return (w * without / e[k]).to(log_weights.dtype) if k else torch.zeros_like(log_weights)
+
+
+# %% wrong: subset-marginals | takes each thing out again by subtraction, in logarithms | killed by: beside a huge weight
+def subset_marginals(log_weights, k):
+    if k == 0:
+        return torch.zeros_like(log_weights)
+    s = log_weights.double()
+    e = torch.full((k + 1,), -math.inf, dtype=torch.float64)
+    e[0] = 0
+    for x in s:
+        e = torch.logaddexp(e, torch.cat([e.new_full((1,), -math.inf), e[:-1] + x]))
+    without = torch.zeros_like(s)
+    for j in range(1, k):
+        without = e[j] + torch.log1p(-(s + without - e[j]).exp())
+    return (s + without - e[k]).exp().to(log_weights.dtype)
+
+
+# %% wrong: subset-marginals | centred by the mean, which is -inf where one of them is | killed by: never chosen
+def subset_marginals(log_weights, k):
+    if k == 0:
+        return torch.zeros_like(log_weights)
+    s = log_weights.double()
+    s = s - s.mean()
+    start = torch.full((k,), -math.inf, dtype=s.dtype)
+    start[0] = 0.0
+
+    def grow(table, x):
+        return torch.logaddexp(table, torch.cat([table.new_full((1,), -math.inf), table[:-1] + x]))
+
+    left, right = [start], [start]
+    for x in s[:-1]:
+        left.append(grow(left[-1], x))
+    for x in s[1:].flip(0):
+        right.append(grow(right[-1], x))
+    mass = s + (torch.stack(left) + torch.stack(right[::-1]).flip(1)).logsumexp(1)
+    return (mass - mass.logsumexp(0) + math.log(k)).exp().to(log_weights.dtype)
+
+
+# %% wrong: subset-marginals | always float64 | killed by: many things
+def subset_marginals(log_weights, k):
+    if k == 0:
+        return torch.zeros_like(log_weights)
+    s = log_weights.double()
+    start = torch.full((k,), -math.inf, dtype=s.dtype)
+    start[0] = 0.0
+
+    def grow(table, x):
+        return torch.logaddexp(table, torch.cat([table.new_full((1,), -math.inf), table[:-1] + x]))
+
+    left, right = [start], [start]
+    for x in s[:-1]:
+        left.append(grow(left[-1], x))
+    for x in s[1:].flip(0):
+        right.append(grow(right[-1], x))
+    mass = s + (torch.stack(left) + torch.stack(right[::-1]).flip(1)).logsumexp(1)
+    return (mass - mass.logsumexp(0) + math.log(k)).exp()
+
+
+# %% wrong: subset-marginals | the right half is not turned round | killed by: law
+def subset_marginals(log_weights, k):
+    if k == 0:
+        return torch.zeros_like(log_weights)
+    s = log_weights.double()
+    start = torch.full((k,), -math.inf, dtype=s.dtype)
+    start[0] = 0.0
+
+    def grow(table, x):
+        return torch.logaddexp(table, torch.cat([table.new_full((1,), -math.inf), table[:-1] + x]))
+
+    left, right = [start], [start]
+    for x in s[:-1]:
+        left.append(grow(left[-1], x))
+    for x in s[1:].flip(0):
+        right.append(grow(right[-1], x))
+    mass = s + (torch.stack(left) + torch.stack(right[::-1])).logsumexp(1)
+    return (mass - mass.logsumexp(0) + math.log(k)).exp().to(log_weights.dtype)
+
+
+# %% right: subset-marginals | each thing left out in turn, with Python's numbers
+def subset_marginals(log_weights, k):
+    s = [float(x) for x in log_weights]
+
+    def add(a, b):
+        high = max(a, b)
+        return high if high == -math.inf else high + math.log(math.exp(a - high) + math.exp(b - high))
+
+    def log_e(values, size):
+        table = [0.0] + [-math.inf] * size
+        for x in values:
+            for j in range(size, 0, -1):
+                table[j] = add(table[j], table[j - 1] + x)
+        return table[size]
+
+    if k == 0:
+        return torch.zeros(len(s), dtype=log_weights.dtype)
+    total = log_e(s, k)
+    inside = [math.exp(x + log_e(s[:i] + s[i + 1 :], k - 1) - total) for i, x in enumerate(s)]
+    return torch.tensor(inside, dtype=log_weights.dtype)
+
+
+# %% right: subset-marginals | the gradient of log e_k
+def subset_marginals(log_weights, k):
+    with torch.enable_grad():
+        s = log_weights.detach().double()
+        s = (s - s.max()).clamp_min(-1e30).requires_grad_()
+        table = [torch.zeros((), dtype=torch.float64)] + [torch.tensor(-1e32, dtype=torch.float64)] * k
+        for x in s:
+            table = table[:1] + [torch.logaddexp(table[j], table[j - 1] + x) for j in range(1, k + 1)]
+        if k == 0:
+            return torch.zeros_like(log_weights)
+        return torch.autograd.grad(table[k], s)[0].to(log_weights.dtype)
+
+
+# %% right: subset-marginals | the chance to take the next thing, given how many are still to come
+def subset_marginals(log_weights, k):
+    s, n = log_weights.double(), len(log_weights)
+    rest = [torch.full((k + 1,), -torch.inf, dtype=torch.float64)]  # log e_j of the last things
+    rest[0][0] = 0
+    for x in s.flip(0):
+        shifted = torch.cat([torch.tensor([-torch.inf]).double(), rest[-1][:-1] + x])
+        rest.append(torch.logaddexp(rest[-1], shifted))
+    rest = rest[::-1]
+    state = torch.zeros(k + 1, dtype=torch.float64)  # probability that j are still to be taken
+    state[k] = 1
+    inside = []
+    for i in range(n):
+        take = (s[i] + rest[i + 1][:-1] - rest[i][1:]).exp().nan_to_num(0.0)
+        moved = state[1:] * take
+        inside.append(moved.sum())
+        leave = (rest[i + 1] - rest[i]).exp().nan_to_num(0.0)
+        state = state * leave
+        state[:-1] += moved
+    return torch.stack(inside).to(log_weights.dtype)
+
+
+# %% wrong: perturbed-argmax | one call for every sample | killed by: one call
+def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
+    mean, lift = 0, 0
+    for _ in range(samples):
+        noise = torch.randn(theta.shape, dtype=theta.dtype, generator=generator)
+        y = solver(theta.detach() + sigma * noise)
+        mean = mean + y / samples
+        lift = lift + y * (noise * theta).sum(-1, keepdim=True) / (sigma * samples)
+    return mean + (lift - lift.detach())
+
+
+# %% wrong: perturbed-argmax | samples and problems are not made rows | killed by: rows
+def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
+    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
+    y = solver(theta.detach() + sigma * noise)
+    lift = (y * (noise * theta).sum(-1, keepdim=True)).mean(0) / sigma
+    return y.mean(0) + (lift - lift.detach())
+
+
+# %% wrong: perturbed-argmax | the solver is called with a graph | killed by: no graph for the solver
+def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
+    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
+    y = solver((theta + sigma * noise).flatten(0, 1)).reshape(noise.shape)
+    lift = (y * (noise * theta).sum(-1, keepdim=True)).mean(0) / sigma
+    return y.mean(0) + (lift - lift.detach())
+
+
+# %% wrong: perturbed-argmax | one row of noise for the whole batch | killed by: noise of its own
+def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
+    noise = torch.randn(samples, 1, theta.shape[1], dtype=theta.dtype, generator=generator).expand(-1, *theta.shape)
+    y = solver((theta.detach() + sigma * noise).flatten(0, 1)).reshape(noise.shape)
+    lift = (y * (noise * theta).sum(-1, keepdim=True)).mean(0) / sigma
+    return y.mean(0) + (lift - lift.detach())
+
+
+# %% wrong: perturbed-argmax | the same noise in every sample | killed by: new noise for each sample
+def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
+    noise = torch.randn(1, *theta.shape, dtype=theta.dtype, generator=generator).expand(samples, -1, -1)
+    y = solver((theta.detach() + sigma * noise).flatten(0, 1)).reshape(noise.shape)
+    lift = (y * (noise * theta).sum(-1, keepdim=True)).mean(0) / sigma
+    return y.mean(0) + (lift - lift.detach())
+
+
+# %% wrong: perturbed-argmax | the answers are taken apart in another order than they were put together | killed by: value
+def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
+    b, n = theta.shape
+    noise = torch.randn(samples, b, n, dtype=theta.dtype, generator=generator)
+    y = solver((theta.detach() + sigma * noise).reshape(samples * b, n)).reshape(b, samples, n).transpose(0, 1)
+    lift = (y * (noise * theta).sum(-1, keepdim=True)).mean(0) / sigma
+    return y.mean(0) + (lift - lift.detach())
+
+
+# %% wrong: perturbed-argmax | the answers as they are, without a gradient | killed by: has a gradient
+def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
+    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
+    return solver((theta.detach() + sigma * noise).flatten(0, 1)).reshape(noise.shape).mean(0)
+
+
+# %% wrong: perturbed-argmax | straight-through, the gradient of the identity | killed by: gradient
+def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
+    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
+    y = solver((theta.detach() + sigma * noise).flatten(0, 1)).reshape(noise.shape).mean(0)
+    return y + (theta - theta.detach())
+
+
+# %% wrong: perturbed-argmax | sigma is forgotten in the gradient | killed by: gradient
+def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
+    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
+    y = solver((theta.detach() + sigma * noise).flatten(0, 1)).reshape(noise.shape)
+    lift = (y * (noise * theta).sum(-1, keepdim=True)).mean(0)
+    return y.mean(0) + (lift - lift.detach())
+
+
+# %% wrong: perturbed-argmax | divided by sigma squared | killed by: gradient
+def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
+    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
+    y = solver((theta.detach() + sigma * noise).flatten(0, 1)).reshape(noise.shape)
+    lift = (y * (noise * theta).sum(-1, keepdim=True)).mean(0) / sigma**2
+    return y.mean(0) + (lift - lift.detach())
+
+
+# %% wrong: perturbed-argmax | the sum over the samples in the gradient | killed by: gradient
+def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
+    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
+    y = solver((theta.detach() + sigma * noise).flatten(0, 1)).reshape(noise.shape)
+    lift = (y * (noise * theta).sum(-1, keepdim=True)).sum(0) / sigma
+    return y.mean(0) + (lift - lift.detach())
+
+
+# %% wrong: perturbed-argmax | the sign of the gradient | killed by: gradient
+def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
+    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
+    y = solver((theta.detach() + sigma * noise).flatten(0, 1)).reshape(noise.shape)
+    lift = (y * (noise * theta).sum(-1, keepdim=True)).mean(0) / sigma
+    return y.mean(0) - (lift - lift.detach())
+
+
+# %% wrong: perturbed-argmax | y times Z score by score | killed by: gradient
+def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
+    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
+    y = solver((theta.detach() + sigma * noise).flatten(0, 1)).reshape(noise.shape)
+    lift = (y * noise * theta).mean(0) / sigma
+    return y.mean(0) + (lift - lift.detach())
+
+
+# %% wrong: perturbed-argmax | the products with g are summed over the batch | killed by: gradient
+def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
+    class Through(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, theta):
+            b, n = theta.shape
+            noise = torch.randn(samples, b, n, dtype=theta.dtype, generator=generator)
+            y = solver((theta + sigma * noise).reshape(-1, n)).reshape(samples, b, n)
+            ctx.save_for_backward(noise, y)
+            return y.mean(0)
+
+        @staticmethod
+        def backward(ctx, g):
+            noise, y = ctx.saved_tensors
+            return ((y * g).sum((1, 2), keepdim=True) * noise).mean(0) / sigma
+
+    return Through.apply(theta)
+
+
+# %% wrong: perturbed-argmax | new noise in the backward pass | killed by: gradient
+def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
+    class Through(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, theta):
+            b, n = theta.shape
+            noise = torch.randn(samples, b, n, dtype=theta.dtype, generator=generator)
+            y = solver((theta + sigma * noise).reshape(-1, n)).reshape(samples, b, n)
+            ctx.save_for_backward(y)
+            return y.mean(0)
+
+        @staticmethod
+        def backward(ctx, g):
+            (y,) = ctx.saved_tensors
+            noise = torch.randn(y.shape, dtype=y.dtype, generator=generator)
+            return ((y * g).sum(-1, keepdim=True) * noise).mean(0) / sigma
+
+    return Through.apply(theta)
+
+
+# %% wrong: perturbed-argmax | solves once more in the backward pass | killed by: no call in backward
+def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
+    class Through(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, theta):
+            b, n = theta.shape
+            noise = torch.randn(samples, b, n, dtype=theta.dtype, generator=generator)
+            ctx.save_for_backward(theta, noise)
+            return solver((theta + sigma * noise).reshape(-1, n)).reshape(samples, b, n).mean(0)
+
+        @staticmethod
+        def backward(ctx, g):
+            theta, noise = ctx.saved_tensors
+            y = solver((theta + sigma * noise).reshape(-1, theta.shape[1])).reshape(noise.shape)
+            return ((y * g).sum(-1, keepdim=True) * noise).mean(0) / sigma
+
+    return Through.apply(theta)
+
+
+# %% wrong: perturbed-argmax | solves a second time in place of keeping the answers | killed by: one call
+def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
+    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
+    mean = solver((theta.detach() + sigma * noise).flatten(0, 1)).reshape(noise.shape).mean(0)
+    y = solver((theta.detach() + sigma * noise).flatten(0, 1)).reshape(noise.shape)
+    lift = (y * (noise * theta).sum(-1, keepdim=True)).mean(0) / sigma
+    return mean + (lift - lift.detach())
+
+
+# %% wrong: perturbed-argmax | Gumbel noise with the gradient of normal noise | killed by: law
+def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
+    noise = -torch.empty(samples, *theta.shape, dtype=theta.dtype).exponential_(generator=generator).log()
+    y = solver((theta.detach() + sigma * noise).flatten(0, 1)).reshape(noise.shape)
+    lift = (y * (noise * theta).sum(-1, keepdim=True)).mean(0) / sigma
+    return y.mean(0) + (lift - lift.detach())
+
+
+# %% wrong: perturbed-argmax | uniform noise | killed by: law
+def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
+    noise = 2 * torch.rand(samples, *theta.shape, dtype=theta.dtype, generator=generator) - 1
+    y = solver((theta.detach() + sigma * noise).flatten(0, 1)).reshape(noise.shape)
+    lift = (y * (noise * theta).sum(-1, keepdim=True)).mean(0) / sigma
+    return y.mean(0) + (lift - lift.detach())
+
+
+# %% wrong: perturbed-argmax | one number of noise for all scores of a problem | killed by: law
+def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
+    b, n = theta.shape
+    noise = torch.randn(samples, b, 1, dtype=theta.dtype, generator=generator).expand(-1, -1, n)
+    y = solver((theta.detach() + sigma * noise).flatten(0, 1)).reshape(noise.shape)
+    lift = (y * (noise * theta).sum(-1, keepdim=True)).mean(0) / sigma
+    return y.mean(0) + (lift - lift.detach())
+
+
+# %% wrong: perturbed-argmax | sigma is not used for the noise | killed by: gradient
+def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
+    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
+    y = solver((theta.detach() + noise).flatten(0, 1)).reshape(noise.shape)
+    lift = (y * (noise * theta).sum(-1, keepdim=True)).mean(0) / sigma
+    return y.mean(0) + (lift - lift.detach())
+
+
+# %% wrong: perturbed-argmax | the gradient of one softmax sample | killed by: gradient
+def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
+    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
+    y = solver((theta.detach() + sigma * noise).flatten(0, 1)).reshape(noise.shape).mean(0)
+    soft = ((theta + sigma * noise) / sigma).softmax(-1).mean(0)
+    return (y - soft).detach() + soft
+
+
+# %% wrong: perturbed-argmax | ignores the generator | killed by: generator
+def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
+    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype)
+    y = solver((theta.detach() + sigma * noise).flatten(0, 1)).reshape(noise.shape)
+    lift = (y * (noise * theta).sum(-1, keepdim=True)).mean(0) / sigma
+    return y.mean(0) + (lift - lift.detach())
+
+
+# %% wrong: perturbed-argmax | seeds the global generator instead of using the one given | killed by: global generator
+def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
+    if generator is not None:
+        torch.manual_seed(generator.initial_seed())
+    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype)
+    y = solver((theta.detach() + sigma * noise).flatten(0, 1)).reshape(noise.shape)
+    lift = (y * (noise * theta).sum(-1, keepdim=True)).mean(0) / sigma
+    return y.mean(0) + (lift - lift.detach())
+
+
+# %% wrong: perturbed-argmax | noise in float32 whatever the scores are | killed by: gradient
+def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
+    noise = torch.randn(samples, *theta.shape, generator=generator)
+    y = solver((theta.detach().float() + sigma * noise).flatten(0, 1)).reshape(noise.shape).to(theta)
+    lift = (y * (noise * theta).sum(-1, keepdim=True)).mean(0) / sigma
+    return y.mean(0) + (lift - lift.detach())
+
+
+# %% wrong: perturbed-argmax | begins the generator anew in every call | killed by: the generator goes on
+def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
+    if generator is not None:
+        generator = torch.Generator().manual_seed(generator.initial_seed())
+    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
+    y = solver((theta.detach() + sigma * noise).flatten(0, 1)).reshape(noise.shape)
+    lift = (y * (noise * theta).sum(-1, keepdim=True)).mean(0) / sigma
+    return y.mean(0) + (lift - lift.detach())
+
+
+# %% right: perturbed-argmax | an autograd function
+class PerturbedMean(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, theta, solver, samples, sigma, generator):
+        b, n = theta.shape
+        noise = torch.randn(samples, b, n, dtype=theta.dtype, generator=generator)
+        vertices = solver((theta + sigma * noise).view(samples * b, n)).view(samples, b, n)
+        ctx.save_for_backward(noise, vertices)
+        ctx.sigma = sigma
+        return vertices.mean(0)
+
+    @staticmethod
+    def backward(ctx, g):
+        noise, vertices = ctx.saved_tensors
+        along = torch.einsum("mbn,bn->mb", vertices, g)
+        gradient = torch.einsum("mb,mbn->bn", along, noise) / (ctx.sigma * len(noise))
+        return gradient, None, None, None, None
+
+
+def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
+    return PerturbedMean.apply(theta, solver, samples, sigma, generator)
+
+
+# %% right: perturbed-argmax | the rows problem by problem, the Jacobian written out
+def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
+    b, n = theta.shape
+    with torch.no_grad():
+        rows = theta.repeat_interleave(samples, 0)
+        noise = torch.empty_like(rows).normal_(generator=generator)
+        answers = solver(rows + noise * sigma).view(b, samples, n)
+        jacobian = answers.transpose(1, 2) @ noise.view(b, samples, n) / (sigma * samples)  # [b, n, n]
+        value = answers.sum(1) / samples
+    return value + (jacobian @ (theta - theta.detach())[..., None])[..., 0]
+
+
+# %% right: perturbed-argmax | a hook in place of an autograd function
+def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
+    noise = torch.randn((samples, *theta.shape), dtype=theta.dtype, generator=generator)
+    vertices = solver((theta.detach() + sigma * noise).flatten(0, 1)).unflatten(0, (samples, -1))
+    passing = theta * 1.0
+    if passing.requires_grad:
+        passing.register_hook(lambda g: ((vertices * g).sum(-1, keepdim=True) * noise).mean(0) / sigma)
+    return vertices.mean(0) + (passing - passing.detach())
+
+
+# %% wrong: fenchel-young | the sign | killed by: value
+def fenchel_young_loss(solver, theta, target, *, samples=100, sigma=1.0, generator=None):
+    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
+    scores = theta + sigma * noise
+    y = solver(scores.detach().flatten(0, 1)).reshape(noise.shape)
+    return (theta * target).sum(-1) - (y * scores).sum(-1).mean(0)
+
+
+# %% wrong: fenchel-young | the squared distance as value, with the right gradient | killed by: value
+def fenchel_young_loss(solver, theta, target, *, samples=100, sigma=1.0, generator=None):
+    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
+    y = solver((theta.detach() + sigma * noise).flatten(0, 1)).reshape(noise.shape).mean(0)
+    passing = ((y - target) * theta).sum(-1)
+    return ((y - target) ** 2).sum(-1) + (passing - passing.detach())
+
+
+# %% wrong: fenchel-young | half the squared distance to the perturbed argmax | killed by: value
+def fenchel_young_loss(solver, theta, target, *, samples=100, sigma=1.0, generator=None):
+    y = perturbed_argmax(solver, theta, samples=samples, sigma=sigma, generator=generator)
+    return ((y - target) ** 2).sum(-1) / 2
+
+
+# %% wrong: fenchel-young | the perceptron, without any noise | killed by: one call
+def fenchel_young_loss(solver, theta, target, *, samples=100, sigma=1.0, generator=None):
+    y = solver(theta.detach())
+    return ((y - target) * theta).sum(-1)
+
+
+# %% wrong: fenchel-young | the unperturbed maximum, with the gradient of the perturbed one | killed by: value
+def fenchel_young_loss(solver, theta, target, *, samples=100, sigma=1.0, generator=None):
+    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
+    y = solver((theta.detach() + sigma * noise).flatten(0, 1)).reshape(noise.shape).mean(0)
+    passing = ((y - target) * theta).sum(-1)
+    return theta.detach().amax(-1) - (theta.detach() * target).sum(-1) + (passing - passing.detach())
+
+
+# %% wrong: fenchel-young | the noise is missing in the maximum | killed by: value
+def fenchel_young_loss(solver, theta, target, *, samples=100, sigma=1.0, generator=None):
+    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
+    y = solver((theta.detach() + sigma * noise).flatten(0, 1)).reshape(noise.shape).mean(0)
+    return ((y - target) * theta).sum(-1)
+
+
+# %% wrong: fenchel-young | sigma is missing in the maximum | killed by: value
+def fenchel_young_loss(solver, theta, target, *, samples=100, sigma=1.0, generator=None):
+    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
+    y = solver((theta.detach() + sigma * noise).flatten(0, 1)).reshape(noise.shape)
+    return (y * (theta + noise)).sum(-1).mean(0) - (theta * target).sum(-1)
+
+
+# %% wrong: fenchel-young | the example is scored with noise too | killed by: value
+def fenchel_young_loss(solver, theta, target, *, samples=100, sigma=1.0, generator=None):
+    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
+    scores = theta + sigma * noise
+    y = solver(scores.detach().flatten(0, 1)).reshape(noise.shape)
+    return ((y - target) * scores).sum(-1).mean(0)
+
+
+# %% wrong: fenchel-young | the mean over the batch | killed by: shape
+def fenchel_young_loss(solver, theta, target, *, samples=100, sigma=1.0, generator=None):
+    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
+    scores = theta + sigma * noise
+    y = solver(scores.detach().flatten(0, 1)).reshape(noise.shape)
+    return ((y * scores).sum(-1).mean(0) - (theta * target).sum(-1)).mean()
+
+
+# %% wrong: fenchel-young | the gradient goes through the perturbed argmax | killed by: gradient
+def fenchel_young_loss(solver, theta, target, *, samples=100, sigma=1.0, generator=None):
+    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
+    y = solver((theta.detach() + sigma * noise).flatten(0, 1)).reshape(noise.shape)
+    lift = (y * (noise * theta).sum(-1, keepdim=True)).mean(0) / sigma
+    mean = y.mean(0) + (lift - lift.detach())
+    return ((mean - target) * theta).sum(-1) + sigma * (y * noise).sum(-1).mean(0)
+
+
+# %% wrong: fenchel-young | the maximum is detached | killed by: gradient
+def fenchel_young_loss(solver, theta, target, *, samples=100, sigma=1.0, generator=None):
+    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
+    scores = theta.detach() + sigma * noise
+    y = solver(scores.flatten(0, 1)).reshape(noise.shape)
+    return (y * scores).sum(-1).mean(0) - (theta * target).sum(-1)
+
+
+# %% wrong: fenchel-young | the right value with the gradient of a perceptron | killed by: one call
+def fenchel_young_loss(solver, theta, target, *, samples=100, sigma=1.0, generator=None):
+    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
+    scores = theta.detach() + sigma * noise
+    y = solver(scores.flatten(0, 1)).reshape(noise.shape)
+    passing = ((solver(theta.detach()) - target) * theta).sum(-1)
+    return (y * scores).sum(-1).mean(0) - (theta.detach() * target).sum(-1) + (passing - passing.detach())
+
+
+# %% wrong: fenchel-young | the largest score for the maximum, whatever the solver | killed by: another solver
+def fenchel_young_loss(solver, theta, target, *, samples=100, sigma=1.0, generator=None):
+    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
+    scores = theta + sigma * noise
+    solver(scores.detach().flatten(0, 1))
+    return scores.amax(-1).mean(0) - (theta * target).sum(-1)
+
+
+# %% wrong: fenchel-young | the largest number of the target for its score, wrong for a mixed one | killed by: another solver
+def fenchel_young_loss(solver, theta, target, *, samples=100, sigma=1.0, generator=None):
+    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
+    scores = theta + sigma * noise
+    y = solver(scores.detach().flatten(0, 1)).reshape(noise.shape)
+    return (y * scores).sum(-1).mean(0) - theta.gather(-1, target.argmax(-1, keepdim=True))[:, 0]
+
+
+# %% wrong: fenchel-young | one row of noise for the whole batch | killed by: noise of its own
+def fenchel_young_loss(solver, theta, target, *, samples=100, sigma=1.0, generator=None):
+    noise = torch.randn(samples, 1, theta.shape[1], dtype=theta.dtype, generator=generator).expand(-1, *theta.shape)
+    scores = theta + sigma * noise
+    y = solver(scores.detach().flatten(0, 1)).reshape(scores.shape)
+    return (y * scores).sum(-1).mean(0) - (theta * target).sum(-1)
+
+
+# %% wrong: fenchel-young | the solver is called with a graph | killed by: no graph for the solver
+def fenchel_young_loss(solver, theta, target, *, samples=100, sigma=1.0, generator=None):
+    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
+    scores = theta + sigma * noise
+    y = solver(scores.flatten(0, 1)).reshape(noise.shape)
+    return (y * scores).sum(-1).mean(0) - (theta * target).sum(-1)
+
+
+# %% wrong: fenchel-young | ignores the generator | killed by: generator
+def fenchel_young_loss(solver, theta, target, *, samples=100, sigma=1.0, generator=None):
+    scores = theta + sigma * torch.randn(samples, *theta.shape, dtype=theta.dtype)
+    y = solver(scores.detach().flatten(0, 1)).reshape(scores.shape)
+    return (y * scores).sum(-1).mean(0) - (theta * target).sum(-1)
+
+
+# %% wrong: fenchel-young | uniform noise | killed by: mean of the maxima
+def fenchel_young_loss(solver, theta, target, *, samples=100, sigma=1.0, generator=None):
+    uniform = torch.rand(samples, *theta.shape, dtype=theta.dtype, generator=generator)
+    scores = theta + sigma * (2 * uniform - 1)
+    y = solver(scores.detach().flatten(0, 1)).reshape(scores.shape)
+    return (y * scores).sum(-1).mean(0) - (theta * target).sum(-1)
+
+
+# %% right: fenchel-young | value without a graph, gradient from the difference of the solutions
+def fenchel_young_loss(solver, theta, target, *, samples=100, sigma=1.0, generator=None):
+    with torch.no_grad():
+        scores = theta.repeat(samples, 1)
+        scores += sigma * torch.randn(scores.shape, dtype=theta.dtype, generator=generator)
+        y = solver(scores)
+        best = (y * scores).sum(-1).view(samples, -1).mean(0)
+        mean = y.view(samples, *theta.shape).mean(0)
+        value = best - (theta * target).sum(-1)
+    return value + ((mean - target) * (theta - theta.detach())).sum(-1)
+
+
+# %% right: fenchel-young | by an autograd function, the noise added in its own term
+class FenchelYoung(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, theta, target, solver, samples, sigma, generator):
+        noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
+        y = solver((theta + sigma * noise).flatten(0, 1)).view_as(noise)
+        gap = y.mean(0) - target
+        ctx.save_for_backward(gap)
+        return (gap * theta).sum(-1) + sigma * (y * noise).sum((0, 2)) / samples
+
+    @staticmethod
+    def backward(ctx, g):
+        (gap,) = ctx.saved_tensors
+        return g[:, None] * gap, None, None, None, None, None
+
+
+def fenchel_young_loss(solver, theta, target, *, samples=100, sigma=1.0, generator=None):
+    return FenchelYoung.apply(theta, target, solver, samples, sigma, generator)
+
+
+# %% wrong: predict-samples | the two laws taken for one | killed by: heaviest in the k-subset law
+def predict():
+    return {
+        "heaviest in the k-subset law": 0.847,
+        "heaviest with Gumbel noise": 0.847,
+        "samples for perturbed argmax": 4,
+        "samples for Fenchel-Young": 1,
+        "distance as sigma halves": "falls",
+    }
+
+
+def needed_samples(gradients, error):
+    variance = ((gradients - gradients.mean(0)) ** 2).sum(-1).mean().item()
+    return max(1, math.ceil(variance / error**2))
+
+
+# %% wrong: predict-samples | Gumbel noise thought to draw from the k-subset law | killed by: heaviest with Gumbel noise
+def predict():
+    return {
+        "heaviest in the k-subset law": 0.8,
+        "heaviest with Gumbel noise": 0.8,
+        "samples for perturbed argmax": 4,
+        "samples for Fenchel-Young": 1,
+        "distance as sigma halves": "falls",
+    }
+
+
+def needed_samples(gradients, error):
+    variance = ((gradients - gradients.mean(0)) ** 2).sum(-1).mean().item()
+    return max(1, math.ceil(variance / error**2))
+
+
+# %% wrong: predict-samples | drawing with replacement | killed by: heaviest with Gumbel noise
+def predict():
+    return {
+        "heaviest in the k-subset law": 0.8,
+        "heaviest with Gumbel noise": 1 - (7 / 15) ** 2,
+        "samples for perturbed argmax": 4,
+        "samples for Fenchel-Young": 1,
+        "distance as sigma halves": "falls",
+    }
+
+
+def needed_samples(gradients, error):
+    variance = ((gradients - gradients.mean(0)) ** 2).sum(-1).mean().item()
+    return max(1, math.ceil(variance / error**2))
+
+
+# %% wrong: predict-samples | the factor of the gradient taken for that of its variance | killed by: samples for perturbed argmax
+def predict():
+    return {
+        "heaviest in the k-subset law": 0.8,
+        "heaviest with Gumbel noise": 0.847,
+        "samples for perturbed argmax": 2,
+        "samples for Fenchel-Young": 1,
+        "distance as sigma halves": "falls",
+    }
+
+
+def needed_samples(gradients, error):
+    variance = ((gradients - gradients.mean(0)) ** 2).sum(-1).mean().item()
+    return max(1, math.ceil(variance / error**2))
+
+
+# %% wrong: predict-samples | less noise thought to mean less scatter | killed by: samples for perturbed argmax
+def predict():
+    return {
+        "heaviest in the k-subset law": 0.8,
+        "heaviest with Gumbel noise": 0.847,
+        "samples for perturbed argmax": 1 / 4,
+        "samples for Fenchel-Young": 1,
+        "distance as sigma halves": "falls",
+    }
+
+
+def needed_samples(gradients, error):
+    variance = ((gradients - gradients.mean(0)) ** 2).sum(-1).mean().item()
+    return max(1, math.ceil(variance / error**2))
+
+
+# %% wrong: predict-samples | the loss thought to pay the same price | killed by: samples for Fenchel-Young
+def predict():
+    return {
+        "heaviest in the k-subset law": 0.8,
+        "heaviest with Gumbel noise": 0.847,
+        "samples for perturbed argmax": 4,
+        "samples for Fenchel-Young": 4,
+        "distance as sigma halves": "falls",
+    }
+
+
+def needed_samples(gradients, error):
+    variance = ((gradients - gradients.mean(0)) ** 2).sum(-1).mean().item()
+    return max(1, math.ceil(variance / error**2))
+
+
+# %% wrong: predict-samples | the distance thought to rise as the noise falls | killed by: distance as sigma halves
+def predict():
+    return {
+        "heaviest in the k-subset law": 0.8,
+        "heaviest with Gumbel noise": 0.847,
+        "samples for perturbed argmax": 4,
+        "samples for Fenchel-Young": 1,
+        "distance as sigma halves": "rises",
+    }
+
+
+def needed_samples(gradients, error):
+    variance = ((gradients - gradients.mean(0)) ** 2).sum(-1).mean().item()
+    return max(1, math.ceil(variance / error**2))
+
+
+# %% wrong: predict-samples | a name of the dict is misspelt | killed by: five names
+def predict():
+    return {
+        "heaviest in the k-subset law": 0.8,
+        "heaviest with gumbel noise": 0.847,
+        "samples for perturbed argmax": 4,
+        "samples for Fenchel-Young": 1,
+        "distance as sigma halves": "falls",
+    }
+
+
+def needed_samples(gradients, error):
+    variance = ((gradients - gradients.mean(0)) ** 2).sum(-1).mean().item()
+    return max(1, math.ceil(variance / error**2))
+
+
+# %% wrong: predict-samples | a word where a number is asked for | killed by: a number
+def predict():
+    return {
+        "heaviest in the k-subset law": 0.8,
+        "heaviest with Gumbel noise": 0.847,
+        "samples for perturbed argmax": "four times",
+        "samples for Fenchel-Young": 1,
+        "distance as sigma halves": "falls",
+    }
+
+
+def needed_samples(gradients, error):
+    variance = ((gradients - gradients.mean(0)) ** 2).sum(-1).mean().item()
+    return max(1, math.ceil(variance / error**2))
+
+
+# %% wrong: predict-samples | a number where a word is asked for | killed by: a word for the distance
+def predict():
+    return {
+        "heaviest in the k-subset law": 0.8,
+        "heaviest with Gumbel noise": 0.847,
+        "samples for perturbed argmax": 4,
+        "samples for Fenchel-Young": 1,
+        "distance as sigma halves": 0.5,
+    }
+
+
+def needed_samples(gradients, error):
+    variance = ((gradients - gradients.mean(0)) ** 2).sum(-1).mean().item()
+    return max(1, math.ceil(variance / error**2))
+
+
+# %% wrong: predict-samples | nothing is returned | killed by: a dict
+def predict():
+    print(0.8, 0.847, 4, 1, "falls")
+
+
+def needed_samples(gradients, error):
+    variance = ((gradients - gradients.mean(0)) ** 2).sum(-1).mean().item()
+    return max(1, math.ceil(variance / error**2))
+
+
+# %% wrong: predict-samples | the variance over the error, not over its square | killed by: needed samples
+def predict():
+    return {
+        "heaviest in the k-subset law": 0.8,
+        "heaviest with Gumbel noise": 0.847,
+        "samples for perturbed argmax": 4,
+        "samples for Fenchel-Young": 1,
+        "distance as sigma halves": "falls",
+    }
+
+
+def needed_samples(gradients, error):
+    variance = ((gradients - gradients.mean(0)) ** 2).sum(-1).mean().item()
+    return max(1, math.ceil(variance / error))
+
+
+# %% wrong: predict-samples | rounds down | killed by: needed samples
+def predict():
+    return {
+        "heaviest in the k-subset law": 0.8,
+        "heaviest with Gumbel noise": 0.847,
+        "samples for perturbed argmax": 4,
+        "samples for Fenchel-Young": 1,
+        "distance as sigma halves": "falls",
+    }
+
+
+def needed_samples(gradients, error):
+    variance = ((gradients - gradients.mean(0)) ** 2).sum(-1).mean().item()
+    return max(1, int(variance / error**2))
+
+
+# %% wrong: predict-samples | divides by r - 1 | killed by: needed samples
+def predict():
+    return {
+        "heaviest in the k-subset law": 0.8,
+        "heaviest with Gumbel noise": 0.847,
+        "samples for perturbed argmax": 4,
+        "samples for Fenchel-Young": 1,
+        "distance as sigma halves": "falls",
+    }
+
+
+def needed_samples(gradients, error):
+    return max(1, math.ceil(gradients.var(0).sum().item() / error**2))
+
+
+# %% wrong: predict-samples | the mean over the parts as well | killed by: needed samples
+def predict():
+    return {
+        "heaviest in the k-subset law": 0.8,
+        "heaviest with Gumbel noise": 0.847,
+        "samples for perturbed argmax": 4,
+        "samples for Fenchel-Young": 1,
+        "distance as sigma halves": "falls",
+    }
+
+
+def needed_samples(gradients, error):
+    return max(1, math.ceil(((gradients - gradients.mean(0)) ** 2).mean().item() / error**2))
+
+
+# %% wrong: predict-samples | a tensor, not a number | killed by: an int
+def predict():
+    return {
+        "heaviest in the k-subset law": 0.8,
+        "heaviest with Gumbel noise": 0.847,
+        "samples for perturbed argmax": 4,
+        "samples for Fenchel-Young": 1,
+        "distance as sigma halves": "falls",
+    }
+
+
+def needed_samples(gradients, error):
+    variance = ((gradients - gradients.mean(0)) ** 2).sum(-1).mean()
+    return torch.ceil(variance / error**2).clamp_min(1)
+
+
+# %% wrong: predict-samples | zero samples where nothing scatters | killed by: one gradient
+def predict():
+    return {
+        "heaviest in the k-subset law": 0.8,
+        "heaviest with Gumbel noise": 0.847,
+        "samples for perturbed argmax": 4,
+        "samples for Fenchel-Young": 1,
+        "distance as sigma halves": "falls",
+    }
+
+
+def needed_samples(gradients, error):
+    variance = ((gradients - gradients.mean(0)) ** 2).sum(-1).mean().item()
+    return math.ceil(variance / error**2)
+
+
+# %% right: predict-samples | the variance by its parts
+def predict():
+    return {
+        "distance as sigma halves": "falls",
+        "samples for Fenchel-Young": 1.0,
+        "samples for perturbed argmax": 2**2,
+        "heaviest with Gumbel noise": 0.847,
+        "heaviest in the k-subset law": 56 / 70,
+    }
+
+
+def needed_samples(gradients, error):
+    variance = float(gradients.double().var(0, correction=0).sum())
+    return max(math.ceil(variance / error / error), 1)
+
+
+# %% right: predict-samples | the mean of the squares minus the square of the mean, counted up to
+def predict():
+    first = 8 / 15
+    return dict(
+        [
+            ("heaviest in the k-subset law", 0.8),
+            ("heaviest with Gumbel noise", first + 1 / 15 * 8 / 14 + 2 / 15 * 8 / 13 + 4 / 15 * 8 / 11),
+            ("samples for perturbed argmax", 4.0),
+            ("samples for Fenchel-Young", 1),
+            ("distance as sigma halves", "falls"),
+        ]
+    )
+
+
+def needed_samples(gradients, error):
+    rows = gradients.double()
+    variance = (rows.square().mean(0) - rows.mean(0).square()).sum().item()
+    count = 1
+    while variance / count > error**2:
+        count += 1
+    return count
