@@ -14,7 +14,8 @@ softmax(θ / σ), with its Jacobian. A small σ stays close to the solver, a lar
 
 A *solver* is any function from [problems, *item] to [problems, *item] that gives for every problem the vertex y with
 the largest ⟨y, θ⟩. It is called once, without gradients, for all samples: sample m of problem i out of n is its
-problem m · n + i. It maximises. *To minimise costs, hand over their negatives*: with a ``cheapest(costs)`` that minimises,
+problem m · n + i. It maximises. *To minimise costs, hand over their negatives*: with a ``cheapest(costs)`` that
+minimises,
 
     loss = fenchel_young_loss(lambda scores: cheapest(-scores), -costs, example, item_dims=2)
 
@@ -151,9 +152,9 @@ def fenchel_young_loss(
             f"theta and target must have one shape; got {tuple(theta.shape)} and {tuple(target.shape)}: expand the "
             "smaller one if it is meant to be repeated"
         )
+    draws = _draw(solver, theta, samples, sigma, noise, item_dims, generator, check)
     if not target.isfinite().all():
         raise ValueError("the target is not finite: it must be a vertex of the solver's polytope, or a mean of several")
-    draws = _draw(solver, theta, samples, sigma, noise, item_dims, generator, check)
     # F_σ(θ) − ⟨θ, y⟩ = ⟨y_σ − y, θ⟩ + σ E⟨y*, Z⟩: no difference of two large numbers
     gap = draws.vertices.mean(0) - target.reshape(draws.theta.shape).to(draws.theta.dtype)
     value = (gap * draws.theta).sum(-1) + sigma * _mean_product(draws)
@@ -164,7 +165,9 @@ class _PerturbedArgmax(torch.autograd.Function):
     """The mean of the vertices, with the gradient of the perturbed argmax."""
 
     @staticmethod
-    def forward(ctx: Any, theta: Tensor, vertices: Tensor, plain: Tensor | None, slope: Tensor, sigma: float) -> Tensor:
+    def forward(
+        ctx: Any, theta: Tensor, vertices: Tensor, plain: Tensor | None, slope: Tensor, sigma: float | int
+    ) -> Tensor:
         ctx.save_for_backward(vertices, plain, slope)
         ctx.sigma = sigma
         return vertices.mean(0)

@@ -135,25 +135,26 @@ def shortest_path(costs: Float[Tensor, "*batch height width"]) -> Float[Tensor, 
         device=costs.device,
     )
     table[:-1] = cells
-    best = table[cell]  # [diagonals, rows, maps], the costs so far
+    best = table.index_select(0, cell.flatten()).unflatten(0, cell.shape)  # [diagonals, rows, maps], the costs so far
     # V grows in place, diagonal by diagonal.
     here = [diagonal[1:] for diagonal in best.unbind()]
     above = [diagonal[:-1] for diagonal in best.unbind()]
     for d in range(3, len(best)):
         before = torch.minimum(here[d - 1], above[d - 1])  # from the left, from above
         here[d].add_(torch.minimum(before, above[d - 2], out=before))
-    # Where each cell is reached from, as a place among the cells [diagonals - 2, height] without the walls in front.
+    # Where each cell is reached from, as a place among the cells [diagonals - 2, height] without the walls in front:
+    # 2 height + 1 places before by a diagonal move, height before from the left, height + 1 from above.
     left, up, both = best[1:-1, 1:], best[1:-1, :-1], best[:-2, :-1]
-    back = (left > up).long().add_(height).masked_fill_(both <= torch.minimum(left, up), 2 * height + 1)
-    back[0, 0] = 0  # at the start the walk stands still
-    back = back.flatten(0, 1)
-    origin = torch.arange(len(back), device=costs.device)[:, None] - back
+    nearer = (left <= up).int().add_(height).mul_(both > torch.minimum(left, up)).flatten(0, 1)
+    place = torch.arange(len(nearer), dtype=torch.int32, device=costs.device)
+    origin = nearer.add_(place[:, None] - (2 * height + 1)).long()
+    origin[0] = 0  # at the start the walk stands still
     # Back from the end, one move at a time, in every map.
     places = [torch.full((1, maps), len(origin) - 1, device=costs.device)]
     for _ in range(height + width - 2):
         places.append(origin.gather(0, places[-1]))
     path = torch.zeros(maps, height * width, dtype=costs.dtype, device=costs.device)
-    path.scatter_(1, cell[2:, 1:].flatten()[torch.cat(places).T], 1.0)
+    path.scatter_(1, cell[2:, 1:].take(torch.cat(places)).T, 1.0)
     return path.view(costs.shape)
 
 

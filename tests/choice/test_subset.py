@@ -394,6 +394,15 @@ def test_equal_scores_share_k(value, dtype):
     assert (slope == 0).all()  # all of all, whatever the scores
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_no_p_is_above_1_where_a_far_score_leaves_all_but_nothing_to_share(dtype):
+    for k in range(1, 100):
+        p = soft_topk(torch.tensor([5.0] * k + [-60.0], dtype=dtype), k, 1.0)
+        assert (p <= 1).all()
+        torch.testing.assert_close(p[:k], torch.ones_like(p[:k]), rtol=0, atol=4 * torch.finfo(dtype).eps)
+        torch.testing.assert_close(p[k], torch.tensor(-65.0, dtype=dtype).exp(), rtol=1e-5, atol=0)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("epsilon", [TINY, 0.1, 1.0, 1 / TINY])
 def test_huge_scores_and_any_smoothing_stay_finite(epsilon, dtype):
@@ -512,12 +521,23 @@ def test_a_shift_of_all_log_weights_changes_nothing():
             torch.testing.assert_close(*slopes, rtol=0, atol=1e-10)
 
 
+def test_a_shift_too_large_for_the_sums_does_not_enter_them():
+    log_weights = random_scores(20, 7).mul(64).round().div(64)  # with few bits, so that the shifted ones are exact
+    shifted = log_weights + 2.0**40
+    assert torch.equal(shifted - 2.0**40, log_weights)
+    for k in (1, 3, 6):
+        assert torch.equal(subset_marginals(shifted, k), subset_marginals(log_weights, k))
+        samples = [sample_subset(x, k, generator=seeded(21)) for x in (shifted, log_weights)]
+        assert torch.equal(*samples)
+
+
 def test_the_marginals_of_long_rows_sum_to_k_and_grow_with_the_weights():
     log_weights = random_scores(3, 300, scale=3, seed=6).sort(-1).values
     for k in (1, 17, 150, 299, 300):
         mu = subset_marginals(log_weights, k)
         torch.testing.assert_close(mu.sum(-1), torch.full((3,), float(k)).double(), rtol=1e-11, atol=0)
         assert (mu.diff(dim=-1) >= -1e-12).all()
+        assert (mu <= 1).all()
     # by the other way round: those left out are a subset of n − k with weights 1 / w
     for k in (17, 150):
         left_out = subset_marginals(-log_weights, 300 - k)
@@ -562,7 +582,7 @@ def test_samples_have_the_gradient_of_the_marginals(dtype):
             assert (slopes[0] == 0).all()
 
 
-# ---- none and all
+# ---- all of them: none and all, masks, half precision
 
 ALL = {
     "relaxed": lambda x, k, dim=-1: relaxed_topk(x, k, 0.7, dim=dim, generator=seeded(15)),
@@ -610,6 +630,16 @@ def test_a_masked_choice_is_as_if_it_were_not_there(name):
         torch.testing.assert_close(value[:, kept], ALL[name](scores[:, kept], 2), rtol=0, atol=1e-12)
         alone = gradient(lambda x: ALL[name](x, 2), scores[:, kept], g[:, kept])
         torch.testing.assert_close(slope[:, kept], alone, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_widened_and_rounded_once(name, dtype):
+    scores = random_scores(20, 6, dtype=dtype)
+    assert torch.equal(ALL[name](scores, 3), ALL[name](scores.float(), 3).to(dtype))
+    g = random_scores(20, 6, dtype=dtype, seed=1)
+    slopes = [gradient(lambda x: ALL[name](x, 3), x, g.to(x)) for x in (scores, scores.float())]
+    assert torch.equal(slopes[0], slopes[1].to(dtype))
 
 
 @pytest.mark.parametrize("name", WITH_INDICES)

@@ -296,7 +296,7 @@ def score_function_loss(log_prob, reward, baseline=0.0):
     return -((reward.detach() - baseline) * log_prob).mean()
 
 
-# %% wrong: leave-one-out | detaches all of it | killed by: runs
+# %% wrong: leave-one-out | detaches all of it | killed by: has a gradient
 def leave_one_out(rewards):
     if len(rewards) < 2:
         raise ValueError("two samples at least")
@@ -545,7 +545,7 @@ def subset_marginals(log_weights, k):
     return (mass - mass.logsumexp(0) + math.log(k)).exp().to(log_weights.dtype)
 
 
-# %% wrong: subset-marginals | always float64 | killed by: many things
+# %% wrong: subset-marginals | always float64 | killed by: dtype
 def subset_marginals(log_weights, k):
     if k == 0:
         return torch.zeros_like(log_weights)
@@ -839,7 +839,7 @@ def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
     return y.mean(0) + (lift - lift.detach())
 
 
-# %% wrong: perturbed-argmax | sigma is not used for the noise | killed by: gradient
+# %% wrong: perturbed-argmax | sigma is not used for the noise | killed by: law
 def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
     noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
     y = solver((theta.detach() + noise).flatten(0, 1)).reshape(noise.shape)
@@ -873,7 +873,7 @@ def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
     return y.mean(0) + (lift - lift.detach())
 
 
-# %% wrong: perturbed-argmax | noise in float32 whatever the scores are | killed by: gradient
+# %% wrong: perturbed-argmax | solves in float32 whatever the scores are | killed by: dtype
 def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
     noise = torch.randn(samples, *theta.shape, generator=generator)
     y = solver((theta.detach().float() + sigma * noise).flatten(0, 1)).reshape(noise.shape).to(theta)

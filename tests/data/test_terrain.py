@@ -1,0 +1,413 @@
+"""The maps: the same for ever, not to be read off one pixel; and their paths against networkx and enumeration."""
+
+import hashlib
+from itertools import combinations, pairwise
+
+import networkx as nx
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+
+from dynlib.data.terrain import GROUNDS, TILE, Terrain, path_cost, shortest_path, terrain
+
+FALSE_ALARM = 1e-6
+MOVES = [(0, 1), (1, 0), (1, 1)]
+COUNT = 400
+few = settings(max_examples=60, deadline=None, derandomize=True)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def many() -> Terrain:
+    return terrain(COUNT, seed=3)
+
+
+def kinds(costs: Tensor) -> Tensor:
+    """Which of the grounds each tile is."""
+    listed = torch.tensor([ground.cost for ground in GROUNDS])
+    found = costs[..., None] == listed
+    assert (found.sum(-1) == 1).all()
+    return found.int().argmax(-1)
+
+
+def tiles(images: Tensor) -> Tensor:
+    """[n, size, size, 3, 8, 8]"""
+    return images.unfold(2, TILE, TILE).unfold(3, TILE, TILE).permute(0, 2, 3, 1, 4, 5)
+
+
+# ---- paths
+
+
+def enumerated(height: int, width: int) -> list[list[tuple[int, int]]]:
+    """Every path there is."""
+    paths = {(0, 0): [[(0, 0)]]}
+    for i in range(height):
+        for j in range(width):
+            for a, b in MOVES:
+                for before in paths.get((i - a, j - b), []) if (i, j) != (0, 0) else []:
+                    paths.setdefault((i, j), []).append([*before, (i, j)])
+    return paths[height - 1, width - 1]
+
+
+def grid(costs: np.ndarray) -> nx.DiGraph:
+    graph = nx.DiGraph()
+    graph.add_nodes_from(np.ndindex(*costs.shape))
+    for i, j in np.ndindex(*costs.shape):
+        for a, b in MOVES:
+            if i + a < costs.shape[0] and j + b < costs.shape[1]:
+                graph.add_edge((i, j), (i + a, j + b), weight=float(costs[i + a, j + b]))
+    return graph
+
+
+def is_path(path: Tensor) -> bool:
+    """Zeros and ones, of which the ones read row by row are steps right, down or both, from corner to corner."""
+    cells = [tuple(cell) for cell in path.nonzero().tolist()]
+    ends = cells[0] == (0, 0) and cells[-1] == (path.shape[0] - 1, path.shape[1] - 1)
+    return (
+        ends
+        and bool(((path == 0) | (path == 1)).all())
+        and all((c - a, d - b) in MOVES for (a, b), (c, d) in pairwise(cells))
+    )
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "count"), [(1, 1, 1), (1, 4, 1), (2, 2, 3), (3, 3, 13), (4, 4, 63), (3, 5, 41)]
+)
+def test_there_are_as_many_paths_as_delannoy_counted(height, width, count):
+    # so that the enumeration below enumerates
+    paths = enumerated(height, width)
+    assert len(paths) == len({tuple(path) for path in paths}) == count
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 5), (5, 1), (2, 2), (2, 5), (5, 2), (3, 4), (4, 4), (5, 5)])
+@pytest.mark.parametrize("shift", [-2.0, 0.0, 2.0])
+def test_the_path_is_the_cheapest_of_all_there_are(height, width, shift):
+    costs = torch.randn(40, height, width, dtype=torch.float64, generator=seeded(1)) + shift
+    ways = torch.zeros(len(enumerated(height, width)), height, width, dtype=torch.float64)
+    for way, cells in zip(ways, enumerated(height, width), strict=True):
+        way[tuple(zip(*cells, strict=True))] = 1
+    of_ways = torch.einsum("bij,wij->bw", costs, ways)
+    assert torch.equal(shortest_path(costs), ways[of_ways.argmin(1)])
+    torch.testing.assert_close(path_cost(costs, shortest_path(costs)), of_ways.amin(1), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("height", "width"), [(12, 12), (7, 20), (20, 7), (2, 9), (1, 6)])
+@pytest.mark.parametrize("positive", [True, False])
+def test_the_cost_is_that_of_networkx(height, width, positive):
+    # Dijkstra where costs are positive, Bellman and Ford where they are not
+    generator = seeded(2)
+    draw = torch.rand if positive else torch.randn
+    costs = draw(60, height, width, dtype=torch.float64, generator=generator)
+    search = nx.dijkstra_path_length if positive else nx.bellman_ford_path_length
+    found = path_cost(costs, shortest_path(costs))
+    for each, cost in zip(costs.numpy(), found.tolist(), strict=True):
+        length = search(grid(each), (0, 0), (height - 1, width - 1))
+        assert cost == pytest.approx(length + each[0, 0], rel=1e-12, abs=1e-12)
+
+
+def test_the_maps_of_the_terrain_have_the_paths_of_networkx(many):
+    for costs, path in zip(many.costs[:60], many.paths, strict=False):
+        length = nx.dijkstra_path_length(grid(costs.double().numpy()), (0, 0), (11, 11))
+        assert float((costs.double() * path).sum()) == pytest.approx(length + float(costs[0, 0]), rel=1e-6)
+
+
+@few
+@given(
+    batch=st.lists(st.integers(1, 3), max_size=3),
+    height=st.integers(1, 9),
+    width=st.integers(1, 9),
+    seed=st.integers(0, 2**32),
+    levels=st.integers(1, 5),
+    dtype=st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]),
+)
+def test_any_answer_is_a_path_and_each_map_is_solved_on_its_own(batch, height, width, seed, levels, dtype):
+    """With few different costs, so that there are ties; and no better path by changing one corner."""
+    costs = torch.randint(-levels, levels + 1, (*batch, height, width), generator=seeded(seed)).to(dtype)
+    before = costs.clone()
+    paths = shortest_path(costs)
+    assert torch.equal(costs, before)
+    assert paths.shape == costs.shape
+    assert paths.dtype == dtype
+    for each, path in zip(costs.view(-1, height, width), paths.view(-1, height, width), strict=True):
+        assert is_path(path)
+        assert torch.equal(shortest_path(each), path)
+        length = nx.bellman_ford_path_length(grid(each.double().numpy()), (0, 0), (height - 1, width - 1))
+        assert path_cost(each.double(), path.double()).item() == length + each[0, 0].item()
+
+
+def test_of_equal_paths_the_last_moves_are_diagonal_then_from_the_left_then_from_above():
+    # all costs zero: diagonal to the edge, and along it back to the start
+    path = shortest_path(torch.zeros(3, 5))
+    assert path.tolist() == [[1, 1, 1, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 0, 1]]
+    # a dear middle: right then down arrives from above, down then right from the left
+    assert shortest_path(torch.tensor([[0.0, 0.0], [0.0, -1.0]])).tolist() == [[1, 0], [0, 1]]
+    around = shortest_path(torch.tensor([[0.0, -1.0], [-1.0, 0.0]]))
+    assert around.tolist() == [[1, 0], [1, 1]]
+
+
+def test_negative_costs_make_the_path_longer():
+    costs = -torch.ones(4, 6)
+    assert shortest_path(costs).sum() == 4 + 6 - 1
+    assert shortest_path(-costs).sum() == 6
+
+
+def test_layout_and_gradients_do_not_matter_to_the_path():
+    costs = torch.randn(5, 6, 4, generator=seeded(3))
+    path = shortest_path(costs)
+    assert torch.equal(shortest_path(costs.permute(2, 1, 0).contiguous().permute(2, 1, 0)), path)
+    assert torch.equal(shortest_path(costs[0].expand(3, 6, 4)), path[0].expand(3, 6, 4))
+    assert not shortest_path(costs.requires_grad_()).requires_grad
+    with torch.inference_mode():
+        assert torch.equal(shortest_path(costs), path)
+
+
+def test_the_cost_of_a_path_has_a_gradient():
+    costs = torch.randn(2, 3, 4, 4, generator=seeded(4)).requires_grad_()
+    path = shortest_path(costs)
+    total = path_cost(costs, path)
+    assert total.shape == (2, 3)
+    total.sum().backward()
+    assert torch.equal(costs.grad, path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_added_up_in_float32(dtype):
+    # Two ways along the edges: 500 cells of 0.1 each. In half precision the sum stands still long before the end.
+    costs = torch.full((300, 300), 300.0, dtype=dtype)
+    costs[0] = costs[:, -1] = 0.1
+    costs[:, 0] = costs[-1] = 0.0999
+    costs[150, -1] = costs[-1, 150] = 0.3
+    path = shortest_path(costs)
+    assert torch.equal(path, shortest_path(costs.float()).to(dtype))
+    assert path[:, 0].all()
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("place", [(0, 0, 0), (1, 2, 1), (2, 3, 4)])
+def test_costs_that_are_not_finite_are_refused(value, place):
+    costs = torch.zeros(3, 4, 5)
+    costs[place] = value
+    for function in (shortest_path, lambda costs: path_cost(costs, torch.ones(3, 4, 5))):
+        with pytest.raises(ValueError, match=r"a cost is NaN or infinite: to close a cell"):
+            function(costs)
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+@pytest.mark.parametrize("shape", [(), (5,), (0, 4, 4), (2, 0, 4), (4, 0)])
+def test_what_is_no_map_is_refused(shape):
+    for function in (shortest_path, lambda costs: path_cost(costs, costs)):
+        with pytest.raises(ValueError, match=r"maps \[\.\.\., height, width\] with cells in them; got shape"):
+            function(torch.zeros(shape))
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64])
+def test_costs_of_another_kind_are_refused(dtype):
+    for function in (shortest_path, lambda costs: path_cost(costs, costs)):
+        with pytest.raises(TypeError, match=rf"floating-point dtype; got {dtype}: convert with \.float"):
+            function(torch.zeros(3, 4).to(dtype))
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+def test_a_path_of_another_shape_is_refused():
+    with pytest.raises(ValueError, match=r"one shape; got \(2, 3, 4\) and \(3, 4\)"):
+        path_cost(torch.zeros(2, 3, 4), torch.zeros(3, 4))
+
+
+# ---- maps
+
+
+@pytest.mark.parametrize(("count", "size"), [(1, 12), (3, 1), (2, 2), (130, 5), (2, 25)])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_shapes_types_and_ranges_are_as_promised(count, size, split):
+    drawn = terrain(count, size=size, split=split)
+    assert len(drawn) == count
+    assert drawn.images.shape == (count, 3, TILE * size, TILE * size)
+    assert drawn.costs.shape == drawn.paths.shape == (count, size, size)
+    for part in (drawn.images, drawn.costs, drawn.paths):
+        assert part.dtype == torch.float32
+        assert part.is_contiguous()
+    assert drawn.images.min() >= 0
+    assert drawn.images.max() <= 1
+    kinds(drawn.costs)
+
+
+def test_there_are_five_grounds_with_the_costs_of_the_course():
+    assert {ground.name: ground.cost for ground in GROUNDS} == {
+        "grass": 0.8,
+        "sand": 1.2,
+        "forest": 5.3,
+        "rock": 7.7,
+        "water": 9.2,
+    }
+
+
+def test_the_paths_are_the_cheapest(many):
+    assert torch.equal(many.paths, shortest_path(many.costs))
+    assert all(is_path(path) for path in many.paths)
+    detours = many.paths.flatten(1).sum(1)
+    assert detours.min() >= 12
+    assert (detours > 12).float().mean() > 0.9  # the straight way is rarely the cheapest
+
+
+def digest(drawn: Terrain) -> str:
+    levels = (drawn.images * 255).round().to(torch.uint8).numpy()
+    parts = (levels, kinds(drawn.costs).to(torch.uint8).numpy(), drawn.paths.to(torch.uint8).numpy())
+    return hashlib.sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in parts)).hexdigest()
+
+
+def test_the_bytes_are_those_they_have_always_been():
+    assert digest(terrain(200)) == "TRAIN"
+    assert digest(terrain(20, split="test", seed=7, size=5)) == "TEST"
+
+
+def test_the_same_seed_gives_the_same_bytes_and_each_other_seed_others():
+    drawn = {(split, seed): terrain(20, split=split, seed=seed) for split in ("train", "test") for seed in range(4)}
+    for (split, seed), first in drawn.items():
+        again = terrain(20, split=split, seed=seed)
+        for field in ("images", "costs", "paths"):
+            assert torch.equal(getattr(first, field), getattr(again, field))
+    for one, other in combinations(drawn.values(), 2):
+        assert not torch.equal(one.images, other.images)
+        assert not torch.equal(one.costs, other.costs)
+
+
+@pytest.mark.parametrize("count", [1, 3, 127, 128, 129, 300])
+def test_more_maps_begin_with_those_of_fewer(count, many):
+    fewer = terrain(count, seed=3)
+    for field in ("images", "costs", "paths"):
+        assert torch.equal(getattr(fewer, field), getattr(many, field)[:count])
+
+
+def test_no_map_is_in_both_splits_or_twice_in_one():
+    # the seeds are those most often taken; 12 × 12 tiles leave no room for chance
+    seen: dict[bytes, tuple[str, int]] = {}
+    for split in ("train", "test"):
+        for seed in (0, 1, 2, 3, 42, 2**32 - 1):
+            for costs in terrain(150, split=split, seed=seed).costs:
+                key = kinds(costs).to(torch.uint8).numpy().tobytes()
+                assert key not in seen, (split, seed, seen[key])
+                seen[key] = (split, seed)
+    assert len(seen) == 2 * 6 * 150
+
+
+def test_drawing_leaves_the_random_numbers_of_others_alone():
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist()  # type: ignore[index]  # noqa: NPY002
+    terrain(5)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.random.get_state()[1].tolist() == before[1]  # type: ignore[index]  # noqa: NPY002
+
+
+def test_every_ground_takes_about_a_fifth(many):
+    # Tiles of one map hang together: the standard error is that of the shares of the maps.
+    shares = F.one_hot(kinds(many.costs), 5).double().mean((1, 2))
+    error = shares.std(0) / COUNT**0.5
+    # what the normal law misses of the sum's: less than 0.01 of 0.2. 5.1 deviations for 5 shares: one alarm in 600,000.
+    assert ((shares.mean(0) - 0.2).abs() < 0.01 + 5.1 * error).all()
+
+
+def test_ground_hangs_together(many):
+    found = kinds(many.costs)
+    same = torch.stack(
+        [(found[:, 1:] == found[:, :-1]).double().mean(), (found[:, :, 1:] == found[:, :, :-1]).double().mean()]
+    )
+    assert same.min() > 0.4  # 0.2 if every tile were drawn alone
+    far = (found[:, 8:] == found[:, :-8]).double().mean()
+    assert far < 0.25
+    steps = (found[:, 1:] - found[:, :-1]).abs()
+    assert (steps >= 3).double().mean() < 0.05  # no rock beside water
+
+
+def test_neither_one_pixel_nor_the_mean_colour_of_all_pixels_is_the_ground(many):
+    """The best guess from one pixel is wrong on many tiles; a tile's mean colour and roughness together say more."""
+    found = kinds(many.costs).flatten()
+    patches = tiles(many.images).reshape(len(found), 3, -1)
+
+    def accuracy(features: Tensor) -> float:
+        """Of the most frequent kind among the tiles that look the same, each feature cut into 24 levels."""
+        half = len(found) // 2
+        low, high = features.amin(0), features.amax(0)
+        cut = ((features - low) / (high - low) * 23.999).long()
+        key = (cut * 24 ** torch.arange(features.shape[1])).sum(1)
+        votes = torch.zeros(int(key.max()) + 1, 5)
+        votes.index_put_((key[:half], found[:half]), torch.ones(half), accumulate=True)
+        return (votes[key[half:]].argmax(1) == found[half:]).double().mean().item()
+
+    pixel = accuracy(patches[:, :, 27])
+    tile = accuracy(patches.mean(2))
+    assert 0.5 < pixel < 0.9
+    assert tile > pixel + 0.05
+
+
+def test_light_changes_over_a_map_and_texture_within_a_tile(many):
+    found = kinds(many.costs)
+    patches = tiles(many.images).mean(3)  # grey [n, size, size, 8, 8]
+    for kind, ground in enumerate(GROUNDS):
+        mine = patches[found == kind]
+        rough = 255 * mine.flatten(1).std(1).median().item()
+        assert rough == pytest.approx(ground.contrast, rel=0.35)
+        assert 255 * mine.flatten(1).mean(1).std().item() > 4
+        # the grain: pixels are alike along its longer side
+        down, across = (
+            (mine[:, 1:] - mine[:, :-1]).square().mean(),
+            (mine[:, :, 1:] - mine[:, :, :-1]).square().mean(),
+        )
+        height, width = ground.grain
+        assert (down < 0.8 * across) == (height > width)
+        assert (across < 0.8 * down) == (width > height)
+
+
+def test_colours_are_those_of_the_ground_in_a_mean_light(many):
+    found = kinds(many.costs)
+    patches = tiles(many.images).mean((4, 5))
+    for kind, ground in enumerate(GROUNDS):
+        colour = patches[found == kind].mean(0)
+        full = torch.tensor(ground.colour) / 255
+        ratio = colour / full
+        assert 0.7 < ratio.min() <= ratio.max() < 1
+        assert ratio.max() - ratio.min() < 0.02  # shadows keep the hue
+
+
+def test_a_frozen_map_cannot_be_exchanged():
+    drawn = terrain(1, size=2)
+    with pytest.raises(AttributeError):
+        drawn.costs = drawn.paths  # type: ignore[misc]
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"count": 0}, "at least 1; got count=0"),
+        ({"count": -3}, "got count=-3"),
+        ({"count": 1, "size": 0}, "got count=1, size=0"),
+        ({"count": 1, "split": "validation"}, "'train' or 'test'; got 'validation'"),
+        ({"count": 1, "seed": -1}, "seed must be one of .* got -1"),
+        ({"count": 1, "seed": 2**32}, "seed must be one of"),
+    ],
+)
+def test_impossible_draws_are_refused(arguments, says):
+    with pytest.raises(ValueError, match=says):
+        terrain(**arguments)
+
+
+# ---- on a GPU
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU with CUDA")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_paths_on_a_gpu_are_those_of_the_cpu(dtype):
+    for shape in ((64, 12, 12), (5, 3, 9), (1, 1, 1), (2, 9, 1)):
+        costs = torch.randint(-5, 6, shape, generator=seeded(5)).to(dtype)
+        on_gpu = shortest_path(costs.cuda())
+        assert on_gpu.device.type == "cuda"
+        assert torch.equal(on_gpu.cpu(), shortest_path(costs))
