@@ -37,11 +37,11 @@ class Ground(NamedTuple):
 
 
 GROUNDS = (
-    Ground("water", 9.2, (62, 118, 172), (1, 5), 9),
-    Ground("sand", 1.2, (214, 190, 138), (1, 1), 9),
-    Ground("grass", 0.8, (134, 170, 84), (3, 1), 11),
-    Ground("forest", 5.3, (74, 118, 62), (3, 3), 17),
-    Ground("rock", 7.7, (150, 138, 124), (2, 4), 17),
+    Ground("water", 9.2, (70, 122, 164), (1, 5), 9),
+    Ground("sand", 1.2, (206, 184, 134), (1, 1), 8),
+    Ground("grass", 0.8, (138, 168, 86), (3, 1), 11),
+    Ground("forest", 5.3, (86, 126, 72), (3, 3), 19),
+    Ground("rock", 7.7, (154, 144, 124), (2, 4), 19),
 )
 """From the lowest ground to the highest."""
 
@@ -51,6 +51,7 @@ SPLITS = ("train", "test")
 _GRAIN = 5  # no grain is longer
 _HILL = 3  # tiles: side of the windows that smooth the height of the ground
 _SHADOW = 4  # tiles from one corner of the light to the next
+_TINT, _SPECKLE = 9, 24  # grey levels that a tile, and a pixel, may be off in a colour
 _CHUNK = 128  # maps drawn at a time, which bounds the memory; a multiple of 4, since random bytes come by fours
 
 
@@ -94,10 +95,13 @@ def terrain(count: int, *, split: Split = "train", seed: int = 0, size: int = 12
     # RandomState's stream is frozen for good, which no newer generator promises. From here to the last byte of the
     # images all is done in integers, which every machine rounds alike.
     random = np.random.RandomState([SPLITS.index(split), seed])
-    parts = [_draw(random, min(_CHUNK, count - start), size) for start in range(0, count, _CHUNK)]
-    kinds = torch.from_numpy(np.concatenate([kinds for kinds, _ in parts]))
-    images = torch.cat([torch.from_numpy(image).permute(0, 3, 1, 2) / 255 for _, image in parts])
-    costs = torch.tensor([ground.cost for ground in GROUNDS])[kinds]
+    kinds = np.empty((count, size, size), dtype=np.int64)
+    images = torch.empty(count, 3, TILE * size, TILE * size)
+    for start in range(0, count, _CHUNK):
+        some = slice(start, min(start + _CHUNK, count))
+        kinds[some], pixels = _draw(random, some.stop - some.start, size)
+        images[some] = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255
+    costs = torch.tensor([ground.cost for ground in GROUNDS])[torch.from_numpy(kinds)]
     return Terrain(images, costs, shortest_path(costs))
 
 
@@ -202,21 +206,28 @@ def _check_costs(costs: Tensor) -> None:
 def _draw(random: np.random.RandomState, count: int, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Kinds of ground [count, size, size] and pictures [count, 8 size, 8 size, 3] in 0 … 255."""
     side, corners = TILE * size, size // _SHADOW + 2
-    shapes = [(size + 2 * (_HILL - 1),) * 2, (corners,) * 2, (side + _GRAIN - 1,) * 2]
-    ends = np.cumsum([height * width for height, width in shapes])
+    shapes = [
+        (size + 2 * (_HILL - 1), size + 2 * (_HILL - 1)),
+        (corners, corners),
+        (side + _GRAIN - 1, side + _GRAIN - 1),
+        (side, side),
+        (size, size, 3),
+    ]
+    ends = np.cumsum([np.prod(shape) for shape in shapes])
     drawn = np.frombuffer(random.bytes(count * int(ends[-1])), dtype=np.uint8).reshape(count, -1).astype(np.int32)
-    hills, lamps, grain = (
+    hills, lamps, grain, speckle, tint = (
         part.reshape(count, *shape) for part, shape in zip(np.split(drawn, ends[:-1], axis=1), shapes, strict=True)
     )
     kinds = _kinds(hills)
     light = _light(lamps, side)
-    # a shadow takes as much of every colour; the texture comes on top
-    colours = np.array([ground.colour for ground in GROUNDS], dtype=np.int32)
-    of_pixel = np.repeat(np.repeat(kinds, TILE, axis=1), TILE, axis=2)
+    # a shadow takes as much of every colour; the texture and what makes redder or bluer comes on top
+    colours = np.array([ground.colour for ground in GROUNDS], dtype=np.int32)[kinds] + _centred(tint, _TINT)
+    of_pixel = _enlarge(kinds)
     texture = np.zeros((count, side, side), dtype=np.int32)
     for kind, ground in enumerate(GROUNDS):
         np.copyto(texture, _texture(grain, ground, side), where=of_pixel == kind)
-    image = (colours[of_pixel] * light[..., None] >> 8) + texture[..., None]
+    warmth = _centred(speckle, _SPECKLE)
+    image = (_enlarge(colours) * light[..., None] >> 8) + np.stack([texture + warmth, texture, texture - warmth], -1)
     return kinds, np.clip(image, 0, 255).astype(np.uint8)
 
 
@@ -246,6 +257,16 @@ def _texture(grain: np.ndarray, ground: Ground, side: int) -> np.ndarray:
     smooth = _sum(grain, height, width)[:, :side, :side]
     spread = round((height * width * (256**2 - 1) / 12) ** 0.5)
     return (2 * smooth - 255 * height * width) * ground.contrast // (2 * spread)
+
+
+def _centred(drawn: np.ndarray, reach: int) -> np.ndarray:
+    """Bytes, as numbers about 0 that go up to ``reach``."""
+    return (2 * drawn - 255) * reach // 255
+
+
+def _enlarge(of_tiles: np.ndarray) -> np.ndarray:
+    """A number for every pixel from one for every tile."""
+    return np.repeat(np.repeat(of_tiles, TILE, axis=1), TILE, axis=2)
 
 
 def _sum(field: np.ndarray, height: int, width: int) -> np.ndarray:
