@@ -51,7 +51,7 @@ SPLITS = ("train", "test")
 _GRAIN = 5  # no grain is longer
 _HILL = 3  # tiles: side of the windows that smooth the height of the ground
 _SHADOW = 4  # tiles from one corner of the light to the next
-_TINT, _SPECKLE = 9, 24  # grey levels that a tile, and a pixel, may be off in a colour
+_TINT, _SPECKLE = 4, 24  # grey levels that a tile, and a pixel, may be off in a colour
 _CHUNK = 128  # maps drawn at a time, which bounds the memory; a multiple of 4, since random bytes come by fours
 
 

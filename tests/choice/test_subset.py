@@ -409,53 +409,6 @@ def test_no_p_is_rounded_to_above_1():
     assert p.max() == 1
 
 
-@pytest.mark.parametrize("epsilon", [0.1, 1.0, 30.0])
-def test_the_gradient_of_the_soft_top_k_is_that_of_finite_differences(epsilon):
-    scores = random_scores(6, 7, seed=2)
-    checked = 0
-    for k in range(8):
-        p = soft_topk(scores, k, epsilon)
-        # ν, from the least p; finite differences need a way to go to the kinks, which are where a score is ν
-        nu = scores.amin(-1) - epsilon * p.amin(-1).log()
-        x = scores[(scores - nu[:, None]).abs().amin(-1) > 1e-4 if 0 < k < 7 else slice(None)].requires_grad_()
-        if len(x):
-            checked += len(x)
-            assert torch.autograd.gradcheck(lambda x, k=k: soft_topk(x, k, epsilon), x)
-            assert torch.autograd.gradgradcheck(lambda x, k=k: soft_topk(x, k, epsilon), x)
-    assert checked >= 24  # half of all
-
-
-def test_the_gradient_of_the_soft_top_k_is_the_formula_and_zero_where_saturated():
-    scores, g, epsilon = random_scores(30, 9, seed=3), random_scores(30, 9, seed=4), 0.5
-    p = soft_topk(scores, 4, epsilon)
-    free = p * (p < 1)
-    expected = free / epsilon * (g - (free * g).sum(-1, keepdim=True) / free.sum(-1, keepdim=True))
-    slope = gradient(lambda x: soft_topk(x, 4, epsilon), scores, g)
-    torch.testing.assert_close(slope, expected, rtol=1e-10, atol=1e-12)
-    assert (p == 1).any()
-    assert (slope[p == 1] == 0).all()
-
-
-@pytest.mark.parametrize("value", [0.0, 3.0, -1e4])
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_equal_scores_share_k(value, dtype):
-    scores = torch.full((2, 6), value, dtype=dtype)
-    for k in range(7):
-        p = soft_topk(scores, k, 0.01)
-        torch.testing.assert_close(p, torch.full_like(p, k / 6), rtol=2 * torch.finfo(dtype).eps, atol=0)
-    slope = gradient(lambda x: soft_topk(x, 6, 0.01), scores, random_scores(2, 6, dtype=dtype))
-    assert (slope == 0).all()  # all of all, whatever the scores
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_no_p_is_above_1_where_a_far_score_leaves_all_but_nothing_to_share(dtype):
-    for k in range(1, 100):
-        p = soft_topk(torch.tensor([5.0] * k + [-60.0], dtype=dtype), k, 1.0)
-        assert (p <= 1).all()
-        torch.testing.assert_close(p[:k], torch.ones_like(p[:k]), rtol=0, atol=4 * torch.finfo(dtype).eps)
-        torch.testing.assert_close(p[k], torch.tensor(-65.0, dtype=dtype).exp(), rtol=1e-5, atol=0)
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("epsilon", [TINY, 0.1, 1.0, 1 / TINY])
 def test_huge_scores_and_any_smoothing_stay_finite(epsilon, dtype):
