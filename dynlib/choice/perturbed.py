@@ -23,8 +23,8 @@ and mind that the noise makes some costs negative, however positive they were, w
 wrong.
 
 What holds of everything below: half precision is widened to float32 inside, for the solver too, and rounded once, at
-the end; with equal seeds two calls see equal noise; a ``generator`` leaves torch's global one untouched; a second
-derivative is not to be had.
+the end; with equal seeds two calls see equal noise; a ``generator`` leaves torch's global one untouched. There
+are no second derivatives: the perturbed argmax refuses them, and to those of the other two the vertices are constants.
 
 Source: arXiv:2002.08676.
 """
@@ -308,8 +308,6 @@ def _check_vertices(solved: Tensor) -> None:
 
 def _check_maximal(solved: Tensor, noise: Tensor, theta: Tensor, sigma: float | int) -> None:
     """Two scores θ, θ′ of one problem: ⟨y, θ⟩ ≥ ⟨y′, θ⟩ and ⟨y′, θ′⟩ ≥ ⟨y, θ′⟩ add up to ⟨y − y′, θ − θ′⟩ ≥ 0."""
-    if len(solved) < 2:
-        return
     gain = sigma * (solved.diff(dim=0) * noise.diff(dim=0)).sum(-1)
     # ⟨y, θ⟩ is a sum of Σ|y| scores, so that each of its partial sums, the solver's too, is rounded by less than this
     ones = solved.abs().sum(-1).amax(0)

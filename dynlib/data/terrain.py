@@ -51,7 +51,7 @@ SPLITS = ("train", "test")
 _GRAIN = 5  # no grain is longer
 _HILL = 3  # tiles: side of the windows that smooth the height of the ground
 _SHADOW = 4  # tiles from one corner of the light to the next
-_TINT, _SPECKLE = 4, 24  # grey levels that a tile, and a pixel, may be off in a colour
+_TINT, _SPECKLE = 3, 28  # grey levels that a tile, and a pixel, may be off in a colour
 _CHUNK = 128  # maps drawn at a time, which bounds the memory; a multiple of 4, since random bytes come by fours
 
 
@@ -73,8 +73,8 @@ class Terrain:
 def terrain(count: int, *, split: Split = "train", seed: int = 0, size: int = 12) -> Terrain:
     """Maps of ``size`` × ``size`` tiles. The same seed gives the same bytes, and more maps begin with those of fewer.
 
-    Neighbouring tiles have similar heights and so often one ground. Light and shadow move over the picture, and every
-    ground has its own grain: the colour of one pixel does not tell what it belongs to.
+    Neighbouring tiles have similar heights and so often one ground. Light and shadow move over the picture, pixels are
+    speckled, and every ground has its own grain: the colour of one pixel does not tell what it belongs to.
 
     Args:
         count: how many maps.
