@@ -1251,7 +1251,7 @@ def needed_samples(gradients, error):
     return max(1, math.ceil(variance / error**2))
 
 
-# %% wrong: predict-samples | a number where a word is asked for | killed by: a word for the distance
+# %% wrong: predict-samples | a number where a word is asked for | killed by: one of the three words
 def predict():
     return {
         "heaviest in the k-subset law": 0.732,
@@ -1339,7 +1339,7 @@ def needed_samples(gradients, error):
     return max(1, math.ceil(((gradients - gradients.mean(0)) ** 2).mean().item() / error**2))
 
 
-# %% wrong: predict-samples | a tensor, not a number | killed by: an int
+# %% wrong: predict-samples | a tensor, not a number | killed by: a whole number
 def predict():
     return {
         "heaviest in the k-subset law": 0.732,
