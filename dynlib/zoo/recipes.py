@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from dynlib.backbone import CausalLM, ViT
 from dynlib.data import cluttered_digits, encode, topics, windows
+from dynlib.depth.early_exit import MultiExit, exit_loss
 
 Numbers = dict[str, int | float]
 
@@ -29,6 +30,8 @@ class Recipe:
     """Model to its figures on held-out data."""
     training: Numbers
     """Arguments of :func:`dynlib.training.train`."""
+    start: str | None = None
+    """The backbone whose weights it starts from; random ones if None."""
 
 
 def _digits_loss(model: nn.Module) -> Callable[[int], Tensor]:
@@ -90,6 +93,69 @@ def _topics_figures(model: nn.Module) -> Numbers:
     return {"test_bits_per_character": bits_per_character(model, text), "test_characters": len(text)}
 
 
+def multi_exit_vit(**config: Any) -> MultiExit:
+    """A vision transformer with an exit after every layer."""
+    vit = ViT(**config)
+    return MultiExit(vit, range(1, len(vit.blocks)))
+
+
+def _digits_exits_loss(model: nn.Module) -> Callable[[int], Tensor]:
+    def loss(step: int) -> Tensor:
+        batch = cluttered_digits(128, split="train", seed=10**6 + step)  # none that the start was trained on
+        return exit_loss(model(batch.images), batch.labels)
+
+    return loss
+
+
+@torch.no_grad()
+def _digits_exits_figures(model: nn.Module) -> Numbers:
+    test = cluttered_digits(10_000, split="test", seed=0)
+    said = torch.cat([model(images).argmax(-1) for images in tqdm(test.images.split(500), leave=False)], dim=1)
+    right = (said == test.labels).float().mean(1).tolist()
+    figures: Numbers = {f"test_accuracy_after_layer_{layer}": value for layer, value in enumerate(right, start=1)}
+    return figures | {"test_images": len(test)}
+
+
+def _readouts(model: CausalLM, tokens: Tensor) -> list[Tensor]:
+    """The logits after every layer."""
+    x, logits = model.embed(tokens), []
+    for block in model.blocks:
+        x = block(x)
+        logits.append(model.readout(x))
+    return logits
+
+
+def _topics_exits_loss(model: nn.Module) -> Callable[[int], Tensor]:
+    assert isinstance(model, CausalLM)
+    text = encode("\n\n".join(topics("train").values()))
+
+    def loss(step: int) -> Tensor:
+        batch = windows(text, 16, 257, generator=torch.Generator().manual_seed(10**6 + step))
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = torch.stack(_readouts(model, batch[:, :-1]))
+        # layer i weighs as i, as in arXiv:2207.07061
+        return exit_loss(logits.float().flatten(1, 2), batch[:, 1:].flatten(), weights="depth")
+
+    return loss
+
+
+@torch.no_grad()
+def _topics_exits_figures(model: nn.Module) -> Numbers:
+    assert isinstance(model, CausalLM)
+    text = "\n\n".join(topics("test").values())
+    tokens = encode(text)
+    rows = tokens[: len(tokens) // 256 * 256].view(-1, 256)
+    agree = torch.zeros(len(model.blocks))
+    for row in tqdm(rows.split(16), leave=False):
+        said = torch.stack(_readouts(model, row)).argmax(-1)
+        agree += (said == said[-1]).float().mean((1, 2)) * len(row) / len(rows)
+    figures: Numbers = {
+        f"test_agreement_of_layer_{layer}_with_the_last": value
+        for layer, value in enumerate(agree[:-1].tolist(), start=1)
+    }
+    return _topics_figures(model) | figures
+
+
 RECIPES = {
     "digits_vit": Recipe(
         build=ViT,
@@ -104,5 +170,21 @@ RECIPES = {
         loss=_topics_loss,
         evaluate=_topics_figures,
         training={"steps": 1400, "lr": 2e-3, "weight_decay": 0.1},
+    ),
+    "digits_exits": Recipe(
+        build=multi_exit_vit,
+        config={"image_size": 24, "patch_size": 4, "classes": 10, "dim": 96, "depth": 6, "heads": 4},
+        loss=_digits_exits_loss,
+        evaluate=_digits_exits_figures,
+        training={"steps": 2000, "lr": 1e-3, "weight_decay": 0.05},
+        start="digits_vit",
+    ),
+    "topics_exits": Recipe(
+        build=CausalLM,
+        config={"vocabulary": 256, "dim": 128, "depth": 8, "heads": 4, "dropout": 0.2},
+        loss=_topics_exits_loss,
+        evaluate=_topics_exits_figures,
+        training={"steps": 800, "lr": 1e-3, "weight_decay": 0.1},
+        start="topics_lm",
     ),
 }

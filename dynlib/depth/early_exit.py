@@ -1,0 +1,396 @@
+"""Stop when the answer is there: a small head after some of the layers, and each sample leaves at the first sure one.
+
+Exit i reads a guess from the tokens after its layer, and a *confidence* c from the guess. With thresholds λ a sample
+leaves at
+
+    exit(x) = min { i : cᵢ(x) ≥ λᵢ },    and the last exit, the backbone's own readout, takes all who are left.
+
+So λ = 0 lets all leave at the first exit, λ > 1 makes everyone stay to the end, and a larger λ never lets a sample
+leave earlier. Every sample decides for itself: a batch that waited until its *least* sure sample is sure would compute
+what nobody needs, and one that left on its *mean* confidence would take samples along that are not ready.
+
+Later exits are better on average, not for every sample: some are right early and wrong in the end ("overthinking",
+arXiv:1810.07052). A threshold chosen by looking at calibration data promises nothing by itself: see
+:func:`dynlib.depth.learn_then_test`.
+
+Source: arXiv:1709.01686 (exits), arXiv:1810.07052 (weighted losses), arXiv:2207.07061 (difference of the top two).
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from numbers import Real
+from typing import Any, Literal, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dynlib.choice.inputs import check_logits, check_top, widen
+
+Confidence = Callable[[Tensor], Tensor]
+"""Logits [..., classes] to how sure they are [...], never negative, and 1 at most."""
+
+Threshold = float | int | Sequence[float | int] | Tensor
+"""One number for all early exits, or one for each of them."""
+
+Execution = Literal["gathered", "masked"]
+
+
+class Prediction(NamedTuple):
+    """What samples left with, in the order in which they came."""
+
+    logits: Float[Tensor, "batch classes"]
+    """Of the exit that the sample took."""
+    exit: Int[Tensor, " batch"]
+    """Which one that was, from 0: an index into ``MultiExit.exits``."""
+    confidence: Float[Tensor, " batch"]
+    """How sure that exit was; of the last exit it may be anything."""
+
+
+class ExitHead(nn.Module):
+    """A guess from the tokens halfway: a norm and a linear map of the first token, the class token.
+
+    Each exit has a norm of its own, because the features of each layer have a scale of their own.
+
+    Args:
+        dim: features of a token.
+        classes: number of logits.
+    """
+
+    def __init__(self, dim: int, classes: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.linear = nn.Linear(dim, classes)
+        nn.init.trunc_normal_(self.linear.weight, std=dim**-0.5)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, tokens: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch classes"]:
+        """Tokens to class logits."""
+        return self.linear(self.norm(tokens[:, 0]))
+
+
+class MultiExit(nn.Module):
+    """A backbone with exits on the way.
+
+    The backbone is used, not copied: what trains here trains there. It may be any module in three steps, as
+    :class:`dynlib.backbone.ViT` is: ``embed(x)`` makes tokens [batch, tokens, dim], each of ``blocks`` maps tokens to
+    tokens, each sample on its own, and ``readout(tokens)`` makes logits [batch, classes].
+
+    Args:
+        backbone: the model to leave early.
+        exits: after how many layers there is an early exit, in rising order, from 1 on. The exit after all layers is
+            the backbone's own readout, which is always there and may be named or left out. None at all is the backbone.
+        heads: one module for each early exit, tokens [batch, tokens, dim] to logits [batch, classes]. If left out, an
+            :class:`ExitHead` each, of the size, number type and device of the linear layer ``backbone.head``.
+
+    Attributes:
+        exits: after how many layers the exits are, with the last one.
+
+    Raises:
+        TypeError: if the backbone has no such steps, a layer number is not a whole number, or the heads are left out
+            and there is no ``backbone.head`` to see their sizes from.
+        ValueError: if an exit lies before the first layer or past the last, one is named twice or out of order, or the
+            heads are not as many as the early exits.
+    """
+
+    def __init__(self, backbone: nn.Module, exits: Sequence[int], *, heads: Sequence[nn.Module] | None = None) -> None:
+        super().__init__()
+        blocks = getattr(backbone, "blocks", None)
+        steps = callable(getattr(backbone, "embed", None)) and callable(getattr(backbone, "readout", None))
+        if not steps or not isinstance(blocks, nn.ModuleList | nn.Sequential):
+            raise TypeError(
+                f"the backbone must have embed, blocks (an nn.ModuleList) and readout, as dynlib.backbone.ViT has; "
+                f"{type(backbone).__name__} has not"
+            )
+        self.backbone: Any = backbone
+        self.exits = _check_exits(exits, len(blocks))
+        if heads is None:
+            heads = [_head_like(backbone) for _ in self.exits[:-1]]
+        if len(heads) != len(self.exits) - 1:
+            raise ValueError(
+                f"there must be one head for each of the {len(self.exits) - 1} early exits, after layers "
+                f"{list(self.exits[:-1])}; got {len(heads)}. The last exit is the backbone's readout"
+            )
+        self.heads = nn.ModuleList(heads)
+
+    def forward(self, x: Tensor, *, detach: bool = False) -> Float[Tensor, "exits batch classes"]:
+        """The logits of all exits, first to last: what :func:`exit_loss` trains and a sweep of thresholds reads.
+
+        Args:
+            x: what ``backbone.embed`` takes.
+            detach: train the heads and nothing else. The backbone runs without gradient, its readout too, so that the
+                logits of the last exit are a constant. This stands here and not in the loss, because it is the
+                features that must be cut off: logits cut off would teach the heads nothing either.
+        """
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not detach):
+            tokens, features = self.backbone.embed(x), []
+            for stretch in self._stretches():
+                tokens = _through(stretch, tokens)
+                features.append(tokens)
+            last = self._read(len(self.heads), tokens)
+        early = [self._read(number, tokens) for number, tokens in enumerate(features[:-1])]
+        return torch.stack([*early, last])
+
+    @torch.no_grad()
+    def predict(
+        self,
+        x: Tensor,
+        threshold: Threshold,
+        *,
+        confidence: Confidence | None = None,
+        execution: Execution = "gathered",
+        chunk: int | None = None,
+    ) -> Prediction:
+        """Let every sample leave at the first exit that is sure enough of it.
+
+        The exit of a sample, and its logits up to rounding, are those that it has when it is alone in the batch. Put
+        the model in evaluation mode first, if it has dropout.
+
+        Args:
+            x: what ``backbone.embed`` takes; at least one sample.
+            threshold: the λ from which on a confidence is enough, not negative; one number for all early exits, or one
+                for each. 0 is always enough. Above 1 is never, and the logits are then bit for bit the backbone's,
+                unless ``chunk`` is given.
+            confidence: as :func:`max_probability`, which it is if left out.
+            execution: "gathered": the batch shrinks as its samples leave, and stops when all have left. "masked":
+                everything is computed and one exit's logits are picked.
+            chunk: with "gathered", send at most so many samples at a time through the layers between two exits, so
+                that their features stay in the cache; all at once if left out.
+
+        Raises:
+            TypeError: if a threshold is no number.
+            ValueError: if a threshold is negative or NaN, or they are not as many as the early exits, the batch is
+                empty, a logit or a confidence is NaN, ``chunk`` is below 1 or given with "masked", or the execution
+                has another name.
+        """
+        confidence = max_probability if confidence is None else confidence
+        limits = _check_threshold(threshold, len(self.heads))
+        if execution not in ("gathered", "masked"):
+            raise ValueError(f"execution must be 'gathered' or 'masked'; got {execution!r}")
+        if chunk is not None and (chunk < 1 or execution == "masked"):
+            raise ValueError(f"chunk is a number of samples from 1 on, for 'gathered'; got {chunk} with {execution!r}")
+        if len(x) == 0:
+            raise ValueError(f"there must be at least one sample; got shape {tuple(x.shape)}: leave out an empty batch")
+        if execution == "masked":
+            return self._masked(x, limits, confidence)
+        return self._gathered(x, limits, confidence, chunk)
+
+    def _masked(self, x: Tensor, limits: list[float], confidence: Confidence) -> Prediction:
+        logits = self(x)
+        sure = confidence(logits)
+        exit = exit_index(sure, limits)
+        sample = torch.arange(logits.shape[1], device=logits.device)
+        return Prediction(logits[exit, sample], exit, sure[exit, sample])
+
+    def _gathered(self, x: Tensor, limits: list[float], confidence: Confidence, chunk: int | None) -> Prediction:
+        tokens = self.backbone.embed(x)
+        waiting = torch.arange(len(tokens), device=tokens.device)  # the samples that the rows of tokens belong to
+        gone: list[tuple[Tensor, ...]] = []
+        for number, stretch in enumerate(self._stretches()):
+            tokens = _through(stretch, tokens, chunk)
+            logits = self._read(number, tokens)
+            sure = confidence(logits)
+            _check_sure(sure, logits)
+            # cᵢ(x) ≥ λᵢ, and the last exit takes all; in float64, where a λ just above 1 is still above 1
+            enough = sure.double() >= limits[number] if number < len(limits) else torch.ones_like(waiting).bool()
+            leave = enough.nonzero()[:, 0]
+            if len(leave) == len(waiting):
+                gone.append((waiting, logits, torch.full_like(waiting, number), sure))
+                break
+            if len(leave) > 0:
+                gone.append((waiting[leave], logits[leave], torch.full_like(leave, number), sure[leave]))
+                stay = (~enough).nonzero()[:, 0]
+                tokens, waiting = tokens[stay], waiting[stay]
+        sample, *parts = gone[0] if len(gone) == 1 else (torch.cat(part) for part in zip(*gone, strict=True))
+        order = sample.argsort()
+        return Prediction(*(part[order] for part in parts))
+
+    def _stretches(self) -> list[list[nn.Module]]:
+        """The layers from each exit to the next."""
+        blocks = list(self.backbone.blocks)
+        return [blocks[start:end] for start, end in pairwise((0, *self.exits))]
+
+    def _read(self, number: int, tokens: Tensor) -> Tensor:
+        logits = self.heads[number](tokens) if number < len(self.heads) else self.backbone.readout(tokens)
+        if logits.ndim != 2 or len(logits) != len(tokens):
+            raise ValueError(
+                f"exit {number}, after layer {self.exits[number]}, must give logits [batch, classes] for tokens of "
+                f"shape {tuple(tokens.shape)}; it gave {tuple(logits.shape)}"
+            )
+        return logits
+
+
+def exit_loss(
+    logits: Float[Tensor, "exits batch classes"],
+    labels: Int[Tensor, " batch"],
+    *,
+    weights: Literal["uniform", "depth"] | Sequence[float | int] | Tensor = "uniform",
+) -> Float[Tensor, ""]:
+    """The mean cross-entropy of every exit, averaged over the exits: L = Σᵢ wᵢ CEᵢ / Σᵢ wᵢ.
+
+    To train the heads of a backbone that stands still, detach the features: ``model(x, detach=True)``.
+
+    Args:
+        logits: of all exits, as :class:`MultiExit` gives them.
+        labels: the right classes, int64.
+        weights: "uniform": all exits alike, wᵢ = 1. "depth": later exits more, wᵢ = i for i = 1, 2, …, so that early
+            heads bend the backbone less. Or a number for each exit, not negative; they are divided by their sum.
+
+    Raises:
+        TypeError: if the logits are not floating-point, or the labels not int64.
+        ValueError: if there are no logits, the labels are not one for each sample or not a class, or the weights have
+            another name, are not one for each exit, negative, NaN, infinite, or zero throughout.
+    """
+    if not logits.is_floating_point() or labels.dtype != torch.int64:
+        raise TypeError(f"need floating-point logits and int64 labels; got {logits.dtype} and {labels.dtype}")
+    if logits.ndim != 3 or logits.numel() == 0 or labels.shape != logits.shape[1:2]:
+        raise ValueError(
+            "logits must be [exits, batch, classes] and labels [batch], none of them 0; got "
+            f"{tuple(logits.shape)} and {tuple(labels.shape)}"
+        )
+    exits, batch, classes = logits.shape
+    if labels.min() < 0 or labels.max() >= classes:
+        raise ValueError(f"labels must be 0 … {classes - 1}; got {int(labels.min())} … {int(labels.max())}")
+    wide = widen(logits)
+    w = _exit_weights(weights, exits).to(wide)
+    # CEᵢ, the mean over the batch
+    losses = F.cross_entropy(wide.flatten(0, 1), labels.repeat(exits), reduction="none").view(exits, batch).mean(1)
+    # L = Σᵢ wᵢ CEᵢ / Σᵢ wᵢ
+    return (w / w.sum()) @ losses
+
+
+def max_probability(logits: Float[Tensor, "*batch classes"]) -> Float[Tensor, "*batch"]:
+    """How likely the likeliest class is, max softmax(logits): from 1 / classes, all alike, to 1.
+
+    In float32, or float64 if the logits are. The probability is the model's own word: it holds as a rate of right
+    answers only if the model is calibrated.
+
+    Raises:
+        TypeError: if the logits are not floating-point.
+        ValueError: if there are fewer than two classes or no logits, one is NaN or +inf, or all of a row are −inf.
+    """
+    return _check_confidence(logits).softmax(-1).amax(-1)
+
+
+def margin(logits: Float[Tensor, "*batch classes"]) -> Float[Tensor, "*batch"]:
+    """How much likelier the likeliest class is than the next, p₁ − p₂: from 0, a tie, to 1; "softmax_diff" in CALM.
+
+    Result and errors as in :func:`max_probability`.
+    """
+    top = _check_confidence(logits).softmax(-1).topk(2, dim=-1).values
+    return top[..., 0] - top[..., 1]
+
+
+def negative_entropy(logits: Float[Tensor, "*batch classes"]) -> Float[Tensor, "*batch"]:
+    """How far from undecided, 1 − H(p) / log classes with H = −Σ p log p: from 0, all classes alike, to 1, one alone.
+
+    Result and errors as in :func:`max_probability`.
+    """
+    p = _check_confidence(logits).softmax(-1)
+    share = torch.special.entr(p).sum(-1) / math.log(p.shape[-1])
+    return (1 - share).clamp(0, 1)  # rounding alone leaves [0, 1], and below 0 even λ = 0 would not be reached
+
+
+def exit_index(confidence: Float[Tensor, "exits batch"], threshold: Threshold) -> Int[Tensor, " batch"]:
+    """Where every sample leaves, given how sure each exit is of it: min { i : cᵢ ≥ λᵢ }, or the last.
+
+    With the confidences of all exits at hand, a sweep over thresholds costs no further run of the model.
+
+    Args:
+        confidence: of all exits; that of the last one is not asked.
+        threshold: as in :meth:`MultiExit.predict`.
+
+    Raises:
+        TypeError, ValueError: as in :meth:`MultiExit.predict`.
+    """
+    if confidence.ndim != 2 or confidence.numel() == 0:
+        raise ValueError(f"confidence must be [exits, batch], neither of them 0; got {tuple(confidence.shape)}")
+    limits = _check_threshold(threshold, len(confidence) - 1)
+    _check_sure(confidence, confidence[..., None])
+    floors = torch.tensor([*limits, -math.inf], dtype=torch.float64, device=confidence.device)
+    enough = confidence.double() >= floors[:, None]
+    # the first of several largest
+    return enough.int().argmax(0)
+
+
+def _through(blocks: list[nn.Module], tokens: Tensor, chunk: int | None = None) -> Tensor:
+    if chunk is not None and len(tokens) > chunk:
+        return torch.cat([_through(blocks, part) for part in tokens.split(chunk)])
+    for block in blocks:
+        tokens = block(tokens)
+    return tokens
+
+
+def _head_like(backbone: nn.Module) -> ExitHead:
+    last = getattr(backbone, "head", None)
+    if not isinstance(last, nn.Linear):
+        raise TypeError(f"{type(backbone).__name__} has no linear layer 'head' to see sizes from: give heads")
+    return ExitHead(last.in_features, last.out_features).to(last.weight.device, last.weight.dtype)
+
+
+def _check_exits(exits: Sequence[int], depth: int) -> tuple[int, ...]:
+    for layer in exits:
+        if isinstance(layer, bool) or not isinstance(layer, int):
+            raise TypeError(f"an exit is the number of a layer, a whole number; got {layer!r}")
+        if not 1 <= layer <= depth:
+            raise ValueError(f"there is no exit after layer {layer}: the backbone has layers 1 … {depth}")
+    if any(a >= b for a, b in pairwise(exits)):
+        raise ValueError(f"exits must rise, each named once; got {list(exits)}: use sorted(set(exits))")
+    if depth == 0:
+        raise ValueError("the backbone has no layers, so that there is nothing to leave early")
+    return (*exits, depth) if not exits or exits[-1] != depth else tuple(exits)
+
+
+def _check_threshold(threshold: Threshold, early: int) -> list[float]:
+    """One float for each early exit."""
+    try:
+        given: Any = threshold.tolist() if isinstance(threshold, Tensor) else threshold
+        limits = [float(limit) for limit in ([given] if isinstance(given, Real) else given)]
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"threshold must be a number, or one for each early exit; got {threshold!r}") from error
+    if not all(limit >= 0 for limit in limits):  # NaN is not
+        raise ValueError(
+            f"a threshold must be 0 or more, as confidences are from 0 to 1; got {limits}. Above 1 nobody leaves early"
+        )
+    if isinstance(given, Real):
+        return limits * early
+    if len(limits) != early:
+        raise ValueError(
+            f"there must be one threshold, or one for each of the {early} early exits; got {len(limits)}. The last "
+            "exit has none: it takes all who are left"
+        )
+    return limits
+
+
+def _check_sure(sure: Tensor, logits: Tensor) -> None:
+    if sure.shape != logits.shape[:-1]:
+        raise ValueError(
+            f"the confidence of logits {tuple(logits.shape)} must be {tuple(logits.shape[:-1])}, a number for each "
+            f"sample on its own; got {tuple(sure.shape)}"
+        )
+    if sure.isnan().any():
+        raise ValueError("a confidence is NaN: look for NaN in the input or the weights")
+
+
+def _check_confidence(logits: Tensor) -> Tensor:
+    """The logits in float32 or wider, if they are of at least two classes and make a distribution."""
+    check_logits(logits, -1)
+    if logits.shape[-1] < 2:
+        raise ValueError(f"confidence compares classes, and needs two or more; got logits {tuple(logits.shape)}")
+    check_top(logits.detach().amax(-1))
+    return widen(logits)
+
+
+def _exit_weights(weights: str | Sequence[float | int] | Tensor, exits: int) -> Tensor:
+    if isinstance(weights, str):
+        if weights not in ("uniform", "depth"):
+            raise ValueError(f"weights must be 'uniform', 'depth', or a number for each exit; got {weights!r}")
+        return torch.arange(1.0, exits + 1) if weights == "depth" else torch.ones(exits)
+    w = torch.as_tensor(weights, dtype=torch.float64)
+    if w.shape != (exits,) or not (w.isfinite().all() and (w >= 0).all() and w.sum() > 0):
+        raise ValueError(
+            f"weights must be {exits} numbers, one for each exit, not negative, and not all 0; got {weights}"
+        )
+    return w

@@ -1,0 +1,873 @@
+"""Early exit against a slow loop that sends one sample at a time, and the certificate against scipy and simulation.
+
+The statistical tests are seeded, so they pass or fail once and for all; ``FALSE_ALARM`` is the probability that a right
+implementation had been unlucky with its seed.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dynlib.backbone import ViT
+from dynlib.cost import count
+from dynlib.depth.early_exit import (
+    ExitHead,
+    MultiExit,
+    exit_index,
+    exit_loss,
+    margin,
+    max_probability,
+    negative_entropy,
+)
+from dynlib.depth.risk_control import binomial_cdf, learn_then_test
+
+FALSE_ALARM = 1e-6  # of every statistical test here
+CONFIDENCES = [max_probability, margin, negative_entropy]
+DEPTH, DIM, CLASSES, SIDE = 5, 8, 4, 8
+EXITS = (1, 3, 4)
+EXACT = {"rtol": 0, "atol": 1e-10}  # for float64
+few = settings(max_examples=40, deadline=None, derandomize=True)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def make_vit(*, depth: int = DEPTH, seed: int = 6, dtype: torch.dtype = torch.float64) -> ViT:
+    torch.manual_seed(seed)
+    vit = ViT(image_size=SIDE, patch_size=4, classes=CLASSES, dim=DIM, depth=depth, heads=2).to(dtype).eval()
+    for parameter in vit.parameters():  # also norms and biases, so that nothing is 0 or 1 by chance
+        nn.init.normal_(parameter)
+    return vit
+
+
+def make_model(exits: Sequence[int] = EXITS, **changes) -> MultiExit:
+    model = MultiExit(make_vit(**changes), exits).eval()
+    for head in model.heads:
+        nn.init.normal_(head.norm.weight)
+        nn.init.normal_(head.norm.bias, std=0.1)  # guesses are to differ more from image to image than by class
+        nn.init.normal_(head.linear.weight)
+        nn.init.normal_(head.linear.bias, std=0.1)
+    return model
+
+
+def make_images(batch: int, *, seed: int = 1, dtype: torch.dtype = torch.float64) -> Tensor:
+    return 3 * torch.randn(batch, 1, SIDE, SIDE, dtype=dtype, generator=seeded(seed))
+
+
+def guesses_of_one(model: MultiExit, image: Tensor) -> list[Tensor]:
+    """The logits [classes] of each exit, for one image alone, layer by layer and with the formula of each head."""
+    vit, guesses = model.backbone, []
+    x = vit.embed(image[None])
+    for layer, block in enumerate(vit.blocks, start=1):
+        x = block(x)
+        if layer in EXITS:
+            head = model.heads[EXITS.index(layer)]
+            first = x[0, 0]
+            normed = (first - first.mean()) / (first.var(unbiased=False) + head.norm.eps).sqrt()
+            guesses.append(head.linear.weight @ (normed * head.norm.weight + head.norm.bias) + head.linear.bias)
+    return [*guesses, vit.readout(x)[0]]
+
+
+def leave_alone(guesses: list[Tensor], limits: Sequence[float], confidence: Callable[[Tensor], Tensor]) -> int:
+    for number, limit in enumerate(limits):
+        if confidence(guesses[number]).item() >= limit:
+            return number
+    return len(guesses) - 1
+
+
+# The model
+
+
+@torch.no_grad()
+def test_every_exit_reads_the_first_token_after_its_layer():
+    model, images = make_model(), make_images(5)
+    logits = model(images)
+    assert logits.shape == (len(EXITS) + 1, 5, CLASSES)
+    for sample, image in enumerate(images):
+        torch.testing.assert_close(logits[:, sample], torch.stack(guesses_of_one(model, image)), **EXACT)
+    assert model.exits == (*EXITS, DEPTH)
+
+
+@torch.no_grad()
+def test_the_last_exit_is_the_backbone_itself():
+    vit = make_vit()
+    model, images = MultiExit(vit, [2]), make_images(3)
+    assert model.backbone is vit
+    assert torch.equal(model(images)[-1], vit(images))
+
+
+@pytest.mark.parametrize("exits", [[], [DEPTH]])
+@torch.no_grad()
+def test_without_early_exits_it_is_the_backbone(exits):
+    model, images = make_model(exits), make_images(3)
+    assert model.exits == (DEPTH,)
+    for execution in ("gathered", "masked"):
+        assert torch.equal(model.predict(images, 0.5, execution=execution).logits, model.backbone(images))
+    assert torch.equal(model.predict(images, []).exit, torch.zeros(3, dtype=torch.int64))
+
+
+def test_the_last_layer_may_be_named_as_an_exit():
+    named, left_out = MultiExit(make_vit(), [2, DEPTH]), MultiExit(make_vit(), [2])
+    assert named.exits == left_out.exits == (2, DEPTH)
+    assert len(named.heads) == len(left_out.heads) == 1
+
+
+@torch.no_grad()
+def test_each_exit_has_a_norm_of_its_own():
+    model, images = make_model(), make_images(3)
+    before = model(images)
+    model.heads[1].norm.weight += 1
+    changed = (model(images) != before).flatten(1).any(1)
+    assert changed.tolist() == [False, True, False, False]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_heads_take_the_number_type_of_the_backbone(dtype):
+    model = MultiExit(make_vit(dtype=dtype), EXITS)
+    assert {parameter.dtype for parameter in model.parameters()} == {dtype}
+    assert model(make_images(2, dtype=dtype)).dtype == dtype
+    prediction = model.predict(make_images(9, dtype=dtype), 0.5)
+    assert prediction.logits.dtype == dtype
+    assert prediction.confidence.dtype == torch.promote_types(dtype, torch.float32)
+
+
+def test_a_fresh_head_guesses_little():
+    # a head of 64 features: logits of standard deviation 1 before training; bound at half to twice, 300 numbers
+    torch.manual_seed(0)
+    logits = ExitHead(64, 100)(torch.randn(3, 5, 64, generator=seeded()))
+    assert 0.5 < logits.std() < 2
+
+
+def test_a_state_dict_is_the_whole_of_it():
+    one, other = make_model(seed=0), make_model(seed=1)
+    images = make_images(2)
+    assert not torch.equal(one(images), other(images))
+    other.load_state_dict(one.state_dict())
+    assert torch.equal(one(images), other(images))
+
+
+class Counter(nn.Module):
+    """Not a transformer: x ↦ 2x three times, and the sum of the tokens against a constant."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*(nn.Linear(1, 1, bias=False) for _ in range(3)))
+        for block in self.blocks:
+            nn.init.constant_(block.weight, 2.0)
+
+    def embed(self, x: Tensor) -> Tensor:
+        return x[:, :, None]
+
+    def readout(self, tokens: Tensor) -> Tensor:
+        total = tokens.sum((1, 2))
+        return torch.stack([total, torch.full_like(total, 4.0)], dim=-1)
+
+
+class Total(nn.Module):
+    def forward(self, tokens: Tensor) -> Tensor:
+        total = tokens.sum((1, 2))
+        return torch.stack([total, torch.zeros_like(total)], dim=-1)
+
+
+@torch.no_grad()
+def test_any_backbone_in_three_steps_may_have_exits():
+    model = MultiExit(Counter(), [1, 2], heads=[Total(), Total()])
+    x = torch.tensor([[0.1, 0.2], [1.0, 2.0], [0.5, 0.3]])
+    expected = torch.stack([2 * x.sum(1), 4 * x.sum(1), 8 * x.sum(1)])
+    assert torch.allclose(model(x)[..., 0], expected)
+    assert model.predict(x, 0.95).exit.tolist() == [2, 0, 1]  # σ(0.6), σ(1.2); σ(6); σ(1.6), σ(3.2)
+
+
+# Executions
+
+
+@given(
+    batch=st.integers(1, 17),
+    thresholds=st.one_of(st.floats(0, 1.1), st.lists(st.floats(0, 1.1), min_size=3, max_size=3)),
+    confidence=st.sampled_from(CONFIDENCES),
+    seed=st.integers(0, 100),
+    chunk=st.sampled_from([None, 1, 3, 100]),
+)
+@few
+@torch.no_grad()
+def test_a_batch_leaves_as_its_samples_alone(batch, thresholds, confidence, seed, chunk):
+    model, images = make_model(), make_images(batch, seed=seed)
+    limits = thresholds if isinstance(thresholds, list) else [thresholds] * len(EXITS)
+    gathered = model.predict(images, thresholds, confidence=confidence, chunk=chunk)
+    masked = model.predict(images, thresholds, confidence=confidence, execution="masked")
+    guesses = [guesses_of_one(model, image) for image in images]
+    exits = [leave_alone(guess, limits, confidence) for guess in guesses]
+    picked = torch.stack([guess[exit] for guess, exit in zip(guesses, exits, strict=True)])
+    for prediction in (gathered, masked):
+        assert prediction.exit.tolist() == exits
+        assert prediction.exit.dtype == torch.int64
+        torch.testing.assert_close(prediction.logits, picked, **EXACT)
+        torch.testing.assert_close(prediction.confidence, confidence(picked), **EXACT)
+
+
+@torch.no_grad()
+def test_the_samples_of_these_tests_leave_at_every_exit():
+    exits = make_model().predict(make_images(200), 0.8).exit
+    assert torch.bincount(exits, minlength=len(EXITS) + 1).min() >= 5
+
+
+@pytest.mark.parametrize("execution", ["gathered", "masked"])
+@pytest.mark.parametrize("confidence", CONFIDENCES)
+@pytest.mark.parametrize("threshold", [1 + 1e-12, 1.5, math.inf, torch.tensor([2.0, 2.0, 2.0])])
+@torch.no_grad()
+def test_a_threshold_above_one_is_bit_for_bit_the_full_model(execution, confidence, threshold):
+    model, images = make_model(dtype=torch.float32), make_images(33, dtype=torch.float32)
+    for head in model.heads:
+        head.linear.weight *= 1000
+    prediction = model.predict(images, threshold, confidence=confidence, execution=execution)
+    assert torch.equal(prediction.logits, model.backbone(images))
+    assert (prediction.exit == len(EXITS)).all()
+    # while at 1 those leave whose confidence float32 rounds to 1, and these heads shout
+    assert (model.predict(images, 1.0, confidence=confidence, execution=execution).exit == 0).any()
+
+
+@pytest.mark.parametrize("execution", ["gathered", "masked"])
+@pytest.mark.parametrize("confidence", CONFIDENCES)
+@pytest.mark.parametrize("scale", [0.0, 1.0, 1000.0])
+@torch.no_grad()
+def test_at_threshold_zero_all_leave_at_the_first_exit(execution, confidence, scale):
+    model, images = make_model(dtype=torch.float32), make_images(20, dtype=torch.float32)
+    for parameter in model.heads.parameters():
+        parameter *= scale  # undecided, as it is, or shouting
+    prediction = model.predict(images, 0, confidence=confidence, execution=execution)
+    assert (prediction.exit == 0).all()
+    torch.testing.assert_close(prediction.logits, model(images)[0])
+
+
+@pytest.mark.parametrize("confidence", CONFIDENCES)
+@torch.no_grad()
+def test_a_larger_threshold_never_lets_a_sample_leave_earlier(confidence):
+    model, images = make_model(), make_images(40)
+    sweep = [model.predict(images, t, confidence=confidence).exit for t in np.linspace(0, 1.1, 12)]
+    assert all((later >= earlier).all() for earlier, later in pairwise(sweep))
+    assert (sweep[0] == 0).all()
+    assert (sweep[-1] == len(EXITS)).all()
+    # one threshold raised, the others as they are
+    one = [model.predict(images, [0.6, t, 0.7], confidence=confidence).exit for t in np.linspace(0, 1.1, 12)]
+    assert all((later >= earlier).all() for earlier, later in pairwise(one))
+
+
+@torch.no_grad()
+def test_a_sure_sample_neither_waits_for_an_unsure_one_nor_takes_it_along():
+    model, images = make_model(), make_images(50)
+    sure = max_probability(model(images)[0])
+    pair = images[[int(sure.argmin()), int(sure.argmax())]]
+    for limit in (sure.min().item() + 1e-6, sure.max().item() - 1e-6):  # below the mean, and above it
+        exits = model.predict(pair, [limit, 2.0, 2.0]).exit
+        assert exits.tolist() == [len(EXITS), 0]
+
+
+@torch.no_grad()
+def test_a_block_meets_only_the_samples_that_are_still_there():
+    model, images = make_model(), make_images(60)
+    exits = model.predict(images, 0.8, execution="masked").exit
+    met: list[int] = []
+    for block in model.backbone.blocks:
+        block.register_forward_pre_hook(lambda _, given: met.append(len(given[0])))
+    model.predict(images, 0.8)
+    starts = [1, 2, 2, 3, 4]  # how many exits lie before block 1 … 5, plus one
+    assert met == [int((exits >= start - 1).sum()) for start in starts]
+    assert met[0] > met[1] > met[-1] > 0
+    met.clear()
+    model.predict(images, 0.0)
+    assert met == [60]
+    met.clear()
+    model.predict(images[:7], 2.0, chunk=3)
+    # chunk by chunk through the layers between two exits, of which 2 and 3 are one stretch
+    assert met == [3, 3, 1, *(3, 3, 3, 3, 1, 1), *(3, 3, 1), *(3, 3, 1)]
+
+
+def test_predicting_keeps_no_graph_and_leaves_the_model_as_it_was():
+    model, images = make_model().train(), make_images(4).requires_grad_()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    for execution in ("gathered", "masked"):
+        prediction = model.predict(images, 0.5, execution=execution)
+        assert not prediction.logits.requires_grad
+        assert not prediction.confidence.requires_grad
+    assert model.training
+    assert torch.is_grad_enabled()
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+# Costs
+
+
+def head_flops(batch: int) -> int:
+    return 2 * batch * DIM * CLASSES
+
+
+@torch.no_grad()
+def test_counted_flops_fall_with_the_threshold_and_include_the_heads():
+    model, images = make_model(), make_images(32)
+    vit = model.backbone
+    sweep = [count(model.predict, images, t).flops for t in (1.5, 0.9, 0.7, 0.4, 0.0)]
+    assert all(a > b for a, b in pairwise(sweep))
+    assert sweep[0] == count(vit, images).flops + len(EXITS) * head_flops(32)
+    embedding = count(vit.embed, images).flops
+    block = count(vit.blocks[0], vit.embed(images)).flops
+    assert sweep[-1] == embedding + block + head_flops(32)
+    # between: layers and heads of those who were still there
+    exits = model.predict(images, 0.7).exit
+    layers = sum(model.exits[exit] for exit in exits.tolist())
+    heads = sum(min(exit + 1, len(EXITS)) for exit in exits.tolist())
+    readouts = int((exits == len(EXITS)).sum())
+    assert sweep[2] == embedding + block // 32 * layers + head_flops(heads) + head_flops(readouts)
+
+
+@torch.no_grad()
+def test_masked_execution_saves_nothing():
+    model, images = make_model(), make_images(8)
+    costs = {count(model.predict, images, t, execution="masked").flops for t in (0.0, 0.5, 2.0)}
+    assert costs == {count(model, images).flops}
+
+
+# Training
+
+
+def test_detached_exits_train_the_heads_and_nothing_else():
+    model, images, labels = make_model(), make_images(6), torch.tensor([0, 1, 2, 3, 0, 1])
+    images.requires_grad_()
+    detached, joint = model(images, detach=True), model(images)
+    assert torch.equal(detached, joint)
+    exit_loss(detached, labels).backward()
+    assert all(parameter.grad is None for parameter in model.backbone.parameters())
+    assert images.grad is None
+    heads = [parameter.grad.clone() for parameter in model.heads.parameters()]
+    assert all((gradient != 0).any() for gradient in heads)
+    # the heads learn what they learn jointly
+    model.zero_grad()
+    exit_loss(joint, labels).backward()
+    for gradient, parameter in zip(heads, model.heads.parameters(), strict=True):
+        torch.testing.assert_close(gradient, parameter.grad, **EXACT)
+
+
+def test_joint_training_reaches_every_parameter():
+    model = make_model()
+    exit_loss(model(make_images(6)), torch.tensor([0, 1, 2, 3, 0, 1])).backward()
+    assert all(parameter.grad is not None and parameter.grad.abs().max() > 0 for parameter in model.parameters())
+
+
+def test_detaching_does_not_switch_gradients_on():
+    model = make_model()
+    with torch.no_grad():
+        assert not model(make_images(2), detach=True).requires_grad
+    assert model(make_images(2), detach=True).requires_grad
+
+
+@pytest.mark.parametrize(
+    ("weights", "shares"),
+    [
+        ("uniform", [1 / 3, 1 / 3, 1 / 3]),
+        ("depth", [1 / 6, 2 / 6, 3 / 6]),
+        ([2, 0, 6], [0.25, 0, 0.75]),
+        (torch.tensor([2.0, 0.0, 6.0]), [0.25, 0, 0.75]),
+    ],
+)
+def test_the_loss_is_the_weighted_mean_of_cross_entropies(weights, shares):
+    logits = torch.randn(3, 4, 5, dtype=torch.float64, generator=seeded(2)).requires_grad_()
+    labels = torch.tensor([4, 0, 2, 2])
+    expected = 0.0
+    for share, exit in zip(shares, logits.tolist(), strict=True):
+        for row, label in zip(exit, labels.tolist(), strict=True):
+            expected += share / 4 * (math.log(sum(math.exp(value) for value in row)) - row[label])
+    loss = exit_loss(logits, labels, weights=weights)
+    assert loss.item() == pytest.approx(expected, rel=1e-12)
+    loss.backward()
+    for exit, share in enumerate(shares):
+        probabilities = logits[exit].detach().softmax(-1)
+        torch.testing.assert_close(logits.grad[exit], share / 4 * (probabilities - F.one_hot(labels, 5)), **EXACT)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_loss_of_half_precision_is_computed_in_single(dtype):
+    logits = torch.randn(2, 300, 7, generator=seeded(3)).to(dtype)
+    labels = torch.randint(7, (300,), generator=seeded(4))
+    loss = exit_loss(logits, labels, weights="depth")
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, exit_loss(logits.float(), labels, weights="depth"))
+
+
+# Confidences
+
+
+def confidences_by_hand(row: list[float]) -> tuple[float, float, float]:
+    total = sum(math.exp(value) for value in row)
+    p = sorted((math.exp(value) / total for value in row), reverse=True)
+    entropy = -sum(value * math.log(value) for value in p if value > 0)
+    return p[0], p[0] - p[1], 1 - entropy / math.log(len(p))
+
+
+def test_confidences_are_their_formulas():
+    logits = 2 * torch.randn(2, 30, 6, dtype=torch.float64, generator=seeded(5))
+    logits[0, 0, 2] = -math.inf
+    expected = torch.tensor([[confidences_by_hand(row) for row in part] for part in logits.tolist()])
+    for which, confidence in enumerate(CONFIDENCES):
+        torch.testing.assert_close(confidence(logits), expected[..., which].double(), rtol=0, atol=1e-6)
+        assert confidence(logits[0, 3]).shape == ()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("classes", [2, 3, 10, 1000])
+def test_confidences_reach_their_ends_and_stay_within(dtype, classes):
+    undecided, decided = torch.zeros(classes, dtype=dtype), torch.zeros(classes, dtype=dtype)
+    decided[1] = 2000
+    wide = torch.promote_types(dtype, torch.float32)
+    for confidence, least in zip(CONFIDENCES, (1 / classes, 0, 0), strict=True):
+        assert confidence(undecided).item() == pytest.approx(least, abs=1e-6)
+        assert confidence(decided).item() == 1
+        scale = torch.logspace(-6, 3, 200, dtype=wide)[:, None]
+        values = confidence((torch.randn(200, classes, generator=seeded(6)).to(wide) * scale).to(dtype))
+        assert values.dtype == wide
+        assert values.min() >= 0
+        assert values.max() <= 1
+
+
+def test_with_two_classes_the_margin_is_twice_the_probability_less_one():
+    logits = torch.randn(50, 2, dtype=torch.float64, generator=seeded(7))
+    torch.testing.assert_close(margin(logits), 2 * max_probability(logits) - 1, **EXACT)
+
+
+def test_exits_can_be_found_from_confidences_alone():
+    confidence = torch.rand(4, 300, generator=seeded(8))
+    for threshold in (0.0, 0.3, 0.95, 1.5, [0.9, 0.1, 0.5], torch.tensor([0.2, 0.9, 0.9])):
+        limits = [threshold] * 3 if isinstance(threshold, float) else [float(limit) for limit in threshold]
+        expected = [next((i for i in range(3) if sure[i] >= limits[i]), 3) for sure in confidence.double().T.tolist()]
+        assert exit_index(confidence, threshold).tolist() == expected
+
+
+def test_a_confidence_at_the_threshold_is_enough():
+    assert exit_index(torch.tensor([[0.5, 0.25], [0.0, 0.0]]), 0.5).tolist() == [0, 1]
+    model = MultiExit(Counter(), [1, 2], heads=[Total(), Total()])
+    x = torch.zeros(2, 3)  # heads that cannot tell: a confidence of exactly one half
+    assert model.predict(x, 0.5).exit.tolist() == [0, 0]
+    assert model.predict(x, math.nextafter(0.5, 1)).exit.tolist() == [2, 2]
+
+
+# Errors of the exits
+
+
+@pytest.mark.parametrize(
+    ("exits", "error", "says"),
+    [
+        ([DEPTH + 1], ValueError, rf"layer {DEPTH + 1}.*layers 1 … {DEPTH}"),
+        ([1, 99], ValueError, "no exit after layer 99"),
+        ([0, 1], ValueError, "no exit after layer 0"),
+        ([-1], ValueError, "no exit after layer -1"),
+        ([2, 2], ValueError, "once"),
+        ([3, 1], ValueError, "rise"),
+        ([1.0], TypeError, "whole number"),
+        ([True], TypeError, "whole number"),
+        (["2"], TypeError, "whole number"),
+    ],
+)
+@pytest.mark.usefixtures("as_users_run_it")
+def test_exits_that_the_backbone_does_not_have_are_refused(exits, error, says):
+    with pytest.raises(error, match=says):
+        MultiExit(make_vit(), exits)
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+def test_backbones_and_heads_that_do_not_fit_are_refused():
+    with pytest.raises(TypeError, match="Linear has not"):
+        MultiExit(nn.Linear(2, 2), [1])
+    with pytest.raises(TypeError, match="give heads"):
+        MultiExit(Counter(), [1])
+    with pytest.raises(ValueError, match=r"2 early exits.*got 1"):
+        MultiExit(Counter(), [1, 2], heads=[Total()])
+    with pytest.raises(ValueError, match="no layers"):
+        MultiExit(make_vit(depth=0), [])
+    wrong = MultiExit(make_vit(), [1, 2], heads=[nn.Identity(), nn.Identity()])
+    for run in (lambda x: wrong(x), lambda x: wrong.predict(x, 0.5)):
+        with pytest.raises(ValueError, match=r"exit 0, after layer 1, must give logits \[batch, classes\]"):
+            run(make_images(2))
+
+
+@pytest.mark.parametrize(
+    ("threshold", "error", "says"),
+    [
+        (-0.1, ValueError, "0 or more"),
+        (math.nan, ValueError, "0 or more"),
+        ([0.5, 0.5, -1], ValueError, "0 or more"),
+        ([0.5, math.nan, 0.5], ValueError, "0 or more"),
+        ([0.5], ValueError, "each of the 3 early exits; got 1"),
+        ([0.5] * 4, ValueError, "The last exit has none"),
+        ([], ValueError, "got 0"),
+        (None, TypeError, "must be a number"),
+        ("high", TypeError, "must be a number"),
+        (torch.zeros(2, 3), TypeError, "must be a number"),
+    ],
+)
+@pytest.mark.usefixtures("as_users_run_it")
+def test_thresholds_out_of_range_are_refused(threshold, error, says):
+    model, images = make_model(), make_images(2)
+    for execution in ("gathered", "masked"):
+        with pytest.raises(error, match=says):
+            model.predict(images, threshold, execution=execution)
+    with pytest.raises(error, match=says):
+        exit_index(torch.rand(4, 2), threshold)
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+def test_a_bad_threshold_is_refused_where_there_is_no_early_exit_too():
+    with pytest.raises(ValueError, match="0 or more"):
+        make_model([]).predict(make_images(2), -1)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"execution": "fused"}, "'gathered' or 'masked'"),
+        ({"chunk": 0}, "from 1 on"),
+        ({"chunk": 2, "execution": "masked"}, "for 'gathered'"),
+        ({"confidence": lambda logits: max_probability(logits).mean()}, "each sample on its own"),
+        ({"confidence": lambda logits: logits.amax(-1) * math.nan}, "NaN"),
+        ({"confidence": lambda logits: logits.amax(-1) * math.nan, "execution": "masked"}, "NaN"),
+        ({"confidence": lambda logits: logits, "execution": "masked"}, r"\[exits, batch\]|each sample"),
+    ],
+)
+@pytest.mark.usefixtures("as_users_run_it")
+def test_predictions_that_cannot_be_are_refused(options, says):
+    with pytest.raises(ValueError, match=says):
+        make_model().predict(make_images(3), 0.5, **options)
+
+
+@pytest.mark.parametrize("execution", ["gathered", "masked"])
+@pytest.mark.usefixtures("as_users_run_it")
+def test_an_empty_batch_and_nan_are_refused(execution):
+    with pytest.raises(ValueError, match="at least one sample"):
+        make_model().predict(make_images(0), 0.5, execution=execution)
+    with pytest.raises(ValueError, match="at least one sample"):
+        MultiExit(Counter(), [1], heads=[Total()]).predict(torch.zeros(0, 2), 0.5, execution=execution)
+    images = make_images(3)
+    images[1, 0, 2, 2] = math.nan
+    with pytest.raises(ValueError, match="NaN"):
+        make_model().predict(images, 0.5, execution=execution)
+
+
+@pytest.mark.parametrize("confidence", CONFIDENCES)
+@pytest.mark.parametrize(
+    ("logits", "error", "says"),
+    [
+        (torch.tensor([[1, 2]]), TypeError, "float"),
+        (torch.zeros(0, 3), ValueError, "no logits"),
+        (torch.zeros(3, 1), ValueError, "two or more"),
+        (torch.tensor([[0.0, math.nan]]), ValueError, "NaN"),
+        (torch.tensor([[0.0, math.inf]]), ValueError, r"\+inf"),
+        (torch.tensor([[-math.inf, -math.inf]]), ValueError, "-inf throughout"),
+    ],
+)
+@pytest.mark.usefixtures("as_users_run_it")
+def test_logits_without_a_confidence_are_refused(confidence, logits, error, says):
+    with pytest.raises(error, match=says):
+        confidence(logits)
+
+
+@pytest.mark.parametrize("confidence", [torch.rand(3), torch.rand(0, 3), torch.rand(3, 0), torch.rand(2, 3, 4)])
+@pytest.mark.usefixtures("as_users_run_it")
+def test_confidences_of_another_shape_are_refused(confidence):
+    with pytest.raises(ValueError, match=r"\[exits, batch\]"):
+        exit_index(confidence, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels", "weights", "error", "says"),
+    [
+        (torch.zeros(2, 3, 4), torch.tensor([0, 1]), "uniform", ValueError, "labels"),
+        (torch.zeros(3, 4), torch.tensor([0, 1, 2]), "uniform", ValueError, r"\[exits, batch, classes\]"),
+        (torch.zeros(2, 0, 4), torch.zeros(0, dtype=torch.int64), "uniform", ValueError, "none of them 0"),
+        (torch.zeros(0, 2, 4), torch.tensor([0, 1]), "uniform", ValueError, "none of them 0"),
+        (torch.zeros(2, 1, 4), torch.tensor([4]), "uniform", ValueError, r"0 … 3"),
+        (torch.zeros(2, 1, 4), torch.tensor([-100]), "uniform", ValueError, r"0 … 3"),
+        (torch.zeros(2, 1, 4), torch.tensor([0.5]), "uniform", TypeError, "int64"),
+        (torch.zeros(2, 1, 4, dtype=torch.int64), torch.tensor([0]), "uniform", TypeError, "floating-point"),
+        (torch.zeros(2, 1, 4), torch.tensor([0]), "detached", ValueError, "'uniform', 'depth'"),
+        (torch.zeros(2, 1, 4), torch.tensor([0]), [1.0], ValueError, "2 numbers"),
+        (torch.zeros(2, 1, 4), torch.tensor([0]), [1.0, -0.5], ValueError, "not negative"),
+        (torch.zeros(2, 1, 4), torch.tensor([0]), [1.0, math.nan], ValueError, "not negative"),
+        (torch.zeros(2, 1, 4), torch.tensor([0]), [1.0, math.inf], ValueError, "not negative"),
+        (torch.zeros(2, 1, 4), torch.tensor([0]), [0.0, 0.0], ValueError, "not all 0"),
+    ],
+)
+@pytest.mark.usefixtures("as_users_run_it")
+def test_losses_that_cannot_be_are_refused(logits, labels, weights, error, says):
+    with pytest.raises(error, match=says):
+        exit_loss(logits, labels, weights=weights)
+
+
+# Learn, then test
+
+
+def losses_with(sums: Sequence[int], points: int) -> Tensor:
+    """Zeros and ones with these sums, [points, thresholds]."""
+    return (torch.arange(points)[:, None] < torch.tensor(sums)).double()
+
+
+def falling(count: int) -> list[float]:
+    return [1 - i / count for i in range(count)]
+
+
+@pytest.mark.parametrize("trials", [1, 2, 30, 1000, 50_000])
+@pytest.mark.parametrize("probability", [1e-4, 0.02, 0.1, 0.5, 0.97])
+def test_the_binomial_tail_is_that_of_scipy(trials, probability):
+    successes = torch.linspace(0, trials, min(trials + 1, 200)).long()
+    expected = torch.from_numpy(stats.binom.cdf(successes.numpy(), trials, probability))
+    got = binomial_cdf(successes, trials, probability)
+    assert got.dtype == torch.float64
+    assert got.max() <= 1
+    # log-factorials of 50,000 are about 5e5, which leaves ten digits of the tail
+    torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-300)
+
+
+@pytest.mark.parametrize(("delta", "epsilon"), [(0.1, 0.1), (0.02, 0.05), (0.5, 0.3)])
+def test_p_values_are_their_formulas(delta, epsilon):
+    points, sums = 200, [0, 1, 3, 9, 20, 40, 150, 200]
+    losses = losses_with(sums, points)
+    binomial = stats.binom.cdf(sums, points, delta)
+    hoeffding = np.exp(-2 * points * np.maximum(delta - np.array(sums) / points, 0) ** 2)
+    chernoff = []
+    for k in sums:  # the least over t > 0 of E exp(t (Binomial − k)), where k is below its mean
+        slopes = -np.logspace(-6, 2, 20_001)
+        curve = points * np.log1p(delta * np.expm1(slopes)) - slopes * k
+        chernoff.append(math.exp(curve.min()) if k < points * delta else 1.0)
+    bentkus = np.minimum(1, np.minimum(chernoff, math.e * binomial))
+    for test, expected in (("binomial", binomial), ("hoeffding", hoeffding), ("hoeffding-bentkus", bentkus)):
+        found = learn_then_test(losses, falling(len(sums)), delta, epsilon, test=test)
+        np.testing.assert_allclose(found.p_values.numpy(), expected, rtol=1e-5, atol=1e-300)
+        assert found.test == test
+        # fixed sequence: all before the first that fails
+        passed = [p <= epsilon for p in expected]
+        certified = passed.index(False)
+        assert found.index == (certified - 1 if certified else None)
+        assert found.tested == certified + 1
+        assert found.risks.tolist() == pytest.approx([k / points for k in sums])
+
+
+@pytest.mark.parametrize("delta", [0.02, 0.1, 0.4])
+def test_no_p_value_is_small_more_often_than_it_may_be(delta):
+    # exact: all outcomes of 60 losses of 0 and 1 with a risk of delta, the edge of what is to be rejected
+    points = 60
+    mass = stats.binom.pmf(range(points + 1), points, delta)
+    losses = losses_with(range(points + 1), points)
+    p = {
+        test: learn_then_test(losses, falling(points + 1), delta, 0.1, test=test).p_values.numpy()
+        for test in ("binomial", "hoeffding-bentkus", "hoeffding")
+    }
+    for values in p.values():
+        for level in np.linspace(0.001, 0.999, 500):
+            assert mass[values <= level].sum() <= level + 1e-12
+    assert (p["binomial"] <= p["hoeffding-bentkus"] + 1e-12).all()
+    assert (p["hoeffding-bentkus"] <= p["hoeffding"] + 1e-12).all()
+
+
+def test_bentkus_rounds_a_fraction_up():
+    losses = torch.full((50, 1), 0.05, dtype=torch.float64)  # sum 2.5
+    found = learn_then_test(losses, [1.0], 0.3, 0.1)
+    assert found.test == "hoeffding-bentkus"
+    a, b = 0.05, 0.3
+    chernoff = math.exp(-50 * (a * math.log(a / b) + (1 - a) * math.log((1 - a) / (1 - b))))
+    bentkus = math.e * stats.binom.cdf(3, 50, 0.3)
+    assert found.p_values.item() == pytest.approx(min(chernoff, bentkus), rel=1e-9)
+    # and where Bentkus is the smaller of the two
+    losses = torch.full((500, 1), 0.041, dtype=torch.float64)  # sum 20.5
+    found = learn_then_test(losses, [1.0], 0.1, 0.1)
+    assert found.p_values.item() == pytest.approx(math.e * stats.binom.cdf(21, 500, 0.1), rel=1e-9)
+
+
+def test_testing_stops_at_the_first_failure():
+    points = 300
+    losses = losses_with([0, 5, 60, 0, 0], points)  # the last two would pass
+    found = learn_then_test(losses, [0.9, 0.8, 0.7, 0.6, 0.5], 0.1, 0.1)
+    assert (found.threshold, found.index, found.tested) == (0.8, 1, 3)
+    assert (found.p_values[3:] <= 0.1).all()
+    found = learn_then_test(losses[:, [0, 1, 3, 4]], [0.9, 0.8, 0.6, 0.5], 0.1, 0.1)
+    assert (found.threshold, found.index, found.tested) == (0.5, 3, 4)
+
+
+def test_a_p_value_of_exactly_epsilon_is_small_enough():
+    losses = torch.zeros(1, 1)
+    assert learn_then_test(losses, [1.0], 0.5, 0.5).threshold == 1.0
+    assert learn_then_test(losses, [1.0], 0.5, math.nextafter(0.5, 0)).threshold is None
+
+
+def simulate(
+    draw: Callable[[np.random.Generator], np.ndarray], risks: np.ndarray, delta: float, epsilon: float, test: str
+) -> tuple[float, float, float]:
+    """How often, of 500 calibrations, a broken promise: certified, and naive; and how often nothing was certified."""
+    random = np.random.default_rng(0)
+    broken = naive = nothing = 0
+    for _ in range(500):
+        losses = draw(random)
+        found = learn_then_test(torch.from_numpy(losses), falling(len(risks)), delta, epsilon, test=test)
+        nothing += found.index is None
+        broken += found.index is not None and risks[found.index] > delta
+        kept = np.flatnonzero(losses.mean(0) <= delta)  # the most daring one that looks as if it kept delta
+        naive += len(kept) > 0 and risks[kept[-1]] > delta
+    return broken / 500, naive / 500, nothing / 500
+
+
+@pytest.mark.parametrize(
+    ("test", "delta", "epsilon"),
+    [
+        ("binomial", 0.1, 0.1),
+        ("binomial", 0.02, 0.1),
+        ("hoeffding-bentkus", 0.1, 0.1),
+        ("hoeffding-bentkus", 0.05, 0.2),
+        ("hoeffding", 0.1, 0.1),
+    ],
+)
+def test_certificates_break_their_promise_no_oftener_than_epsilon_and_naive_thresholds_do(test, delta, epsilon):
+    # 500 calibrations of 500 points. A right certificate breaks at most as often as Binomial(500, ε), whose
+    # (1 − FALSE_ALARM) quantile is the bound. Risks rise in steps of δ / 20, one of them just above δ.
+    risks = delta * (np.arange(40) + 0.01) / 20
+    most = stats.binom.ppf(1 - FALSE_ALARM, 500, epsilon) / 500
+    amount = 1.0 if test == "binomial" else 0.5  # a loss, where there is one; its probability makes up for it
+
+    def draw(random: np.random.Generator) -> np.ndarray:
+        return amount * (random.random((500, 1)) < risks / amount)
+
+    broken, naive, nothing = simulate(draw, risks, delta, epsilon, test)
+    assert broken <= most
+    assert naive > most
+    assert nothing < 0.01
+
+
+def test_many_tests_in_a_row_break_no_more_promises_than_one():
+    # 500 calibrations at 60 thresholds, independent and all just worse than δ: each single one passes in about 9 %
+    risks = np.full(60, 0.1001)
+    random = np.random.default_rng(1)
+    broken = passed = 0
+    for _ in range(500):
+        losses = torch.from_numpy(random.random((500, 60)) < risks)
+        found = learn_then_test(losses, falling(60), 0.1, 0.1)
+        broken += found.index is not None
+        passed += bool((found.p_values <= 0.1).any())
+    assert broken / 500 <= stats.binom.ppf(1 - FALSE_ALARM, 500, 0.1) / 500
+    assert passed / 500 > 0.9  # had every threshold been tested and the most daring one been taken
+
+
+def test_with_100_points_hoeffding_certifies_nothing_and_says_how_many_it_needs():
+    losses, thresholds = torch.zeros(100, 3), [1.0, 0.5, 0.0]
+    found = learn_then_test(losses, thresholds, 0.1, 0.1, test="hoeffding")
+    assert (found.threshold, found.index, found.tested) == (None, None, 1)
+    assert found.needed == math.ceil(math.log(10) / 0.02) == 116
+    assert "nothing can be certified with 100 calibration points" in str(found)
+    assert "at least 116" in str(found)
+    assert learn_then_test(losses, thresholds, 0.1, 0.1).threshold == 0.0  # the exact test needs no more than 22
+
+
+@pytest.mark.parametrize("test", ["binomial", "hoeffding-bentkus", "hoeffding"])
+@pytest.mark.parametrize(("delta", "epsilon"), [(0.1, 0.1), (0.02, 0.1), (0.5, 0.5), (0.9, 0.9), (0.25, 1e-6)])
+def test_needed_is_the_least_number_of_points_that_can_certify(test, delta, epsilon):
+    needed = learn_then_test(torch.zeros(1, 1), [1.0], delta, epsilon, test=test).needed
+    enough = learn_then_test(torch.zeros(needed, 1), [1.0], delta, epsilon, test=test)
+    assert enough.threshold == 1.0
+    if needed > 1:
+        one_less = learn_then_test(torch.zeros(needed - 1, 1), [1.0], delta, epsilon, test=test)
+        assert one_less.threshold is None
+        assert f"at least {needed}" in str(one_less)
+
+
+def test_a_certificate_says_what_it_promises_and_a_failure_why():
+    found = learn_then_test(losses_with([0, 3, 90], 200), [0.9, 0.75, 0.5], 0.1, 0.05)
+    assert str(found) == "threshold 0.75: risk at most 0.1 with confidence 0.95, from 200 calibration points"
+    failed = learn_then_test(losses_with([90], 200), [0.9], 0.1, 0.05)
+    assert failed.threshold is None
+    assert "the safest threshold has mean loss 0.45" in str(failed)
+
+
+@given(
+    sums=st.lists(st.integers(0, 300), min_size=1, max_size=12),
+    deltas=st.tuples(st.floats(0.01, 0.99), st.floats(0.01, 0.99)),
+    epsilons=st.tuples(st.floats(0.001, 0.999), st.floats(0.001, 0.999)),
+    test=st.sampled_from(["binomial", "hoeffding-bentkus", "hoeffding"]),
+)
+@few
+def test_a_weaker_promise_never_certifies_less(sums, deltas, epsilons, test):
+    losses, thresholds = losses_with(sums, 300), falling(len(sums))
+    strict = learn_then_test(losses, thresholds, min(deltas), min(epsilons), test=test)
+    weak = learn_then_test(losses, thresholds, max(deltas), max(epsilons), test=test)
+    assert (weak.p_values <= strict.p_values + 1e-12).all()
+    assert (-1 if weak.index is None else weak.index) >= (-1 if strict.index is None else strict.index)
+
+
+def test_losses_may_be_of_any_number_type_and_thresholds_a_tensor():
+    losses = losses_with([0, 2, 12, 40], 100)
+    wanted = learn_then_test(losses, [0.9, 0.7, 0.5, 0.1], 0.2, 0.1)
+    assert wanted.test == "binomial"
+    assert wanted.threshold == 0.5
+    for dtype in (torch.bool, torch.int64, torch.uint8, torch.float16, torch.float32):
+        found = learn_then_test(losses.to(dtype), torch.tensor([0.9, 0.7, 0.5, 0.1], dtype=torch.float64), 0.2, 0.1)
+        assert torch.equal(found.p_values, wanted.p_values)
+        assert found.threshold == wanted.threshold
+
+
+@pytest.mark.parametrize(
+    ("losses", "thresholds", "delta", "epsilon", "options", "error", "says"),
+    [
+        (torch.zeros(0, 2), [1, 0], 0.1, 0.1, {}, ValueError, "no calibration points"),
+        (torch.zeros(5, 0), [], 0.1, 0.1, {}, ValueError, "no threshold"),
+        (torch.zeros(5, 3), [1, 0], 0.1, 0.1, {}, ValueError, "2 thresholds; got shape"),
+        (torch.zeros(5), [1], 0.1, 0.1, {}, ValueError, r"\[points, thresholds\]"),
+        (torch.zeros(5, 2), [0, 1], 0.1, 0.1, {}, ValueError, "fall strictly"),
+        (torch.zeros(5, 2), [1, 1], 0.1, 0.1, {}, ValueError, "fall strictly"),
+        (torch.zeros(5, 2), [1, math.nan], 0.1, 0.1, {}, ValueError, "NaN"),
+        (torch.zeros(5, 1), [None], 0.1, 0.1, {}, TypeError, "sequence of numbers"),
+        (torch.zeros(5, 1), 0.5, 0.1, 0.1, {}, TypeError, "sequence of numbers"),
+        (torch.full((5, 1), 1.5), [1], 0.1, 0.1, {}, ValueError, r"in \[0, 1\]"),
+        (torch.full((5, 1), -1), [1], 0.1, 0.1, {}, ValueError, r"in \[0, 1\]"),
+        (torch.full((5, 1), math.nan), [1], 0.1, 0.1, {}, ValueError, r"in \[0, 1\]"),
+        (torch.zeros(5, 1), [1], 0.0, 0.1, {}, ValueError, "delta"),
+        (torch.zeros(5, 1), [1], 1, 0.1, {}, ValueError, "delta"),
+        (torch.zeros(5, 1), [1], math.nan, 0.1, {}, ValueError, "delta"),
+        (torch.zeros(5, 1), [1], 0.1, 0, {}, ValueError, "epsilon"),
+        (torch.zeros(5, 1), [1], 0.1, 10, {}, ValueError, "epsilon.*10 % is 0.1"),
+        (torch.zeros(5, 1), [1], 0.1, 0.1, {"test": "t"}, ValueError, "'hoeffding'"),
+        (torch.full((5, 1), 0.5), [1], 0.1, 0.1, {"test": "binomial"}, ValueError, "fraction"),
+    ],
+)
+@pytest.mark.usefixtures("as_users_run_it")
+def test_certificates_that_cannot_be_are_refused(losses, thresholds, delta, epsilon, options, error, says):
+    with pytest.raises(error, match=says):
+        learn_then_test(losses, thresholds, delta, epsilon, **options)
+
+
+@pytest.mark.parametrize(
+    ("successes", "trials", "probability"), [(-1, 5, 0.5), (6, 5, 0.5), (0, 0, 0.5), (1, 5, 0.0), (1, 5, 1.0)]
+)
+def test_binomials_that_cannot_be_are_refused(successes, trials, probability):
+    with pytest.raises(ValueError, match=r"successes must|need at least"):
+        binomial_cdf(torch.tensor([successes]), trials, probability)
+
+
+# On a GPU
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU with CUDA")
+@torch.no_grad()
+def test_all_of_it_runs_on_a_gpu():
+    model, images = make_model().cuda(), make_images(30).cuda()
+    assert torch.equal(model.predict(images, 2.0).logits, model.backbone(images))
+    gathered, masked = model.predict(images, 0.8), model.predict(images, 0.8, execution="masked")
+    assert gathered.exit.is_cuda
+    assert torch.equal(gathered.exit, masked.exit)
+    torch.testing.assert_close(gathered.logits, masked.logits, **EXACT)
+    loss = exit_loss(model(images), torch.zeros(30, dtype=torch.int64, device="cuda"), weights="depth")
+    assert loss.is_cuda
+    found = learn_then_test(losses_with([0, 2, 50], 100).cuda(), [0.9, 0.8, 0.7], 0.1, 0.1)
+    assert found.threshold == 0.8
+    torch.testing.assert_close(found.p_values.cpu(), torch.from_numpy(stats.binom.cdf([0, 2, 50], 100, 0.1)))
