@@ -194,10 +194,7 @@ def calm_generate(
         raise ValueError(f"new_tokens and temperature must not be negative; got {new_tokens} and {temperature}")
     if prompt.numel() == 0:
         raise ValueError(f"the prompt must have at least one token; got shape {tuple(prompt.shape)}")
-    if not isinstance(min_exit, int):
-        raise TypeError(f"min_exit must be an integer; got {min_exit!r}")
-    if not 1 <= min_exit <= depth:
-        raise ValueError(f"min_exit must be one of the layers 1 … {depth}; got {min_exit}")
+    _check_min_exit(min_exit, depth)
     ask = _confidence(model, confidence, classifier)
     if tau is not None:
         decaying_threshold(0, 0, 1, tau=tau)  # complains of a tau that cannot be
@@ -220,6 +217,62 @@ def calm_generate(
             unread = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)
         tokens = torch.cat([tokens, unread], dim=1)
     return Decoded(tokens, exits, confidences)
+
+
+def masked_exits(
+    model: CausalLM,
+    tokens: Int[Tensor, "batch tokens"],
+    threshold: float | int | Float[Tensor, " batch"],
+    *,
+    prompt: int | Int[Tensor, " batch"] = 1,
+    confidence: Confidence = "softmax_diff",
+    classifier: nn.Module | None = None,
+    min_exit: int = 1,
+) -> tuple[Float[Tensor, "batch tokens vocabulary"], Int[Tensor, "batch tokens"]]:
+    """What :func:`calm_generate` would decode after every token of a text that is known: all at once, differentiable.
+
+    *Masked*: every layer runs for all tokens, and a token that has left keeps its state, from which the layers above
+    take its keys and values. It saves nothing; it is for training a model on the states that it will meet, and for
+    looking at decisions.
+
+    Args:
+        model: a language model.
+        tokens: the text, prompt first.
+        threshold: λ, for all or for each text.
+        prompt: how many tokens are read whole; the last of them may leave. For all, or for each text.
+        confidence, classifier, min_exit: as in :func:`calm_generate`.
+
+    Returns:
+        the logits of the token after each one, and how many layers they were decoded from, 1 … depth.
+
+    Raises:
+        ValueError: if a threshold is negative or NaN, a prompt is not 1 … tokens long, and as in
+            :func:`calm_generate`.
+        TypeError: if ``min_exit`` is not an integer.
+    """
+    depth, length = len(model.blocks), tokens.shape[1]
+    limit, whole = torch.as_tensor(threshold, device=tokens.device), torch.as_tensor(prompt, device=tokens.device)
+    if not (limit >= 0).all():
+        raise ValueError(f"threshold must be at least 0 (above 1 nothing leaves early); got {threshold}")
+    if not ((whole >= 1) & (whole <= length)).all():
+        raise ValueError(f"a prompt is 1 … {length} tokens of the text; got {prompt}")
+    _check_min_exit(min_exit, depth)
+    ask = _confidence(model, confidence, classifier)
+    may_leave = torch.arange(length, device=tokens.device) >= whole.reshape(-1, 1) - 1
+    stays = torch.ones_like(tokens, dtype=torch.bool)
+    exits = torch.full_like(tokens, depth)
+    x, logits = model.embed(tokens), None
+    for layer, block in enumerate(model.blocks, start=1):
+        before, x = x, torch.where(stays[..., None], block(x), x)
+        said = model.readout(x)
+        logits = said if logits is None else torch.where(stays[..., None], said, logits)
+        if min_exit <= layer < depth:
+            sure = ask(before.flatten(0, 1), x.flatten(0, 1))[0].view_as(tokens) >= limit.reshape(-1, 1)
+            leaving = stays & sure & may_leave
+            exits[leaving] = layer
+            stays = stays & ~leaving
+    assert logits is not None
+    return logits, exits
 
 
 Ask = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
@@ -246,6 +299,13 @@ def _confidence(model: CausalLM, confidence: str, classifier: nn.Module | None) 
     if confidence != "classifier" and classifier is not None:
         raise ValueError(f"confidence={confidence!r} does not ask the classifier given: use confidence='classifier'")
     return known[confidence]
+
+
+def _check_min_exit(min_exit: int, depth: int) -> None:
+    if not isinstance(min_exit, int):
+        raise TypeError(f"min_exit must be an integer; got {min_exit!r}")
+    if not 1 <= min_exit <= depth:
+        raise ValueError(f"min_exit must be one of the layers 1 … {depth}; got {min_exit}")
 
 
 def _step(

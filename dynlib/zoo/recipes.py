@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from dynlib.backbone import CausalLM, ViT
 from dynlib.data import cluttered_digits, encode, topics, windows
+from dynlib.depth.calm import masked_exits
 from dynlib.depth.early_exit import MultiExit, exit_loss
 
 Numbers = dict[str, int | float]
@@ -130,11 +131,21 @@ def _topics_exits_loss(model: nn.Module) -> Callable[[int], Tensor]:
     text = encode("\n\n".join(topics("train").values()))
 
     def loss(step: int) -> Tensor:
-        batch = windows(text, 16, 257, generator=torch.Generator().manual_seed(10**6 + step))
+        generator = torch.Generator().manual_seed(10**6 + step)
+        batch = windows(text, 12, 193, generator=generator)
+        tokens, after = batch[:, :-1], batch[:, 1:]
+        # A text of its own length to read, then tokens that leave, some early and some late.
+        prompt = torch.randint(1, 129, (len(tokens),), generator=generator)
+        threshold = 0.4 + 0.6 * torch.rand(len(tokens), generator=generator)
         with torch.autocast("cpu", torch.bfloat16):
-            logits = torch.stack(_readouts(model, batch[:, :-1]))
-        # layer i weighs as i, as in arXiv:2207.07061
-        return exit_loss(logits.float().flatten(1, 2), batch[:, 1:].flatten(), weights="depth")
+            logits = torch.stack(_readouts(model, tokens)).float()
+            left, _ = masked_exits(model, tokens, threshold, prompt=prompt)
+        # Every layer is read out, layer i with weight i, as in arXiv:2207.07061.
+        read = exit_loss(logits.flatten(1, 2), after.flatten(), weights="depth")
+        # With exits it is to write what it writes without: that is not in the paper.
+        target = logits[-1].detach().log_softmax(-1)
+        same = F.kl_div(left.float().log_softmax(-1), target, log_target=True, reduction="none").sum(-1)
+        return read + same[torch.arange(tokens.shape[1]) >= prompt[:, None] - 1].mean()
 
     return loss
 

@@ -20,6 +20,7 @@ from dynlib.depth.calm import (
     classifier_loss,
     decaying_threshold,
     exit_labels,
+    masked_exits,
     risk_consistency_loss,
     state_similarity,
     textual_consistency_loss,
@@ -345,6 +346,47 @@ def test_lower_thresholds_cost_less():
     assert costs[0] < 0.5 * costs[-1]
 
 
+# ---- all at once
+
+
+@every_confidence
+@pytest.mark.parametrize("min_exit", [1, 3])
+@pytest.mark.parametrize("length", [1, 4])
+def test_masked_and_gathered_take_the_same_exits_and_say_the_same(confidence, min_exit, length):
+    model, prompt = make_lm(), make_prompt(6, length)
+    seen = set()
+    for threshold in (0.0, 0.3, 0.5, 0.7, 0.9, 1.5):
+        given = options(confidence) | {"min_exit": min_exit}
+        made = calm_generate(model, prompt, 7, threshold, **given)
+        logits, exits = masked_exits(model, made.tokens[:, :-1], threshold, prompt=length, **given)
+        assert torch.equal(logits.argmax(-1)[:, length - 1 :], made.tokens[:, length:])
+        assert torch.equal(exits[:, length - 1 :], made.exits)
+        assert (exits[:, : length - 1] == len(model.blocks)).all()  # the prompt is read whole
+        seen |= set(made.exits.flatten().tolist())
+    assert len(seen) >= 2
+
+
+def test_masked_exits_with_a_threshold_and_a_prompt_for_each_text_are_those_of_each_alone():
+    model, tokens = make_lm(), make_prompt(3, 9)
+    thresholds, prompts = torch.tensor([0.2, 0.6, 2.0]), torch.tensor([1, 5, 9])
+    logits, exits = masked_exits(model, tokens, thresholds, prompt=prompts)
+    for row in range(3):
+        alone = masked_exits(model, tokens[row : row + 1], thresholds[row].item(), prompt=prompts[row].item())
+        torch.testing.assert_close(logits[row : row + 1], alone[0], **EXACT)
+        assert torch.equal(exits[row : row + 1], alone[1])
+
+
+def test_masked_exits_above_one_are_the_model_and_the_gradient_passes_below_the_exit_alone():
+    model, tokens = make_lm(), make_prompt(2, 5)
+    torch.testing.assert_close(masked_exits(model, tokens, 1.5)[0], model(tokens), **EXACT)
+    logits, exits = masked_exits(model, tokens, 0.0, min_exit=2)
+    assert (exits == 2).all()
+    logits.square().sum().backward()
+    reached = [block.feed_forward.expand.weight.grad for block in model.blocks]
+    assert all(grad is not None and grad.abs().sum() > 0 for grad in reached[:2])
+    assert all(grad is None or grad.abs().sum() == 0 for grad in reached[2:])
+
+
 # ---- confidences
 
 
@@ -609,6 +651,14 @@ def test_half_a_layer_is_refused():
         (lambda: decaying_threshold(0.5, -1, 3), "got -1"),
         (lambda: decaying_threshold(0.5, 0, 3, tau=math.nan), "got nan"),
         (lambda: ExitClassifier(0), "dim must be positive; got 0"),
+        (lambda: masked_exits(make_lm(), make_prompt(1, 3), -0.5), "threshold must be at least 0"),
+        (lambda: masked_exits(make_lm(), make_prompt(2, 3), torch.tensor([0.5, math.nan])), "nan"),
+        (
+            lambda: masked_exits(make_lm(), make_prompt(1, 3), 0.5, prompt=0),
+            "a prompt is 1 … 3 tokens of the text; got 0",
+        ),
+        (lambda: masked_exits(make_lm(), make_prompt(1, 3), 0.5, prompt=4), "got 4"),
+        (lambda: masked_exits(make_lm(), make_prompt(1, 3), 0.5, min_exit=6), "min_exit must be one of the layers"),
         (lambda: exit_labels(make_lm(depth=1), make_prompt(1, 2)), "of 1 layers has none to leave early from"),
         (
             lambda: textual_consistency_loss(make_prompt(2, 3), make_prompt(3, 3)),
