@@ -9,10 +9,18 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
-from benchmarks import cost, early_exit, gumbel, perturbed, sparse
+from benchmarks import calm, cost, early_exit, gumbel, painters, perturbed, sparse
 from benchmarks.table import markdown
 
-BENCHMARKS = {"cost": cost, "gumbel": gumbel, "sparse": sparse, "perturbed": perturbed, "early_exit": early_exit}
+BENCHMARKS = {
+    "cost": cost,
+    "gumbel": gumbel,
+    "sparse": sparse,
+    "perturbed": perturbed,
+    "early_exit": early_exit,
+    "calm": calm,
+    "painters": painters,
+}
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 EXPLANATION = """\
