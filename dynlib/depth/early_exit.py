@@ -187,10 +187,11 @@ class MultiExit(nn.Module):
     def _gathered(self, x: Tensor, limits: list[float], confidence: Confidence, chunk: int | None) -> Prediction:
         tokens = self.backbone.embed(x)
         waiting = torch.arange(len(tokens), device=tokens.device)  # the samples that the rows of tokens belong to
+        pieces = tokens.split(len(tokens) if chunk is None else chunk)  # the rows, in order
         gone: list[tuple[Tensor, ...]] = []
         for number, stretch in enumerate(self._stretches()):
-            tokens = _through(stretch, tokens, chunk)
-            logits = self._read(number, tokens)
+            pieces = [_through(stretch, piece) for piece in pieces]
+            logits = torch.cat([self._read(number, piece) for piece in pieces])
             sure = confidence(logits)
             _check_sure(sure, logits)
             # cᵢ(x) ≥ λᵢ, and the last exit takes all; in float64, where a λ just above 1 is still above 1
@@ -201,8 +202,7 @@ class MultiExit(nn.Module):
                 break
             if len(leave) > 0:
                 gone.append((waiting[leave], logits[leave], torch.full_like(leave, number), sure[leave]))
-                stay = (~enough).nonzero()[:, 0]
-                tokens, waiting = tokens[stay], waiting[stay]
+                waiting, pieces = waiting[~enough], _keep(pieces, ~enough, chunk)
         sample, *parts = gone[0] if len(gone) == 1 else (torch.cat(part) for part in zip(*gone, strict=True))
         order = sample.argsort()
         return Prediction(*(part[order] for part in parts))
@@ -315,9 +315,19 @@ def exit_index(confidence: Float[Tensor, "exits batch"], threshold: Threshold) -
     return enough.int().argmax(0)
 
 
-def _through(blocks: list[nn.Module], tokens: Tensor, chunk: int | None = None) -> Tensor:
-    if chunk is not None and len(tokens) > chunk:
-        return torch.cat([_through(blocks, part) for part in tokens.split(chunk)])
+def _keep(pieces: Sequence[Tensor], stays: Tensor, chunk: int | None) -> list[Tensor]:
+    """The rows that stay, copied once; pieces that have become small are joined, up to ``chunk`` rows."""
+    groups: list[list[Tensor]] = []
+    for piece, stay in zip(pieces, stays.split([len(piece) for piece in pieces]), strict=True):
+        rows = piece[stay]
+        if groups and chunk is not None and sum(map(len, groups[-1])) + len(rows) <= chunk:
+            groups[-1].append(rows)
+        else:
+            groups.append([rows])
+    return [torch.cat(group) if len(group) > 1 else group[0] for group in groups if any(map(len, group))]
+
+
+def _through(blocks: list[nn.Module], tokens: Tensor) -> Tensor:
     for block in blocks:
         tokens = block(tokens)
     return tokens

@@ -1,0 +1,185 @@
+"""Painters on MiniLM: every plan of ``dynlib.depth`` over its six layers, the middle growing; written to a JSON file.
+
+``python -m benchmarks.painters_minilm`` needs the two commands in :mod:`dynlib.zoo.minilm`. Lecture 05 reads the file,
+so that its readers do not.
+
+The loss is the one that the model was trained on: of a batch of pairs of texts, each first text must find its second
+among all the second ones, softmax(20 · cosine), in nats. Here a pair is two stretches of one page of Python's
+documentation, which the model was not trained to match. A model that knows nothing pays log(pairs).
+"""
+
+import hashlib
+import json
+import math
+import platform
+import re
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from dynlib.data import topics
+from dynlib.depth import looped_parallel, middle_repeat, parallel, reverse, shuffle, skip
+from dynlib.depth.painters import Parallel, Plan, layer_similarity
+from dynlib.zoo.minilm import load_minilm
+
+RESULTS = Path(__file__).with_suffix(".json")
+PAIRS, LENGTH, WORDS, SCALE = 48, 48, 40, 20.0
+ORDERS, STUDENT = 5, 2.776  # shuffles of a middle; the 97.5 % point of Student's t for as many
+LOOPS, LOOPED = (1, 2, 3, 4, 5), (2, 4)  # iterations tried, and the sizes of the middle they are tried on
+PLANS: dict[str, Callable[..., Plan]] = {
+    plan.__name__: plan for plan in (skip, middle_repeat, reverse, parallel, looped_parallel)
+}
+
+
+def pairs(count: int = PAIRS) -> tuple[list[str], list[str]]:
+    """First and second stretches of ``count`` pages: words 1 … 40 and 41 … 80 below the page's title.
+
+    A page that repeats what another one says is left out.
+    """
+    firsts: list[str] = []
+    seconds: list[str] = []
+    for text in (topics("train") | topics("test")).values():
+        body = text.split("\n", 2)[2] if text.count("\n") > 2 else ""
+        words = re.sub(r'[*`"=+|-]{2,}', " ", body).split()
+        first, second = " ".join(words[:WORDS]), " ".join(words[WORDS : 2 * WORDS])
+        if len(words) >= 2 * WORDS and first not in firsts and second not in seconds:
+            firsts.append(first)
+            seconds.append(second)
+    if len(firsts) < count:
+        raise ValueError(f"there are {len(firsts)} pages to make pairs of, and {count} are asked for")
+    return firsts[:count], seconds[:count]
+
+
+def fingerprint(texts: tuple[list[str], list[str]]) -> str:
+    """What tells texts from others: the pages differ between versions of Python."""
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+
+
+class Sum(nn.Module):
+    """Wrong, and measured to be seen: x + Σᵢ Δᵢ(x) in place of the mean."""
+
+    def __init__(self, layers: list[nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, hidden: Tensor, *args: Any) -> Tensor:
+        """The input and every layer's update to it."""
+        return hidden + len(self.layers) * (Parallel(self.layers)(hidden, *args) - hidden)
+
+
+class Judge:
+    """Accuracy and loss of a plan over a model's layers. What was run once is not run again."""
+
+    def __init__(self, model: Any, encode: Callable[..., tuple[Tensor, Tensor]], texts: tuple[list[str], list[str]]):
+        tokens, self.mask = encode([*texts[0], *texts[1]])
+        with torch.no_grad():
+            self.hidden = model.embeddings(tokens)
+        self.layers = list(model.encoder.layer)
+        self.known: dict[str, dict[str, Any]] = {}
+
+    def __call__(self, plan: Plan) -> dict[str, Any]:
+        """The share of first texts that find their second, the loss in nats, and that of each pair."""
+        key = str([self._place(layer) for layer in plan])
+        if key not in self.known:
+            self.known[key] = self._run(plan)
+        return self.known[key]
+
+    @torch.no_grad()
+    def _run(self, plan: Plan) -> dict[str, Any]:
+        hidden = plan(self.hidden, self.mask[:, None, None, :])
+        vectors = F.normalize((hidden * self.mask[..., None]).sum(1) / self.mask.sum(1, keepdim=True), dim=-1)
+        scores = SCALE * vectors[: len(vectors) // 2] @ vectors[len(vectors) // 2 :].T
+        partner = torch.arange(len(scores))
+        right = (scores.argmax(-1) == partner).float().mean().item()
+        each = F.cross_entropy(scores, partner, reduction="none")
+        return {"accuracy": right, "loss": each.mean().item(), "each": each.tolist()}
+
+    def _place(self, layer: Any) -> Any:
+        if isinstance(layer, Parallel | Sum):
+            places = [self._place(inner) for inner in layer.layers]
+            return (type(layer).__name__, *places) if len(places) > 1 else places[0]
+        return next(place for place, other in enumerate(self.layers) if other is layer)
+
+
+def middle(depth: int, size: int) -> tuple[int, int]:
+    """The middle of that size: the first layer joins it last but one, and the last layer last."""
+    first = (depth - size) // 2
+    return first, first + size
+
+
+def measure(judge: Judge) -> dict[str, Any]:
+    """Every plan for every size of the middle, each layer left out alone, and more or fewer loops.
+
+    Of shuffles a mean over the orders, ``half`` the width of its 95 % interval, and the loss of each order.
+    """
+    depth, rows = len(judge.layers), []
+    for size in tqdm(range(1, depth + 1), desc="sizes of the middle"):
+        first, last = middle(depth, size)
+        for name, plan in PLANS.items():
+            rows.append({"plan": name, "size": size, **judge(plan(judge.layers, first, last))})
+        generators = [torch.Generator().manual_seed(seed) for seed in range(ORDERS)]
+        runs = [judge(shuffle(judge.layers, first, last, generator=generator)) for generator in generators]
+        losses = [run["loss"] for run in runs]
+        of_orders = {
+            "accuracy": mean(run["accuracy"] for run in runs),
+            "loss": mean(losses),
+            "half": STUDENT * stdev(losses) / math.sqrt(ORDERS),
+            "orders": losses,
+            "each": [mean(pair) for pair in zip(*(run["each"] for run in runs), strict=True)],
+        }
+        rows.append({"plan": "shuffle", "size": size, **of_orders})
+    loops = [
+        {"size": size, "iterations": n, **judge(looped_parallel(judge.layers, *middle(depth, size), iterations=n))}
+        for size in tqdm(LOOPED, desc="loops")
+        for n in LOOPS
+    ]
+    # each size of the middle with one loop of the wrong sum
+    wrong = []
+    for size in tqdm(range(1, depth + 1), desc="sum in place of mean"):
+        first, last = middle(depth, size)
+        plan = Plan([*judge.layers[:first], Sum(judge.layers[first:last]), *judge.layers[last:]])
+        wrong.append({"size": size, **judge(plan)})
+    alone = [judge(skip(judge.layers, layer, layer + 1)) for layer in tqdm(range(depth), desc="one layer left out")]
+    full = judge(Plan(judge.layers))
+    return {"full": full, "plans": rows, "without one layer": alone, "loops": loops, "sum": wrong}
+
+
+@torch.no_grad()
+def similarity(judge: Judge) -> Tensor:
+    """The similarity of the layers' states, a mean over the tokens of all texts; what was filled up is left out."""
+    counts = judge.mask.sum(1)
+    each = [layer_similarity(judge.layers, hidden[None, :n]) for hidden, n in zip(judge.hidden, counts, strict=True)]
+    return (torch.stack(each) * counts[:, None, None]).sum(0) / counts.sum()
+
+
+def main() -> None:
+    """Run everything and write the file."""
+    torch.set_num_threads(1)
+    texts = pairs()
+    judge = Judge(*load_minilm(length=LENGTH), texts)
+    results = {
+        "made by": "python -m benchmarks.painters_minilm",
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in ("torch", "transformers")},
+        "pairs": PAIRS,
+        "tokens": LENGTH,
+        "texts": fingerprint(texts),
+        "orders": ORDERS,
+        "chance": {"loss": math.log(PAIRS), "accuracy": 1 / PAIRS},
+        **measure(judge),
+        "similarity": similarity(judge).tolist(),
+    }
+    text = json.dumps(json.loads(json.dumps(results), parse_float=lambda number: round(float(number), 4)), indent=1)
+    in_rows = re.sub(r"\[[^][{}]+\]", lambda numbers: " ".join(numbers[0].split()), text)
+    RESULTS.write_text(in_rows + "\n", encoding="utf-8")
+    print(f"{RESULTS.name}: {results['full']}, chance {results['chance']}")
+
+
+if __name__ == "__main__":
+    main()
