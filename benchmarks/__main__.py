@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
-from benchmarks import calm, cost, early_exit, gumbel, painters, perturbed, sparse
+from benchmarks import calm, cost, early_exit, gumbel, mixture_of_depths, painters, perturbed, sparse
 from benchmarks.table import markdown
 
 BENCHMARKS = {
@@ -20,6 +20,7 @@ BENCHMARKS = {
     "early_exit": early_exit,
     "calm": calm,
     "painters": painters,
+    "mixture_of_depths": mixture_of_depths,
 }
 RESULTS = Path(__file__).with_name("RESULTS.md")
 

@@ -32,7 +32,7 @@ def _measure(threshold: float, quick: bool) -> Row:
     def early() -> list[torch.Tensor]:
         return [calm_generate(model, prompt, letters, threshold).tokens for prompt in prompts]
 
-    timing = timed(early, full, repeats=7, warmup=1, least_seconds=0)
+    timing = timed(early, full, repeats=7, warmup=1, least_seconds=0.0)
     share, low, high = timing.ratio(0, 1)
     layers = torch.cat([calm_generate(model, prompt, letters, threshold).exits for prompt in prompts])
     same = (torch.cat(early()) == torch.cat(full()))[:, PROMPT:].double().mean().item()

@@ -464,7 +464,9 @@ class CausalLM(nn.Module):
         tokens, unread = prompt, prompt
         cache = self.new_cache() if use_cache else None
         for _ in range(new_tokens):
-            logits = self(unread if use_cache else tokens, cache=cache)[:, -1]
+            # Said outright: layers that hold only some of the tokens cannot count them.
+            new = torch.arange(tokens.shape[1] - unread.shape[1], tokens.shape[1], device=prompt.device)
+            logits = (self(unread, positions=new, cache=cache) if use_cache else self(tokens))[:, -1]
             if temperature == 0:
                 unread = logits.argmax(-1, keepdim=True)
             else:

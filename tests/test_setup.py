@@ -121,7 +121,7 @@ def test_conda_gets_the_same_environment_as_make() -> None:
     assert f"--extra-index-url {VARIABLES['TORCH_CPU_INDEX']}" in pip
     assert "-c constraints.txt" in pip
     (ours,) = [line for line in pip if line.startswith("-e ")]
-    made, added = re.findall(r"pip install .*-e '([^']+)'", MAKEFILE)
+    added, made = re.findall(r"pip install .*-e '([^']+)'", MAKEFILE)
     assert added == ".[pretrained]"
     assert ours.removeprefix("-e ") == made
     extras = Requirement(f"dynlib{made.removeprefix('.')}").extras

@@ -52,6 +52,8 @@ def _cards(folder: Path) -> str:
         text += (
             f"- parameters: {parameters:,}\n- config: {_list(made['config'])}\n- training: {_list(made['training'])}\n"
         )
+        if RECIPES[name].start is not None:
+            text += f"- starts from: {RECIPES[name].start}\n"
         text += "".join(f"- {key.replace('_', ' ')}: {_figure(value)}\n" for key, value in made["figures"].items())
         text += f"- made by: `python -m dynlib.zoo train {name}`\n"
     return text

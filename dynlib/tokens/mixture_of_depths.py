@@ -1,0 +1,448 @@
+"""Mixture of depths: a block runs for the k tokens of a sequence that it would rather have, and all others pass by.
+
+A router gives every token one number, r = wᵀx, and the block takes the k largest of the sequence ("expert choice"):
+
+    x′ᵢ = rᵢ · Δ(X̃)ᵢ + xᵢ   if i is among the k,   else   x′ᵢ = xᵢ.
+
+X̃ are the k tokens alone, in their order and at their true positions; Δ is what the block *adds*, attention and
+feed-forward part without the residual around the whole. An unrouted token is no key either. The weight r stands on the
+path, because it is the only way for the router to learn: who is among the k has no gradient.
+
+k is fixed before the text is seen, so that the cost is. The price: whether a token is among the k depends on those
+*after* it, which a model that writes does not know yet. For that there is causal routing, by something that a token
+says of itself alone: either r > 0, if a loss taught the router that this is where the k begin (:func:`routing_loss`),
+or a small predictor beside it, which reads but does not touch (:func:`predictor_loss`). Then the number of tokens is no
+longer fixed, and the samples of a batch have different ones.
+
+Source: arXiv:2404.02258, Eq. 1 and section 3.5.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from numbers import Real
+from typing import Any, Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dynlib.backbone import LayerCache
+from dynlib.choice.inputs import check_filled, widen
+
+Routing = Literal["top_k", "random", "threshold", "predictor"]
+Execution = Literal["gathered", "masked"]
+Weight = Literal["linear", "sigmoid"]
+
+ROUTINGS = ("top_k", "random", "threshold", "predictor")
+
+
+class Routed(NamedTuple):
+    """Who ran in one layer, and why."""
+
+    mask: Bool[Tensor, "batch tokens"]
+    """True where the block ran."""
+    logits: Float[Tensor, "batch tokens"]
+    """r of the router."""
+    predicted: Float[Tensor, "batch tokens"] | None
+    """Log-odds that the predictor gives to being among the k; None if the layer has none."""
+    present: Bool[Tensor, "batch tokens"]
+    """False for what is only there to fill up a shorter sequence."""
+    routing: Routing
+    """What decided."""
+
+
+def expert_choice(
+    scores: Float[Tensor, "batch tokens"], k: int | Int[Tensor, " batch"]
+) -> Bool[Tensor, "batch tokens"]:
+    """True at the k largest scores of each sequence: exactly k, and of equals the earlier.
+
+    Args:
+        scores: finite, or −inf for what is not to be chosen.
+        k: how many; one number, or one for each sequence.
+
+    Raises:
+        TypeError: if the scores are not floating-point.
+        ValueError: if they are not [batch, tokens], there are none, one is NaN or +inf, or a sequence has fewer than k
+            that can be chosen.
+    """
+    check_filled(scores)
+    if scores.ndim != 2:
+        raise ValueError(f"scores must be [batch, tokens], one for each token; got {tuple(scores.shape)}")
+    tokens = scores.shape[1]
+    if isinstance(k, int) and 1 <= k <= tokens:
+        # r ≥ the k-th largest: these are the k, unless some of them are equal to others, or not to be chosen
+        last = scores.topk(k, dim=1).values[:, -1:]
+        mask = scores >= last
+        if last.isfinite().all() and int(mask.sum()) == k * len(scores) and not scores.sum().isnan():
+            return mask
+    if scores.isnan().any() or scores.isposinf().any():
+        raise ValueError("a score is NaN or +inf: look for NaN in the tokens, or a learning rate that was too high")
+    wanted = torch.as_tensor(k, device=scores.device).expand(len(scores))
+    possible = (~scores.isneginf()).sum(1)
+    if (wanted < 0).any() or (wanted > possible).any():
+        raise ValueError(
+            f"cannot keep {wanted.tolist()} of sequences with {possible.tolist()} tokens to choose from: k must be "
+            "from 0 to the length"
+        )
+    # Said so that equals cannot make it more or fewer: the first k of a stable sort
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    first = torch.arange(tokens, device=scores.device) < wanted[:, None]
+    return torch.zeros_like(first).scatter(1, order, first)
+
+
+class MixtureOfDepths(nn.Module):
+    """A block that runs for some tokens of every sequence; the others keep their state, bit for bit.
+
+    To take the place of a block in a model: ``model.blocks[1] = MixtureOfDepths(model.blocks[1], 0.125)``.
+
+    Args:
+        block: has ``update(x, *, positions, cache)``, what it adds to the tokens without the residual around it, as
+            :class:`dynlib.backbone.Block` has. It is used, not copied.
+        capacity: share of the tokens that run, in (0, 1]; :meth:`kept` gives their number.
+        weight: what Δ is multiplied by. "linear": r itself, as in the paper; a negative r subtracts. "sigmoid": σ(r).
+        routing: who runs. "top_k": the k largest r of the sequence. "random": any k, as a control; the weight is still
+            the router's. "threshold": those with r > 0. "predictor": those whom the predictor gives more than even
+            odds. The last two are causal, and run as many as it happens to be. It is an attribute, and may be changed.
+        execution: "gathered" computes the routed tokens alone. "masked" computes all and takes what was routed, and is
+            there to be compared with.
+        predictor: have one, a layer of dim / 4 hidden units.
+        dim: features of a token; that of ``block.norm1`` if left out.
+        generator: for random routing.
+
+    Given a cache, tokens are routed causally, as those to come cannot be ranked: by the predictor if there is one and
+    by threshold if not, unless ``routing`` is causal already. The cache then holds what was routed and nothing else;
+    where samples route differently, position -1 in it marks nobody.
+
+    Raises:
+        TypeError: if the block has no ``update``, or no dim can be seen and none is given.
+        ValueError: if the capacity is outside (0, 1], ``dim`` is not positive, an option has another name, or it routes
+            by a predictor that it does not have.
+    """
+
+    def __init__(
+        self,
+        block: nn.Module,
+        capacity: float | int,
+        *,
+        weight: Weight = "linear",
+        routing: Routing = "top_k",
+        execution: Execution = "gathered",
+        predictor: bool = False,
+        dim: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if not callable(getattr(block, "update", None)):
+            raise TypeError(
+                f"the block must have update(x, *, positions, cache), what it adds to x, as dynlib.backbone.Block has; "
+                f"{type(block).__name__} has not"
+            )
+        if isinstance(capacity, bool) or not isinstance(capacity, Real) or not 0 < capacity <= 1:
+            raise ValueError(f"capacity is the share of the tokens that run, above 0 and at most 1; got {capacity!r}")
+        if weight not in ("linear", "sigmoid"):
+            raise ValueError(f"weight must be 'linear' or 'sigmoid'; got {weight!r}")
+        if execution not in ("gathered", "masked"):
+            raise ValueError(f"execution must be 'gathered' or 'masked'; got {execution!r}")
+        self.block: Any = block
+        self.capacity: float = float(capacity)
+        self.weight: Weight = weight
+        self.execution: Execution = execution
+        self.generator: torch.Generator | None = generator
+        dim = _dim_of(block) if dim is None else dim
+        if dim < 1:
+            raise ValueError(f"dim must be positive; got {dim}")
+        like = next(block.parameters(), torch.empty(0))
+        place: dict[str, Any] = {"device": like.device, "dtype": like.dtype}
+        self.router: nn.Linear = nn.Linear(dim, 1, bias=False, **place)
+        nn.init.trunc_normal_(self.router.weight, std=dim**-0.5)
+        self.predictor: nn.Module | None = None
+        if predictor:
+            hidden = max(dim // 4, 1)
+            self.predictor = nn.Sequential(
+                nn.LayerNorm(dim, **place), nn.Linear(dim, hidden, **place), nn.GELU(), nn.Linear(hidden, 1, **place)
+            )
+        self.routing: Routing = routing
+        self._check_routing()
+        self._records: list[list[Routed]] = []
+
+    def kept(self, tokens: int) -> int:
+        """k = ⌈capacity · tokens⌉: one at least, and all of them at capacity 1."""
+        return math.ceil(self.capacity * tokens - 1e-9)  # 0.1 · 30 is 3.0000000000000004 and means 3
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch tokens dim"],
+        *,
+        key_mask: Bool[Tensor, "batch keys"] | None = None,
+        positions: Int[Tensor, "batch tokens"] | Int[Tensor, " tokens"] | None = None,
+        cache: LayerCache | None = None,
+    ) -> Float[Tensor, "batch tokens dim"]:
+        """The tokens, with the block's weighted update added to those that were routed.
+
+        Args:
+            x: the tokens.
+            key_mask: False where a token is not there, because it fills up a shorter sequence: it is neither routed nor
+                counted, so that each sequence keeps ⌈capacity · its own length⌉. With a cache, its first entries are
+                for the tokens that the cache holds.
+            positions: where each token stands in its sequence; 0, 1, 2, … if left out, which is not possible with a
+                cache, as it does not know whom it did not hold. A token at -1 is not there.
+            cache: the layer's past. Written in place; untouched if nobody was routed.
+
+        Raises:
+            TypeError: if the tokens are not floating-point, ``key_mask`` is not bool, or ``positions`` are not whole
+                numbers.
+            ValueError: if there are no tokens, shapes do not fit, a router logit is not finite, there is a cache and no
+                positions, or random routing meets a cache.
+        """
+        self._check_routing()
+        places, present = self._places(x, key_mask, positions, cache)
+        routed = self._route(x, present, past=cache is not None)
+        for record in self._records:
+            record.append(routed)
+        # rᵢ, or σ(rᵢ)
+        weight = (routed.logits.sigmoid() if self.weight == "sigmoid" else routed.logits).to(x.dtype)
+        held = key_mask[:, : cache.length] if key_mask is not None and cache is not None else None
+        if self.execution == "masked":
+            return self._masked(x, weight, routed.mask, places, held, cache)
+        return self._gathered(x, weight, routed.mask, places, held, cache)
+
+    def _route(self, x: Tensor, present: Tensor, *, past: bool) -> Routed:
+        routing = self.routing
+        if past and routing == "random":
+            raise ValueError("random routing keeps k of a whole sequence, and a cache means that it is not whole yet")
+        if past and routing == "top_k":
+            routing = "threshold" if self.predictor is None else "predictor"
+        # r = wᵀx
+        logits = widen(self.router(x).squeeze(-1))
+        if not logits.isfinite().all():
+            raise ValueError("a router logit is not finite: look for NaN in the tokens or the router's weights")
+        predicted = None
+        # Only where it is asked for: it costs, and top-k does not need it.
+        if self.predictor is not None and (routing == "predictor" or self._records):
+            predicted = widen(self.predictor(x.detach()).squeeze(-1))
+        whole = bool(present.all())  # every sequence is as long as the batch
+        if routing == "threshold":
+            mask = present & (logits > 0)
+        elif routing == "predictor":
+            assert predicted is not None
+            mask = present & (predicted > 0)
+        else:
+            scores = logits.detach()
+            if routing == "random":
+                device = None if self.generator is None else self.generator.device
+                scores = torch.rand(logits.shape, generator=self.generator, device=device).to(logits)
+            if whole:
+                mask = expert_choice(scores, self.kept(x.shape[1]))
+            else:
+                k = torch.tensor([self.kept(length) for length in present.sum(1).tolist()], device=x.device)
+                mask = expert_choice(scores.masked_fill(~present, -math.inf), k)
+        return Routed(mask, logits, predicted, present, routing)
+
+    def _masked(
+        self, x: Tensor, weight: Tensor, mask: Tensor, places: Tensor, held: Tensor | None, cache: LayerCache | None
+    ) -> Tensor:
+        # Who is not routed stands nowhere, and so nobody attends to it.
+        where = torch.where(mask, places, -1)
+        update = self.block.update(x, positions=where, cache=cache, **_held(held, *x.shape[:2]))
+        # rᵢ · Δ(X̃)ᵢ + xᵢ, else xᵢ
+        return torch.where(mask[..., None], x + weight[..., None] * update, x)
+
+    def _gathered(
+        self, x: Tensor, weight: Tensor, mask: Tensor, places: Tensor, held: Tensor | None, cache: LayerCache | None
+    ) -> Tensor:
+        batch, tokens, _ = x.shape
+        count = mask.sum(1).tolist()
+        rows, most = [row for row, some in enumerate(count) if some], max(count)  # who routes somebody, and how many
+        if most == 0:
+            return x
+        there = None
+        if most * len(rows) == sum(count):  # as many everywhere
+            flat = mask.flatten().nonzero()[:, 0]
+        else:  # the routed tokens first, in their order, then others to fill up, who stand nowhere
+            index = (~mask[rows]).byte().argsort(dim=1, stable=True)[:, :most]
+            there = mask[rows].gather(1, index).flatten()
+            flat = (index + tokens * torch.tensor(rows, device=x.device)[:, None]).flatten()
+        where = places.flatten()[flat]
+        where = (where if there is None else torch.where(there, where, -1)).view(-1, most)
+        chosen = x.flatten(0, 1).index_select(0, flat)
+        if cache is not None and len(rows) < batch:
+            cache = _Rows(cache, rows, batch)
+        held = None if held is None else held[rows]
+        update = self.block.update(
+            chosen.view(-1, most, x.shape[-1]), positions=where, cache=cache, **_held(held, *where.shape)
+        ).flatten(0, 1)
+        # rᵢ · Δ(X̃)ᵢ
+        update = (update * weight.flatten()[flat, None]).to(x.dtype)
+        if there is not None:
+            flat, update = flat[there], update[there]
+        # + xᵢ, and xᵢ where nothing is added
+        return x.flatten(0, 1).index_add(0, flat, update).view_as(x)
+
+    def _places(
+        self, x: Tensor, key_mask: Tensor | None, positions: Tensor | None, cache: LayerCache | None
+    ) -> tuple[Tensor, Tensor]:
+        """Where every token stands, and whether it is there."""
+        if not x.is_floating_point():
+            raise TypeError(f"tokens must be floating-point features; got {x.dtype}: embed them first")
+        if x.ndim != 3 or x.numel() == 0 or x.shape[-1] != self.router.in_features:
+            raise ValueError(
+                f"tokens must be [batch, tokens, {self.router.in_features}], none of them 0; got {tuple(x.shape)}"
+            )
+        batch, tokens, _ = x.shape
+        if positions is None:
+            if cache is not None:
+                raise ValueError(
+                    "the cache holds only routed tokens, so that where the next ones stand is not known: give positions"
+                )
+            positions = torch.arange(tokens, device=x.device)
+        if positions.dtype not in (torch.int64, torch.int32):
+            raise TypeError(f"positions must be int64 or int32; got {positions.dtype}")
+        if positions.shape not in ((tokens,), (batch, tokens)):
+            raise ValueError(
+                f"positions must be [tokens] or [batch, tokens] = {(batch, tokens)}; got {tuple(positions.shape)}"
+            )
+        positions = positions.expand(batch, tokens)
+        present = positions >= 0
+        if key_mask is not None:
+            if key_mask.dtype != torch.bool:
+                raise TypeError(f"key_mask must be bool, True where a token is there; got {key_mask.dtype}")
+            keys = tokens + (cache.length if cache is not None else 0)
+            if key_mask.shape != (batch, keys):
+                raise ValueError(
+                    f"key_mask must have one entry per key, {(batch, keys)} (cached tokens, then the tokens of x); got "
+                    f"{tuple(key_mask.shape)}"
+                )
+            present = present & key_mask[:, keys - tokens :]
+        return positions, present
+
+    def _check_routing(self) -> None:
+        if self.routing not in ROUTINGS:
+            raise ValueError(f"routing must be one of {', '.join(map(repr, ROUTINGS))}; got {self.routing!r}")
+        if self.routing == "predictor" and self.predictor is None:
+            raise ValueError("there is no predictor to route by: make the layer with predictor=True and train it")
+
+
+class _Rows(LayerCache):
+    """Some samples of a cache. What they add is nobody for the others."""
+
+    def __init__(self, whole: LayerCache, rows: list[int], batch: int) -> None:
+        super().__init__()
+        self._whole, self._rows, self._batch, self.length = whole, rows, batch, whole.length
+
+    @property
+    def keys(self) -> Tensor:
+        return self._whole.keys[self._rows]
+
+    @property
+    def values(self) -> Tensor:
+        return self._whole.values[self._rows]
+
+    @property
+    def positions(self) -> Tensor:
+        return self._whole.positions[self._rows]
+
+    def append(self, keys: Tensor, values: Tensor, positions: Tensor) -> None:
+        spread = [part.new_zeros(self._batch, *part.shape[1:]) for part in (keys, values)]
+        spread.append(positions.new_full((self._batch, positions.shape[1]), -1))
+        for all_, some in zip(spread, (keys, values, positions), strict=True):
+            all_[self._rows] = some
+        self._whole.append(*spread)
+        self.length = self._whole.length
+
+
+def set_routing(model: nn.Module, routing: Routing) -> None:
+    """Change how all :class:`MixtureOfDepths` layers in ``model`` route.
+
+    Raises:
+        ValueError: if there is no such layer or no such routing, or a layer lacks the predictor; none is changed then.
+    """
+    layers = _layers(model)
+    before = [layer.routing for layer in layers]
+    try:
+        for layer in layers:
+            layer.routing = routing
+            layer._check_routing()
+    except ValueError:
+        for layer, old in zip(layers, before, strict=True):
+            layer.routing = old
+        raise
+
+
+@contextmanager
+def record(model: nn.Module) -> Iterator[list[Routed]]:
+    """Collect who runs where, in the order in which the layers run, as long as the context lasts.
+
+    Raises:
+        ValueError: if ``model`` has no :class:`MixtureOfDepths` layer.
+    """
+    routed: list[Routed] = []
+    layers = _layers(model)
+    for layer in layers:
+        layer._records.append(routed)
+    try:
+        yield routed
+    finally:
+        for layer in layers:
+            layer._records = [other for other in layer._records if other is not routed]
+
+
+def routing_loss(routed: Sequence[Routed]) -> Float[Tensor, ""]:
+    """BCE(σ(r), among the k), mean over tokens, then layers: it moves r > 0 to where the k begin.
+
+    Its gradient reaches the tokens too, and so the layers below.
+
+    Args:
+        routed: of :func:`record`, from a pass with top-k routing.
+
+    Raises:
+        ValueError: if there are none, or one was not routed by top-k.
+    """
+    return _membership_loss(routed, [layer.logits for layer in routed])
+
+
+def predictor_loss(routed: Sequence[Routed]) -> Float[Tensor, ""]:
+    """As :func:`routing_loss`, of the predictors. Nothing but the predictors gets a gradient.
+
+    Raises:
+        ValueError: as there, and if a layer has no predictor.
+    """
+    logits = [layer.predicted for layer in routed]
+    if any(part is None for part in logits):
+        raise ValueError("a layer has no predictor to train: make it with predictor=True")
+    return _membership_loss(routed, [part for part in logits if part is not None])
+
+
+def _membership_loss(routed: Sequence[Routed], logits: Sequence[Tensor]) -> Tensor:
+    if len(routed) == 0:
+        raise ValueError("nothing was recorded: run the model inside record(model)")
+    losses = []
+    for layer, part in zip(routed, logits, strict=True):
+        if layer.routing != "top_k":
+            raise ValueError(f"who is among the k is only known under top-k routing; got one routed by {layer.routing}")
+        losses.append(F.binary_cross_entropy_with_logits(part[layer.present], layer.mask[layer.present].to(part.dtype)))
+    return torch.stack(losses).mean()
+
+
+def _layers(model: nn.Module) -> list[MixtureOfDepths]:
+    layers = [module for module in model.modules() if isinstance(module, MixtureOfDepths)]
+    if not layers:
+        raise ValueError(f"{type(model).__name__} has no MixtureOfDepths layer: wrap some of its blocks first")
+    return layers
+
+
+def _held(held: Tensor | None, batch: int, tokens: int) -> dict[str, Tensor]:
+    """The argument ``key_mask`` for a block: what the cache holds as told, and the new tokens by their positions."""
+    if held is None:
+        return {}
+    return {"key_mask": torch.cat([held, held.new_ones(batch, tokens)], dim=1)}
+
+
+def _dim_of(block: nn.Module) -> int:
+    norm = getattr(block, "norm1", None)
+    if not isinstance(norm, nn.LayerNorm):
+        raise TypeError(
+            f"{type(block).__name__} has no LayerNorm 'norm1' to see the features of a token from: give dim"
+        )
+    return norm.normalized_shape[-1]
