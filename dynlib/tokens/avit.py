@@ -1,0 +1,338 @@
+"""A-ViT: every token of an image says by itself when it has been through enough layers, and is then gone.
+
+After layer l the first feature of token k, which the network has anyway, is also its halting score
+
+    h_k^l = σ(γ · x_k^l[0] + β),    h_k^L = 1 after the last layer,
+
+and the token halts after layer
+
+    N_k = min { n : Σ_{l ≤ n} h_k^l ≥ 1 − ε },    with the remainder  R_k = 1 − Σ_{l < N_k} h_k^l.
+
+So each token has a distribution over the layers: p_k^l is h_k^l before N_k, R_k at N_k, and 0 after. The answer is
+read from the class token's mixture Σ_l p_c^l x_c^l, and the *ponder* ρ_k = N_k + R_k is what a token pays. N has no
+gradient; ∂ρ/∂h^l = −1 for l < N, so that a lower ponder means higher scores early on.
+
+A halted token is nobody's key, and stays as it is. The class token is never removed from an image that still runs; once
+it has halted, nothing can change the answer any more, and what is left of its image halts with it.
+
+Source: arXiv:2112.07658; the scores add up as in arXiv:1603.08983.
+"""
+
+import math
+from numbers import Real
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from dynlib.backbone import ViT
+from dynlib.choice.inputs import widen
+
+Execution = Literal["gathered", "masked"]
+
+
+class Halted(NamedTuple):
+    """What came out, and when every token stopped. Token 0 is the class token."""
+
+    logits: Float[Tensor, "batch classes"]
+    depth: Int[Tensor, "batch tokens"]
+    """N: how many layers a token went through; 0 for one that a mask left out from the first layer on."""
+    ponder: Float[Tensor, "batch tokens"]
+    """ρ = N + R, above 1 and at most L + 1; 0 where ``depth`` is."""
+    halting: Float[Tensor, "batch layers tokens"]
+    """p, which sums to one over the layers; 0 throughout where ``depth`` is."""
+
+
+class AdaptiveViT(nn.Module):
+    """A vision transformer whose tokens halt, each at a depth of its own. It has no parameters but the backbone's.
+
+    The backbone is used, not copied: what trains here trains there. Scores and ponder are in float32, or float64 if the
+    model is.
+
+    Args:
+        backbone: a trained :class:`dynlib.backbone.ViT` with at least one layer.
+        gamma: γ, how steeply the score follows the feature; positive.
+        beta: β, the score's offset: the more negative, the deeper the tokens go before training.
+        epsilon: ε, how far from 1 the sum of the scores is enough; from 0 to below 1.
+
+    Raises:
+        TypeError: if the backbone is no ViT, or one of the others no number.
+        ValueError: if the backbone has no layers, γ is not positive and finite, β not finite, or ε outside [0, 1).
+    """
+
+    def __init__(
+        self, backbone: ViT, *, gamma: float | int = 5.0, beta: float | int = -10.0, epsilon: float | int = 0.01
+    ) -> None:
+        super().__init__()
+        if not isinstance(backbone, ViT):
+            raise TypeError(f"the backbone must be a dynlib.backbone.ViT; got {type(backbone).__name__}")
+        if len(backbone.blocks) == 0:
+            raise ValueError("the backbone has no layers, so that there is nothing to halt in")
+        self.backbone = backbone
+        self.gamma, self.beta = _number("gamma", gamma), _number("beta", beta)
+        if self.gamma <= 0:
+            raise ValueError(f"gamma must be positive, so that a larger feature means to halt earlier; got {gamma}")
+        self.epsilon = _check_epsilon(epsilon)
+
+    def forward(
+        self,
+        images: Float[Tensor, "batch channels height width"],
+        *,
+        mask: Bool[Tensor, "batch layers tokens"] | None = None,
+        epsilon: float | int | None = None,
+    ) -> Halted:
+        """Everything computed and halted tokens masked, with gradients: for training.
+
+        Args:
+            images: as the backbone takes them; at least one.
+            mask: True where a token may go through a layer, [batch, layers, tokens], the class token first. A token
+                goes no further than its mask lets it, and halts there if it has not before. All may if left out.
+            epsilon: another ε than the model's.
+
+        Raises:
+            TypeError: if the mask is not bool, the images not floating-point, or ε no number.
+            ValueError: if the batch is empty, the images have another size or are not finite, the mask has another
+                shape, drops the class token, or lets a token return, ε is outside [0, 1), or a score is NaN.
+        """
+        x, clock = self._start(images, mask, epsilon)
+        answer = torch.zeros_like(x[:, 0])
+        for layer, block in enumerate(self.backbone.blocks):
+            running = clock.running
+            x = torch.where(running[..., None], block(x, key_mask=_seen(running)), x)
+            p = clock.tick(layer, self._score(x))
+            answer = answer + p[:, :1].to(x.dtype) * x[:, 0]
+        return clock.result(self.backbone.readout(answer[:, None]))
+
+    @torch.no_grad()
+    def predict(
+        self,
+        images: Float[Tensor, "batch channels height width"],
+        *,
+        mask: Bool[Tensor, "batch layers tokens"] | None = None,
+        epsilon: float | int | None = None,
+        execution: Execution = "gathered",
+        chunk: int = 4,
+    ) -> Halted:
+        """The same without gradients. Put the model in evaluation mode first, if it has dropout.
+
+        Args:
+            images, mask, epsilon: as in :meth:`forward`.
+            execution: "gathered": halted tokens are taken out and images leave once their class token has halted; the
+                images are sorted by how many tokens they have left, and go through a layer ``chunk`` at a time, padded
+                to the longest of these. "masked": :meth:`forward`. They agree up to rounding.
+            chunk: how many images at a time.
+
+        Raises:
+            TypeError, ValueError: as :meth:`forward` does, and for an execution of another name or a ``chunk`` below 1.
+        """
+        if execution not in ("gathered", "masked"):
+            raise ValueError(f"execution must be 'gathered' or 'masked'; got {execution!r}")
+        if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
+            raise ValueError(f"chunk is a number of images from 1 on; got {chunk!r}")
+        if execution == "masked":
+            return self(images, mask=mask, epsilon=epsilon)
+        x, clock = self._start(images, mask, epsilon)
+        batch, tokens, dim = x.shape
+        answer = torch.zeros_like(x[:, 0])
+        flat, scores = x.flatten(0, 1), widen(x.new_zeros(batch * tokens))
+        place = torch.arange(batch * tokens, device=x.device)  # where in flat a token's features lie
+        for layer, block in enumerate(self.backbone.blocks):
+            pieces, rows, firsts = [], [], []
+            offset = 0
+            for where, valid in _pieces(clock.running, chunk):
+                count, longest = where.shape
+                # padding repeats the class token: finite, and nobody's key
+                source = where if valid is None else torch.where(valid, where, where[:, :1])
+                padded = flat[place[source.flatten()]].view(count, longest, dim)
+                after = block(padded, key_mask=valid).flatten(0, 1)
+                pieces.append(after)
+                rows.append(where.flatten() if valid is None else torch.where(valid, where, -1).flatten())
+                firsts.append(offset + longest * torch.arange(count, device=x.device))
+                offset += count * longest
+            flat, row = torch.cat(pieces), torch.cat(rows)
+            there = (row >= 0).nonzero()[:, 0]
+            place = place.index_put((row[there],), there)
+            scores = scores.index_put((row[there],), self._score(flat[there]))
+            p = clock.tick(layer, scores.view(batch, tokens))
+            first = torch.cat(firsts)
+            image = row[first] // tokens
+            answer = answer.index_add(0, image, p[image, :1].to(flat.dtype) * flat[first])
+            if not clock.running.any():
+                break
+        return clock.result(self.backbone.readout(answer[:, None]))
+
+    def _score(self, x: Tensor) -> Tensor:
+        # h = σ(γ · x[0] + β)
+        return (self.gamma * widen(x[..., 0]) + self.beta).sigmoid()
+
+    def _start(self, images: Tensor, mask: Tensor | None, epsilon: float | int | None) -> "tuple[Tensor, _Clock]":
+        if images.is_floating_point() and not images.isfinite().all():
+            raise ValueError("the images hold NaN or infinity: clean them first, as one such pixel spoils its image")
+        x = self.backbone.embed(images)
+        layers = len(self.backbone.blocks)
+        allowed = x.new_ones(len(x), layers, x.shape[1], dtype=torch.bool)
+        if mask is not None:
+            _check_mask(mask, allowed.shape)
+            allowed = mask.to(x.device)
+        return x, _Clock(allowed, self.epsilon if epsilon is None else _check_epsilon(epsilon), widen(x).dtype)
+
+
+class _Clock:
+    """Who still runs, and what each token has spent: the same for both executions. Nothing is written in place."""
+
+    def __init__(self, allowed: Tensor, epsilon: float, dtype: torch.dtype) -> None:
+        self.allowed, self.enough = allowed, 1 - epsilon
+        self.running = allowed[:, 0]
+        self.total = torch.zeros(self.running.shape, dtype=dtype, device=allowed.device)  # Σ h so far
+        self.depth = torch.zeros_like(self.running, dtype=torch.int64)
+        self.remainder = torch.zeros_like(self.total)
+        self.halting: list[Tensor] = []
+
+    def tick(self, layer: int, h: Tensor) -> Tensor:
+        """The scores after a layer, [batch, tokens], to the share p of each token that this layer has."""
+        if (h.isnan() & self.running).any():
+            raise ValueError(f"a halting score after layer {layer + 1} is NaN: look for NaN in the weights")
+        # h^L = 1, and after the last layer that the mask allows
+        last = layer + 1 == self.allowed.shape[1]
+        stop = torch.ones_like(self.running) if last else ~self.allowed[:, layer + 1]
+        halts = self.running & (stop | (self.total + h >= self.enough))
+        halts = halts | (self.running & halts[:, :1])  # the image is done when its class token is
+        left = 1 - self.total
+        # p = R where the token halts, h while it runs, 0 after
+        p = torch.where(halts, left, torch.where(self.running, h, 0))
+        self.depth = self.depth + self.running
+        self.remainder = torch.where(halts, left, self.remainder)
+        self.total = self.total + p
+        self.running = self.running & ~halts
+        self.halting.append(p)
+        return p
+
+    def result(self, logits: Tensor) -> Halted:
+        missing = self.allowed.shape[1] - len(self.halting)  # layers that nobody reached
+        halting = torch.stack([*self.halting, *[torch.zeros_like(self.total)] * missing], dim=1)
+        # ρ = N + R
+        return Halted(logits, self.depth, self.depth + self.remainder, halting)
+
+
+def ponder_loss(result: Halted) -> Float[Tensor, ""]:
+    """The mean ponder of the tokens, ρ = N + R: between 1 and L + 1. Tokens of depth 0 were not there, and count not.
+
+    Raises:
+        ValueError: if a ponder is not finite, or no token went through a layer.
+    """
+    there = _there(result)
+    if not result.ponder.isfinite().all():
+        raise ValueError("a ponder is NaN or infinite: look for NaN in the input or the weights")
+    return result.ponder[there].mean()
+
+
+def depth_prior(layers: int, target: float | int, *, deviation: float | int = 1.0) -> Float[Tensor, " layers"]:
+    """A Gaussian around the target depth, read at the layers 1 … L and divided by its sum: it is a distribution.
+
+    Args:
+        layers: L, how many there are.
+        target: the depth it peaks at, from 1 to L; need not be whole.
+        deviation: its width in layers, positive.
+
+    Returns:
+        The probability of each layer, float64.
+
+    Raises:
+        TypeError: if ``layers`` is not a whole number, or the others are no numbers.
+        ValueError: if ``layers`` is below 1, the target outside 1 … L, or the deviation not positive and finite.
+    """
+    return _log_prior(layers, target, deviation).exp()
+
+
+def depth_prior_loss(result: Halted, target: float | int, *, deviation: float | int = 1.0) -> Float[Tensor, ""]:
+    """How far the mean halting distribution is from :func:`depth_prior`: KL(H ‖ prior), with H^l the mean of p_k^l.
+
+    The mean is over the tokens of all images, those of depth 0 left out. The mean of the scores h
+    themselves would not sum to one, and its divergence from a distribution could be negative.
+
+    Args:
+        result: of :meth:`AdaptiveViT.forward`.
+        target, deviation: as in :func:`depth_prior`.
+
+    Raises:
+        TypeError, ValueError: as :func:`depth_prior` and :func:`ponder_loss` do.
+    """
+    there = _there(result)
+    if not result.halting.isfinite().all():
+        raise ValueError("a halting probability is NaN or infinite: look for NaN in the input or the weights")
+    log_prior = _log_prior(result.halting.shape[1], target, deviation).to(result.halting)
+    # H^l = mean_k p_k^l
+    mean = result.halting.transpose(1, 2)[there].mean(0)
+    # KL(H ‖ prior) = Σ_l H^l (log H^l − log prior^l), with 0 log 0 = 0 and a finite gradient there
+    return (mean * (mean.clamp_min(torch.finfo(mean.dtype).tiny).log() - log_prior)).sum()
+
+
+def _seen(running: Tensor) -> Tensor:
+    """The keys of a masked layer. Rows of images that are done may look at anything: nobody reads them."""
+    return running | ~running[:, :1]
+
+
+def _pieces(running: Tensor, chunk: int) -> list[tuple[Tensor, Tensor | None]]:
+    """The tokens that run, some images at a time: numbers [images, longest] into all tokens, and which are not padding.
+
+    Images of similar length go together, so that there is little padding; none at all is said by None.
+    """
+    tokens = running.shape[1]
+    lengths = running.sum(1)
+    order = lengths.argsort(descending=True, stable=True)
+    order = order[: int((lengths > 0).sum())]
+    # in every image those that run first, in the order in which they stand
+    front = (~running[order]).int().argsort(dim=1, stable=True) + tokens * order[:, None]
+    pieces: list[tuple[Tensor, Tensor | None]] = []
+    for rows, counts in zip(front.split(chunk), lengths[order].split(chunk), strict=True):
+        sizes = counts.tolist()
+        longest = sizes[0]
+        valid = torch.arange(longest, device=running.device) < counts[:, None] if sizes[-1] < longest else None
+        pieces.append((rows[:, :longest], valid))
+    return pieces
+
+
+def _there(result: Halted) -> Tensor:
+    there = result.depth > 0
+    if not there.any():
+        raise ValueError(f"no token went through a layer; depth has shape {tuple(result.depth.shape)}")
+    return there
+
+
+def _log_prior(layers: int, target: float | int, deviation: float | int) -> Tensor:
+    if isinstance(layers, bool) or not isinstance(layers, int):
+        raise TypeError(f"layers must be a whole number; got {layers!r}")
+    target, deviation = _number("target", target), _number("deviation", deviation)
+    if layers < 1 or not 1 <= target <= layers:
+        raise ValueError(f"target must lie in 1 … layers; got target {target} of {layers} layers")
+    if deviation <= 0:
+        raise ValueError(f"deviation must be positive, in layers; got {deviation}")
+    depth = torch.arange(1, layers + 1, dtype=torch.float64)
+    return (-0.5 * ((depth - target) / deviation) ** 2).log_softmax(0)
+
+
+def _number(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number; got {value!r}")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be finite; got {value}")
+    return float(value)
+
+
+def _check_epsilon(epsilon: object) -> float:
+    value = _number("epsilon", epsilon)
+    if not 0 <= value < 1:
+        raise ValueError(f"epsilon must lie in [0, 1): a token halts when its scores reach 1 − epsilon; got {epsilon}")
+    return value
+
+
+def _check_mask(mask: Tensor, expected: torch.Size) -> None:
+    if mask.dtype != torch.bool:
+        raise TypeError(f"mask must be bool, True where a token may go through a layer; got {mask.dtype}")
+    if mask.shape != expected:
+        raise ValueError(f"mask must be [batch, layers, tokens] = {tuple(expected)}; got {tuple(mask.shape)}")
+    if not mask[..., 0].all():
+        raise ValueError("the mask drops a class token, token 0, which the answer is read from: keep it in all layers")
+    if (mask[:, 1:] & ~mask[:, :-1]).any():
+        raise ValueError("the mask lets a token return: once False for a token, it must be False in all later layers")
