@@ -1,0 +1,585 @@
+"""CoLT5: every token gets a light layer, and the few that matter a heavy one on top.
+
+A router gives every token one number, s = x · u. The smooth top-k (:func:`dynlib.choice.soft_topk`) turns the numbers
+of a sequence into weights s̃ between 0 and 1 that sum to k, the k tokens with the largest are *routed*, and those of all
+others are 0. With X the normalised tokens, a feed-forward and an attention layer add
+
+    Light(X)ᵢ + s̃ᵢ · Heavy(X)ᵢ                          k routed tokens,
+    A_L(X, X)ᵢ + s̃ᵢ^q · A_H(Xᵢ, s̃^kv X)                 q routed queries over v routed keys and values,
+
+where A_L looks no further than a window. Three routers decide apart from each other: who is worth a large feed-forward
+layer, who asks, and who is asked. The weights stand on the path, because it is the only way for a router to learn; they
+multiply what is already normalised, since a norm would take them out again.
+
+Everything is for encoders: who is routed depends on the whole sequence.
+
+Source: arXiv:2303.09752, section 3. The smooth top-k is there iterated, and exact here.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from numbers import Real
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dynlib.backbone import FeedForward, rotate
+from dynlib.choice import soft_topk
+from dynlib.choice.inputs import widen
+from dynlib.tokens.mixture_of_depths import expert_choice
+
+Routing = Literal["learned", "even"]
+Execution = Literal["gathered", "masked"]
+
+
+class Routed(NamedTuple):
+    """Whom one router chose."""
+
+    mask: Bool[Tensor, "batch tokens"]
+    """True where the heavy branch runs."""
+    weight: Float[Tensor, "batch tokens"]
+    """s̃: from 0 to 1 for a routed token, 0 for the others."""
+    scores: Float[Tensor, "batch tokens"] | None
+    """s = x · u; None if it was not asked, under even routing."""
+
+
+class Router(nn.Module):
+    """Scores every token by one product, and picks the k best of each sequence with weights that have a gradient.
+
+    Args:
+        dim: features of a token.
+        capacity: share of the tokens that are routed, in (0, 1]; :meth:`kept` gives their number. It is an attribute,
+            and may be changed.
+        epsilon: smoothing of the top-k, in units of the scores. Small: weights near 1, and a gradient only for those at
+            the border. Large: weights near k / n.
+        reach: the weights are those of a smooth top-⌈reach · k⌉, of which the k best are then cut. At 1 they sum to
+            less than k by what the others hold; above, the best get closer to 1. The paper's 9/8 is one choice.
+        routing: "learned", or as a control "even": evenly spaced tokens, weight 1, and nothing to learn. It is an
+            attribute, and may be changed.
+
+    Raises:
+        ValueError: if the capacity is outside (0, 1], ``dim`` or ``epsilon`` is not positive, ``reach`` is below 1, one
+            of them is not finite, or the routing has another name.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        capacity: float | int,
+        *,
+        epsilon: float | int = 1.0,
+        reach: float | int = 1.0,
+        routing: Routing = "learned",
+    ) -> None:
+        super().__init__()
+        if dim < 1:
+            raise ValueError(f"dim must be positive; got {dim}")
+        if not _is_number(epsilon) or not 0 < epsilon < math.inf:
+            raise ValueError(f"epsilon must be positive and finite; got {epsilon!r}")
+        if not _is_number(reach) or not 1 <= reach < math.inf:
+            raise ValueError(
+                f"reach must be at least 1 and finite: weights for fewer than k are not enough; got {reach!r}"
+            )
+        self.capacity, self.epsilon, self.reach = capacity, epsilon, reach
+        self.routing: Routing = routing
+        self._check_settings()
+        self.score = nn.Linear(dim, 1, bias=False)
+        nn.init.trunc_normal_(self.score.weight, std=dim**-0.5)
+
+    def kept(self, tokens: int) -> int:
+        """k = ⌈capacity · tokens⌉: one at least, and all of them at capacity 1."""
+        return math.ceil(self.capacity * tokens - 1e-9)  # 0.1 · 30 is 3.0000000000000004 and means 3
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch tokens dim"],
+        *,
+        key_mask: Bool[Tensor, "batch tokens"] | None = None,
+        k: int | None = None,
+    ) -> Routed:
+        """Choose.
+
+        Args:
+            x: the tokens, normalised.
+            key_mask: False where a token is not there, because it fills up a shorter sequence: it is never routed, and
+                each sequence routes ⌈capacity · its own length⌉.
+            k: route this many of every sequence instead, from 0 to the length of the shortest.
+
+        Raises:
+            TypeError: if the tokens are not floating-point, ``key_mask`` is not bool, or ``k`` is not an int.
+            ValueError: if there are no tokens, shapes do not fit, ``k`` is negative or a sequence has fewer tokens, or
+                a score is not finite.
+        """
+        self._check_settings()
+        _check_tokens(x, self.score.in_features, key_mask)
+        present = x.new_ones(x.shape[:2], dtype=torch.bool) if key_mask is None else key_mask
+        lengths = [x.shape[1]] * len(x) if key_mask is None else key_mask.sum(1).tolist()
+        if k is not None:
+            _check_k(k, lengths)
+        kept = [self.kept(length) if k is None else k for length in lengths]
+        if self.routing == "even":
+            mask = _evenly(present, lengths, kept)
+            return Routed(mask, mask.to(x.dtype), None)
+        # s = x · u
+        scores = widen(self.score(x).squeeze(-1))
+        if not scores.isfinite().all():
+            raise ValueError("a router score is not finite: look for NaN in the tokens or the router's weights")
+        possible = scores if key_mask is None else scores.masked_fill(~present, -math.inf)
+        smooth = self._smooth(possible, lengths, kept)
+        same = len(set(kept)) == 1
+        mask = expert_choice(possible.detach(), kept[0] if same else torch.tensor(kept, device=x.device))
+        # s̃, cut to the k best
+        return Routed(mask, torch.where(mask, smooth, 0.0).to(x.dtype), scores)
+
+    def _smooth(self, scores: Tensor, lengths: list[int], kept: list[int]) -> Tensor:
+        totals = [min(math.ceil(self.reach * k - 1e-9), n) for k, n in zip(kept, lengths, strict=True)]
+        if len(set(totals)) == 1 and totals[0]:
+            return soft_topk(scores, totals[0], self.epsilon)
+        weights = torch.zeros_like(scores)
+        for total in set(totals) - {0}:  # sequences of different lengths keep different numbers
+            rows = torch.tensor([row for row, mine in enumerate(totals) if mine == total], device=scores.device)
+            weights = weights.index_copy(0, rows, soft_topk(scores[rows], total, self.epsilon))
+        return weights
+
+    def _check_settings(self) -> None:
+        if not _is_number(self.capacity) or not 0 < self.capacity <= 1:
+            raise ValueError(
+                f"capacity is the share of the tokens routed, above 0 and at most 1; got {self.capacity!r}"
+            )
+        if self.routing not in ("learned", "even"):
+            raise ValueError(f"routing must be 'learned' or 'even'; got {self.routing!r}")
+
+
+class ConditionalFeedForward(nn.Module):
+    """A light feed-forward part for all tokens and a heavy one for the routed: Light(x)ᵢ + s̃ᵢ · Heavy(x)ᵢ.
+
+    It takes the place of :class:`dynlib.backbone.FeedForward`: it gets normalised tokens and gives what is to be added
+    to the residual stream. Neither norm nor residual is in it; the paper's X + … is the block's.
+
+    Args:
+        dim: features of a token.
+        light, heavy: hidden features of the two; 2 · dim and 16 · dim if left out, half of and four times what is
+            usual. With a sixteenth of the tokens routed that is three quarters of the usual FLOPs.
+        capacity, epsilon, reach, routing: as in :class:`Router`.
+        execution: "gathered" runs the heavy part on the routed tokens alone. "masked" runs it on all and takes what was
+            routed, and is there to be compared with.
+
+    Raises:
+        ValueError: as :class:`Router` does, if a size is not positive, or the execution has another name.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        light: int | None = None,
+        heavy: int | None = None,
+        capacity: float | int = 1 / 16,
+        epsilon: float | int = 1.0,
+        reach: float | int = 1.0,
+        routing: Routing = "learned",
+        execution: Execution = "gathered",
+    ) -> None:
+        super().__init__()
+        self.light = FeedForward(dim, 2 * dim if light is None else light)
+        self.heavy = FeedForward(dim, 16 * dim if heavy is None else heavy)
+        self.router = Router(dim, capacity, epsilon=epsilon, reach=reach, routing=routing)
+        self.execution: Execution = execution
+        _check_execution(execution)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch tokens dim"],
+        *,
+        key_mask: Bool[Tensor, "batch tokens"] | None = None,
+        k: int | None = None,
+    ) -> Float[Tensor, "batch tokens dim"]:
+        """Transform every token; arguments and errors as in :meth:`Router.forward`."""
+        _check_execution(self.execution)
+        mask, weight, _ = self.router(x, key_mask=key_mask, k=k)
+        light = self.light(x)
+        if self.execution == "masked":
+            return light + weight[..., None].to(light.dtype) * self.heavy(x)
+        flat = mask.flatten().nonzero()[:, 0]
+        return _add(light, flat, weight, self.heavy(x.flatten(0, 1).index_select(0, flat)))
+
+
+class ConditionalAttention(nn.Module):
+    """Light local attention for all tokens, heavy attention of routed queries over routed keys and values.
+
+    A_L(x, x)ᵢ + s̃ᵢ^q · A_H(xᵢ, s̃^kv x). As :class:`dynlib.backbone.Attention` it gets normalised tokens and gives what
+    is to be added to the residual stream. s̃^kv scales the tokens of which keys and values are made, after the norm, so
+    that it fades both: a token of weight near 0 is a key like any other and says next to nothing.
+
+    Args:
+        dim: features of a token.
+        heads: of both branches together, at least 2; divides ``dim``. Every head has dim / heads features.
+        window: how many tokens to each side the light branch sees; at least 1.
+        light_heads: heads of the light branch; a quarter, at least one, if left out. The rest are the heavy branch's.
+        query_capacity, key_capacity: shares of the tokens that ask, and that are asked.
+        epsilon, reach, routing: of both routers, as in :class:`Router`.
+        rotary: queries and keys carry their place in the sequence by rotation, in both branches.
+        execution: "gathered" computes routed queries and keys alone. "masked" computes all, and is there to be compared
+            with.
+
+    Raises:
+        ValueError: as :class:`Router` does, if the heads do not divide ``dim`` or leave a branch without any, the
+            window is below 1, ``rotary`` meets an odd dim / heads, or the execution has another name.
+        TypeError: if the window is not an int.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        *,
+        window: int,
+        light_heads: int | None = None,
+        query_capacity: float | int = 1 / 16,
+        key_capacity: float | int = 1 / 8,
+        epsilon: float | int = 1.0,
+        reach: float | int = 1.0,
+        routing: Routing = "learned",
+        rotary: bool = False,
+        execution: Execution = "gathered",
+    ) -> None:
+        super().__init__()
+        if dim < 1 or heads < 2 or dim % heads:
+            raise ValueError(f"dim must be a multiple of heads, and heads at least 2; got dim={dim}, heads={heads}")
+        if rotary and (dim // heads) % 2:
+            raise ValueError(f"rotary positions turn pairs of features; dim / heads = {dim // heads} is odd")
+        _check_window(window)
+        light_heads = max(heads // 4, 1) if light_heads is None else light_heads
+        if not 1 <= light_heads < heads:
+            raise ValueError(f"light_heads must leave each branch a head, from 1 to {heads - 1}; got {light_heads}")
+        _check_execution(execution)
+        self.window, self.head_dim, self.rotary = window, dim // heads, rotary
+        self.execution: Execution = execution
+        light, heavy = light_heads * self.head_dim, (heads - light_heads) * self.head_dim
+        self.light_query_key_value = nn.Linear(dim, 3 * light)
+        self.light_output = nn.Linear(light, dim)
+        self.heavy_query = nn.Linear(dim, heavy)
+        self.heavy_key_value = nn.Linear(dim, 2 * heavy)
+        self.heavy_output = nn.Linear(heavy, dim)
+        self.query_router = Router(dim, query_capacity, epsilon=epsilon, reach=reach, routing=routing)
+        self.key_router = Router(dim, key_capacity, epsilon=epsilon, reach=reach, routing=routing)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch tokens dim"],
+        *,
+        key_mask: Bool[Tensor, "batch tokens"] | None = None,
+        queries: int | None = None,
+        keys: int | None = None,
+    ) -> Float[Tensor, "batch tokens dim"]:
+        """Attend.
+
+        Args:
+            x: the tokens, normalised.
+            key_mask: False where a token is not there: it is neither routed nor attended to. Who may attend to nobody
+                gets zeros from the heads.
+            queries, keys: route this many of every sequence, in place of what the capacities say; ``k`` of
+                :meth:`Router.forward`.
+
+        Raises:
+            TypeError, ValueError: as :meth:`Router.forward` does.
+        """
+        _check_execution(self.execution)
+        asking = self.query_router(x, key_mask=key_mask, k=queries)
+        asked = self.key_router(x, key_mask=key_mask, k=keys)
+        # A_L(x, x)
+        query, key, value = self._split(self.light_query_key_value(x), 3)
+        if self.rotary:
+            query, key = self._turn(query), self._turn(key)
+        mixed = local_attention(query, key, value, self.window, key_mask=key_mask)
+        light = self.light_output(mixed.transpose(1, 2).flatten(2))
+        execute = self._masked if self.execution == "masked" else self._gathered
+        return execute(x, light, asking, asked)
+
+    def _masked(self, x: Tensor, light: Tensor, asking: Routed, asked: Routed) -> Tensor:
+        (query,) = self._split(self.heavy_query(x), 1)
+        # s̃^kv x: scaled after the norm
+        key, value = self._split(self.heavy_key_value(asked.weight[..., None] * x), 2)
+        if self.rotary:
+            query, key = self._turn(query), self._turn(key)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=asked.mask[:, None, None])
+        heavy = self.heavy_output(mixed.transpose(1, 2).flatten(2))
+        return light + asking.weight[..., None].to(light.dtype) * heavy
+
+    def _gathered(self, x: Tensor, light: Tensor, asking: Routed, asked: Routed) -> Tensor:
+        batch, tokens, dim = x.shape
+        flat = x.flatten(0, 1)
+        here, asks = _places(asking.mask)  # the queries, then the keys and values
+        there, answers = _places(asked.mask)
+        (query,) = self._split(self.heavy_query(flat.index_select(0, here).view(batch, -1, dim)), 1)
+        # s̃^kv x: scaled after the norm
+        scaled = asked.weight.flatten()[there, None] * flat.index_select(0, there)
+        key, value = self._split(self.heavy_key_value(scaled.view(batch, -1, dim)), 2)
+        if self.rotary:  # by where they stood in the sequence
+            query = self._turn(query, (here % tokens).view(batch, -1))
+            key = self._turn(key, (there % tokens).view(batch, -1))
+        if query.shape[2] == 0 or key.shape[2] == 0:  # nobody asks, or nobody is asked
+            mixed = torch.zeros_like(query)
+        else:
+            allowed = None if answers is None else answers.view(batch, 1, 1, -1)
+            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
+        heavy = self.heavy_output(mixed.transpose(1, 2).flatten(2)).flatten(0, 1)
+        if asks is not None:
+            here, heavy = here[asks], heavy[asks]
+        return _add(light, here, asking.weight, heavy)
+
+    def _split(self, packed: Tensor, parts: int) -> tuple[Tensor, ...]:
+        # [batch, tokens, parts · heads · head_dim] -> parts × [batch, heads, tokens, head_dim]
+        heads = packed.shape[-1] // (parts * self.head_dim)
+        return packed.unflatten(-1, (parts, heads, self.head_dim)).permute(2, 0, 3, 1, 4).unbind(0)
+
+    def _turn(self, part: Tensor, positions: Tensor | None = None) -> Tensor:
+        if positions is None:
+            positions = torch.arange(part.shape[2], device=part.device).expand(len(part), -1)
+        return rotate(part, positions)
+
+
+class ConditionalBlock(nn.Module):
+    """One pre-norm layer of both: as :class:`dynlib.backbone.Block`, with conditional attention and feed-forward parts.
+
+    Args:
+        dim, heads, window, rotary: as in :class:`ConditionalAttention`.
+        capacity: share of the tokens for the heavy feed-forward part.
+        query_capacity, key_capacity: shares for the heavy attention; by default as ``capacity``, and twice as many.
+        light, heavy: as in :class:`ConditionalFeedForward`.
+        epsilon, reach, routing, execution: of both.
+
+    Raises:
+        TypeError, ValueError: as the two do.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        *,
+        window: int,
+        capacity: float | int = 1 / 16,
+        query_capacity: float | int | None = None,
+        key_capacity: float | int | None = None,
+        light: int | None = None,
+        heavy: int | None = None,
+        epsilon: float | int = 1.0,
+        reach: float | int = 1.0,
+        routing: Routing = "learned",
+        rotary: bool = False,
+        execution: Execution = "gathered",
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim)
+        self.attention = ConditionalAttention(
+            dim,
+            heads,
+            window=window,
+            query_capacity=capacity if query_capacity is None else query_capacity,
+            key_capacity=min(2 * capacity, 1) if key_capacity is None else key_capacity,
+            epsilon=epsilon,
+            reach=reach,
+            routing=routing,
+            rotary=rotary,
+            execution=execution,
+        )
+        self.norm2 = nn.LayerNorm(dim)
+        self.feed_forward = ConditionalFeedForward(
+            dim,
+            light=light,
+            heavy=heavy,
+            capacity=capacity,
+            epsilon=epsilon,
+            reach=reach,
+            routing=routing,
+            execution=execution,
+        )
+
+    def update(
+        self, x: Float[Tensor, "batch tokens dim"], *, key_mask: Bool[Tensor, "batch tokens"] | None = None
+    ) -> Float[Tensor, "batch tokens dim"]:
+        """What the block adds to ``x``: a + FF(norm₂(x + a)) with a = attention(norm₁(x))."""
+        attended = self.attention(self.norm1(x), key_mask=key_mask)
+        return attended + self.feed_forward(self.norm2(x + attended), key_mask=key_mask)
+
+    def forward(
+        self, x: Float[Tensor, "batch tokens dim"], *, key_mask: Bool[Tensor, "batch tokens"] | None = None
+    ) -> Float[Tensor, "batch tokens dim"]:
+        """The tokens with the block's update added; ``key_mask`` is False where a token is not there."""
+        return x + self.update(x, key_mask=key_mask)
+
+
+def local_attention(
+    query: Float[Tensor, "batch heads tokens head_dim"],
+    key: Float[Tensor, "batch heads tokens head_dim"],
+    value: Float[Tensor, "batch heads tokens head_dim"],
+    window: int,
+    *,
+    key_mask: Bool[Tensor, "batch tokens"] | None = None,
+) -> Float[Tensor, "batch heads tokens head_dim"]:
+    """Attention of each token to those at most ``window`` away, at a cost of 3 · window keys per token.
+
+    The sequence is cut into blocks of ``window`` tokens, and a block attends to itself and its two neighbours, which
+    hold everything that its tokens may see; a mask takes away what is further. Where the whole sequence is no more than
+    that, it is attended to at once. A window of tokens − 1 or more is full attention.
+
+    Args:
+        query, key, value: split into heads.
+        window: tokens to each side.
+        key_mask: True where a key may be attended to. A token that may attend to nothing gets zeros.
+
+    Raises:
+        TypeError: if the window is not an int, or ``key_mask`` not bool.
+        ValueError: if the window is below 1, or ``key_mask`` has another shape.
+    """
+    _check_window(window)
+    batch, heads, tokens, head_dim = query.shape
+    if key_mask is not None:
+        _check_key_mask(key_mask, (batch, tokens))
+    blocks = -(-tokens // window)
+    if tokens <= 3 * window:
+        place = torch.arange(tokens, device=query.device)
+        near = None if window >= tokens - 1 else (place[:, None] - place).abs() <= window
+        if key_mask is not None:
+            near = key_mask[:, None, None] if near is None else near & key_mask[:, None, None]
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=near)
+
+    spare = blocks * window - tokens
+
+    def around(part: Tensor) -> Tensor:
+        """Every block with its neighbours: [batch · heads, blocks, 3 · window, head_dim]."""
+        padded = F.pad(part, (0, 0, window, window + spare))
+        return padded.unfold(2, 3 * window, window).transpose(-1, -2).flatten(0, 1)
+
+    mine = torch.arange(window, device=query.device)
+    theirs = torch.arange(-window, 2 * window, device=query.device)
+    near = (theirs - mine[:, None]).abs() <= window  # [window, 3 · window], alike for every block
+    real = query.new_ones(1, tokens, dtype=torch.bool) if key_mask is None else key_mask
+    real = F.pad(real, (window, window + spare)).unfold(1, 3 * window, window)
+    allowed = near & real[:, :, None]  # [1 or batch, blocks, window, 3 · window]
+    if key_mask is not None:
+        allowed = allowed.repeat_interleave(heads, dim=0)
+    blocked = F.pad(query, (0, 0, 0, spare)).unflatten(2, (blocks, window)).flatten(0, 1)
+    mixed = F.scaled_dot_product_attention(blocked, around(key), around(value), attn_mask=allowed)
+    return mixed.reshape(batch, heads, blocks * window, head_dim)[:, :, :tokens]
+
+
+def set_routing(model: nn.Module, routing: Routing) -> None:
+    """Change how all routers in ``model`` choose.
+
+    Raises:
+        ValueError: if there is no router, or no such routing; none is changed then.
+    """
+    routers = _routers(model)
+    if routing not in ("learned", "even"):
+        raise ValueError(f"routing must be 'learned' or 'even'; got {routing!r}")
+    for router in routers.values():
+        router.routing = routing
+
+
+@contextmanager
+def record(model: nn.Module) -> Iterator[dict[str, Routed]]:
+    """Collect whom each router in ``model`` chose last, by the router's name, as long as the context lasts.
+
+    Raises:
+        ValueError: if there is no router.
+    """
+    routed: dict[str, Routed] = {}
+    handles = []
+    for name, router in _routers(model).items():
+
+        def keep(_module: nn.Module, _inputs: object, chosen: Routed, name: str = name) -> None:
+            routed[name] = chosen
+
+        handles.append(router.register_forward_hook(keep))
+    try:
+        yield routed
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _routers(model: nn.Module) -> dict[str, Router]:
+    routers = {name: module for name, module in model.named_modules() if isinstance(module, Router)}
+    if not routers:
+        raise ValueError(f"{type(model).__name__} has no router: it takes ConditionalBlock or one of its two parts")
+    return routers
+
+
+def _evenly(present: Tensor, lengths: list[int], kept: list[int]) -> Tensor:
+    """k of the tokens of each sequence that are there, at equal distances, as far from the start as from the end."""
+    n, k = (torch.tensor(numbers, device=present.device)[:, None] for numbers in (lengths, kept))
+    n = n.clamp_min(1)
+    rank = present.cumsum(1)  # 1 at the first token that is there
+    # one whenever rank · k / n, which ends at k, passes a half
+    return present & ((rank * k + n // 2) // n > ((rank - 1) * k + n // 2) // n)
+
+
+def _places(mask: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Where in the flattened batch the chosen tokens stand, as many in each row, and which of these are no filling up.
+
+    The second is None where all are chosen.
+    """
+    counts = mask.sum(1).tolist()
+    most = max(counts)
+    if min(counts) == most:
+        return mask.flatten().nonzero()[:, 0], None
+    # the chosen in their order, then others
+    index = (~mask).byte().argsort(dim=1, stable=True)[:, :most]
+    start = mask.shape[1] * torch.arange(len(mask), device=mask.device)
+    return (index + start[:, None]).flatten(), mask.gather(1, index).flatten()
+
+
+def _add(light: Tensor, flat: Tensor, weight: Tensor, heavy: Tensor) -> Tensor:
+    """light + s̃ · heavy at the places of the flattened batch, and light elsewhere; written into ``light``."""
+    scaled = (weight.flatten()[flat, None] * heavy).to(light.dtype)
+    # a copy of all tokens would cost more than the few that change, and no gradient needs what light was
+    out = light.flatten(0, 1)
+    return out.index_add_(0, flat, scaled).view_as(light)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _check_execution(execution: object) -> None:
+    if execution not in ("gathered", "masked"):
+        raise ValueError(f"execution must be 'gathered' or 'masked'; got {execution!r}")
+
+
+def _check_window(window: object) -> None:
+    if isinstance(window, bool) or not isinstance(window, int):
+        raise TypeError(f"window must be an int, tokens to each side; got {type(window).__name__}")
+    if window < 1:
+        raise ValueError(f"window must be at least 1 token to each side; got {window}")
+
+
+def _check_key_mask(key_mask: Tensor, expected: tuple[int, int]) -> None:
+    if key_mask.dtype != torch.bool:
+        raise TypeError(f"key_mask must be bool, True where a token is there; got {key_mask.dtype}")
+    if key_mask.shape != expected:
+        raise ValueError(f"key_mask must have one entry per token, {expected}; got {tuple(key_mask.shape)}")
+
+
+def _check_tokens(x: Tensor, dim: int, key_mask: Tensor | None) -> None:
+    if not x.is_floating_point():
+        raise TypeError(f"tokens must be floating-point features; got {x.dtype}: embed them first")
+    if x.ndim != 3 or x.numel() == 0 or x.shape[-1] != dim:
+        raise ValueError(f"tokens must be [batch, tokens, {dim}], none of them 0; got {tuple(x.shape)}")
+    if key_mask is not None:
+        _check_key_mask(key_mask, (x.shape[0], x.shape[1]))
+
+
+def _check_k(k: object, lengths: list[int]) -> None:
+    if isinstance(k, bool) or not isinstance(k, int):
+        raise TypeError(f"the number of routed tokens must be an int; got {type(k).__name__}: use int(k)")
+    if not 0 <= k <= min(lengths):
+        raise ValueError(
+            f"cannot route {k} tokens: the shortest sequence has {min(lengths)} that are there, and none is routed "
+            "twice: route from 0 to as many, or leave the number to the capacity"
+        )
