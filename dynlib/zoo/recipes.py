@@ -2,10 +2,13 @@
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
@@ -14,6 +17,16 @@ from dynlib.backbone import CausalLM, ViT
 from dynlib.data import cluttered_digits, encode, topics, windows
 from dynlib.depth.calm import masked_exits
 from dynlib.depth.early_exit import MultiExit, exit_loss
+from dynlib.tokens.avit import AdaptiveViT, Halted, ponder_loss
+from dynlib.tokens.mixture_of_depths import (
+    MixtureOfDepths,
+    Routed,
+    Routing,
+    predictor_loss,
+    record,
+    routing_loss,
+    set_routing,
+)
 
 Numbers = dict[str, int | float]
 
@@ -33,6 +46,8 @@ class Recipe:
     """Arguments of :func:`dynlib.training.train`."""
     start: str | None = None
     """The backbone whose weights it starts from; random ones if None."""
+    prepare: Callable[[nn.Module], None] | None = None
+    """What is done in place to the model that got these weights, before it is trained."""
 
 
 def _digits_loss(model: nn.Module) -> Callable[[int], Tensor]:
@@ -167,6 +182,176 @@ def _topics_exits_figures(model: nn.Module) -> Numbers:
     return _topics_figures(model) | figures
 
 
+SMALL = {"vocabulary": 256, "dim": 64, "depth": 6, "heads": 4}
+SMALL_TRAINING: Numbers = {"steps": 700, "lr": 3e-3, "weight_decay": 0.1}
+WINDOW = 128
+
+
+def small_lm(**config: Any) -> CausalLM:
+    """A small language model, to be compared with others of its size."""
+    return CausalLM(**config)
+
+
+def mixture_lm(*, capacity: float, **config: Any) -> CausalLM:
+    """A small language model in which every other block is a mixture of depths, with a predictor beside its router."""
+    model = CausalLM(**config)
+    for place in range(1, len(model.blocks), 2):
+        model.blocks[place] = MixtureOfDepths(model.blocks[place], capacity, predictor=True)
+    return model
+
+
+def small_lm_loss(model: nn.Module, *, seed: int = 0, router: float = 0.1) -> Callable[[int], Tensor]:
+    """Loss by step. The data depend on step and ``seed`` alone, so that any two models can be compared.
+
+    Where tokens are routed by top-k, ``router`` times the loss that moves r > 0 to where the k begin comes on top, and
+    the loss of the predictors, which touches nothing else.
+    """
+    text = encode("\n\n".join(topics("train").values()))
+    ranked = any(isinstance(module, MixtureOfDepths) and module.routing == "top_k" for module in model.modules())
+
+    def loss(step: int) -> Tensor:
+        batch = windows(text, 12, WINDOW + 1, generator=torch.Generator().manual_seed(seed * 10**6 + step))
+        with record(model) if ranked else nullcontext([]) as routed:
+            logits = model(batch[:, :-1])
+        read = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+        if not ranked:
+            return read
+        return read + predictor_loss(routed) + (router * routing_loss(routed) if router else 0.0)
+
+    return loss
+
+
+def window_bits(model: nn.Module) -> float:
+    """Bits per character of the test text, cut into windows of 128 bytes of which each is read alone."""
+    text = "\n\n".join(topics("test").values())
+    tokens = encode(text)
+    rows = tokens[: (len(tokens) - 1) // WINDOW * WINDOW].view(-1, WINDOW)
+    after = tokens[1 : rows.numel() + 1].view(-1, WINDOW)
+    nats = 0.0
+    for row, target in zip(rows.split(64), after.split(64), strict=True):
+        nats += F.cross_entropy(model(row).flatten(0, 1), target.flatten(), reduction="sum").item()
+    return nats / math.log(2) / rows.numel() * len(tokens) / len(text)
+
+
+@torch.no_grad()
+def small_lm_figures(model: nn.Module) -> Numbers:
+    """Bits per character as in training; of a mixture of depths also with each causal routing, and what that routes.
+
+    Agreement is the share of tokens for which a causal routing, asked about a pass that top-k routed, says the same.
+    """
+    figures: Numbers = {f"test_bits_per_character_in_windows_of_{WINDOW}": window_bits(model)}
+    layers = [module for module in model.modules() if isinstance(module, MixtureOfDepths)]
+    if not layers or layers[0].routing != "top_k":
+        return figures
+    with record(model) as routed:
+        window_bits(model)
+    for routing in ("threshold", "predictor"):
+        said = [layer.logits if routing == "threshold" else layer.predicted for layer in routed]
+        figures[f"agreement_of_{routing}"] = _agreement(routed, said)
+    causal: tuple[Routing, ...] = ("threshold", "predictor")
+    for routing in causal:
+        set_routing(model, routing)
+        with record(model) as routed:
+            figures[f"test_bits_per_character_by_{routing}"] = window_bits(model)
+        figures[f"share_routed_by_{routing}"] = (
+            torch.cat([layer.mask.flatten() for layer in routed]).float().mean().item()
+        )
+    set_routing(model, "top_k")
+    return figures
+
+
+def _agreement(routed: list[Routed], said: list[Any]) -> float:
+    same = [(odds > 0) == layer.mask for odds, layer in zip(said, routed, strict=True)]
+    return torch.cat([part.flatten() for part in same]).float().mean().item()
+
+
+AVIT_FEATURE, AVIT_PONDER = 47, 0.03
+"""The feature that tokens halt by, which ``benchmarks.avit_study`` chose, and the weight of the ponder."""
+
+
+def adaptive_vit(*, gamma: float, beta: float, **config: Any) -> AdaptiveViT:
+    """A vision transformer whose tokens halt, each at a depth of its own."""
+    return AdaptiveViT(ViT(**config), gamma=gamma, beta=beta)
+
+
+@torch.no_grad()
+def swap_features(vit: ViT, a: int, b: int) -> None:
+    """Give the features a and b of every token each other's place: the same function, written down in another order."""
+    order = torch.arange(vit.head.in_features)
+    order[a], order[b] = b, a
+    rows: list[Tensor] = [vit.patches.weight, vit.patches.bias, vit.norm.weight, vit.norm.bias]  # type: ignore[list-item]
+    columns: list[Tensor] = [vit.class_token, vit.position, vit.head.weight]
+    for block in vit.blocks:
+        attention, feed_forward = block.attention, block.feed_forward
+        for part in (block.norm1, block.norm2, attention.output, feed_forward.contract):
+            rows += [part.weight, part.bias]
+        columns += [attention.query_key_value.weight, feed_forward.expand.weight]
+    for weight in rows:
+        weight.copy_(weight[order])
+    for weight in columns:
+        weight.copy_(weight[..., order])
+
+
+def halt_by(feature: int) -> Callable[[nn.Module], None]:
+    """Make a feature of the backbone the first one, which tokens halt by."""
+
+    def prepare(model: nn.Module) -> None:
+        assert isinstance(model, AdaptiveViT)
+        swap_features(model.backbone, 0, feature)
+
+    return prepare
+
+
+def digits_avit_loss(model: nn.Module, *, ponder: float, stream: int = 0) -> Callable[[int], Tensor]:
+    """Cross-entropy + ``ponder`` · mean ponder, on a stream of images that the start was not trained on.
+
+    The loss of a plain model is the cross-entropy alone, on the same images.
+    """
+
+    def loss(step: int) -> Tensor:
+        batch = cluttered_digits(64, split="train", seed=10**6 * (2 + stream) + step)
+        result = model(batch.images)
+        if not isinstance(result, Halted):
+            return F.cross_entropy(result, batch.labels)
+        return F.cross_entropy(result.logits, batch.labels) + ponder * ponder_loss(result)
+
+    return loss
+
+
+def digit_patches(masks: Bool[Tensor, "n size size"], patch: int = 4) -> Bool[Tensor, "n patches"]:
+    """Which patches the digit has ink in."""
+    return F.max_pool2d(masks[:, None].float(), patch).flatten(1) > 0
+
+
+def depth_auc(depth: Int[Tensor, "*some"], digit: Bool[Tensor, "*some"]) -> float:
+    """P(depth of a digit's patch > depth of another) + ½ P(the same), over all pairs of one and the other: exact.
+
+    Raises:
+        ValueError: if there are no patches of one kind.
+    """
+    most = int(depth.max()) + 1
+    ours, others = (torch.bincount(depth[some], minlength=most).double() for some in (digit, ~digit))
+    if ours.sum() == 0 or others.sum() == 0:
+        raise ValueError(f"need patches of both kinds; got {int(ours.sum())} of the digit and {int(others.sum())}")
+    below = others.cumsum(0) - others
+    return ((ours * (below + others / 2)).sum() / (ours.sum() * others.sum())).item()
+
+
+def _digits_avit_figures(model: nn.Module) -> Numbers:
+    assert isinstance(model, AdaptiveViT)
+    test = cluttered_digits(10_000, split="test", seed=0)
+    results = [model.predict(images) for images in tqdm(test.images.split(500), leave=False)]
+    depth = torch.cat([result.depth[:, 1:] for result in results])
+    said = torch.cat([result.logits for result in results]).argmax(-1)
+    return {
+        "test_accuracy": (said == test.labels).float().mean().item(),
+        "test_layers_of_a_patch": depth.float().mean().item(),
+        "test_auc_of_the_depth_for_the_digit": depth_auc(depth, digit_patches(test.masks)),
+        "ponder_weight": AVIT_PONDER,
+        "test_images": len(test),
+    }
+
+
 RECIPES = {
     "digits_vit": Recipe(
         build=ViT,
@@ -197,5 +382,33 @@ RECIPES = {
         evaluate=_topics_exits_figures,
         training={"steps": 800, "lr": 1e-3, "weight_decay": 0.1},
         start="topics_lm",
+    ),
+    "topics_small": Recipe(
+        build=small_lm, config=SMALL, loss=small_lm_loss, evaluate=small_lm_figures, training=SMALL_TRAINING
+    ),
+    "topics_mod": Recipe(
+        build=mixture_lm,
+        config=SMALL | {"capacity": 0.125},
+        loss=small_lm_loss,
+        evaluate=small_lm_figures,
+        training=SMALL_TRAINING,
+    ),
+    "digits_avit": Recipe(
+        build=adaptive_vit,
+        config={
+            "image_size": 24,
+            "patch_size": 4,
+            "classes": 10,
+            "dim": 96,
+            "depth": 6,
+            "heads": 4,
+            "gamma": 5.0,
+            "beta": -10.0,
+        },
+        loss=partial(digits_avit_loss, ponder=AVIT_PONDER),
+        evaluate=_digits_avit_figures,
+        training={"steps": 300, "lr": 3e-4, "weight_decay": 0.05},
+        start="digits_vit",
+        prepare=halt_by(AVIT_FEATURE),
     ),
 }

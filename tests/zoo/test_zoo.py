@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dynlib.backbone import CausalLM
-from dynlib.data import cluttered_digits, topics
+from dynlib.data import cluttered_digits, encode, topics
+from dynlib.tokens.mixture_of_depths import MixtureOfDepths, predictor_loss, record, routing_loss, set_routing
 from dynlib.zoo import FOLDER, bits_per_character, card, load, names, save
 from dynlib.zoo.__main__ import main
-from dynlib.zoo.recipes import RECIPES
+from dynlib.zoo.recipes import RECIPES, mixture_lm, small_lm_figures, small_lm_loss, window_bits
 
 FIGURES = {"test_accuracy": 0.5, "test_images": 12_345}
 
@@ -331,6 +332,51 @@ def test_the_shipped_language_model_is_as_good_as_its_card_says() -> None:
     got = bits_per_character(load("topics_lm"), "\n\n".join(text[:2000] for text in topics("test").values()))
     assert got == pytest.approx(said, rel=0.05)
     assert said < 3  # of 8 bits in a byte
+
+
+@torch.no_grad()
+def test_bits_in_windows_are_those_of_every_byte_read_in_its_own_window_alone() -> None:
+    torch.manual_seed(0)
+    model = CausalLM(vocabulary=256, dim=8, depth=1, heads=2)
+    text = "\n\n".join(topics("test").values())
+    tokens, nats, count = encode(text), 0.0, 0
+    while count + 129 <= len(tokens):
+        logits = model(tokens[None, count : count + 128])[0]
+        nats += F.cross_entropy(logits, tokens[count + 1 : count + 129], reduction="sum").item()
+        count += 128
+    expected = nats / count / math.log(2) * len(tokens) / len(text)
+    assert window_bits(model) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_mixture_of_depths_is_taught_three_things_and_a_dense_model_one() -> None:
+    torch.manual_seed(0)
+    model = mixture_lm(capacity=0.25, vocabulary=256, dim=8, depth=2, heads=2)
+    assert [isinstance(block, MixtureOfDepths) for block in model.blocks] == [False, True]
+    with_router, without = (small_lm_loss(model, router=weight)(3) for weight in (0.5, 0.0))
+    generator = torch.Generator().manual_seed(3)
+    tokens = encode("\n\n".join(topics("train").values()))
+    starts = torch.randint(len(tokens) - 128, (12,), generator=generator)
+    batch = torch.stack([tokens[start : start + 129] for start in starts.tolist()])
+    with record(model) as routed:
+        logits = model(batch[:, :-1])
+    read = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+    torch.testing.assert_close(without, read + predictor_loss(routed))
+    torch.testing.assert_close(with_router, without + 0.5 * routing_loss(routed))
+    set_routing(model, "threshold")  # nobody is ranked, and so there is no label
+    torch.testing.assert_close(small_lm_loss(model)(3), F.cross_entropy(model(batch[:, :-1]).mT, batch[:, 1:]))
+
+
+def test_the_shipped_mixture_of_depths_is_as_good_as_its_card_says_and_as_cheap() -> None:
+    model, said = load("topics_mod"), card("topics_mod")["figures"]
+    got = small_lm_figures(model)
+    assert got.keys() == said.keys()
+    for key, value in got.items():
+        assert value == pytest.approx(said[key], rel=0.01), key
+    layers = [block for block in model.blocks if isinstance(block, MixtureOfDepths)]
+    assert all(layer.routing == "top_k" for layer in layers)
+    # whoever always says no agrees with 7 of 8
+    assert min(said["agreement_of_threshold"], said["agreement_of_predictor"]) > 0.93
+    assert said["test_bits_per_character_in_windows_of_128"] < 3
 
 
 def test_the_readme_is_what_the_weight_files_say_of_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,153 @@
+"""Loss against FLOPs: small language models, dense and with mixture of depths, three seeds each, in a JSON file.
+
+``python -m benchmarks.mixture_of_depths_study`` takes most of an hour on one core. Interrupt and call again to resume.
+Lecture 07 reads the file, so that its readers need not wait.
+
+All models see the same text in the same order, for as many steps, and differ in what is said in ``KINDS`` alone. With
+equal steps, equal FLOPs per token are equal FLOPs of training. Every mixture of depths is in every other block. What is
+counted is a forward pass over windows of 128 bytes, a multiply-add being 2 FLOPs.
+"""
+
+import argparse
+import json
+import platform
+import re
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from dynlib.backbone import CausalLM
+from dynlib.cost import count
+from dynlib.data import encode, topics
+from dynlib.tokens.mixture_of_depths import MixtureOfDepths, set_routing
+from dynlib.training import History, train
+from dynlib.zoo.recipes import (
+    SMALL,
+    SMALL_TRAINING,
+    WINDOW,
+    Numbers,
+    mixture_lm,
+    small_lm,
+    small_lm_figures,
+    small_lm_loss,
+)
+
+RESULTS = Path(__file__).with_suffix(".json")
+SEEDS = (0, 1, 2)
+EVERY = 50  # steps that one point of a training curve is the mean of
+COUNTED = 32  # windows that FLOPs are counted on
+
+
+def random_lm(*, capacity: float, **config: Any) -> CausalLM:
+    """As :func:`mixture_lm`, but a draw decides who runs."""
+    model = mixture_lm(capacity=capacity, **config)
+    for block in model.blocks:
+        if isinstance(block, MixtureOfDepths):
+            block.routing, block.predictor = "random", None
+    return model
+
+
+# kind: build, what it changes in the config, the weight of the router's own loss
+KINDS: dict[str, tuple[Callable[..., CausalLM], dict[str, Any], float]] = {
+    "dense, 6 layers": (small_lm, {}, 0.1),
+    "top-k, 12.5 %": (mixture_lm, {"capacity": 0.125}, 0.1),
+    "dense, 3 layers": (small_lm, {"depth": 3}, 0.1),
+    "random, 12.5 %": (random_lm, {"capacity": 0.125}, 0.1),
+    "dense, 4 layers": (small_lm, {"depth": 4}, 0.1),
+    "top-k, 50 %": (mixture_lm, {"capacity": 0.5}, 0.1),
+    "top-k, 25 %": (mixture_lm, {"capacity": 0.25}, 0.1),
+    "random, 50 %": (random_lm, {"capacity": 0.5}, 0.1),
+    "top-k, 12.5 %, no router loss": (mixture_lm, {"capacity": 0.125}, 0.0),
+}
+ZOO = {"dense, 6 layers": "topics_small", "top-k, 12.5 %": "topics_mod"}
+
+
+def fit(kind: str, seed: int, *, checkpoints: Path, steps: int) -> tuple[CausalLM, History]:
+    """Train one model. Seed 0 of a kind that is in the zoo is the zoo's, and takes its checkpoint."""
+    build, changes, router = KINDS[kind]
+    torch.manual_seed(seed)
+    model = build(**SMALL | changes)
+    name = ZOO[kind] if seed == 0 and kind in ZOO else f"study_{re.sub(r'[^a-z0-9]+', '_', kind)}_{seed}"
+    settings: dict[str, Any] = {**SMALL_TRAINING, "steps": steps}
+    history = train(
+        model,
+        small_lm_loss(model, seed=seed, router=router),
+        checkpoint=checkpoints / f"{name}.pt",
+        description=f"{kind}, seed {seed}",
+        **settings,
+    )
+    return model.eval(), history
+
+
+@torch.no_grad()
+def flops_per_token(model: nn.Module) -> float:
+    """Counted on windows of held-out text, as the model routes just now."""
+    tokens: Tensor = encode("\n\n".join(topics("test").values()))[: COUNTED * WINDOW].view(-1, WINDOW)
+    return count(model, tokens).flops / tokens.numel()
+
+
+def measure(model: CausalLM) -> dict[str, float]:
+    """Held-out bits and FLOPs per token, of a learned mixture of depths with each causal routing too."""
+    torch.manual_seed(0)  # of random routing
+    results: Numbers = {"flops": flops_per_token(model), **small_lm_figures(model)}
+    if any(isinstance(block, MixtureOfDepths) and block.routing == "top_k" for block in model.blocks):
+        for routing in ("threshold", "predictor"):
+            set_routing(model, routing)
+            results[f"flops_by_{routing}"] = flops_per_token(model)
+        set_routing(model, "top_k")
+    return {key.replace("test_", ""): value for key, value in results.items()}
+
+
+def run(*, results: Path, checkpoints: Path, steps: int) -> dict[str, Any]:
+    """All kinds and seeds that ``results`` does not hold yet. It is written after each."""
+    made = {
+        "made by": "python -m benchmarks.mixture_of_depths_study",
+        "versions": {"python": platform.python_version(), "torch": version("torch")},
+        "config": SMALL,
+        "training": {**SMALL_TRAINING, "steps": steps},
+        "batch": [12, WINDOW],
+    }
+    runs: list[dict[str, Any]] = []
+    if results.exists():
+        old = json.loads(results.read_text(encoding="utf-8"))
+        runs = old.pop("runs")
+        if old != json.loads(json.dumps(made)):
+            raise ValueError(f"{results} is of another study, or of other versions: delete it to start again")
+    main = [kind for kind in KINDS if "no router loss" not in kind]
+    plan = [(kind, seed) for seed in SEEDS for kind in main]
+    plan += [(kind, seed) for seed in SEEDS for kind in KINDS if kind not in main]
+    known = {(row["kind"], row["seed"]) for row in runs}
+    for kind, seed in tqdm([each for each in plan if each not in known], desc="models"):
+        model, history = fit(kind, seed, checkpoints=checkpoints, steps=steps)
+        means = [sum(part) / len(part) for part in _chunks(history.losses, EVERY)]
+        runs.append({"kind": kind, "seed": seed, **measure(model), "seconds": history.seconds, "training": means})
+        results.write_text(_text(made | {"runs": runs}), encoding="utf-8")
+    return made | {"runs": runs}
+
+
+def _chunks(values: list[float], size: int) -> list[list[float]]:
+    return [values[start : start + size] for start in range(0, len(values), size)]
+
+
+def _text(results: dict[str, Any]) -> str:
+    rounded = json.loads(json.dumps(results), parse_float=lambda number: round(float(number), 4))
+    return re.sub(r"\[[^][{}]+\]", lambda numbers: " ".join(numbers[0].split()), json.dumps(rounded, indent=1)) + "\n"
+
+
+def main() -> None:
+    """Read the command line and do what it says."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.mixture_of_depths_study", description=__doc__)
+    parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints"), help="where half-trained ones wait")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    for row in run(results=RESULTS, checkpoints=options.checkpoints, steps=int(SMALL_TRAINING["steps"]))["runs"]:
+        print({key: value for key, value in row.items() if key != "training"})
+
+
+if __name__ == "__main__":
+    main()
