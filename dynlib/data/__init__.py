@@ -1,18 +1,21 @@
 """Real and seeded data, all of it offline: digits and clutter to see, documentation to read, maps to cross."""
 
 from dynlib.data.digits import ClutteredDigits, Digits, cluttered_digits, digits
+from dynlib.data.needles import Needles, needles
 from dynlib.data.terrain import Terrain, path_cost, shortest_path, terrain
 from dynlib.data.topics import alphabet, decode, encode, topics, windows
 
 __all__ = [
     "ClutteredDigits",
     "Digits",
+    "Needles",
     "Terrain",
     "alphabet",
     "cluttered_digits",
     "decode",
     "digits",
     "encode",
+    "needles",
     "path_cost",
     "shortest_path",
     "terrain",

@@ -1,0 +1,176 @@
+"""Needles in noise: learned against evenly spaced routing at the same cost, router by router; written to a JSON file.
+
+``python -m benchmarks.colt5_study`` trains every arm with every seed, about half a minute each on one thread. Call it
+again after an interruption: what is in the file already is not run again. Lecture 06 reads the file.
+"""
+
+import json
+import math
+import platform
+import re
+import time
+from importlib.metadata import version
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from dynlib.cost import count
+from dynlib.data import Needles, needles
+from dynlib.tokens.colt5 import Router, record
+from dynlib.training import train
+from dynlib.zoo.needles import NeedleReader, reading_loss
+
+RESULTS = Path(__file__).with_suffix(".json")
+SEEDS, STUDENT = range(5), 2.776  # the 97.5 % point of Student's t for five
+TEST, FEW = 2000, 500  # sequences of the final test, and of those on the way
+EVERY = 36  # steps
+SETTINGS: dict[str, Any] = {
+    "length": 128,
+    "needles": 8,
+    "batch": 32,
+    "model": {"dim": 32, "depth": 2, "heads": 4, "window": 8, "light": 32, "heavy": 128, "capacity": 1 / 16},
+    "training": {"steps": 360, "lr": 5e-3, "weight_decay": 0.01},
+}
+ARMS = {
+    "learned": "all three routers learned",
+    "even": "all three evenly spaced",
+    "even keys": "who is asked is evenly spaced",
+    "even queries": "who asks is evenly spaced",
+    "even feed-forward": "the feed-forward router is evenly spaced",
+    "never wide": "learned, but as few tokens from the first step on",
+    "all": "all tokens routed, always",
+}
+EVEN = {
+    "even": ("query_router", "key_router", "feed_forward.router"),
+    "even keys": ("key_router",),
+    "even queries": ("query_router",),
+    "even feed-forward": ("feed_forward.router",),
+}
+
+
+def build(arm: str, seed: int) -> NeedleReader:
+    """The untrained model of an arm; those of a seed begin with the same weights."""
+    torch.manual_seed(seed)
+    model = NeedleReader(**SETTINGS["model"])
+    for name, router in model.named_modules():
+        if isinstance(router, Router):
+            router.routing = "even" if name.endswith(EVEN.get(arm, ())) else "learned"
+            router.capacity = 1 if arm == "all" else router.capacity
+    return model
+
+
+def drawn(**options: Any) -> Needles:
+    """Sequences as long as the settings say."""
+    return needles(length=SETTINGS["length"], needles=SETTINGS["needles"], **options)
+
+
+@torch.no_grad()
+def measure(model: NeedleReader, test: Needles) -> dict[str, Any]:
+    """Accuracy and loss, and of each router: whom it chose.
+
+    "needles": the share of all needles that it routed. "question": how often it routed the question, and "answer" the
+    needle that answers it. "routed": the share of the routed that are needles.
+    """
+    logits, chosen = [], []
+    for tokens in test.tokens.split(FEW):
+        with record(model) as routed:
+            logits.append(model(tokens))
+        chosen.append({name: each.mask for name, each in routed.items()})
+    said = torch.cat(logits)
+    rows = torch.arange(len(test))
+    routers = {}
+    for name in chosen[0]:
+        mask = torch.cat([each[name] for each in chosen])
+        hit = (mask & test.masks).sum().item()
+        routers[name] = {
+            "needles": hit / test.masks.sum().item(),
+            "routed": hit / mask.sum().item(),
+            "question": mask[:, 0].double().mean().item(),
+            "answer": mask[rows, test.places].double().mean().item(),
+        }
+    right = (said.argmax(-1) == test.labels).double().mean().item()
+    return {"accuracy": right, "loss": F.cross_entropy(said, test.labels).item(), "routers": routers}
+
+
+def run(arm: str, seed: int) -> dict[str, Any]:
+    """Train one model and test it, on the way with fewer sequences and the capacities of that step."""
+    model, training = build(arm, seed), SETTINGS["training"]
+    shrink = arm not in ("never wide", "all")
+    loss = reading_loss(
+        model,
+        steps=training["steps"],
+        batch=SETTINGS["batch"],
+        seed=1 + seed,
+        shrink=shrink,
+        length=SETTINGS["length"],
+        needles=SETTINGS["needles"],
+    )
+    few, course = drawn(count=FEW, split="test", seed=1), []
+
+    def watched(step: int) -> torch.Tensor:
+        if step % EVERY == 0:
+            course.append({"step": step, "accuracy": measure(model, few)["accuracy"]})
+        return loss(step)
+
+    start = time.perf_counter()
+    train(model, watched, description=f"{arm}, seed {seed}", **training)
+    seconds = time.perf_counter() - start
+    model.eval()
+    flops = count(model, few.tokens[:1]).flops
+    found = measure(model, drawn(count=TEST, split="test", seed=0))
+    return {"arm": arm, "seed": seed, "flops": flops, "seconds": seconds, **found, "course": course}
+
+
+def summary(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Mean accuracy of each arm with half the width of its 95 % interval, and the same of what learned routing gains.
+
+    The gain is paired: runs of one seed begin with the same weights and read the same sequences.
+    """
+    accuracy = {(row["arm"], row["seed"]): row["accuracy"] for row in runs}
+    rows = []
+    for arm, meaning in ARMS.items():
+        values = [accuracy[arm, seed] for seed in SEEDS]
+        gains = [accuracy["learned", seed] - accuracy[arm, seed] for seed in SEEDS]
+        row = {"arm": arm, "meaning": meaning, "flops": next(row["flops"] for row in runs if row["arm"] == arm)}
+        for name, each in (("accuracy", values), ("gain", gains)):
+            row |= {name: mean(each), f"{name} half": STUDENT * stdev(each) / math.sqrt(len(each))}
+        rows.append(row)
+    return rows
+
+
+def write(results: dict[str, Any]) -> None:
+    """Rounded, and short rows in one line."""
+    text = json.dumps(json.loads(json.dumps(results), parse_float=lambda number: round(float(number), 4)), indent=1)
+    flat = re.sub(r"[\[{][^][{}]+[]}]", lambda part: " ".join(part[0].split()), text)
+    RESULTS.write_text(flat + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Run what is missing and write the file after every run."""
+    torch.set_num_threads(1)
+    head = {
+        "made by": "python -m benchmarks.colt5_study",
+        "versions": {"python": platform.python_version(), "torch": version("torch")},
+        "settings": json.loads(json.dumps(SETTINGS), parse_float=lambda number: round(float(number), 4)),
+        "seeds": list(SEEDS),
+        "test sequences": TEST,
+    }
+    old = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    runs = old["runs"] if old.get("settings") == head["settings"] else []
+    done = {(row["arm"], row["seed"]) for row in runs}
+    todo = [(arm, seed) for seed in SEEDS for arm in ARMS if (arm, seed) not in done]
+    for arm, seed in tqdm(todo, desc="runs"):
+        runs.append(run(arm, seed))
+        write({**head, "runs": runs})
+    results = {**head, "summary": summary(runs), "runs": runs}
+    write(results)
+    for row in results["summary"]:
+        print(f"{row['arm']:18} {row['accuracy']:.3f} ± {row['accuracy half']:.3f}, gain {row['gain']:+.3f}")
+
+
+if __name__ == "__main__":
+    main()
