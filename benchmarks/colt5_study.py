@@ -38,10 +38,10 @@ SETTINGS: dict[str, Any] = {
 ARMS = {
     "learned": "all three routers learned",
     "even": "all three evenly spaced",
+    "never wide": "learned, but as few tokens from the first step on",
     "even keys": "who is asked is evenly spaced",
     "even queries": "who asks is evenly spaced",
     "even feed-forward": "the feed-forward router is evenly spaced",
-    "never wide": "learned, but as few tokens from the first step on",
     "all": "all tokens routed, always",
 }
 EVEN = {
@@ -162,7 +162,7 @@ def main() -> None:
     old = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     runs = old["runs"] if old.get("settings") == head["settings"] else []
     done = {(row["arm"], row["seed"]) for row in runs}
-    todo = [(arm, seed) for seed in SEEDS for arm in ARMS if (arm, seed) not in done]
+    todo = [(arm, seed) for arm in ARMS for seed in SEEDS if (arm, seed) not in done]
     for arm, seed in tqdm(todo, desc="runs"):
         runs.append(run(arm, seed))
         write({**head, "runs": runs})

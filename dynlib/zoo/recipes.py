@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from dynlib.backbone import CausalLM, ViT
-from dynlib.data import cluttered_digits, encode, topics, windows
+from dynlib.data import cluttered_digits, encode, needles, topics, windows
 from dynlib.depth.calm import masked_exits
 from dynlib.depth.early_exit import MultiExit, exit_loss
 from dynlib.tokens.avit import AdaptiveViT, Halted, ponder_loss
@@ -27,6 +27,9 @@ from dynlib.tokens.mixture_of_depths import (
     routing_loss,
     set_routing,
 )
+from dynlib.zoo.needles import NeedleReader, reading_loss
+
+NEEDLES_STEPS = 360
 
 Numbers = dict[str, int | float]
 
@@ -265,7 +268,7 @@ def _agreement(routed: list[Routed], said: list[Any]) -> float:
     return torch.cat([part.flatten() for part in same]).float().mean().item()
 
 
-AVIT_FEATURE, AVIT_PONDER = 47, 0.03
+AVIT_FEATURE, AVIT_PONDER = 47, 0.01
 """The feature that tokens halt by, which ``benchmarks.avit_study`` chose, and the weight of the ponder."""
 
 
@@ -352,6 +355,17 @@ def _digits_avit_figures(model: nn.Module) -> Numbers:
     }
 
 
+def _needles_loss(model: nn.Module) -> Callable[[int], Tensor]:
+    return reading_loss(model, steps=NEEDLES_STEPS)
+
+
+@torch.no_grad()
+def _needles_figures(model: nn.Module) -> Numbers:
+    test = needles(5000, split="test", seed=0)
+    right = torch.cat([model(tokens).argmax(-1) for tokens in tqdm(test.tokens.split(500), leave=False)]) == test.labels
+    return {"test_accuracy": right.float().mean().item(), "test_sequences": len(test)}
+
+
 RECIPES = {
     "digits_vit": Recipe(
         build=ViT,
@@ -407,8 +421,15 @@ RECIPES = {
         },
         loss=partial(digits_avit_loss, ponder=AVIT_PONDER),
         evaluate=_digits_avit_figures,
-        training={"steps": 300, "lr": 3e-4, "weight_decay": 0.05},
+        training={"steps": 200, "lr": 1.5e-4, "weight_decay": 0.05},
         start="digits_vit",
         prepare=halt_by(AVIT_FEATURE),
+    ),
+    "needles_colt5": Recipe(
+        build=NeedleReader,
+        config={"dim": 32, "depth": 2, "heads": 4, "window": 8, "light": 32, "heavy": 128, "capacity": 0.0625},
+        loss=_needles_loss,
+        evaluate=_needles_figures,
+        training={"steps": NEEDLES_STEPS, "lr": 5e-3, "weight_decay": 0.01},
     ),
 }
