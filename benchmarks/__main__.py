@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
-from benchmarks import calm, cost, early_exit, gumbel, mixture_of_depths, painters, perturbed, sparse
+from benchmarks import avit, calm, colt5, cost, early_exit, gumbel, mixture_of_depths, painters, perturbed, sparse
 from benchmarks.table import markdown
 
 BENCHMARKS = {
@@ -20,7 +20,9 @@ BENCHMARKS = {
     "early_exit": early_exit,
     "calm": calm,
     "painters": painters,
+    "colt5": colt5,
     "mixture_of_depths": mixture_of_depths,
+    "avit": avit,
 }
 RESULTS = Path(__file__).with_name("RESULTS.md")
 

@@ -9,9 +9,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from benchmarks.race import race
 from benchmarks.table import Case, Row
 from dynlib.backbone import ViT
-from dynlib.cost import count, machine_peak, timed
 from dynlib.depth.early_exit import MultiExit, max_probability
 
 DEPTH, CLASSES = 8, 10
@@ -41,28 +41,19 @@ def _measure(dim: int, batch: int, quick: bool) -> Row:
     def dense(chunk: int | None) -> Tensor:
         return torch.cat([vit(part) for part in images.split(chunk or batch)])
 
-    chunks = (None, CHUNK)
-    timing = timed(
-        *(partial(run, chunk) for run in (gathered, dense) for chunk in chunks), repeats=7 if quick else 15, warmup=1
+    chunks = {"the whole batch at once": None, f"{CHUNK} samples at a time": CHUNK}
+    run = race(
+        {name: partial(gathered, chunk) for name, chunk in chunks.items()},
+        {name: partial(dense, chunk) for name, chunk in chunks.items()},
+        modules=(model, vit),
+        repeats=7 if quick else 15,
     )
-    # The fastest of each: a way to execute is chosen once for a machine, for both alike.
-    ours = min((0, 1), key=timing.seconds.__getitem__)
-    peer = min((2, 3), key=timing.seconds.__getitem__)
-    share, low, high = timing.ratio(ours, peer)
-    few, all_ = count(gathered, None, modules=model).flops, count(dense, None, modules=vit).flops
-    rate = machine_peak().flops_per_second
-    names = ("the whole batch at once", f"{CHUNK} samples at a time")
     return Row(
-        mechanism=f"early exit, gathered, {names[ours]}",
+        mechanism=f"early exit, gathered, {run.ours}",
         size=f"dim {dim}, {depth} layers, batch {batch}, {1 + (side // 4) ** 2} tokens",
-        peer=f"dense, {names[peer - 2]}",
-        flops_share=few / all_,
-        time_share=share,
-        interval=(low, high),
-        matmul_share=few / timing.seconds[ours] / rate,
-        peer_matmul_share=all_ / timing.seconds[peer] / rate,
-        note=f"{100 * LEAVING:.3g} % leave after each layer; "
-        f"{1e3 * timing.seconds[ours]:.0f} ms and {1e3 * timing.seconds[peer]:.0f} ms",
+        peer=f"dense, {run.peer}",
+        note=f"{100 * LEAVING:.3g} % leave after each layer; {run.milliseconds}",
+        **run.figures(),
     )
 
 

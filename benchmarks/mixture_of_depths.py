@@ -8,9 +8,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from benchmarks.race import Race, Ways, race, where_it_pays
 from benchmarks.table import Case, Row
 from dynlib.backbone import CausalLM
-from dynlib.cost import count, machine_peak, timed
+from dynlib.cost import count, timed
 from dynlib.tokens.mixture_of_depths import MixtureOfDepths, record
 
 # features of a token, tokens, capacity, every how many blocks; 32 samples each
@@ -22,7 +23,8 @@ SIZES = (
     (256, 65, 0.5, 2),
     (96, 256, 0.125, 2),
 )
-CHUNKS = (None, 16, 4)  # samples at a time; all at once
+DEPTH, BATCH, CHUNK = 8, 32, 4
+SMALL = (8, 16, 32, 64, 128)  # features of a token, to find where it pays
 WRITTEN = 256  # tokens, one by one
 
 
@@ -30,61 +32,94 @@ def cases(*, quick: bool = False) -> list[Case]:
     """A language model with every other block, or every block, wrapped, at the sizes of the course."""
     sizes = ((32, 16, 0.125, 2),) if quick else SIZES
     whole = [
-        (f"mixture of depths {dim}, {tokens} tokens, {capacity}", partial(_whole, dim, tokens, capacity, every, quick))
+        (f"mixture of depths {dim}, {tokens} tokens, {capacity}", partial(_row, dim, tokens, capacity, every, quick))
         for dim, tokens, capacity, every in sizes
     ]
-    return [*whole, ("mixture of depths, writing", partial(_steps, quick))]
+    return [
+        *whole,
+        ("mixture of depths, where it pays", partial(_pays, quick)),
+        ("mixture of depths, writing", partial(_steps, quick)),
+    ]
 
 
 def _models(
     dim: int, capacity: float, every: int, quick: bool, *, predictor: bool = False
 ) -> tuple[CausalLM, CausalLM]:
-    depth = 2 if quick else 8
+    depth = 2 if quick else DEPTH
     models = []
     for _ in range(2):
         torch.manual_seed(0)
         models.append(CausalLM(vocabulary=256, dim=dim, depth=depth, heads=max(dim // 32, 1)).eval())
     ours, dense = models
     for place in range(every - 1, depth, every):
-        ours.blocks[place] = MixtureOfDepths(ours.blocks[place], capacity, predictor=predictor)
+        ours.blocks[place] = MixtureOfDepths(
+            ours.blocks[place],
+            capacity,
+            predictor=predictor,
+            in_place=place > 0,  # the first layer's input is used again
+        )
     return ours, dense
 
 
 @torch.inference_mode()
-def _whole(dim: int, tokens: int, capacity: float, every: int, quick: bool) -> Row:
-    batch = 8 if quick else 32
+def _race(dim: int, tokens: int, capacity: float, every: int, quick: bool, *, repeats: int = 15) -> Race:
+    batch = 8 if quick else BATCH
     ours, dense = _models(dim, capacity, every, quick)
     x = ours.embed(torch.randint(256, (batch, tokens), generator=torch.Generator().manual_seed(0)))
 
-    def run(model: CausalLM, chunk: int | None) -> Tensor:
+    def run(model: CausalLM, chunk: int, within: int) -> Tensor:
+        """All layers for ``chunk`` samples at a time, the dense ones of them for ``within`` at a time."""
         done = []
-        for part in x.split(chunk or batch):
+        for part in x.split(chunk):
             for block in model.blocks:
-                part = block(part)
+                if within < len(part) and not isinstance(block, MixtureOfDepths):
+                    part = torch.cat([block(few) for few in part.split(within)])
+                else:
+                    part = block(part)
             done.append(part)
         return torch.cat(done)
 
-    plans = [(model, chunk) for model in (ours, dense) for chunk in CHUNKS]
-    timing = timed(*(partial(run, *plan) for plan in plans), repeats=7 if quick else 15, warmup=1)
-    # The fastest of each: a way to execute is chosen once for a machine, for both alike.
-    mine = min(range(3), key=timing.seconds.__getitem__)
-    peer = min(range(3, 6), key=timing.seconds.__getitem__)
-    share, low, high = timing.ratio(mine, peer)
-    few, all_ = count(run, ours, None, modules=ours).flops, count(run, dense, None, modules=dense).flops
-    rate = machine_peak().flops_per_second
-    names = ["the whole batch at once" if chunk is None else f"{chunk} samples at a time" for chunk in CHUNKS]
+    def ways(model: CausalLM, dense_apart: bool) -> Ways:
+        found: Ways = {
+            "the whole batch at once": partial(run, model, batch, batch),
+            f"{4 * CHUNK} samples at a time": partial(run, model, 4 * CHUNK, batch),
+            f"{CHUNK} samples at a time": partial(run, model, CHUNK, batch),
+        }
+        if dense_apart:
+            found[f"its dense layers {CHUNK} samples at a time"] = partial(run, model, batch, CHUNK)
+        return found
+
+    return race(ways(ours, every > 1), ways(dense, False), modules=(ours, dense), repeats=repeats)
+
+
+def _row(dim: int, tokens: int, capacity: float, every: int, quick: bool) -> Row:
+    run = _race(dim, tokens, capacity, every, quick, repeats=7 if quick else 15)
     return Row(
-        mechanism=f"mixture of depths, {100 * capacity:.3g} % in {'every' if every == 1 else 'every other'} block, "
-        f"gathered, {names[mine]}",
-        size=f"dim {dim}, {len(ours.blocks)} layers, batch {batch}, {tokens} tokens",
-        peer=f"dense, {names[peer - 3]}",
-        flops_share=few / all_,
-        time_share=share,
-        interval=(low, high),
-        matmul_share=few / timing.seconds[mine] / rate,
-        peer_matmul_share=all_ / timing.seconds[peer] / rate,
-        note=f"{1e3 * timing.seconds[mine]:.0f} ms and {1e3 * timing.seconds[peer]:.0f} ms",
+        mechanism=f"mixture of depths, {_share(capacity, every)}, gathered, {run.ours}",
+        size=_size(f"dim {dim}", tokens, quick),
+        peer=f"dense, {run.peer}",
+        note=run.milliseconds,
+        **run.figures(),
     )
+
+
+def _pays(quick: bool) -> Row:
+    tokens, sizes = (16, SMALL[:2]) if quick else (65, SMALL)
+    found = where_it_pays("dim", sizes, lambda dim: _race(dim, tokens, 0.125, 2, quick, repeats=7))
+    return Row(
+        mechanism=f"mixture of depths, {_share(0.125, 2)}: where it pays",
+        size=_size(f"dim {sizes[0]} to {sizes[-1]}", tokens, quick),
+        peer="dense, each in its fastest way",
+        note=found,
+    )
+
+
+def _share(capacity: float, every: int) -> str:
+    return f"{100 * capacity:.3g} % in {'every' if every == 1 else 'every other'} block"
+
+
+def _size(dim: str, tokens: int, quick: bool) -> str:
+    return f"{dim}, {2 if quick else DEPTH} layers, batch {8 if quick else BATCH}, {tokens} tokens"
 
 
 @torch.inference_mode()
@@ -104,14 +139,14 @@ def _steps(quick: bool) -> Row:
     share, low, high = timing.ratio(0, 1)
     few, all_ = count(write, ours, modules=ours).flops, count(write, dense, modules=dense).flops
     return Row(
-        mechanism=f"mixture of depths, {100 * capacity:.3g} % in every other block, writing with a cache",
+        mechanism=f"mixture of depths, {_share(capacity, 2)}, writing with a cache",
         size=f"dim {dim}, {len(ours.blocks)} layers, batch 1, {tokens} tokens one by one",
         peer="dense, writing with a cache",
         flops_share=few / all_,
         time_share=share,
         interval=(low, high),
         note=f"{100 * routed:.1f} % routed; {1e3 * timing.seconds[0] / tokens:.2f} ms and "
-        f"{1e3 * timing.seconds[1] / tokens:.2f} ms a step",
+        f"{1e3 * timing.seconds[1] / tokens:.2f} ms a step: {1 / share:.2f} times as fast",
     )
 
 

@@ -4,8 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 import benchmarks.__main__ as command
+from benchmarks.race import Race, race, where_it_pays
 from benchmarks.table import HEADINGS, Row, markdown
 
 FULL = Row(
@@ -77,3 +79,32 @@ def test_an_unknown_benchmark_is_an_error_that_names_the_known(capsys):
         command.main(["--only", "nothing"])
     message = capsys.readouterr().err
     assert all(name in message for name in command.BENCHMARKS)
+
+
+def ran(time_share: float, flops_share: float) -> Race:
+    return Race("ours", "theirs", (round(100 * flops_share), 100), (time_share, 1.0), time_share, (0.0, 9.0))
+
+
+def test_a_race_takes_each_side_in_its_fastest_way_and_counts_that_way():
+    small, large = torch.nn.Linear(8, 8), torch.nn.Linear(512, 512)
+    few, many = torch.randn(64, 8), torch.randn(4096, 512)
+    with torch.inference_mode():
+        run = race(
+            {"slow": lambda: large(many), "fast": lambda: small(few)},
+            {"one": lambda: large(many), "twice": lambda: (large(many), large(many))},
+            modules=(torch.nn.ModuleList([small, large]), large),
+            repeats=7,
+        )
+    assert (run.ours, run.peer) == ("fast", "one")
+    assert run.flops == (2 * 64 * 8 * 8, 2 * 4096 * 512 * 512)
+    assert run.efficiency == pytest.approx(run.flops_share / run.time_share)
+    assert run.interval[0] <= run.time_share <= run.interval[1]
+    assert run.figures()["flops_share"] == run.flops_share
+
+
+def test_where_a_mechanism_pays_is_from_where_on_it_never_loses_again():
+    runs = {1: ran(1.2, 0.5), 2: ran(0.9, 0.5), 3: ran(1.01, 0.5), 4: ran(0.6, 0.5), 5: ran(0.4, 0.5)}
+    said = where_it_pays("dim", list(runs), runs.__getitem__)
+    assert said.startswith("by dim: faster than dense from 4 on, efficiency of 1 and more from 5 on (1: 1.20 of")
+    assert "at none up to 3" in where_it_pays("dim", [1, 2, 3], runs.__getitem__)
+    assert "faster than dense at all from 4 on" in where_it_pays("dim", [4, 5], runs.__getitem__)

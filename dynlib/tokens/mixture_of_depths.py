@@ -110,6 +110,9 @@ class MixtureOfDepths(nn.Module):
         predictor: have one, a layer of dim / 4 hidden units.
         dim: features of a token; that of ``block.norm1`` if left out.
         generator: for random routing.
+        in_place: gathered execution may write into the tokens that it is given, and does so where no gradients are
+            recorded and they lie in one piece. It saves a copy of all that pass by, and is right where nobody needs the
+            layer's input any more, as in a plain stack of layers.
 
     Given a cache, tokens are routed causally, as those to come cannot be ranked: by the predictor if there is one and
     by threshold if not, unless ``routing`` is causal already. The cache then holds what was routed and nothing else;
@@ -132,6 +135,7 @@ class MixtureOfDepths(nn.Module):
         predictor: bool = False,
         dim: int | None = None,
         generator: torch.Generator | None = None,
+        in_place: bool = False,
     ) -> None:
         super().__init__()
         if not callable(getattr(block, "update", None)):
@@ -150,6 +154,7 @@ class MixtureOfDepths(nn.Module):
         self.weight: Weight = weight
         self.execution: Execution = execution
         self.generator: torch.Generator | None = generator
+        self.in_place: bool = in_place
         dim = _dim_of(block) if dim is None else dim
         if dim < 1:
             raise ValueError(f"dim must be positive; got {dim}")
@@ -216,13 +221,13 @@ class MixtureOfDepths(nn.Module):
             routing = "threshold" if self.predictor is None else "predictor"
         # r = wᵀx
         logits = widen(self.router(x).squeeze(-1))
-        if not logits.isfinite().all():
+        # a finite sum has finite terms; one look is cheaper than many, and this is paid for every token written
+        if not math.isfinite(logits.detach().sum()) and not logits.isfinite().all():
             raise ValueError("a router logit is not finite: look for NaN in the tokens or the router's weights")
         predicted = None
         # Only where it is asked for: it costs, and top-k does not need it.
         if self.predictor is not None and (routing == "predictor" or self._records):
             predicted = widen(self.predictor(x.detach()).squeeze(-1))
-        whole = bool(present.all())  # every sequence is as long as the batch
         if routing == "threshold":
             mask = present & (logits > 0)
         elif routing == "predictor":
@@ -233,7 +238,7 @@ class MixtureOfDepths(nn.Module):
             if routing == "random":
                 device = None if self.generator is None else self.generator.device
                 scores = torch.rand(logits.shape, generator=self.generator, device=device).to(logits)
-            if whole:
+            if present.all():  # every sequence is as long as the batch
                 mask = expert_choice(scores, self.kept(x.shape[1]))
             else:
                 k = torch.tensor([self.kept(length) for length in present.sum(1).tolist()], device=x.device)
@@ -253,14 +258,13 @@ class MixtureOfDepths(nn.Module):
         self, x: Tensor, weight: Tensor, mask: Tensor, places: Tensor, held: Tensor | None, cache: LayerCache | None
     ) -> Tensor:
         batch, tokens, _ = x.shape
+        flat = mask.flatten().nonzero()[:, 0]
+        if len(flat) == 0:
+            return x
         count = mask.sum(1).tolist()
         rows, most = [row for row, some in enumerate(count) if some], max(count)  # who routes somebody, and how many
-        if most == 0:
-            return x
         there = None
-        if most * len(rows) == sum(count):  # as many everywhere
-            flat = mask.flatten().nonzero()[:, 0]
-        else:  # the routed tokens first, in their order, then others to fill up, who stand nowhere
+        if most * len(rows) != len(flat):  # not as many everywhere  # the routed tokens first, in their order, then others to fill up, who stand nowhere
             index = (~mask[rows]).byte().argsort(dim=1, stable=True)[:, :most]
             there = mask[rows].gather(1, index).flatten()
             flat = (index + tokens * torch.tensor(rows, device=x.device)[:, None]).flatten()
@@ -278,6 +282,9 @@ class MixtureOfDepths(nn.Module):
         if there is not None:
             flat, update = flat[there], update[there]
         # + xᵢ, and xᵢ where nothing is added
+        if self.in_place and not torch.is_grad_enabled() and x.is_contiguous():
+            x.view(-1, x.shape[-1]).index_add_(0, flat, update)
+            return x
         return x.flatten(0, 1).index_add(0, flat, update).view_as(x)
 
     def _places(

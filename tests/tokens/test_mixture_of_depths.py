@@ -226,6 +226,24 @@ def test_the_tokens_given_are_not_written_to() -> None:
     assert torch.equal(x, before)
 
 
+@pytest.mark.parametrize("routing", ["top_k", "threshold"])
+def test_in_place_gives_the_same_and_writes_where_no_gradient_needs_the_input(routing) -> None:
+    layer, x = make_layer(0.3, routing=routing), make_tokens()
+    expected = layer(x).detach()
+    layer.in_place = True
+    before = x.clone()
+    with_gradient = layer(x)
+    assert torch.equal(x, before), "gradients are recorded"
+    assert torch.equal(with_gradient, expected)
+    with torch.no_grad():
+        spread = x.transpose(1, 2).contiguous().transpose(1, 2)  # the same tokens, not in one piece
+        assert torch.equal(layer(spread), expected)
+        assert torch.equal(spread, before)
+        out = layer(x)
+    assert out.data_ptr() == x.data_ptr()
+    assert torch.equal(x, expected)
+
+
 @pytest.mark.parametrize("weight", WEIGHTS)
 def test_the_router_gets_the_gradient_of_its_weight_on_the_path(weight) -> None:
     layer, x = make_layer(weight=weight), make_tokens()
