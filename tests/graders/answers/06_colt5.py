@@ -602,7 +602,7 @@ def route(scores, k, epsilon):
     return mask, (p - soft.detach()) + soft
 
 
-# %% wrong: route | always in double precision | killed by: large scores
+# %% wrong: route | always in double precision | killed by: dtype
 def route(scores, k, epsilon):
     order = scores.argsort(dim=1, descending=True, stable=True)
     rank = order.argsort(dim=1)
@@ -2120,6 +2120,23 @@ def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
         return torch.zeros_like(light)
     batch, _, dim = x.shape
     scaled = (key_weights[asked].unsqueeze(-1) * x[asked]).view(batch, keys, dim)
+    query = heavy.query(x[asking].view(batch, queries, dim))
+    key, value = heavy.key(scaled), heavy.value(scaled)
+    scores = query @ key.mT / math.sqrt(query.shape[-1])
+    attended = heavy.output(scores.softmax(-1) @ value).flatten(0, 1)
+    added = query_weights[asking].unsqueeze(-1) * attended
+    return light.index_put(asking.nonzero(as_tuple=True), added, accumulate=True)
+
+
+# %% wrong: routed-attention | keys by score with weights by place | killed by: value
+def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
+    asking, query_weights = route(x @ u_query, queries, epsilon)
+    asked, key_weights = route(x @ u_key, keys, epsilon)
+    if queries == 0:
+        return light
+    batch, _, dim = x.shape
+    best = (x @ u_key).topk(keys, dim=1).indices.unsqueeze(-1).expand(-1, -1, dim)
+    scaled = key_weights[asked].view(batch, keys, 1) * x.gather(1, best)
     query = heavy.query(x[asking].view(batch, queries, dim))
     key, value = heavy.key(scaled), heavy.value(scaled)
     scores = query @ key.mT / math.sqrt(query.shape[-1])
