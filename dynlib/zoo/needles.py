@@ -72,7 +72,15 @@ def narrow(model: nn.Module, *, steps: int, hold: float = 0.2, end: float = 0.5)
 
 
 def reading_loss(
-    model: nn.Module, *, steps: int, batch: int = 32, seed: int = 0, shrink: bool = True, **drawn: int
+    model: nn.Module,
+    *,
+    steps: int,
+    batch: int = 32,
+    seed: int = 0,
+    hold: float = 0.2,
+    end: float = 0.5,
+    shrink: bool = True,
+    **drawn: int,
 ) -> Callable[[int], Tensor]:
     """The loss of a step, on fresh sequences; unless ``shrink`` is False, :func:`narrow` is called before it.
 
@@ -81,10 +89,11 @@ def reading_loss(
         steps: of the training.
         batch: sequences a step.
         seed: no two share a sequence.
+        hold, end: as in :func:`narrow`.
         shrink: see above.
         drawn: ``length`` and ``needles``, as in :func:`dynlib.data.needles`.
     """
-    set_capacity = narrow(model, steps=steps) if shrink else None
+    set_capacity = narrow(model, steps=steps, hold=hold, end=end) if shrink else None
 
     def loss(step: int) -> Tensor:
         if set_capacity is not None:
