@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from dynlib.depth.early_exit import MultiExit
+from dynlib.tokens import AdaptiveViT
 from dynlib.training import train
 from dynlib.zoo import FOLDER, card, load, names, save
 from dynlib.zoo.recipes import RECIPES, Numbers
@@ -29,8 +30,10 @@ def main() -> None:
         torch.manual_seed(0)
         model = recipe.build(**recipe.config)
         if recipe.start is not None:
-            backbone = model.backbone if isinstance(model, MultiExit) else model
+            backbone = model.backbone if isinstance(model, MultiExit | AdaptiveViT) else model
             backbone.load_state_dict(load(recipe.start).state_dict())
+        if recipe.prepare is not None:
+            recipe.prepare(model)
         checkpoint = options.checkpoints / f"{options.name}.pt"
         settings = {**recipe.training, "steps": int(recipe.training["steps"])}
         train(model, recipe.loss(model), checkpoint=checkpoint, description=options.name, **settings)  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from dynlib.backbone import CausalLM, ViT
+from dynlib.backbone import Block, CausalLM, ViT
 from dynlib.data import cluttered_digits, encode, needles, topics, windows
 from dynlib.depth.calm import masked_exits
 from dynlib.depth.early_exit import MultiExit, exit_loss
@@ -282,15 +282,17 @@ def swap_features(vit: ViT, a: int, b: int) -> None:
     """Give the features a and b of every token each other's place: the same function, written down in another order."""
     order = torch.arange(vit.head.in_features)
     order[a], order[b] = b, a
-    rows: list[Tensor] = [vit.patches.weight, vit.patches.bias, vit.norm.weight, vit.norm.bias]  # type: ignore[list-item]
-    columns: list[Tensor] = [vit.class_token, vit.position, vit.head.weight]
+    rows = [vit.patches.weight, vit.patches.bias, vit.norm.weight, vit.norm.bias]
+    columns = [vit.class_token, vit.position, vit.head.weight]
     for block in vit.blocks:
+        assert isinstance(block, Block)
         attention, feed_forward = block.attention, block.feed_forward
         for part in (block.norm1, block.norm2, attention.output, feed_forward.contract):
             rows += [part.weight, part.bias]
         columns += [attention.query_key_value.weight, feed_forward.expand.weight]
     for weight in rows:
-        weight.copy_(weight[order])
+        if weight is not None:  # a convolution may have no bias
+            weight.copy_(weight[order])
     for weight in columns:
         weight.copy_(weight[..., order])
 
@@ -421,7 +423,7 @@ RECIPES = {
         },
         loss=partial(digits_avit_loss, ponder=AVIT_PONDER),
         evaluate=_digits_avit_figures,
-        training={"steps": 200, "lr": 1.5e-4, "weight_decay": 0.05},
+        training={"steps": 150, "lr": 2e-4, "weight_decay": 0.05},
         start="digits_vit",
         prepare=halt_by(AVIT_FEATURE),
     ),

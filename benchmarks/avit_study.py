@@ -1,0 +1,218 @@
+"""Tokens that halt on cluttered digits, the ponder weight swept: accuracy, depth, cost; written to a JSON file.
+
+``python -m benchmarks.avit_study`` first lets tokens halt by each feature of the zoo's ``digits_vit`` in turn, which is
+not trained for it. The feature with the least loss becomes the first one. Then it trains the model on, once for each
+weight and seed, with halting tokens; and, to compare with, without them: as many steps on the same images. Interrupt
+and call it again to resume. Lecture 10 reads the file, so that its readers do not wait.
+
+Throughput is images a second, 256 at a time, each model in the fastest of several ways to run it, all of one seed timed
+in turn. The FLOPs are counted on the same 256 images.
+"""
+
+import argparse
+import json
+import platform
+import re
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from dynlib.backbone import ViT
+from dynlib.cost import count, timed
+from dynlib.data import ClutteredDigits, cluttered_digits
+from dynlib.data.digits import MOST_FRAGMENTS
+from dynlib.tokens import AdaptiveViT
+from dynlib.training import train
+from dynlib.zoo import load
+from dynlib.zoo.recipes import AVIT_FEATURE, RECIPES, depth_auc, digit_patches, digits_avit_loss, swap_features
+
+RESULTS = Path(__file__).with_suffix(".json")
+SEEDS, TEST, TIMED = 3, 5000, 256
+CHOSEN_ON, PRICE = 250, 0.08  # training images that the feature is chosen on, and what a layer then costs, in nats
+PLAIN = "plain"
+WEIGHTS: tuple[float | str, ...] = (PLAIN, 0.01, 0.03, 0.1)
+"""Of the ponder; and the model whose tokens do not halt."""
+CHUNKS = (16, 64)
+"""Images at a time, for both."""
+
+
+@torch.no_grad()
+def choose() -> list[list[float]]:
+    """Cross-entropy and mean ponder on training images if tokens halt by feature 0, 1, 2, …, before any training."""
+    config, images = RECIPES["digits_avit"].config, cluttered_digits(CHOSEN_ON, split="train", seed=10**6 - 1)
+    rows = []
+    for feature in tqdm(range(config["dim"]), desc="features", leave=False):
+        model = _start(feature).eval()
+        results = [model.predict(part, chunk=CHUNKS[-1]) for part in images.images.split(TIMED)]
+        logits, ponder = (torch.cat([getattr(result, name) for result in results]) for name in ("logits", "ponder"))
+        rows.append([F.cross_entropy(logits, images.labels).item(), ponder.mean().item()])
+    return rows
+
+
+def _start(feature: int) -> AdaptiveViT:
+    recipe, backbone = RECIPES["digits_avit"], load("digits_vit")
+    assert isinstance(backbone, ViT)
+    swap_features(backbone, 0, feature)
+    return AdaptiveViT(backbone, gamma=recipe.config["gamma"], beta=recipe.config["beta"])
+
+
+def make(weight: float | str, seed: int, checkpoints: Path) -> nn.Module:
+    """The trained model of a weight and a seed; read, where it has been trained before."""
+    recipe, start = RECIPES["digits_avit"], _start(AVIT_FEATURE)
+    model, ponder = (start.backbone, 0.0) if isinstance(weight, str) else (start, weight)
+    train(
+        model,
+        digits_avit_loss(model, ponder=ponder, stream=seed),
+        steps=int(recipe.training["steps"]),
+        lr=recipe.training["lr"],
+        weight_decay=recipe.training["weight_decay"],
+        checkpoint=checkpoints / f"{weight}-{seed}.pt",
+        description=f"{weight}, seed {seed}",
+    )
+    return model.eval()
+
+
+@torch.no_grad()
+def judge(model: nn.Module, test: ClutteredDigits) -> dict[str, Any]:
+    """Accuracy, with all images and by their number of fragments; where tokens halt, and how well that finds the digit.
+
+    Depths are means in layers. ``auc of an image`` is the mean of those taken within one image, and the standard
+    deviation of these.
+    """
+    halts = isinstance(model, AdaptiveViT)
+    results = [model.predict(part) if halts else model(part) for part in test.images.split(500)]  # type: ignore[operator]
+    logits = torch.cat([result.logits if halts else result for result in results])
+    right = logits.argmax(-1) == test.labels
+    fragments = (test.difficulty * MOST_FRAGMENTS).round().long()
+    row: dict[str, Any] = {
+        "accuracy": right.double().mean().item(),
+        "accuracy by fragments": _by(fragments, right.double()),
+    }
+    if not halts:
+        return row
+    depth = torch.cat([result.depth for result in results])
+    patches, digit = depth[:, 1:], digit_patches(test.masks)
+    ink = F.max_pool2d(test.images, 4).flatten(1) > 0
+    each = torch.tensor([depth_auc(one, where) for one, where in zip(patches, digit, strict=True)]).double()
+    return row | {
+        "depth": {
+            "patches": patches.double().mean().item(),
+            "class token": depth[:, 0].double().mean().item(),
+            "digit": patches[digit].double().mean().item(),
+            "fragments": patches[~digit & ink].double().mean().item(),
+            "paper": patches[~digit & ~ink].double().mean().item(),
+        },
+        "share of patches by depth": _shares(patches.flatten()),
+        "share of class tokens by depth": _shares(depth[:, 0]),
+        "depth by fragments": _by(fragments, patches.double().mean(1)),
+        "auc": depth_auc(patches, digit),
+        "auc against fragments": depth_auc(patches[digit | ink], digit[digit | ink]),
+        "auc of an image": [each.mean().item(), each.std().item()],
+    }
+
+
+def _by(fragments: Tensor, values: Tensor) -> list[float]:
+    return [values[fragments == number].mean().item() for number in range(MOST_FRAGMENTS + 1)]
+
+
+def _shares(depth: Tensor) -> list[float]:
+    layers = RECIPES["digits_avit"].config["depth"]
+    return (torch.bincount(depth, minlength=layers + 1)[1:] / depth.numel()).tolist()
+
+
+@torch.inference_mode()
+def pay(models: dict[float | str, nn.Module], images: Tensor, *, repeats: int = 7) -> dict[float | str, dict[str, Any]]:
+    """Share of the plain model's FLOPs, and throughput over its own, gathered and masked, with 95 % intervals."""
+
+    def dense(model: nn.Module, chunk: int) -> None:
+        for part in images.split(chunk):
+            model(part)
+
+    def gathered(model: nn.Module, chunk: int) -> None:
+        model.predict(images, chunk=chunk)  # type: ignore[operator]
+
+    plain = models[PLAIN]
+    halting = {weight: model for weight, model in models.items() if weight != PLAIN}
+    ways: list[tuple[float | str, str, int, Callable[[], None]]] = []
+    for chunk in (*CHUNKS, len(images)):
+        ways.append((PLAIN, "dense", chunk, partial(dense, plain, chunk)))
+        for weight, model in halting.items():
+            ways.append((weight, "gathered", chunk, partial(gathered, model, chunk)))
+            if chunk == CHUNKS[-1]:
+                ways.append((weight, "masked", chunk, partial(dense, model, chunk)))
+    timing = timed(*(way[-1] for way in ways), repeats=repeats, warmup=1)
+
+    def fastest(weight: float | str, how: str) -> int:
+        places = [place for place, way in enumerate(ways) if way[:2] == (weight, how)]
+        return min(places, key=timing.seconds.__getitem__)
+
+    best = fastest(PLAIN, "dense")
+    whole = count(partial(dense, plain, len(images)), modules=plain).flops
+    rows: dict[float | str, dict[str, Any]] = {
+        PLAIN: {"images a second": len(images) / timing.seconds[best], "chunk": ways[best][2]}
+    }
+    for weight, model in halting.items():
+        here = fastest(weight, "gathered")
+        rows[weight] = {
+            "share of FLOPs": count(partial(gathered, model, ways[here][2]), modules=model).flops / whole,
+            "throughput": list(timing.ratio(best, here)),
+            "chunk": ways[here][2],
+            "throughput, masked": list(timing.ratio(best, fastest(weight, "masked"))),
+        }
+    return rows
+
+
+def _write(results: dict[str, Any]) -> None:
+    text = json.dumps(json.loads(json.dumps(results), parse_float=lambda number: round(float(number), 5)), indent=1)
+    in_rows = re.sub(r"\[[^][{}]+\]", lambda numbers: " ".join(numbers[0].split()), text)
+    RESULTS.write_text(in_rows + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Run everything and write the file."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.avit_study", description=__doc__)
+    parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints/avit_study"), help="of the runs")
+    folder = parser.parse_args().checkpoints
+    torch.set_num_threads(1)
+    test = cluttered_digits(TEST, split="test", seed=0)
+    features = choose()
+    best = min(range(len(features)), key=lambda feature: features[feature][0] + PRICE * features[feature][1])
+    if best != AVIT_FEATURE:
+        raise ValueError(f"the best feature is {best}, and the recipe has {AVIT_FEATURE}: change it there")
+    runs: list[dict[str, Any]] = []
+    for seed in tqdm(range(SEEDS), desc="seeds"):
+        models = {weight: make(weight, seed, folder) for weight in tqdm(WEIGHTS, desc="weights", leave=False)}
+        paid = pay(models, test.images[:TIMED])
+        for weight, model in models.items():
+            runs.append({"weight": weight, "seed": seed, **judge(model, test), **paid[weight]})
+    recipe, untrained = RECIPES["digits_avit"], _start(AVIT_FEATURE).eval()
+    ink = F.avg_pool2d(test.images, 4).flatten(1)
+    _write(
+        {
+            "made by": "python -m benchmarks.avit_study",
+            "versions": {"python": platform.python_version(), "torch": version("torch")},
+            "start": judge(load("digits_vit"), test)["accuracy"],
+            "features": {"images": CHOSEN_ON, "price": PRICE, "chosen": AVIT_FEATURE, "losses": features},
+            "before training": judge(untrained, test),
+            "config": recipe.config,
+            "training": recipe.training,
+            "test images": TEST,
+            "timed images": TIMED,
+            "share of patches with digit": digit_patches(test.masks).double().mean().item(),
+            "auc of the ink": depth_auc((ink * 256).round().long(), digit_patches(test.masks)),
+            "runs": runs,
+        }
+    )
+    for run in runs:
+        print({key: run.get(key) for key in ("weight", "seed", "accuracy", "depth", "auc", "throughput")})
+
+
+if __name__ == "__main__":
+    main()
