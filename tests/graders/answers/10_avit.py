@@ -356,6 +356,54 @@ def halting(h, epsilon):
     return (p > 0).sum(1), torch.where(first, 1 - total, 0).sum(1), p
 
 
+# %% wrong: halting | epsilon is 0.01, whatever it is given | killed by: N
+def halting(h, epsilon):
+    layers = h.shape[1]
+    enough = h.cumsum(1) >= 0.99
+    enough[:, -1] = True
+    depth = enough.int().argmax(1) + 1
+    layer = torch.arange(1, layers + 1)[:, None]
+    before, at = layer < depth[:, None], layer == depth[:, None]
+    remainder = 1 - (h * before).sum(1)
+    return depth, remainder, h * before + remainder[:, None] * at
+
+
+# %% wrong: halting | 1 for the last score, and the score at N is in the remainder's sum | killed by: R
+def halting(h, epsilon):
+    layers = h.shape[1]
+    enough = h.cumsum(1) >= 1 - epsilon
+    enough[:, -1] = True
+    depth = enough.int().argmax(1) + 1
+    layer = torch.arange(1, layers + 1)[:, None]
+    before, at = layer < depth[:, None], layer == depth[:, None]
+    remainder = 1 - (torch.where(layer == layers, 1, h) * (before | at)).sum(1)
+    return depth, remainder, h * before + remainder[:, None] * at
+
+
+# %% wrong: halting | at N stands the score, which is 1 in the last layer | killed by: p
+def halting(h, epsilon):
+    layers = h.shape[1]
+    enough = h.cumsum(1) >= 1 - epsilon
+    enough[:, -1] = True
+    depth = enough.int().argmax(1) + 1
+    layer = torch.arange(1, layers + 1)[:, None]
+    before, at = layer < depth[:, None], layer == depth[:, None]
+    remainder = 1 - (h * before).sum(1)
+    return depth, remainder, torch.where(layer == layers, 1, h) * (before | at)
+
+
+# %% wrong: halting | the score at N and the remainder on top of it | killed by: p
+def halting(h, epsilon):
+    layers = h.shape[1]
+    enough = h.cumsum(1) >= 1 - epsilon
+    enough[:, -1] = True
+    depth = enough.int().argmax(1) + 1
+    layer = torch.arange(1, layers + 1)[:, None]
+    before, at = layer < depth[:, None], layer == depth[:, None]
+    remainder = 1 - (h * before).sum(1)
+    return depth, remainder, h * (before | at) + remainder[:, None] * at
+
+
 # %% right: halting | a loop over the layers with a running sum
 def halting(h, epsilon):
     batch, layers, tokens = h.shape
@@ -1758,6 +1806,19 @@ def put_back(x, packed, running):
     return home
 
 
+# %% wrong: take-out | leaves out the places that no image needs, and packs no image on its own | killed by: valid
+def take_out(x, running):
+    needed = running.any(0)
+    return (x * running[..., None])[:, needed], running[:, needed]
+
+
+def put_back(x, packed, running):
+    valid = torch.arange(packed.shape[1]) < running.sum(1)[:, None]
+    home = x.clone()
+    home[running] = packed[valid]
+    return home
+
+
 # %% wrong: take-out | valid where the features are not zero | killed by: valid
 def take_out(x, running):
     lengths = running.sum(1)
@@ -2678,6 +2739,42 @@ def adaptive_forward(blocks, x, score, epsilon):
         h = score(torch.where(running[..., None], x, 0))
         left = 1 - total
         halts = running & (total + h >= 1 - epsilon)
+        if number == len(blocks):
+            halts = running
+        halts = halts | (running & halts[:, :1])
+        p = torch.where(halts, left, torch.where(running, h, 0))
+        answer = answer + p[:, :1] * x[:, 0]
+        depth = depth + running
+        remainder = torch.where(halts, left, remainder)
+        total = total + p
+        running = running & ~halts
+    return answer, depth, remainder
+
+
+# %% wrong: mixture | the plain stack first, the halting afterwards | killed by: answer
+def adaptive_forward(blocks, x, score, epsilon):
+    states = []
+    for block in blocks:
+        x = block(x)
+        states.append(x)
+    h = torch.stack([score(state) for state in states], dim=1)
+    depth, remainder, p = halting(h, epsilon)
+    answer = sum(p[:, number, :1] * state[:, 0] for number, state in enumerate(states))
+    depth = torch.minimum(depth, depth[:, :1])
+    before = torch.arange(1, len(blocks) + 1)[:, None] < depth[:, None]
+    return answer, depth, 1 - torch.where(before, h, 0).sum(1)
+
+
+# %% wrong: mixture | the class token runs to the end | killed by: N
+def adaptive_forward(blocks, x, score, epsilon):
+    running = torch.ones(x.shape[:2], dtype=torch.bool)
+    total, remainder = x.new_zeros(running.shape), x.new_zeros(running.shape)
+    depth, answer = torch.zeros_like(running, dtype=torch.int64), torch.zeros_like(x[:, 0])
+    for number, block in enumerate(blocks, start=1):
+        x = masked_layer(block, x, running)
+        h = score(x)
+        left = 1 - total
+        halts = running & (total + h >= 1 - epsilon) & (torch.arange(x.shape[1]) > 0)
         if number == len(blocks):
             halts = running
         halts = halts | (running & halts[:, :1])
