@@ -31,7 +31,7 @@ def expert_choice(scores, k):
     return torch.zeros_like(scores, dtype=torch.bool).scatter(1, order[:, :k], True)
 
 
-# %% wrong: expert-choice | a sort that is not stable | killed by: ties in a longer row
+# %% wrong: expert-choice | a sort that is not stable | killed by: ties
 def expert_choice(scores, k):
     if not 0 <= k <= scores.shape[1]:
         raise ValueError("k")
@@ -490,8 +490,17 @@ def mixture_of_depths(block, x, r, mask):
     if len(rows) == 0:
         return x
     update = block(x[rows, places].view(len(x), -1, x.shape[-1]), places.view(len(x), -1)).flatten(0, 1)
-    result = x.index_put((rows, places), x[rows, places] + r.detach()[rows, places][:, None] * update)
-    return result.requires_grad_() if not result.requires_grad else result
+    return x.index_put((rows, places), x[rows, places] + r.detach()[rows, places][:, None] * update)
+
+
+# %% wrong: gathered-block | the weight as numbers, read out one by one | killed by: the router learns
+def mixture_of_depths(block, x, r, mask):
+    rows, places = mask.nonzero(as_tuple=True)
+    if len(rows) == 0:
+        return x
+    update = block(x[rows, places].view(len(x), -1, x.shape[-1]), places.view(len(x), -1)).flatten(0, 1)
+    weight = [r[row, place].item() for row, place in zip(rows.tolist(), places.tolist(), strict=True)]
+    return x.index_put((rows, places), x[rows, places] + torch.tensor(weight, dtype=x.dtype)[:, None] * update)
 
 
 # %% wrong: gathered-block | straight-through: forward r, backward as if it were sigmoid(r) | killed by: gradient of r
@@ -741,6 +750,26 @@ def looks_ahead(model, tokens, place):
 # %% wrong: looks-ahead | shortens the text | killed by: the length
 def looks_ahead(model, tokens, place):
     return not torch.equal(model(tokens[:, :place]), model(tokens)[:, :place])
+
+
+# %% wrong: looks-ahead | another token at place, and what moves by more than rounding | killed by: the last token
+def looks_ahead(model, tokens, place):
+    logits = model(tokens)
+    other = tokens.clone()
+    other[:, place] = (other[:, place] + 1) % logits.shape[-1]
+    return bool(((model(other) - logits)[:, :place].abs() > 1e-4).any())
+
+
+# %% wrong: looks-ahead | 256 tokens, whatever the vocabulary | killed by: runs
+def looks_ahead(model, tokens, place):
+    logits = model(tokens)
+    for later in range(place, tokens.shape[1]):
+        for other in range(256):
+            changed = tokens.clone()
+            changed[:, later] = other
+            if not torch.equal(model(changed)[:, :place], logits[:, :place]):
+                return True
+    return False
 
 
 # %% wrong: looks-ahead | compares up to place - 2 | killed by: the place before sees it
