@@ -264,7 +264,8 @@ class MixtureOfDepths(nn.Module):
         count = mask.sum(1).tolist()
         rows, most = [row for row, some in enumerate(count) if some], max(count)  # who routes somebody, and how many
         there = None
-        if most * len(rows) != len(flat):  # not as many everywhere  # the routed tokens first, in their order, then others to fill up, who stand nowhere
+        if most * len(rows) != len(flat):
+            # the routed tokens first, in their order, then others to fill up, who stand nowhere
             index = (~mask[rows]).byte().argsort(dim=1, stable=True)[:, :most]
             there = mask[rows].gather(1, index).flatten()
             flat = (index + tokens * torch.tensor(rows, device=x.device)[:, None]).flatten()
