@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from dynlib.cost import count
 from dynlib.data import Needles, needles
-from dynlib.tokens.colt5 import Router, record
+from dynlib.tokens.colt5 import ConditionalAttention, Router, record
 from dynlib.training import train
 from dynlib.zoo.needles import NeedleReader, reading_loss
 
@@ -43,6 +43,7 @@ ARMS = {
     "even keys": "who is asked is evenly spaced",
     "even queries": "who asks is evenly spaced",
     "even feed-forward": "the feed-forward router is evenly spaced",
+    "one for both": "one vector scores who asks and who is asked",
     "all": "all tokens routed, always",
 }
 EVEN = {
@@ -61,6 +62,10 @@ def build(arm: str, seed: int) -> NeedleReader:
         if isinstance(router, Router):
             router.routing = "even" if name.endswith(EVEN.get(arm, ())) else "learned"
             router.capacity = 1 if arm == "all" else router.capacity
+    if arm == "one for both":
+        for part in model.modules():
+            if isinstance(part, ConditionalAttention):
+                part.key_router.score = part.query_router.score
     return model
 
 
