@@ -35,7 +35,7 @@ from dynlib.zoo.recipes import AVIT_FEATURE, RECIPES, depth_auc, digit_patches, 
 
 RESULTS = Path(__file__).with_suffix(".json")
 SEEDS, TEST, TIMED = 3, 5000, 256
-CHOSEN_ON, PRICE = 250, 0.08  # training images that the feature is chosen on, and what a layer then costs, in nats
+CHOSEN_ON, PRICE = 250, 0.1  # training images that the feature is chosen on, and what a layer then costs, in nats
 PLAIN = "plain"
 WEIGHTS: tuple[float | str, ...] = (PLAIN, 0.01, 0.03, 0.1)
 """Of the ponder; and the model whose tokens do not halt."""

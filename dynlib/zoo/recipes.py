@@ -268,7 +268,7 @@ def _agreement(routed: list[Routed], said: list[Any]) -> float:
     return torch.cat([part.flatten() for part in same]).float().mean().item()
 
 
-AVIT_FEATURE, AVIT_PONDER = 47, 0.01
+AVIT_FEATURE, AVIT_PONDER = 30, 0.03
 """The feature that tokens halt by, which ``benchmarks.avit_study`` chose, and the weight of the ponder."""
 
 
@@ -419,11 +419,11 @@ RECIPES = {
             "depth": 6,
             "heads": 4,
             "gamma": 5.0,
-            "beta": -10.0,
+            "beta": -15.0,
         },
         loss=partial(digits_avit_loss, ponder=AVIT_PONDER),
         evaluate=_digits_avit_figures,
-        training={"steps": 150, "lr": 2e-4, "weight_decay": 0.05},
+        training={"steps": 120, "lr": 1e-4, "weight_decay": 0.05},
         start="digits_vit",
         prepare=halt_by(AVIT_FEATURE),
     ),
