@@ -33,6 +33,7 @@ from dynlib.choice.gumbel import gumbel_noise, straight_through
 from dynlib.choice.inputs import TINY, check_logits, check_tau, check_top, widen
 
 FAR = -1e30  # as a logarithm: never chosen, and yet a number to compute with
+WAYS = 8  # how many numbers of saturated scores are asked about at a time
 
 
 @torch.no_grad()
@@ -101,7 +102,7 @@ def soft_topk(
 
     The solution is p = min(1, e^{(s − ν) / ε}), with the ν that makes Σ p = k. The m largest scores are *saturated*, at
     1; among the others p is a softmax times k − m. Only the k largest can be saturated, so only they are sorted, and m
-    is found by halving: a score v is saturated where Σ min(1, e^{(s − v) / ε}) <= k.
+    is found by asking a few of them at a time: a score v is saturated where Σ min(1, e^{(s − v) / ε}) <= k.
 
     The gradient is exact: that of the softmax among the unsaturated, ∂p_i = p_i / ε (∂s_i − Σ p_j ∂s_j / Σ p_j), and 0
     for the saturated.
@@ -234,18 +235,19 @@ def _saturated(s: Tensor, top: Tensor, k: int, epsilon: float | int, dim: int) -
     # Σ e^{(s_i − s_k) / ε} over all but the k largest. What is not below s_k counts 1 and is counted, to be exact.
     drop = (s - last) / epsilon
     tail = drop.exp().masked_fill_(drop >= 0, 0.0).sum(dim, keepdim=True) + ((drop >= 0).sum(dim, keepdim=True) - k)
-    low = torch.zeros_like(last, dtype=torch.int64)
-    high = torch.full_like(low, k)
-    for _ in range(k.bit_length()):
-        middle = (low + high) // 2
-        value = top.gather(dim, middle.clamp_max(k - 1))
-        drop = (top - value) / epsilon
+    top, last, tail = (part.movedim(dim, -1) for part in (top, last, tail))
+    low, left = torch.zeros_like(last, dtype=torch.int64), k + 1  # the answer is one of low, …, low + left − 1
+    while left > 1:
+        step = -(-(left - 1) // WAYS)
+        asked = low + step * torch.arange(-(-(left - 1) // step), device=s.device)
+        value = top.gather(-1, asked.clamp_max(k - 1))
+        drop = (top[..., None, :] - value[..., None]) / epsilon
         # v is saturated where Σ min(1, e^{(s_i − v) / ε}) <= k; the ones are taken to the other side
-        below = drop.exp().masked_fill_(drop >= 0, 0.0).sum(dim, keepdim=True) + tail * ((last - value) / epsilon).exp()
-        saturated = below <= k - (drop >= 0).sum(dim, keepdim=True)
-        low = torch.where(saturated, (middle + 1).minimum(high), low)
-        high = torch.where(saturated, high, middle)
-    return low
+        below = drop.exp().masked_fill_(drop >= 0, 0.0).sum(-1) + tail * ((last - value) / epsilon).exp()
+        saturated = (below <= k - (drop >= 0).sum(-1)) & (asked < k)
+        low = low + ((saturated.sum(-1, keepdim=True) - 1) * step + 1).clamp_min(0)
+        left = step
+    return low.movedim(-1, dim)
 
 
 def _perturb(logits: Tensor, generator: torch.Generator | None) -> Tensor:
