@@ -37,7 +37,7 @@ RESULTS = Path(__file__).with_suffix(".json")
 SEEDS, TEST, TIMED = 3, 5000, 256
 CHOSEN_ON, PRICE = 250, 0.1  # training images that the feature is chosen on, and what a layer then costs, in nats
 PLAIN = "plain"
-WEIGHTS: tuple[float | str, ...] = (PLAIN, 0.01, 0.03, 0.1)
+WEIGHTS: tuple[float | str, ...] = (PLAIN, 0.003, 0.01, 0.03, 0.1)
 """Of the ponder; and the model whose tokens do not halt."""
 CHUNKS = (16, 64)
 """Images at a time, for both."""
