@@ -4,7 +4,6 @@ The depths are given as a mask, so that they are the same at every size; scores,
 mechanism's own.
 """
 
-from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -18,7 +17,7 @@ from dynlib.tokens.avit import AdaptiveViT
 DEPTH, CLASSES = 8, 10
 SIZES = ((256, 32, 65), (256, 32, 257), (256, 256, 65), (96, 32, 65))  # features of a token, images, tokens
 SMALL = (8, 16, 32, 64, 128)
-CHUNKS = (4, 8, 16, 32)  # images at a time
+CHUNKS, ROWS = (4, 8, 16, 32), (512, 1024, 4096)  # images at a time, and tokens
 
 
 def cases(*, quick: bool = False) -> list[Case]:
@@ -45,17 +44,16 @@ def _race(dim: int, batch: int, tokens: int, quick: bool, *, repeats: int = 15) 
     halts[:, 0] = depth
     mask = torch.arange(depth)[:, None] < halts[:, None]
 
-    def gathered(chunk: int) -> Tensor:
-        return model.predict(images, mask=mask, chunk=chunk).logits
+    def gathered(rows: int) -> Tensor:
+        return model.predict(images, mask=mask, rows=rows).logits
 
     def dense(chunk: int) -> Tensor:
         return torch.cat([vit(part) for part in images.split(chunk)])
 
-    def ways(run: Callable[[int], Tensor]) -> Ways:
-        chunks = sorted({min(chunk, batch) for chunk in (*CHUNKS, batch)})
-        return {f"{chunk} images at a time": partial(run, chunk) for chunk in chunks}
-
-    return race(ways(gathered), ways(dense), modules=(model, vit), repeats=repeats)
+    chunks = sorted({min(chunk, batch) for chunk in (*CHUNKS, batch)})
+    ours: Ways = {f"about {rows} tokens at a time": partial(gathered, rows) for rows in ROWS}
+    peer: Ways = {f"{chunk} images at a time": partial(dense, chunk) for chunk in chunks}
+    return race(ours, peer, modules=(model, vit), repeats=repeats)
 
 
 def _row(dim: int, batch: int, tokens: int, quick: bool) -> Row:

@@ -8,12 +8,16 @@ others can decide:
   run for some tokens only;
 - attention takes a mask over the keys and the true position of every token, so that a sequence with tokens missing
   still knows who stands where;
+- sequences of different lengths can lie end to end (:meth:`Block.packed`), so that nothing is computed to fill them up;
 - the key-value cache belongs to a layer (:class:`LayerCache`), so that layers can hold different tokens;
 - both models are three steps, ``embed``, ``blocks``, ``readout``, so that the middle can be run in any way one likes.
 
 Source: arXiv:1706.03762 (attention), arXiv:2002.04745 (pre-norm), arXiv:2010.11929 (ViT), arXiv:2104.09864 (rotary
 positions, in :class:`CausalLM`).
 """
+
+from collections.abc import Sequence
+from itertools import groupby
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -189,6 +193,33 @@ class Attention(nn.Module):
             mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=allowed[:, None])
         return self.output(mixed.transpose(1, 2).flatten(2))
 
+    def packed(self, x: Float[Tensor, "tokens dim"], lengths: Sequence[int]) -> Float[Tensor, "tokens dim"]:
+        """Attend within sequences that lie end to end, without anything that fills up the shorter ones.
+
+        Neighbours of equal length attend together: sort the sequences by length, and there are few calls.
+
+        Args:
+            x: the tokens of all sequences.
+            lengths: of the sequences, from 1 on; their sum is the number of tokens.
+
+        Raises:
+            ValueError: if the lengths are not positive, or do not add up to the tokens.
+        """
+        if sum(lengths) != len(x) or any(length < 1 for length in lengths):
+            raise ValueError(f"lengths must be positive and add up to the {len(x)} tokens; got {list(lengths)}")
+        mixed, start = [], 0
+        parts = self.query_key_value(x).unflatten(-1, (3, self.heads, -1)).unbind(1)  # 3 × [tokens, heads, head_dim]
+        for length, alike in groupby(lengths):
+            count = len(list(alike))
+            rows = slice(start, start := start + count * length)
+            query, keys, values = (part[rows].unflatten(0, (count, length)).transpose(1, 2) for part in parts)
+            if self.rotary:
+                where = torch.arange(length, device=x.device).expand(count, length)
+                query, keys = rotate(query, where), rotate(keys, where)
+            together = F.scaled_dot_product_attention(query, keys, values, is_causal=self.causal)
+            mixed.append(together.transpose(1, 2).flatten(0, 1).flatten(1))
+        return self.output(torch.cat(mixed))
+
     def _split(self, packed: Tensor, parts: int) -> tuple[Tensor, ...]:
         # [batch, tokens, parts·dim] -> parts × [batch, heads, tokens, head_dim]
         return packed.unflatten(-1, (parts, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
@@ -289,6 +320,11 @@ class Block(nn.Module):
     ) -> Float[Tensor, "batch tokens dim"]:
         """The tokens with the block's update added; arguments as in :class:`Attention`."""
         return x + self.update(x, key_mask=key_mask, positions=positions, cache=cache)
+
+    def packed(self, x: Float[Tensor, "tokens dim"], lengths: Sequence[int]) -> Float[Tensor, "tokens dim"]:
+        """The block on sequences that lie end to end; arguments as in :meth:`Attention.packed`."""
+        x = x + self.dropout(self.attention.packed(self.norm1(x), lengths))
+        return x + self.dropout(self.feed_forward(self.norm2(x)))
 
 
 class ViT(nn.Module):

@@ -679,3 +679,24 @@ def test_a_cache_that_does_not_fit_is_refused() -> None:
 def test_generation_refuses_negative_numbers(new_tokens: int, temperature: float, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         make_lm().generate(make_tokens(1, 2), new_tokens, temperature=temperature)
+
+
+# Sequences end to end
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("rotary", [False, True])
+@pytest.mark.parametrize("lengths", [[1], [5], [4, 4, 2], [1, 3, 3, 1, 7]])
+def test_packed_sequences_get_what_each_gets_alone(causal: bool, rotary: bool, lengths: list[int]) -> None:
+    torch.manual_seed(0)
+    block = Block(8, 2, causal=causal, rotary=rotary).double()
+    x = torch.randn(sum(lengths), 8, dtype=torch.float64)
+    together = block.packed(x, lengths)
+    alone = torch.cat([block(part[None])[0] for part in x.split(lengths)])
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("lengths", [[], [3, 1], [3, 3], [5, 0], [6, -1]])
+def test_lengths_that_are_not_those_of_the_tokens_are_refused(lengths: list[int]) -> None:
+    with pytest.raises(ValueError, match="add up to the 5 tokens"):
+        Block(8, 2).packed(torch.zeros(5, 8), lengths)

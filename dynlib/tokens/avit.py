@@ -19,6 +19,7 @@ Source: arXiv:2112.07658; the scores add up as in arXiv:1603.08983.
 """
 
 import math
+from itertools import accumulate
 from numbers import Real
 from typing import Literal, NamedTuple
 
@@ -112,52 +113,46 @@ class AdaptiveViT(nn.Module):
         mask: Bool[Tensor, "batch layers tokens"] | None = None,
         epsilon: float | int | None = None,
         execution: Execution = "gathered",
-        chunk: int = 4,
+        rows: int = 1024,
     ) -> Halted:
         """The same without gradients. Put the model in evaluation mode first, if it has dropout.
 
         Args:
             images, mask, epsilon: as in :meth:`forward`.
-            execution: "gathered": halted tokens are taken out and images leave once their class token has halted; the
-                images are sorted by how many tokens they have left, and go through a layer ``chunk`` at a time, padded
-                to the longest of these. "masked": :meth:`forward`. They agree up to rounding.
-            chunk: how many images at a time.
+            execution: "gathered": halted tokens are taken out, and images leave once their class token has halted. What
+                is left lies end to end, images with more tokens first, so that nothing fills up the shorter ones
+                (:meth:`dynlib.backbone.Block.packed`). "masked": :meth:`forward`. They agree up to rounding.
+            rows: at most so many tokens go through a layer at a time, but always a whole image: few enough to stay in a
+                cache.
 
         Raises:
-            TypeError, ValueError: as :meth:`forward` does, and for an execution of another name or a ``chunk`` below 1.
+            TypeError, ValueError: as :meth:`forward` does, and for an execution of another name or ``rows`` below 1.
         """
         if execution not in ("gathered", "masked"):
             raise ValueError(f"execution must be 'gathered' or 'masked'; got {execution!r}")
-        if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
-            raise ValueError(f"chunk is a number of images from 1 on; got {chunk!r}")
+        if isinstance(rows, bool) or not isinstance(rows, int) or rows < 1:
+            raise ValueError(f"rows is a number of tokens from 1 on; got {rows!r}")
         if execution == "masked":
             return self(images, mask=mask, epsilon=epsilon)
         x, clock = self._start(images, mask, epsilon)
-        batch, tokens, dim = x.shape
+        batch, tokens, _ = x.shape
         answer = torch.zeros_like(x[:, 0])
-        flat, scores = x.flatten(0, 1), widen(x.new_zeros(batch * tokens))
-        place = torch.arange(batch * tokens, device=x.device)  # where in flat a token's features lie
+        left, scores = x.flatten(0, 1), widen(x.new_zeros(batch * tokens))
+        place = torch.arange(batch * tokens, device=x.device)  # where in left a token's features lie
         for layer, block in enumerate(self.backbone.blocks):
-            pieces, rows, firsts = [], [], []
-            offset = 0
-            for where, valid in _pieces(clock.running, chunk):
-                count, longest = where.shape
-                # padding repeats the class token: finite, and nobody's key
-                source = where if valid is None else torch.where(valid, where, where[:, :1])
-                padded = flat[place[source.flatten()]].view(count, longest, dim)
-                after = block(padded, key_mask=valid).flatten(0, 1)
-                pieces.append(after)
-                rows.append(where.flatten() if valid is None else torch.where(valid, where, -1).flatten())
-                firsts.append(offset + longest * torch.arange(count, device=x.device))
-                offset += count * longest
-            flat, row = torch.cat(pieces), torch.cat(rows)
-            there = (row >= 0).nonzero()[:, 0]
-            place = place.index_put((row[there],), there)
-            scores = scores.index_put((row[there],), self._score(flat[there]))
+            running, lengths = _longest_first(clock.running)
+            # an image's class token is its first
+            first = torch.tensor([0, *accumulate(lengths)][:-1], device=x.device)
+            pieces = [
+                block.packed(left[place[some]], sizes)
+                for some, sizes in zip(*_pieces(running, lengths, rows), strict=True)
+            ]
+            left = torch.cat(pieces)
+            place = place.index_put((running,), torch.arange(len(running), device=x.device))
+            scores = scores.index_put((running,), self._score(left))
             p = clock.tick(layer, scores.view(batch, tokens))
-            first = torch.cat(firsts)
-            image = row[first] // tokens
-            answer = answer.index_add(0, image, p[image, :1].to(flat.dtype) * flat[first])
+            image = running[first] // tokens
+            answer = answer.index_add(0, image, p[image, :1].to(left.dtype) * left[first])
             if not clock.running.any():
                 break
         return clock.result(self.backbone.readout(answer[:, None]))
@@ -273,24 +268,23 @@ def _seen(running: Tensor) -> Tensor:
     return running | ~running[:, :1]
 
 
-def _pieces(running: Tensor, chunk: int) -> list[tuple[Tensor, Tensor | None]]:
-    """The tokens that run, some images at a time: numbers [images, longest] into all tokens, and which are not padding.
-
-    Images of similar length go together, so that there is little padding; none at all is said by None.
-    """
-    tokens = running.shape[1]
+def _longest_first(running: Tensor) -> tuple[Tensor, list[int]]:
+    """The tokens that run, image by image and each in its order, and how many each image has; longer images first."""
     lengths = running.sum(1)
     order = lengths.argsort(descending=True, stable=True)
-    order = order[: int((lengths > 0).sum())]
-    # in every image those that run first, in the order in which they stand
-    front = (~running[order]).int().argsort(dim=1, stable=True) + tokens * order[:, None]
-    pieces: list[tuple[Tensor, Tensor | None]] = []
-    for rows, counts in zip(front.split(chunk), lengths[order].split(chunk), strict=True):
-        sizes = counts.tolist()
-        longest = sizes[0]
-        valid = torch.arange(longest, device=running.device) < counts[:, None] if sizes[-1] < longest else None
-        pieces.append((rows[:, :longest], valid))
-    return pieces
+    numbers = torch.arange(running.numel(), device=running.device).view_as(running)
+    return numbers[order][running[order]], lengths[order][: int((lengths > 0).sum())].tolist()
+
+
+def _pieces(running: Tensor, lengths: list[int], rows: int) -> tuple[list[Tensor], list[list[int]]]:
+    """Whole images, at most so many tokens at a time or one image."""
+    sizes: list[list[int]] = []
+    for length in lengths:
+        if sizes and sum(sizes[-1]) + length <= rows:
+            sizes[-1].append(length)
+        else:
+            sizes.append([length])
+    return list(running.split([sum(some) for some in sizes])), sizes
 
 
 def _there(result: Halted) -> Tensor:

@@ -106,13 +106,13 @@ def test_every_image_gets_what_a_loop_over_its_tokens_gives(mask, execution):
 
 
 @pytest.mark.parametrize("mask", MASKS.values(), ids=list(MASKS))
-@pytest.mark.parametrize("chunk", [1, 3, 4, 100])
+@pytest.mark.parametrize("rows", [1, 25, 60, 10_000])
 @pytest.mark.parametrize("batch", [1, 9])
 @torch.no_grad()
-def test_gathered_equals_masked(mask, chunk, batch):
+def test_gathered_equals_masked(mask, rows, batch):
     for seed in range(3):
         model, images = make_model(seed=seed), make_images(batch, seed=seed + 10)
-        gathered = model.predict(images, mask=mask(batch), chunk=chunk)
+        gathered = model.predict(images, mask=mask(batch), rows=rows)
         for ours, theirs in zip(of_all(gathered), of_all(model(images, mask=mask(batch))), strict=True):
             torch.testing.assert_close(ours, theirs, **EXACT)
 
@@ -135,13 +135,14 @@ def test_gathered_runs_fewer_operations_and_masked_does_not():
     assert few < 0.3 * dense
 
 
-@torch.no_grad()
-def test_linear_layers_run_for_exactly_the_tokens_that_are_left_when_images_go_alone():
+@pytest.mark.parametrize("at_once", [1, 40, 10_000])
+def test_linear_layers_run_for_exactly_the_tokens_that_are_left(at_once):
     model, images = make_model(), make_images(4)
     rows = []
     for block in model.backbone.blocks:
-        block.feed_forward.register_forward_hook(lambda module, x, out: rows.append(out.shape[0] * out.shape[1]))
-    result = model.predict(images, chunk=1)
+        block.feed_forward.register_forward_hook(lambda module, x, out: rows.append(out.shape[:-1].numel()))
+    with torch.no_grad():
+        result = model.predict(images, rows=at_once)
     assert sum(rows) == result.depth.sum()
 
 
@@ -523,8 +524,8 @@ def test_a_score_that_is_nan_is_an_error(execution):
 
 
 @pytestmark_users
-@pytest.mark.parametrize("options", [{"execution": "dense"}, {"chunk": 0}, {"chunk": 2.0}, {"chunk": True}])
-def test_an_unknown_execution_or_chunk_is_an_error(options):
+@pytest.mark.parametrize("options", [{"execution": "dense"}, {"rows": 0}, {"rows": 2.0}, {"rows": True}])
+def test_an_unknown_execution_or_number_of_rows_is_an_error(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         make_model().predict(make_images(2), **options)
 
