@@ -19,15 +19,16 @@ Source: arXiv:2112.07658; the scores add up as in arXiv:1603.08983.
 """
 
 import math
+from collections.abc import Iterable
 from itertools import accumulate
 from numbers import Real
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from dynlib.backbone import ViT
+from dynlib.backbone import Block, ViT
 from dynlib.choice.inputs import widen
 
 Execution = Literal["gathered", "masked"]
@@ -139,7 +140,7 @@ class AdaptiveViT(nn.Module):
         answer = torch.zeros_like(x[:, 0])
         left, scores = x.flatten(0, 1), widen(x.new_zeros(batch * tokens))
         place = torch.arange(batch * tokens, device=x.device)  # where in left a token's features lie
-        for layer, block in enumerate(self.backbone.blocks):
+        for layer, block in enumerate(cast(Iterable[Block], self.backbone.blocks)):
             running, lengths = _longest_first(clock.running)
             # an image's class token is its first
             first = torch.tensor([0, *accumulate(lengths)][:-1], device=x.device)
