@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -214,12 +213,15 @@ def small_lm_loss(model: nn.Module, *, seed: int = 0, router: float = 0.1) -> Ca
 
     def loss(step: int) -> Tensor:
         batch = windows(text, 12, WINDOW + 1, generator=torch.Generator().manual_seed(seed * 10**6 + step))
-        with record(model) if ranked else nullcontext([]) as routed:
-            logits = model(batch[:, :-1])
-        read = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+
+        def read() -> Tensor:
+            return F.cross_entropy(model(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten())
+
         if not ranked:
-            return read
-        return read + predictor_loss(routed) + (router * routing_loss(routed) if router else 0.0)
+            return read()
+        with record(model) as routed:
+            value = read()
+        return value + predictor_loss(routed) + (router * routing_loss(routed) if router else 0.0)
 
     return loss
 
