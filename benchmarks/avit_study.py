@@ -39,8 +39,8 @@ CHOSEN_ON, PRICE = 250, 0.1  # training images that the feature is chosen on, an
 PLAIN = "plain"
 WEIGHTS: tuple[float | str, ...] = (PLAIN, 0.003, 0.01, 0.03, 0.1)
 """Of the ponder; and the model whose tokens do not halt."""
-CHUNKS = (16, 64)
-"""Images at a time, for both."""
+CHUNKS, ROWS = (16, 64), (1024, 4096)
+"""Images at a time where all tokens run, and tokens at a time where halted ones are taken out."""
 
 
 @torch.no_grad()
@@ -50,7 +50,7 @@ def choose() -> list[list[float]]:
     rows = []
     for feature in tqdm(range(config["dim"]), desc="features", leave=False):
         model = _start(feature).eval()
-        results = [model.predict(part, chunk=CHUNKS[-1]) for part in images.images.split(TIMED)]
+        results = [model.predict(part) for part in images.images.split(TIMED)]
         logits, ponder = (torch.cat([getattr(result, name) for result in results]) for name in ("logits", "ponder"))
         rows.append([F.cross_entropy(logits, images.labels).item(), ponder.mean().item()])
     return rows
@@ -135,18 +135,17 @@ def pay(models: dict[float | str, nn.Module], images: Tensor, *, repeats: int = 
         for part in images.split(chunk):
             model(part)
 
-    def gathered(model: nn.Module, chunk: int) -> None:
-        model.predict(images, chunk=chunk)  # type: ignore[operator]
+    def gathered(model: nn.Module, rows: int) -> None:
+        model.predict(images, rows=rows)  # type: ignore[operator]
 
     plain = models[PLAIN]
     halting = {weight: model for weight, model in models.items() if weight != PLAIN}
     ways: list[tuple[float | str, str, int, Callable[[], None]]] = []
     for chunk in (*CHUNKS, len(images)):
         ways.append((PLAIN, "dense", chunk, partial(dense, plain, chunk)))
-        for weight, model in halting.items():
-            ways.append((weight, "gathered", chunk, partial(gathered, model, chunk)))
-            if chunk == CHUNKS[-1]:
-                ways.append((weight, "masked", chunk, partial(dense, model, chunk)))
+    for weight, model in halting.items():
+        ways += [(weight, "gathered", rows, partial(gathered, model, rows)) for rows in ROWS]
+        ways.append((weight, "masked", CHUNKS[-1], partial(dense, model, CHUNKS[-1])))
     timing = timed(*(way[-1] for way in ways), repeats=repeats, warmup=1)
 
     def fastest(weight: float | str, how: str) -> int:
@@ -156,14 +155,14 @@ def pay(models: dict[float | str, nn.Module], images: Tensor, *, repeats: int = 
     best = fastest(PLAIN, "dense")
     whole = count(partial(dense, plain, len(images)), modules=plain).flops
     rows: dict[float | str, dict[str, Any]] = {
-        PLAIN: {"images a second": len(images) / timing.seconds[best], "chunk": ways[best][2]}
+        PLAIN: {"images a second": len(images) / timing.seconds[best], "images at a time": ways[best][2]}
     }
     for weight, model in halting.items():
         here = fastest(weight, "gathered")
         rows[weight] = {
             "share of FLOPs": count(partial(gathered, model, ways[here][2]), modules=model).flops / whole,
             "throughput": list(timing.ratio(best, here)),
-            "chunk": ways[here][2],
+            "tokens at a time": ways[here][2],
             "throughput, masked": list(timing.ratio(best, fastest(weight, "masked"))),
         }
     return rows
