@@ -4,8 +4,8 @@
 Lecture 07 reads the file, so that its readers need not wait.
 
 All models see the same text in the same order, for as many steps, and differ in what is said in ``KINDS`` alone. With
-equal steps, equal FLOPs per token are equal FLOPs of training. Every mixture of depths is in every other block. What is
-counted is a forward pass over windows of 128 bytes, a multiply-add being 2 FLOPs.
+equal steps, equal FLOPs per token are equal FLOPs of training. Mixtures of depths are in every other block, or in every
+one where the name says so. What is counted is a forward pass over windows of 128 bytes, a multiply-add being 2 FLOPs.
 """
 
 import argparse
@@ -63,6 +63,9 @@ KINDS: dict[str, tuple[Callable[..., CausalLM], dict[str, Any], float]] = {
     "top-k, 25 %": (mixture_lm, {"capacity": 0.25}, 0.0),
     "top-k, 12.5 %, router's loss": (mixture_lm, {"capacity": 0.125}, 0.1),
     "random, 50 %": (random_lm, {"capacity": 0.5}, 0.0),
+    "top-k, 12.5 %, every block": (mixture_lm, {"capacity": 0.125, "every": 1}, 0.0),
+    "random, 12.5 %, every block": (random_lm, {"capacity": 0.125, "every": 1}, 0.0),
+    "dense, 1 layer": (small_lm, {"depth": 1}, 0.0),
 }
 FIRST = 4
 ZOO = {"dense, 6 layers": "topics_small", "top-k, 12.5 %, router's loss": "topics_mod"}

@@ -194,10 +194,10 @@ def small_lm(**config: Any) -> CausalLM:
     return CausalLM(**config)
 
 
-def mixture_lm(*, capacity: float, **config: Any) -> CausalLM:
+def mixture_lm(*, capacity: float, every: int = 2, **config: Any) -> CausalLM:
     """A small language model in which every other block is a mixture of depths, with a predictor beside its router."""
     model = CausalLM(**config)
-    for place in range(1, len(model.blocks), 2):
+    for place in range(every - 1, len(model.blocks), every):
         model.blocks[place] = MixtureOfDepths(model.blocks[place], capacity, predictor=True)
     return model
 
