@@ -10,12 +10,8 @@ in turn. The FLOPs are counted on the same 256 images.
 """
 
 import argparse
-import json
-import platform
-import re
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from benchmarks.study import head, write
 from dynlib.backbone import ViT
 from dynlib.cost import count, timed
 from dynlib.data import ClutteredDigits, cluttered_digits
@@ -168,12 +165,6 @@ def pay(models: dict[float | str, nn.Module], images: Tensor, *, repeats: int = 
     return rows
 
 
-def _write(results: dict[str, Any]) -> None:
-    text = json.dumps(json.loads(json.dumps(results), parse_float=lambda number: round(float(number), 5)), indent=1)
-    in_rows = re.sub(r"\[[^][{}]+\]", lambda numbers: " ".join(numbers[0].split()), text)
-    RESULTS.write_text(in_rows + "\n", encoding="utf-8")
-
-
 def main() -> None:
     """Run everything and write the file."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.avit_study", description=__doc__)
@@ -193,10 +184,10 @@ def main() -> None:
             runs.append({"weight": weight, "seed": seed, **judge(model, test), **paid[weight]})
     recipe, untrained = RECIPES["digits_avit"], _start(AVIT_FEATURE).eval()
     ink = F.avg_pool2d(test.images, 4).flatten(1)
-    _write(
+    write(
+        RESULTS,
         {
-            "made by": "python -m benchmarks.avit_study",
-            "versions": {"python": platform.python_version(), "torch": version("torch")},
+            **head("avit_study"),
             "start": judge(load("digits_vit"), test)["accuracy"],
             "features": {"images": CHOSEN_ON, "price": PRICE, "chosen": AVIT_FEATURE, "losses": features},
             "before training": judge(untrained, test),
@@ -207,7 +198,8 @@ def main() -> None:
             "share of patches with digit": digit_patches(test.masks).double().mean().item(),
             "auc of the ink": depth_auc((ink * 256).round().long(), digit_patches(test.masks)),
             "runs": runs,
-        }
+        },
+        digits=5,
     )
     for run in runs:
         print({key: run.get(key) for key in ("weight", "seed", "accuracy", "depth", "auc", "throughput")})

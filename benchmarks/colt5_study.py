@@ -5,19 +5,15 @@ again after an interruption: what is in the file already is not run again. Lectu
 """
 
 import json
-import math
-import platform
-import re
 import time
-from importlib.metadata import version
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 import torch
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from benchmarks.study import head, interval, rounded, write
 from dynlib.cost import count
 from dynlib.data import Needles, needles
 from dynlib.tokens.colt5 import ConditionalAttention, Router, record
@@ -25,7 +21,7 @@ from dynlib.training import train
 from dynlib.zoo.needles import NeedleReader, reading_loss
 
 RESULTS = Path(__file__).with_suffix(".json")
-SEEDS, STUDENT = range(5), 2.776  # the 97.5 % point of Student's t for five
+SEEDS = range(5)
 TEST, FEW = 2000, 250  # sequences of the final test, and of those on the way
 EVERY = 24  # steps
 SETTINGS: dict[str, Any] = {
@@ -147,35 +143,27 @@ def summary(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         gains = [accuracy["learned", seed] - accuracy[arm, seed] for seed in SEEDS]
         row = {"arm": arm, "meaning": meaning, "flops": next(row["flops"] for row in runs if row["arm"] == arm)}
         for name, each in (("accuracy", values), ("gain", gains)):
-            row |= {name: mean(each), f"{name} half": STUDENT * stdev(each) / math.sqrt(len(each))}
+            row |= dict(zip((name, f"{name} half"), interval(each), strict=True))
         rows.append(row)
     return rows
-
-
-def write(results: dict[str, Any]) -> None:
-    """Rounded, and short rows in one line."""
-    text = json.dumps(json.loads(json.dumps(results), parse_float=lambda number: round(float(number), 4)), indent=1)
-    flat = re.sub(r"[\[{][^][{}]+[]}]", lambda part: " ".join(part[0].split()), text)
-    RESULTS.write_text(flat + "\n", encoding="utf-8")
 
 
 def main() -> None:
     """Run what is missing and write the file after every run."""
     torch.set_num_threads(1)
-    head = {
-        "made by": "python -m benchmarks.colt5_study",
-        "versions": {"python": platform.python_version(), "torch": version("torch")},
-        "settings": json.loads(json.dumps(SETTINGS), parse_float=lambda number: round(float(number), 4)),
+    made = {
+        **head("colt5_study"),
+        "settings": rounded(SETTINGS),
         "seeds": list(SEEDS),
         "test sequences": TEST,
     }
     old = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
-    runs = old["runs"] if old.get("settings") == head["settings"] else []
+    runs = old["runs"] if old.get("settings") == made["settings"] else []
     done = {(row["arm"], row["seed"]) for row in runs}
     todo = [(arm, seed) for arm in ARMS for seed in SEEDS if (arm, seed) not in done]
     for arm, seed in tqdm(todo, desc="runs"):
         runs.append(run(arm, seed))
-        write({**head, "summary": summary(runs), "runs": runs})
+        write(RESULTS, {**made, "summary": summary(runs), "runs": runs})
     for row in summary(runs):
         print(f"{row['arm']:18} {row['accuracy']:.3f} ± {row['accuracy half']:.3f}, gain {row['gain']:+.3f}")
 

@@ -10,10 +10,8 @@ one where the name says so. What is counted is a forward pass over windows of 12
 
 import argparse
 import json
-import platform
 import re
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from benchmarks.study import head, write
 from dynlib.backbone import CausalLM
 from dynlib.cost import count
 from dynlib.data import encode, topics
@@ -110,8 +109,7 @@ def measure(model: CausalLM) -> dict[str, float]:
 def run(*, results: Path, checkpoints: Path, steps: int) -> dict[str, Any]:
     """All kinds and seeds that ``results`` does not hold yet. It is written after each."""
     made = {
-        "made by": "python -m benchmarks.mixture_of_depths_study",
-        "versions": {"python": platform.python_version(), "torch": version("torch")},
+        **head("mixture_of_depths_study"),
         "config": SMALL,
         "training": {**SMALL_TRAINING, "steps": steps},
         "batch": [12, WINDOW],
@@ -130,17 +128,12 @@ def run(*, results: Path, checkpoints: Path, steps: int) -> dict[str, Any]:
         model, history = fit(kind, seed, checkpoints=checkpoints, steps=steps)
         means = [sum(part) / len(part) for part in _chunks(history.losses, EVERY)]
         runs.append({"kind": kind, "seed": seed, **measure(model), "seconds": history.seconds, "training": means})
-        results.write_text(_text(made | {"runs": runs}), encoding="utf-8")
+        write(results, made | {"runs": runs})
     return made | {"runs": runs}
 
 
 def _chunks(values: list[float], size: int) -> list[list[float]]:
     return [values[start : start + size] for start in range(0, len(values), size)]
-
-
-def _text(results: dict[str, Any]) -> str:
-    rounded = json.loads(json.dumps(results), parse_float=lambda number: round(float(number), 4))
-    return re.sub(r"\[[^][{}]+\]", lambda numbers: " ".join(numbers[0].split()), json.dumps(rounded, indent=1)) + "\n"
 
 
 def main() -> None:

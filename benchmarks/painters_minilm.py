@@ -9,14 +9,11 @@ documentation, which the model was not trained to match. A model that knows noth
 """
 
 import hashlib
-import json
 import math
-import platform
 import re
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import torch
@@ -24,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from benchmarks.study import head, interval, write
 from dynlib.data import topics
 from dynlib.depth import looped_parallel, middle_repeat, parallel, reverse, shuffle, skip
 from dynlib.depth.painters import Parallel, Plan, layer_similarity
@@ -31,7 +29,7 @@ from dynlib.zoo.minilm import load_minilm
 
 RESULTS = Path(__file__).with_suffix(".json")
 PAIRS, LENGTH, WORDS, SCALE = 48, 48, 40, 20.0
-ORDERS, STUDENT = 5, 2.776  # shuffles of a middle; the 97.5 % point of Student's t for as many
+ORDERS = 5  # shuffles of a middle
 LOOPS, LOOPED = (1, 2, 3, 4, 5), (2, 4)  # iterations tried, and the sizes of the middle they are tried on
 PLANS: dict[str, Callable[..., Plan]] = {
     plan.__name__: plan for plan in (skip, middle_repeat, reverse, parallel, looped_parallel)
@@ -129,8 +127,7 @@ def measure(judge: Judge) -> dict[str, Any]:
         losses = [run["loss"] for run in runs]
         of_orders = {
             "accuracy": mean(run["accuracy"] for run in runs),
-            "loss": mean(losses),
-            "half": STUDENT * stdev(losses) / math.sqrt(ORDERS),
+            **dict(zip(("loss", "half"), interval(losses), strict=True)),
             "orders": losses,
             "each": [mean(pair) for pair in zip(*(run["each"] for run in runs), strict=True)],
         }
@@ -165,8 +162,7 @@ def main() -> None:
     texts = pairs()
     judge = Judge(*load_minilm(length=LENGTH), texts)
     results = {
-        "made by": "python -m benchmarks.painters_minilm",
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in ("torch", "transformers")},
+        **head("painters_minilm", "transformers"),
         "pairs": PAIRS,
         "tokens": LENGTH,
         "texts": fingerprint(texts),
@@ -175,9 +171,7 @@ def main() -> None:
         **measure(judge),
         "similarity": similarity(judge).tolist(),
     }
-    text = json.dumps(json.loads(json.dumps(results), parse_float=lambda number: round(float(number), 4)), indent=1)
-    in_rows = re.sub(r"\[[^][{}]+\]", lambda numbers: " ".join(numbers[0].split()), text)
-    RESULTS.write_text(in_rows + "\n", encoding="utf-8")
+    write(RESULTS, results)
     print(f"{RESULTS.name}: {results['full']}, chance {results['chance']}")
 
 

@@ -1,5 +1,6 @@
 """The table of the benchmarks is well formed, and every benchmark is listed and runs."""
 
+import json
 import re
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 import benchmarks.__main__ as command
+from benchmarks import study
 from benchmarks.race import Race, race, where_it_pays
 from benchmarks.table import HEADINGS, Row, markdown
 
@@ -108,3 +110,29 @@ def test_where_a_mechanism_pays_is_from_where_on_it_never_loses_again():
     assert said.startswith("by dim: faster than dense from 4 on, efficiency of 1 and more from 5 on (1: 1.20 of")
     assert "at none up to 3" in where_it_pays("dim", [1, 2, 3], runs.__getitem__)
     assert "faster than dense at all from 4 on" in where_it_pays("dim", [4, 5], runs.__getitem__)
+
+
+def test_an_interval_is_the_mean_and_half_its_width():
+    middle, half = study.interval([1.0, 2.0, 3.0])
+    assert middle == 2.0
+    assert half == pytest.approx(4.303 / 3**0.5, rel=1e-3)
+    for values in ([1.0], [0.0] * 11):
+        with pytest.raises(ValueError, match="2 to 10 values"):
+            study.interval(values)
+
+
+def test_a_file_of_results_is_short_and_holds_what_was_found(tmp_path):
+    found = {**study.head("colt5_study"), "runs": [{"seed": 0, "loss": 1 / 3, "curve": (1.0, 2.00004)}]}
+    study.write(tmp_path / "found.json", found)
+    text = (tmp_path / "found.json").read_text(encoding="utf-8")
+    assert json.loads(text) == study.rounded(found)
+    assert study.rounded(found)["runs"] == [{"seed": 0, "loss": 0.3333, "curve": [1.0, 2.0]}]
+    assert "[ 1.0, 2.0 ]" in text
+    assert found["made by"] == "python -m benchmarks.colt5_study"
+
+
+@pytest.mark.parametrize("path", sorted(Path(command.__file__).parent.glob("*.json")), ids=lambda path: path.stem)
+def test_a_file_of_results_names_the_study_that_is_there(path):
+    made = json.loads(path.read_text(encoding="utf-8"))["made by"]
+    assert made == f"python -m benchmarks.{path.stem}"
+    assert path.with_suffix(".py").exists()
