@@ -30,7 +30,7 @@ from torch.nn import functional as F
 from dynlib.backbone import FeedForward, rotate
 from dynlib.choice import soft_topk
 from dynlib.choice.inputs import widen
-from dynlib.tokens.mixture_of_depths import expert_choice
+from dynlib.tokens.routing import check_capacity, expert_choice, kept
 
 Routing = Literal["learned", "even"]
 Execution = Literal["gathered", "masked"]
@@ -92,7 +92,7 @@ class Router(nn.Module):
 
     def kept(self, tokens: int) -> int:
         """k = ⌈capacity · tokens⌉: one at least, and all of them at capacity 1."""
-        return math.ceil(self.capacity * tokens - 1e-9)  # 0.1 · 30 is 3.0000000000000004 and means 3
+        return kept(self.capacity, tokens)
 
     def forward(
         self,
@@ -120,18 +120,18 @@ class Router(nn.Module):
         lengths = [x.shape[1]] * len(x) if key_mask is None else key_mask.sum(1).tolist()
         if k is not None:
             _check_k(k, lengths)
-        kept = [self.kept(length) if k is None else k for length in lengths]
+        counts = [self.kept(length) if k is None else k for length in lengths]
         if self.routing == "even":
-            mask = _evenly(present, lengths, kept)
+            mask = _evenly(present, lengths, counts)
             return Routed(mask, mask.to(x.dtype), None)
         # s = x · u
         scores = widen(self.score(x).squeeze(-1))
         if not scores.isfinite().all():
             raise ValueError("a router score is not finite: look for NaN in the tokens or the router's weights")
         possible = scores if key_mask is None else scores.masked_fill(~present, -math.inf)
-        smooth = self._smooth(possible, lengths, kept)
-        same = len(set(kept)) == 1
-        mask = expert_choice(possible.detach(), kept[0] if same else torch.tensor(kept, device=x.device))
+        smooth = self._smooth(possible, lengths, counts)
+        same = len(set(counts)) == 1
+        mask = expert_choice(possible.detach(), counts[0] if same else torch.tensor(counts, device=x.device))
         # s̃, cut to the k best
         return Routed(mask, torch.where(mask, smooth, 0.0).to(x.dtype), scores)
 
@@ -146,10 +146,7 @@ class Router(nn.Module):
         return weights
 
     def _check_settings(self) -> None:
-        if not _is_number(self.capacity) or not 0 < self.capacity <= 1:
-            raise ValueError(
-                f"capacity is the share of the tokens routed, above 0 and at most 1; got {self.capacity!r}"
-            )
+        check_capacity(self.capacity)
         if self.routing not in ("learned", "even"):
             raise ValueError(f"routing must be 'learned' or 'even'; got {self.routing!r}")
 

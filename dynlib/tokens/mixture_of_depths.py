@@ -20,7 +20,6 @@ Source: arXiv:2404.02258, Eq. 1 and section 3.5.
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from numbers import Real
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -29,7 +28,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dynlib.backbone import LayerCache
-from dynlib.choice.inputs import check_filled, widen
+from dynlib.choice.inputs import widen
+from dynlib.tokens.routing import check_capacity, expert_choice, kept
 
 Routing = Literal["top_k", "random", "threshold", "predictor"]
 Execution = Literal["gathered", "masked"]
@@ -51,45 +51,6 @@ class Routed(NamedTuple):
     """False for what is only there to fill up a shorter sequence."""
     routing: Routing
     """What decided."""
-
-
-def expert_choice(
-    scores: Float[Tensor, "batch tokens"], k: int | Int[Tensor, " batch"]
-) -> Bool[Tensor, "batch tokens"]:
-    """True at the k largest scores of each sequence: exactly k, and of equals the earlier.
-
-    Args:
-        scores: finite, or −inf for what is not to be chosen.
-        k: how many; one number, or one for each sequence.
-
-    Raises:
-        TypeError: if the scores are not floating-point.
-        ValueError: if they are not [batch, tokens], there are none, one is NaN or +inf, or a sequence has fewer than k
-            that can be chosen.
-    """
-    check_filled(scores)
-    if scores.ndim != 2:
-        raise ValueError(f"scores must be [batch, tokens], one for each token; got {tuple(scores.shape)}")
-    tokens = scores.shape[1]
-    if isinstance(k, int) and 1 <= k <= tokens:
-        # r ≥ the k-th largest: these are the k, unless some of them are equal to others, or not to be chosen
-        last = scores.topk(k, dim=1).values[:, -1:]
-        mask = scores >= last
-        if last.isfinite().all() and int(mask.sum()) == k * len(scores) and not scores.sum().isnan():
-            return mask
-    if scores.isnan().any() or scores.isposinf().any():
-        raise ValueError("a score is NaN or +inf: look for NaN in the tokens, or a learning rate that was too high")
-    wanted = torch.as_tensor(k, device=scores.device).expand(len(scores))
-    possible = (~scores.isneginf()).sum(1)
-    if (wanted < 0).any() or (wanted > possible).any():
-        raise ValueError(
-            f"cannot keep {wanted.tolist()} of sequences with {possible.tolist()} tokens to choose from: k must be "
-            "from 0 to the length"
-        )
-    # Said so that equals cannot make it more or fewer: the first k of a stable sort
-    order = scores.argsort(dim=1, descending=True, stable=True)
-    first = torch.arange(tokens, device=scores.device) < wanted[:, None]
-    return torch.zeros_like(first).scatter(1, order, first)
 
 
 class MixtureOfDepths(nn.Module):
@@ -143,8 +104,7 @@ class MixtureOfDepths(nn.Module):
                 f"the block must have update(x, *, positions, cache), what it adds to x, as dynlib.backbone.Block has; "
                 f"{type(block).__name__} has not"
             )
-        if isinstance(capacity, bool) or not isinstance(capacity, Real) or not 0 < capacity <= 1:
-            raise ValueError(f"capacity is the share of the tokens that run, above 0 and at most 1; got {capacity!r}")
+        check_capacity(capacity)
         if weight not in ("linear", "sigmoid"):
             raise ValueError(f"weight must be 'linear' or 'sigmoid'; got {weight!r}")
         if execution not in ("gathered", "masked"):
@@ -174,7 +134,7 @@ class MixtureOfDepths(nn.Module):
 
     def kept(self, tokens: int) -> int:
         """k = ⌈capacity · tokens⌉: one at least, and all of them at capacity 1."""
-        return math.ceil(self.capacity * tokens - 1e-9)  # 0.1 · 30 is 3.0000000000000004 and means 3
+        return kept(self.capacity, tokens)
 
     def forward(
         self,

@@ -15,12 +15,12 @@ from dynlib.cost import count
 from dynlib.tokens.mixture_of_depths import (
     MixtureOfDepths,
     Routed,
-    expert_choice,
     predictor_loss,
     record,
     routing_loss,
     set_routing,
 )
+from tests.tokens.test_routing import largest
 
 DIM, EXACT = 16, {"rtol": 0, "atol": 1e-10}  # for float64
 WEIGHTS = ["linear", "sigmoid"]
@@ -71,35 +71,7 @@ def by_hand(layer: MixtureOfDepths, x: Tensor, keep: Tensor) -> Tensor:
     return out
 
 
-def largest(scores: Tensor, k: int) -> Tensor:
-    """The k largest of every row, of equals the earlier, by counting who is ahead of whom."""
-    n = scores.shape[1]
-    rows = [
-        [sum(row[j] > row[i] or (row[j] == row[i] and j < i) for j in range(n)) < k for i in range(n)]
-        for row in scores.tolist()
-    ]
-    return torch.tensor(rows)
-
-
 # Who runs
-
-
-@few
-@given(st.integers(1, 4), st.integers(1, 9), st.data())
-def test_expert_choice_keeps_exactly_k_with_ties_and_of_equals_the_earlier(batch: int, tokens: int, data) -> None:
-    values = data.draw(st.lists(st.integers(-2, 2), min_size=batch * tokens, max_size=batch * tokens))
-    scores = torch.tensor(values, dtype=torch.float64).view(batch, tokens)
-    k = data.draw(st.integers(0, tokens))
-    mask = expert_choice(scores, k)
-    assert mask.sum(1).tolist() == [k] * batch
-    assert torch.equal(mask, largest(scores, k))
-    assert torch.equal(mask, expert_choice(scores, torch.tensor([k] * batch)))
-
-
-def test_each_sequence_may_keep_its_own_number() -> None:
-    scores = torch.tensor([[1.0, 3.0, 2.0], [5.0, 4.0, -math.inf], [1.0, 1.0, 1.0]])
-    mask = expert_choice(scores, torch.tensor([1, 2, 0]))
-    assert mask.tolist() == [[False, True, False], [True, True, False], [False] * 3]
 
 
 @pytest.mark.parametrize(
@@ -598,25 +570,6 @@ def test_random_routing_has_no_causal_form() -> None:
     layer = make_layer(routing="random")
     with pytest.raises(ValueError, match="random routing"):
         layer(make_tokens(), positions=torch.arange(10), cache=LayerCache())
-
-
-@pytest.mark.parametrize(
-    ("scores", "k", "error", "message"),
-    [
-        (torch.zeros(2, 3), 4, ValueError, r"\[4, 4\].*\[3, 3\]"),
-        (torch.zeros(2, 3), -1, ValueError, "from 0"),
-        (torch.tensor([[0.0, -math.inf]]), 2, ValueError, r"\[2\].*\[1\]"),
-        (torch.zeros(2, 0), 0, ValueError, "no logits"),
-        (torch.zeros(3), 1, ValueError, r"\[batch, tokens\]"),
-        (torch.tensor([[0.0, math.nan, 1.0]]), 1, ValueError, "NaN"),
-        (torch.tensor([[0.0, math.nan, 1.0]]), 2, ValueError, "NaN"),
-        (torch.tensor([[0.0, math.inf]]), 1, ValueError, r"\+inf"),
-        (torch.zeros(2, 3, dtype=torch.int64), 1, TypeError, "int64"),
-    ],
-)
-def test_choices_that_cannot_be_made_are_refused(as_users_run_it, scores: Tensor, k: int, error, message: str) -> None:
-    with pytest.raises(error, match=message):
-        expert_choice(scores, k)
 
 
 def test_losses_and_switches_say_what_they_miss() -> None:
