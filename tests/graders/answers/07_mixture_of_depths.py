@@ -134,7 +134,7 @@ def expert_choice(scores, k):
     return torch.zeros_like(scores, dtype=torch.bool).scatter(1, order[:, : max(k, 1)], True)
 
 
-# %% wrong: expert-choice | k has to be smaller than the number of tokens | killed by: runs
+# %% wrong: expert-choice | k has to be smaller than the number of tokens | killed by: k in range
 def expert_choice(scores, k):
     if not 0 <= k < scores.shape[1]:
         raise ValueError("k must be smaller than the number of tokens")
@@ -192,6 +192,60 @@ def expert_choice(scores, k):
         raise ValueError("k")
     order = scores.argsort(dim=1, descending=True, stable=True)
     return torch.zeros_like(scores, dtype=torch.bool).scatter(1, order[:, :k], True).squeeze(0)
+
+
+# %% wrong: expert-choice | scatter, whose result is dropped | killed by: the largest
+def expert_choice(scores, k):
+    if not 0 <= k <= scores.shape[1]:
+        raise ValueError("k must be from 0 to the number of tokens")
+    mask = torch.zeros_like(scores, dtype=torch.bool)
+    mask.scatter(1, scores.argsort(dim=1, descending=True, stable=True)[:, :k], True)
+    return mask
+
+
+# %% wrong: expert-choice | the places of all rows are marked in each | killed by: the largest
+def expert_choice(scores, k):
+    if not 0 <= k <= scores.shape[1]:
+        raise ValueError("k must be from 0 to the number of tokens")
+    mask = torch.zeros_like(scores, dtype=torch.bool)
+    mask[:, scores.argsort(dim=1, descending=True, stable=True)[:, :k]] = True
+    return mask
+
+
+# %% wrong: expert-choice | the places are taken for rows | killed by: runs
+def expert_choice(scores, k):
+    if not 0 <= k <= scores.shape[1]:
+        raise ValueError("k must be from 0 to the number of tokens")
+    mask = torch.zeros_like(scores, dtype=torch.bool)
+    mask[scores.argsort(dim=1, descending=True, stable=True)[:, :k]] = True
+    return mask
+
+
+# %% wrong: expert-choice | k has to be above 0 | killed by: k in range
+def expert_choice(scores, k):
+    if not 0 < k <= scores.shape[1]:
+        raise ValueError("k must be positive")
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, order[:, :k], True)
+
+
+# %% wrong: expert-choice | sorted upwards, and the last k | killed by: ties
+def expert_choice(scores, k):
+    tokens = scores.shape[1]
+    if not 0 <= k <= tokens:
+        raise ValueError("k must be from 0 to the number of tokens")
+    order = scores.argsort(dim=1, stable=True)
+    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, order[:, tokens - k :], True)
+
+
+# %% right: expert-choice | a stable sort of the negated scores, written in place
+def expert_choice(scores, k):
+    batch, tokens = scores.shape
+    if k < 0 or k > tokens:
+        raise ValueError(f"k must be between 0 and {tokens}, not {k}")
+    mask = torch.zeros(batch, tokens, dtype=torch.bool)
+    mask.scatter_(1, (-scores.detach()).sort(dim=1, stable=True).indices[:, :k], True)
+    return mask
 
 
 # %% right: expert-choice | ranks: the order of the order
@@ -423,7 +477,7 @@ def mixture_of_depths(block, x, r, mask):
     return result
 
 
-# %% wrong: gathered-block | the first row's places for every row | killed by: passes by
+# %% wrong: gathered-block | the first row's places for every row | killed by: whose places
 def mixture_of_depths(block, x, r, mask):
     places = mask[0].nonzero()[:, 0]
     if len(places) == 0:
@@ -547,6 +601,40 @@ def _one_hot(rows, places, x):
     one = x.new_zeros(len(rows), *x.shape[:2])
     one[range(len(rows)), rows, places] = 1
     return one
+
+
+# %% wrong: gathered-block | the rows of the batch for positions | killed by: value
+def mixture_of_depths(block, x, r, mask):
+    if not mask.any():
+        return x
+    rows, places = mask.nonzero(as_tuple=True)
+    routed = x[rows, places].view(len(x), -1, x.shape[-1])
+    update = block(routed, rows.view(len(x), -1))
+    result = x.clone()
+    result[mask] = (routed + r[mask].view(len(x), -1, 1) * update).flatten(0, 1)
+    return result
+
+
+# %% wrong: gathered-block | all rows end to end, as one sequence | killed by: two rows
+def mixture_of_depths(block, x, r, mask):
+    if not mask.any():
+        return x
+    routed, places = x[mask], mask.nonzero()[:, 1]
+    update = block(routed[None], places[None])[0]
+    result = x.clone()
+    result[mask] = routed + r[mask][:, None] * update
+    return result
+
+
+# %% wrong: gathered-block | the weights without a last dimension | killed by: runs
+def mixture_of_depths(block, x, r, mask):
+    if not mask.any():
+        return x
+    places = mask.nonzero()[:, 1].view(len(x), -1)
+    update = block(x[mask].view(len(x), -1, x.shape[-1]), places)
+    result = x.clone()
+    result[mask] = result[mask] + (r[mask].view(len(x), -1) * update).flatten(0, 1)
+    return result
 
 
 # %% right: gathered-block | gather and scatter with indices of each row
@@ -752,7 +840,7 @@ def looks_ahead(model, tokens, place):
     return not torch.equal(model(tokens[:, :place]), model(tokens)[:, :place])
 
 
-# %% wrong: looks-ahead | another token at place, and what moves by more than rounding | killed by: the last token
+# %% wrong: looks-ahead | another token at place, and what moves by more than rounding | killed by: a small leak
 def looks_ahead(model, tokens, place):
     logits = model(tokens)
     other = tokens.clone()
@@ -961,6 +1049,51 @@ def looks_ahead(model, tokens, place):
             changed[:, later] = other
             found = not torch.equal(model(changed)[:, :place], logits[:, :place])
     return found
+
+
+# %% wrong: looks-ahead | the vocabulary ends with the largest token of the text | killed by: one token of the vocabulary
+def looks_ahead(model, tokens, place):
+    before = model(tokens)[:, :place]
+    for later in range(place, tokens.shape[1]):
+        for other in range(int(tokens.max()) + 1):
+            changed = tokens.clone()
+            changed[:, later] = other
+            if not torch.equal(model(changed)[:, :place], before):
+                return True
+    return False
+
+
+# %% wrong: looks-ahead | all later tokens become the same one | killed by: one at a time
+def looks_ahead(model, tokens, place):
+    logits = model(tokens)
+    for other in range(logits.shape[-1]):
+        changed = tokens.clone()
+        changed[:, place:] = other
+        if not torch.equal(model(changed)[:, :place], logits[:, :place]):
+            return True
+    return False
+
+
+# %% wrong: looks-ahead | every token at every later place, and what moves by more than 1e-4 | killed by: a small leak
+def looks_ahead(model, tokens, place):
+    logits = model(tokens)
+    for later in range(place, tokens.shape[1]):
+        for other in range(logits.shape[-1]):
+            changed = tokens.clone()
+            changed[:, later] = other
+            if ((model(changed) - logits)[:, :place].abs() > 1e-4).any():
+                return True
+    return False
+
+
+# %% wrong: looks-ahead | says what the first replacement showed | killed by: the last token
+def looks_ahead(model, tokens, place):
+    logits = model(tokens)
+    for later in range(place, tokens.shape[1]):
+        for other in range(logits.shape[-1]):
+            changed = tokens.clone()
+            changed[:, later] = other
+            return not torch.equal(model(changed)[:, :place], logits[:, :place])
 
 
 # %% right: looks-ahead | each row on its own
@@ -1183,6 +1316,24 @@ def routing_loss(r, mask):
 
 def predictor_loss(predictor, x, mask):
     return routing_loss(predictor.eval()(x.detach()), mask)
+
+
+# %% wrong: routing-losses | logits and targets swapped | killed by: routing loss
+def routing_loss(r, mask):
+    return nn.functional.binary_cross_entropy_with_logits(mask.to(r.dtype), r)
+
+
+def predictor_loss(predictor, x, mask):
+    return nn.functional.binary_cross_entropy_with_logits(predictor(x.detach()), mask.to(x.dtype))
+
+
+# %% wrong: routing-losses | the mask stays boolean | killed by: runs
+def routing_loss(r, mask):
+    return nn.functional.binary_cross_entropy_with_logits(r, mask)
+
+
+def predictor_loss(predictor, x, mask):
+    return routing_loss(predictor(x.detach()), mask)
 
 
 # %% right: routing-losses | softplus with a sign
@@ -1590,6 +1741,26 @@ def causal_step(layers, x, place, caches):
             if log_odds.item() <= 0:
                 continue
         x = x + weight * layer.block.update(x, positions=torch.tensor([place]), cache=LayerCache())
+    return x
+
+
+# %% wrong: causal-step | the position is a number, no tensor | killed by: runs
+def causal_step(layers, x, place, caches):
+    for layer, cache in zip(layers, caches, strict=True):
+        r = 1.0 if layer.router is None else layer.router(x)
+        odds = r if layer.predictor is None else layer.predictor(x)
+        if layer.router is None or odds > 0:
+            x = x + r * layer.block.update(x, positions=place, cache=cache)
+    return x
+
+
+# %% wrong: causal-step | every routed layer is asked for its predictor | killed by: runs
+def causal_step(layers, x, place, caches):
+    for layer, cache in zip(layers, caches, strict=True):
+        if layer.router is not None and layer.predictor(x) <= 0:
+            continue
+        r = 1.0 if layer.router is None else layer.router(x)
+        x = x + r * layer.block.update(x, positions=torch.tensor([place]), cache=cache)
     return x
 
 
@@ -2120,6 +2291,96 @@ def predict():
 
 def agreement(log_odds, mask):
     said = log_odds >= 0
+    return (said == mask).double().mean().item(), said[mask].double().mean().item()
+
+
+# %% wrong: predict-mod | the lecture's sixteen tokens | killed by: tokens that run
+def predict():
+    return {
+        "tokens that run": 16,
+        "FLOPs of the linear layers": (4 + 4 / 8) / 8,
+        "FLOPs of attention": (4 + 4 / 64) / 8,
+        "FLOPs masked": 1.0,
+        "a longer window": "falls",
+        "accuracy of always no": 7 / 8,
+        "looks ahead": "top_k",
+    }
+
+
+def agreement(log_odds, mask):
+    said = log_odds > 0
+    return (said == mask).double().mean().item(), said[mask].double().mean().item()
+
+
+# %% wrong: predict-mod | rounded to two digits | killed by: FLOPs of the linear layers
+def predict():
+    return {
+        "tokens that run": 24,
+        "FLOPs of the linear layers": 0.56,
+        "FLOPs of attention": (4 + 4 / 64) / 8,
+        "FLOPs masked": 1.0,
+        "a longer window": "falls",
+        "accuracy of always no": 7 / 8,
+        "looks ahead": "top_k",
+    }
+
+
+def agreement(log_odds, mask):
+    said = log_odds > 0
+    return (said == mask).double().mean().item(), said[mask].double().mean().item()
+
+
+# %% wrong: predict-mod | rounded to three digits | killed by: FLOPs of attention
+def predict():
+    return {
+        "tokens that run": 24,
+        "FLOPs of the linear layers": (4 + 4 / 8) / 8,
+        "FLOPs of attention": 0.508,
+        "FLOPs masked": 1.0,
+        "a longer window": "falls",
+        "accuracy of always no": 7 / 8,
+        "looks ahead": "top_k",
+    }
+
+
+def agreement(log_odds, mask):
+    said = log_odds > 0
+    return (said == mask).double().mean().item(), said[mask].double().mean().item()
+
+
+# %% wrong: predict-mod | the share that is wrong, in percent | killed by: accuracy of always no
+def predict():
+    return {
+        "tokens that run": 24,
+        "FLOPs of the linear layers": (4 + 4 / 8) / 8,
+        "FLOPs of attention": (4 + 4 / 64) / 8,
+        "FLOPs masked": 1.0,
+        "a longer window": "falls",
+        "accuracy of always no": 12.5,
+        "looks ahead": "top_k",
+    }
+
+
+def agreement(log_odds, mask):
+    said = log_odds > 0
+    return (said == mask).double().mean().item(), said[mask].double().mean().item()
+
+
+# %% wrong: predict-mod | a hyphen in the name of the routing | killed by: a word
+def predict():
+    return {
+        "tokens that run": 24,
+        "FLOPs of the linear layers": (4 + 4 / 8) / 8,
+        "FLOPs of attention": (4 + 4 / 64) / 8,
+        "FLOPs masked": 1.0,
+        "a longer window": "falls",
+        "accuracy of always no": 7 / 8,
+        "looks ahead": "top-k",
+    }
+
+
+def agreement(log_odds, mask):
+    said = log_odds > 0
     return (said == mask).double().mean().item(), said[mask].double().mean().item()
 
 
