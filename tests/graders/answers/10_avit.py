@@ -430,6 +430,15 @@ def halting(h, epsilon):
     return depth, remainder, early + one_hot * remainder.unsqueeze(1)
 
 
+# %% right: halting | counts the layers that are not enough, and no further than the last
+def halting(h, epsilon):
+    N = (1 + (h.cumsum(1) < 1 - epsilon).sum(1)).clamp(max=h.shape[1])
+    layer = torch.arange(1, h.shape[1] + 1)[None, :, None]
+    R = 1 - torch.where(layer < N[:, None], h, 0).sum(1)
+    p = torch.where(layer < N[:, None], h, torch.where(layer == N[:, None], R[:, None], 0))
+    return N, R, p
+
+
 # %% wrong: ponder | tokens that were never there count | killed by: ponder
 def ponder_loss(depth, remainder):
     return (depth + remainder).mean()
@@ -1447,6 +1456,49 @@ def depth_prior_loss(p, target, deviation=1.0):
     return (mean * (mean.detach().clamp_min(1e-300 if p.dtype == torch.float64 else 1e-37).log() - log_prior)).sum()
 
 
+# %% wrong: ponder | H divided by the sum of p, which has a gradient of its own | killed by: gradient of the divergence
+def ponder_loss(depth, remainder):
+    return (depth + remainder)[depth > 0].mean()
+
+
+def ponder_gradient(depth, layers):
+    l = torch.arange(1, layers + 1)[None, :, None]
+    return -(l < depth[:, None]).double() / (depth > 0).sum()
+
+
+def depth_prior(layers, target, deviation=1.0):
+    l = torch.arange(1, layers + 1, dtype=torch.float64)
+    return (-0.5 * ((l - target) / deviation) ** 2).softmax(0)
+
+
+def depth_prior_loss(p, target, deviation=1.0):
+    H = p.sum((0, 2)) / p.sum()
+    l = torch.arange(1, p.shape[1] + 1, dtype=torch.float64)
+    lp = (-0.5 * ((l - target) / deviation) ** 2).log_softmax(0).to(p.dtype)
+    return (H * (H.clamp_min(torch.finfo(H.dtype).tiny).log() - lp)).sum()
+
+
+# %% wrong: ponder | a small number added inside the logarithms | killed by: divergence
+def ponder_loss(depth, remainder):
+    return (depth + remainder)[depth > 0].mean()
+
+
+def ponder_gradient(depth, layers):
+    l = torch.arange(1, layers + 1)[None, :, None]
+    return -(l < depth[:, None]).double() / (depth > 0).sum()
+
+
+def depth_prior(layers, target, deviation=1.0):
+    l = torch.arange(1, layers + 1, dtype=torch.float64)
+    return (-0.5 * ((l - target) / deviation) ** 2).softmax(0)
+
+
+def depth_prior_loss(p, target, deviation=1.0):
+    H = p.sum((0, 2)) / (p.sum(1) > 0).sum()
+    prior = depth_prior(p.shape[1], target, deviation)
+    return (H * ((H + 1e-8) / (prior + 1e-8)).log()).sum()
+
+
 # %% right: ponder | weights and sums written out
 def ponder_loss(depth, remainder):
     there = (depth != 0).to(remainder.dtype)
@@ -1687,6 +1739,18 @@ def masked_layer(block, x, running):
     return torch.where(running[..., None], after, x)[:, :longest]
 
 
+# %% wrong: masked-layer | NaN swept away after the layer, which leaves it in the gradient | killed by: no NaN in the gradient
+def masked_layer(block, x, running):
+    return torch.where(running[..., None], block(x, key_mask=running), x).nan_to_num()
+
+
+# %% wrong: masked-layer | nobody runs any more as soon as one image is done | killed by: its neighbour runs
+def masked_layer(block, x, running):
+    if not running[:, 0].all():
+        return x
+    return torch.where(running[..., None], block(x, key_mask=running), x)
+
+
 # %% right: masked-layer | image by image, with halted tokens taken out
 def masked_layer(block, x, running):
     rows = []
@@ -1706,6 +1770,20 @@ def masked_layer(block, x, running):
         made = block(x[alive], key_mask=running[alive])
         after[running] = made[running[alive]]
     return after
+
+
+# %% right: masked-layer | the class token may always be seen
+def masked_layer(block, x, running):
+    seen = running.clone()
+    seen[:, 0] = True
+    return torch.where(running[..., None], block(x, key_mask=seen), x)
+
+
+# %% right: masked-layer | where nobody runs everybody may be seen, and halted tokens are scattered back
+def masked_layer(block, x, running):
+    seen = torch.where(running.any(1, keepdim=True), running, True)
+    y = block(x, key_mask=seen)
+    return y.masked_scatter(~running[..., None].expand_as(y), x[~running])
 
 
 # %% wrong: take-out | padded to all tokens, which saves nothing | killed by: shape of packed
@@ -2307,6 +2385,41 @@ def put_back(x, packed, running):
     for tokens, new, stays in zip(x, packed, running, strict=True):
         rows.append(tokens.masked_scatter(stays[:, None], new[: int(stays.sum())]))
     return torch.stack(rows)
+
+
+# %% right: take-out | pads a list of images, puts back image by image
+def take_out(x, running):
+    rows = [one[r] for one, r in zip(x, running)]
+    packed = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    valid = nn.utils.rnn.pad_sequence([torch.ones(len(r), dtype=torch.bool) for r in rows], batch_first=True)
+    return packed, valid
+
+
+def put_back(x, packed, running):
+    out = []
+    for one, new, r in zip(x, packed, running):
+        y = one.clone()
+        y[r] = new[: int(r.sum())]
+        out.append(y)
+    return torch.stack(out)
+
+
+# %% right: take-out | sorts to the front, and finds the way home by counting
+def take_out(x, running):
+    n = running.sum(1)
+    longest = int(n.max())
+    order = (~running).int().argsort(dim=1, stable=True)[:, :longest]
+    valid = running.gather(1, order)
+    packed = x.gather(1, order[..., None].expand(-1, -1, x.shape[-1]))
+    return torch.where(valid[..., None], packed, 0), valid
+
+
+def put_back(x, packed, running):
+    if packed.shape[1] == 0:
+        return x.clone()
+    place = (running.long().cumsum(1) - 1).clamp(min=0)
+    new = packed.gather(1, place[..., None].expand_as(x))
+    return torch.where(running[..., None], new, x)
 
 
 # %% wrong: mixture | a sum that equals the limit does not halt | killed by: N
@@ -3163,6 +3276,84 @@ def adaptive_forward(blocks, x, score, epsilon):
     return answer, depth, remainder
 
 
+# %% wrong: mixture | what is left after p was added to the sum | killed by: R
+def adaptive_forward(blocks, x, score, epsilon):
+    L = len(blocks)
+    running = torch.ones(x.shape[:2], dtype=torch.bool)
+    total = torch.zeros(x.shape[:2], dtype=x.dtype)
+    N = torch.zeros(x.shape[:2], dtype=torch.long)
+    answer = 0
+    for number, block in enumerate(blocks, start=1):
+        x = masked_layer(block, x, running)
+        h = score(x) if number < L else torch.ones_like(total)
+        halts = running & (total + h >= 1 - epsilon)
+        halts = halts | (running & halts[:, :1])
+        p = torch.where(halts, 1 - total, torch.where(running, h, 0))
+        answer = answer + p[:, :1] * x[:, 0]
+        N, total, running = N + running, total + p, running & ~halts
+    return answer, N, 1 - total
+
+
+# %% wrong: mixture | tokens that have halted halt again | killed by: R
+def adaptive_forward(blocks, x, score, epsilon):
+    L = len(blocks)
+    running = torch.ones(x.shape[:2], dtype=torch.bool)
+    total = torch.zeros(x.shape[:2], dtype=x.dtype)
+    N = torch.zeros(x.shape[:2], dtype=torch.long)
+    R = torch.zeros(x.shape[:2], dtype=x.dtype)
+    answer = 0
+    for number, block in enumerate(blocks, start=1):
+        x = masked_layer(block, x, running)
+        h = score(x) if number < L else torch.ones_like(total)
+        halts = total + h >= 1 - epsilon
+        halts = halts | halts[:, :1]
+        p = torch.where(halts, 1 - total, torch.where(running, h, 0))
+        R = torch.where(halts, 1 - total, R)
+        answer = answer + p[:, :1] * x[:, 0]
+        N, total, running = N + running, total + p, running & ~halts
+    return answer, N, R
+
+
+# %% wrong: mixture | a class token that has halted goes on adding its scores | killed by: answer
+def adaptive_forward(blocks, x, score, epsilon):
+    L = len(blocks)
+    running = torch.ones(x.shape[:2], dtype=torch.bool)
+    total = torch.zeros(x.shape[:2], dtype=x.dtype)
+    N = torch.zeros(x.shape[:2], dtype=torch.long)
+    R = torch.zeros(x.shape[:2], dtype=x.dtype)
+    answer = 0
+    for number, block in enumerate(blocks, start=1):
+        x = masked_layer(block, x, running)
+        h = score(x) if number < L else torch.ones_like(total)
+        halts = running & (total + h >= 1 - epsilon)
+        halts = halts | (running & halts[:, :1])
+        p = torch.where(halts, 1 - total, h)
+        R = torch.where(halts, 1 - total, R)
+        answer = answer + p[:, :1] * x[:, 0]
+        N, total, running = N + running, total + p, running & ~halts
+    return answer, N, R
+
+
+# %% wrong: mixture | the mean of the mixtures of all tokens | killed by: answer
+def adaptive_forward(blocks, x, score, epsilon):
+    L = len(blocks)
+    running = torch.ones(x.shape[:2], dtype=torch.bool)
+    total = torch.zeros(x.shape[:2], dtype=x.dtype)
+    N = torch.zeros(x.shape[:2], dtype=torch.long)
+    R = torch.zeros(x.shape[:2], dtype=x.dtype)
+    answer = 0
+    for number, block in enumerate(blocks, start=1):
+        x = masked_layer(block, x, running)
+        h = score(x) if number < L else torch.ones_like(total)
+        halts = running & (total + h >= 1 - epsilon)
+        halts = halts | (running & halts[:, :1])
+        p = torch.where(halts, 1 - total, torch.where(running, h, 0))
+        R = torch.where(halts, 1 - total, R)
+        answer = answer + p[..., None] * x
+        N, total, running = N + running, total + p, running & ~halts
+    return answer.mean(1), N, R
+
+
 # %% right: mixture | keeps all scores and leaves early; masks written out
 def adaptive_forward(blocks, x, score, epsilon):
     batch, tokens, _ = x.shape
@@ -3212,6 +3403,34 @@ def adaptive_forward(blocks, x, score, epsilon):
         depths.append(n)
         remainders.append(r)
     return torch.stack(answers), torch.stack(depths), torch.stack(remainders)
+
+
+# %% right: mixture | keeps states and shares and mixes at the end, leaving early
+def adaptive_forward(blocks, x, score, epsilon):
+    B, K, D = x.shape
+    run = torch.ones(B, K, dtype=torch.bool)
+    acc = x.new_zeros(B, K)
+    N = torch.zeros(B, K, dtype=torch.int64)
+    states, shares = [], []
+    for l, block in enumerate(blocks):
+        seen = torch.where(run[:, :1], run, torch.ones_like(run))
+        x = torch.where(run[..., None], block(x, key_mask=seen), x)
+        N = N + run.long()
+        h = score(x)
+        stop = acc + h >= 1 - epsilon
+        if l == len(blocks) - 1:
+            stop = torch.ones_like(stop)
+        stop = stop | stop[:, :1]
+        stop = stop & run
+        shares.append(torch.where(stop, 1 - acc, h)[:, 0] * run[:, 0])
+        states.append(x[:, 0])
+        go = run & ~stop
+        acc = acc + torch.where(go, h, torch.zeros_like(h))
+        run = go
+        if not run.any():
+            break
+    answer = (torch.stack(shares, 1)[..., None] * torch.stack(states, 1)).sum(1)
+    return answer, N, 1 - acc
 
 
 # %% wrong: predict-avit | a mask saves what it throws away | killed by: linear, masked
@@ -4111,3 +4330,23 @@ def auc(depth, is_digit):
     last = counts.cumsum(0).double()
     mean_rank = last - (counts - 1).double() / 2
     return (mean_rank[level][is_digit].sum().item() - m * (m + 1) / 2) / (m * n)
+
+
+# %% right: predict-avit | every pair, in float64
+def predict():
+    return {
+        "linear, masked": 1,
+        "linear, gathered": (2 * 65 + 6 * 17) / 520,
+        "attention, gathered": (2 * 65**2 + 6 * 17**2) / (8 * 65 * 65),
+        "rows as they come": 78,
+        "rows sorted": 52,
+        "deeper": "digit",
+        "a larger epsilon": "earlier",
+    }
+
+
+def auc(depth, is_digit):
+    a, b = depth[is_digit], depth[~is_digit]
+    if a.numel() * b.numel() == 0:
+        raise ValueError
+    return ((a[:, None] > b).double() + 0.5 * (a[:, None] == b)).mean().item()
