@@ -270,7 +270,7 @@ def _agreement(routed: list[Routed], said: list[Any]) -> float:
     return torch.cat([part.flatten() for part in same]).float().mean().item()
 
 
-AVIT_FEATURE, AVIT_PONDER = 30, 0.03
+AVIT_FEATURE, AVIT_PONDER = 30, 0.003
 """The feature that tokens halt by, which ``benchmarks.avit_study`` chose, and the weight of the ponder."""
 
 
@@ -425,7 +425,7 @@ RECIPES = {
         },
         loss=partial(digits_avit_loss, ponder=AVIT_PONDER),
         evaluate=_digits_avit_figures,
-        training={"steps": 120, "lr": 1e-4, "weight_decay": 0.05},
+        training={"steps": 700, "lr": 3e-4, "weight_decay": 0.05},
         start="digits_vit",
         prepare=halt_by(AVIT_FEATURE),
     ),
