@@ -86,7 +86,8 @@ def _race(dim: int, tokens: int, capacity: float, every: int, quick: bool, *, re
             f"{CHUNK} samples at a time": partial(run, model, CHUNK, batch),
         }
         if dense_apart:
-            found[f"its dense layers {CHUNK} samples at a time"] = partial(run, model, batch, CHUNK)
+            for within in (4 * CHUNK, CHUNK):
+                found[f"its dense layers {within} samples at a time"] = partial(run, model, batch, within)
         return found
 
     return race(ways(ours, every > 1), ways(dense, False), modules=(ours, dense), repeats=repeats)

@@ -145,10 +145,10 @@ class AdaptiveViT(nn.Module):
             # an image's class token is its first
             first = torch.tensor([0, *accumulate(lengths)][:-1], device=x.device)
             pieces = [
-                block.packed(left[place[some]], sizes)
+                block.packed(left.index_select(0, place[some]), sizes)
                 for some, sizes in zip(*_pieces(running, lengths, rows), strict=True)
             ]
-            left = torch.cat(pieces)
+            left = torch.cat(pieces) if len(pieces) > 1 else pieces[0]
             place = place.index_put((running,), torch.arange(len(running), device=x.device))
             scores = scores.index_put((running,), self._score(left))
             p = clock.tick(layer, scores.view(batch, tokens))
