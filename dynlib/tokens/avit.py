@@ -127,7 +127,8 @@ class AdaptiveViT(nn.Module):
                 cache.
 
         Raises:
-            TypeError, ValueError: as :meth:`forward` does, and for an execution of another name or ``rows`` below 1.
+            TypeError, ValueError: as :meth:`forward` does, and for an execution of another name, ``rows`` below 1, or
+                blocks that do not know how to run packed.
         """
         if execution not in ("gathered", "masked"):
             raise ValueError(f"execution must be 'gathered' or 'masked'; got {execution!r}")
@@ -135,6 +136,12 @@ class AdaptiveViT(nn.Module):
             raise ValueError(f"rows is a number of tokens from 1 on; got {rows!r}")
         if execution == "masked":
             return self(images, mask=mask, epsilon=epsilon)
+        for block in self.backbone.blocks:
+            if not callable(getattr(block, "packed", None)):
+                raise TypeError(
+                    "gathered needs blocks with packed(x, lengths), as dynlib.backbone.Block has; "
+                    f"{type(block).__name__} has not: use execution='masked'"
+                )
         x, clock = self._start(images, mask, epsilon)
         batch, tokens, _ = x.shape
         answer = torch.zeros_like(x[:, 0])

@@ -195,7 +195,10 @@ def small_lm(**config: Any) -> CausalLM:
 
 
 def mixture_lm(*, capacity: float, every: int = 2, **config: Any) -> CausalLM:
-    """A small language model in which every other block is a mixture of depths, with a predictor beside its router."""
+    """A small language model in which every other block is a mixture of depths, with a predictor beside its router.
+
+    Or every block, with ``every`` = 1; every third, with 3.
+    """
     model = CausalLM(**config)
     for place in range(every - 1, len(model.blocks), every):
         model.blocks[place] = MixtureOfDepths(model.blocks[place], capacity, predictor=True)

@@ -524,6 +524,19 @@ def test_a_score_that_is_nan_is_an_error(execution):
 
 
 @pytestmark_users
+def test_a_block_that_cannot_run_packed_is_an_error_that_names_the_way_out():
+    class Foreign(torch.nn.Module):
+        def forward(self, x, *, key_mask=None):
+            return x
+
+    model = make_model()
+    model.backbone.blocks[1] = Foreign()
+    with pytest.raises(TypeError, match="Foreign has not: use execution='masked'"):
+        model.predict(make_images(2))
+    assert model.predict(make_images(2), execution="masked").depth.shape == (2, TOKENS)
+
+
+@pytestmark_users
 @pytest.mark.parametrize("options", [{"execution": "dense"}, {"rows": 0}, {"rows": 2.0}, {"rows": True}])
 def test_an_unknown_execution_or_number_of_rows_is_an_error(options):
     with pytest.raises(ValueError, match=next(iter(options))):
