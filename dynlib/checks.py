@@ -8,30 +8,34 @@ A task's checks run in one block::
 
 Every check has a name. The first that fails ends the block with a :class:`CheckFailed` of a few lines; Jupyter shows
 those lines and no traceback. What a block does besides checking: it seeds torch, so that an answer passes today if it
-passed yesterday; it keeps warnings from being taken for errors by a grader; it stops an endless loop; it fails when it
-checked nothing. The functions of a notebook's checks, its teacher's hidden ones and the package's tests are the same.
+passed yesterday; it puts back the grad mode and the default number type that an answer changed; it keeps warnings from
+being taken for errors by a grader; it stops an endless loop; it fails when it checked nothing.
+
+The checks of a unit stand in a file beside its notebook, ``checks_NAME.py``, a function a task, which takes the block's
+voice and the learner's object. The notebook's check cell calls it, and a teacher's hidden cell calls it with other
+cases::
+
+    with checks.task("gumbel-max", read="lecture 02, 'Sampling by adding noise'") as check:
+        checks_gumbel.gumbel_max(check, gumbel_max)
 """
 
 import math
 import signal
 import sys
-import sysconfig
 import threading
-import traceback
+import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
-from pathlib import Path
 from typing import Any, Never
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from dynlib.causes import usual_cause, where
 
 FALSE_ALARM = 1e-6
 """Chance that a statistical check fails a right answer."""
-
-# Code that is not the learner's: Python's, the installed packages', ours.
-_NOT_THEIRS = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), str(Path(__file__).parent))
 
 
 class CheckFailed(AssertionError):
@@ -201,6 +205,130 @@ class Task:
             self._fail(check, tested, f"a mean of {_show(target.float())}", _show(samples.mean(0).float()), likely)
         self._pass(check)
 
+    @contextmanager
+    def untouched(
+        self, check: str = "input untouched", *, tested: str, likely: str | None = None, **inputs: Tensor
+    ) -> Iterator[None]:
+        """A block after which these tensors hold what they held before, to the last bit, NaN included.
+
+        Args:
+            check: name of the check.
+            tested: on what, in a few words.
+            likely: the usual reason for failing here; a sentence about writing in place if left out.
+            inputs: the tensors, by the names that the learner knows them by.
+        """
+        before = {name: (value.detach().clone(), value.requires_grad) for name, value in inputs.items()}
+        yield
+        for name, (was, asked) in before.items():
+            now = inputs[name].detach()
+            same = now.shape == was.shape and now.dtype == was.dtype and inputs[name].requires_grad == asked
+            if (
+                not same
+                or not torch.equal(now.nan_to_num(), was.nan_to_num())
+                or bool((now.isnan() != was.isnan()).any())
+            ):
+                self._fail(
+                    check,
+                    tested,
+                    f"{name} as it was given",
+                    f"{name} changed by the call",
+                    likely
+                    or "x[…] = …, x += … and methods that end in _ write into x: make a new tensor, or x.clone() first",
+                )
+        self._pass(check)
+
+    def finite(self, check: str, *values: Any, tested: str, likely: str | None = None) -> None:
+        """No NaN and no infinity in any of the tensors: results, or gradients of large and tiny numbers."""
+        for value in values:
+            if not isinstance(value, Tensor):
+                self._fail(check, tested, "a tensor", _show(value), likely)
+            wrong = ~value.isfinite()
+            if wrong.any():
+                at = tuple(wrong.nonzero()[0].tolist())
+                place = f" at index {list(at)}" if at else ""
+                self._fail(check, tested, f"finite numbers{place}", _show(value[at].item()), likely)
+        self._pass(check)
+
+    def prediction(
+        self,
+        said: Any,
+        right: Mapping[str, float | int | str],
+        *,
+        tested: str,
+        words: Mapping[str, Sequence[str]] | None = None,
+        slips: Mapping[str, Mapping[str, float | int | str]] | None = None,
+        likely: Mapping[str, str] | str | None = None,
+        tolerance: float = 1e-6,
+        unit: str = "prediction",
+    ) -> None:
+        """What was said beforehand is what comes out: names, then words and numbers one by one, then both side by side.
+
+        The checks are called "a dict", "the names", "a word", "a number", and, where the value is judged, by the name
+        of the prediction. The right value is not shown before it was said.
+
+        Args:
+            said: what the learner's ``predict`` gave: a dict with the names of ``right``.
+            right: what comes out, measured or counted. A word, or a number.
+            tested: what the prediction is about, in a few words.
+            words: for each word of ``right``, those one may choose from.
+            slips: for each name, sentences about known mistakes, each with the value that it leads to.
+            likely: the usual reason where no slip fits; one for all, or one for each name.
+            tolerance: a number within ``tolerance`` · max(1, |right|) is right.
+            unit: how the table's first column is headed.
+        """
+        words, slips = words or {}, slips or {}
+        if not isinstance(said, dict):
+            kind = type(said).__name__
+            self._fail("a dict", tested, f"a dict with {len(right)} names", kind, "return the dict of the docstring")
+        self._pass("a dict")
+        if sorted(map(str, said)) != sorted(right):
+            missing, strange = sorted(set(right) - set(said)), sorted(map(str, set(said) - set(right)))
+            amiss = " and ".join(
+                f"{what} {', '.join(map(repr, names))}"
+                for what, names in (("no", missing), ("an unknown", strange))
+                if names
+            )
+            self._fail("the names", tested, ", ".join(right), amiss, "copy them from the docstring, letter for letter")
+        self._pass("the names")
+        told: dict[str, float | str] = {}
+        number: Any
+        for name, value in right.items():
+            about = f"your prediction '{name}': {tested}"
+            if isinstance(value, str):
+                allowed = tuple(words[name])
+                if said[name] not in allowed:
+                    self._fail("a word", about, " or ".join(map(repr, allowed)), _show(said[name]), None)
+                told[name] = said[name]
+            else:
+                number = said[name].item() if hasattr(said[name], "item") and _size(said[name]) == 1 else said[name]
+                if not (_number(number) and math.isfinite(number)):
+                    self._fail("a number", about, "a number", _show(said[name]), None)
+                told[name] = float(number)
+        self._pass("a word" if words else "a number")
+        for name, value in right.items():
+            why = likely if isinstance(likely, str) or likely is None else likely.get(name)
+            about = f"your prediction '{name}': {tested}"
+            got = told[name]
+            found: str | None
+            if isinstance(value, str):
+                good = got == value
+                found = next((says for says, wrong in slips.get(name, {}).items() if wrong == got), None)
+            else:
+                assert isinstance(got, float)
+                near = 0.005 * max(abs(value), 1e-9 if value else 1.0)
+                good = abs(got - value) <= tolerance * max(1.0, abs(value))
+                found = _nearest(got, slips.get(name, {}))
+                if abs(got - value) <= near:
+                    found = "the right number, rounded: write it as the fraction or the product that it is"
+            if not good:
+                self._fail(name, about, "what comes out", _show(got), found or why)
+            self._pass(name)
+        wide = max(map(len, [unit, *right]))
+        print(f"{unit:<{wide}} {'said':>15} {'came out':>15}")
+        for name, value in right.items():
+            both = (shown if isinstance(shown, str) else _show(shown) for shown in (told[name], value))
+            print(f"{name:<{wide}}", *(f"{shown:>15}" for shown in both))
+
     def _pass(self, check: str) -> None:
         if check not in self.passed:
             self.passed.append(check)
@@ -214,7 +342,7 @@ class Task:
         if got.shape != expected.shape:
             self._fail(check, tested, f"shape {list(expected.shape)}", f"shape {list(got.shape)}", likely)
         if got.dtype != expected.dtype:
-            self._fail(check, tested, f"dtype {expected.dtype}", f"dtype {got.dtype}", likely)
+            self._fail(check, tested, f"dtype {expected.dtype}", f"dtype {got.dtype}", _dtype_hint(got, expected))
 
     def _differ(
         self, check: str, got: Tensor, expected: Tensor, wrong: Tensor, tested: str, likely: str | None, how: str = ""
@@ -243,6 +371,7 @@ def task(name: str, *, read: str | None = None, seconds: int = 30, seed: int = 0
     checks = Task(name, read)
     with (
         torch.random.fork_rng(devices=[]),
+        _as_it_was(),
         warnings.catch_warnings(),
         redirect_stderr(sys.stdout),
         _deadline(name, seconds, read),
@@ -256,19 +385,14 @@ def task(name: str, *, read: str | None = None, seconds: int = 30, seed: int = 0
         except NotImplementedError as error:
             raise Unfilled(str(error) or f"{name}: write your answer first") from None
         except Exception as error:
-            frames = list(traceback.extract_tb(error.__traceback__))
-            place = ([frame for frame in frames if not frame.filename.startswith(_NOT_THEIRS)] or frames)[-1]
-            got = f"{type(error).__name__}: {error}" + (f"\nat the line: {place.line}" if place.line else "")
-            likely = None
-            if isinstance(error, NameError):
-                likely = "the cell with your answer was not run, or did not run to its end"
+            place, whose = where(error)
             raise CheckFailed(
                 name,
                 "runs",
                 tested="your code on the check's input",
                 expected="a result",
-                got=got,
-                likely=likely,
+                got=f"{type(error).__name__}: {error}" + (f"\nat the line: {place}" if place else ""),
+                likely=usual_cause(error, whose),
                 read=read,
             ) from error
         if not checks.passed:
@@ -282,13 +406,65 @@ def normal(*shape: int, seed: int, dtype: torch.dtype = torch.float32) -> Tensor
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
+def gradient(result: Tensor, source: Tensor) -> Tensor:
+    """The gradient of a sum of all numbers in ``result``, each with a weight of its own, with respect to ``source``.
+
+    Zeros where none arrives, so that a gradient that was cut off is a wrong value and not an error. The weights run
+    from −1 to 2, so that a gradient that vanishes in a plain sum (of a softmax, say) does not vanish here.
+    """
+    found = None
+    if isinstance(result, Tensor) and result.requires_grad:
+        weights = torch.linspace(-1, 2, result.numel(), dtype=result.dtype).view_as(result)
+        (found,) = torch.autograd.grad((result * weights).sum(), source, allow_unused=True, retain_graph=True)
+    return torch.zeros_like(source) if found is None else found
+
+
+class Watched(nn.Module):
+    """A part of a network, or any function of a tensor, that keeps what it was given in each call.
+
+    Attributes:
+        part: what is watched.
+        given: the first argument of each call, in order, as it was then, without its graph.
+    """
+
+    def __init__(self, part: Callable[..., Any]) -> None:
+        super().__init__()
+        self.part = part
+        self.given: list[Tensor] = []
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """What the part gives."""
+        self.given.append(x.detach().clone())
+        return self.part(x, *args, **kwargs)
+
+    @property
+    def rows(self) -> list[int]:
+        """How many rows of features, such as tokens, each call got."""
+        return [x.numel() // max(1, x.shape[-1]) for x in self.given]
+
+
+@contextmanager
+def _as_it_was() -> Iterator[None]:
+    """Grad mode and default number type, put back as they were, whatever runs inside."""
+    dtype = torch.get_default_dtype()
+    with torch.enable_grad():  # an answer is judged with gradients, whatever a cell above has switched off
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(dtype)
+
+
 @contextmanager
 def _deadline(name: str, seconds: int, read: str | None) -> Iterator[None]:
+    """Stops what has used so many seconds of the processor, or waited for nearly twice as long."""
     if not hasattr(signal, "SIGALRM") or threading.current_thread() is not threading.main_thread():
         yield
         return
+    worked, waited = time.thread_time(), time.monotonic()
 
-    def stop(*_: Any) -> Never:
+    def look(*_: Any) -> None:
+        if time.thread_time() - worked < seconds and time.monotonic() - waited < 1.8 * seconds:
+            return
         raise CheckFailed(
             name,
             "ends in time",
@@ -299,13 +475,34 @@ def _deadline(name: str, seconds: int, read: str | None) -> Iterator[None]:
             read=read,
         )
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    before = signal.signal(signal.SIGALRM, look)
+    signal.setitimer(signal.ITIMER_REAL, min(seconds, 0.25), 0.25)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def _dtype_hint(got: Tensor, expected: Tensor) -> str:
+    if expected.is_floating_point() and got.is_floating_point():
+        return "the result keeps the dtype of the input: a tensor that you make yourself takes dtype=x.dtype"
+    if expected.dtype == torch.bool:
+        return "True and False, not numbers: compare, or .bool()"
+    if not expected.is_floating_point() and got.is_floating_point():
+        return "whole numbers: .long(), or a floor division"
+    return "the task names the dtype of the result"
+
+
+def _nearest(got: float, slips: Mapping[str, float | int | str]) -> str | None:
+    """The slip whose value is nearest, if it is near."""
+    near = {says: abs(got - value) for says, value in slips.items() if not isinstance(value, str)}
+    best = min(near, key=lambda says: near[says], default=None)
+    return best if best is not None and near[best] <= 0.005 * max(abs(got), 1e-9) + 1e-9 else None
+
+
+def _size(value: Any) -> int:
+    return value.numel() if isinstance(value, Tensor) else getattr(value, "size", 0)
 
 
 def _number(value: Any) -> bool:

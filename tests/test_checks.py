@@ -1,5 +1,6 @@
 """What a learner hears from dynlib.checks, and when."""
 
+import contextlib
 import math
 import signal
 import sys
@@ -74,11 +75,6 @@ WRONG: dict[str, tuple[Callable[[Task], object], str, str]] = {
     "many for one": (lambda c: c.equal("t", ROW, 1.0, tested="x"), "1", "[1.0, 2.0, 4.0]"),
     "no tensor": (lambda c: c.equal("t", [1.0], ROW, tested="x"), "a tensor of shape [3]", "[1.0]"),
     "a tensor of another shape": (lambda c: c.close("t", ROW[None], ROW, tested="x"), "shape [3]", "shape [1, 3]"),
-    "a tensor of another type": (
-        lambda c: c.close("t", ROW.double(), ROW, tested="x"),
-        "dtype torch.float32",
-        "dtype torch.float64",
-    ),
     "one element off": (
         lambda c: c.equal("t", torch.tensor([1.0, 2.0, 5.0]), ROW, tested="x"),
         "4 at index [2]",
@@ -473,3 +469,130 @@ def test_jupyter_shows_the_sentences_and_no_frames() -> None:
         assert shown.traceback[0] == f"toy: the check '{check}' did not pass"
         assert len(shown.traceback) <= 7
         assert not any("File" in line or "dynlib" in line or "\x1b" in line for line in shown.traceback)
+
+
+# ---- the words that exercises share
+
+
+def test_a_wrong_dtype_gets_a_hint_about_dtypes_and_not_the_one_for_values() -> None:
+    for got, hint in ((ROW.double(), "dtype=x.dtype"), (ROW.long(), "names the dtype")):
+        error = failure(lambda check, got=got: check.close("t", got, ROW, tested="x", likely="sum over the rows"))
+        assert f"dtype {got.dtype}" in str(error)
+        assert hint in str(error)
+        assert "sum over the rows" not in str(error)
+
+
+def test_an_input_that_was_written_to_is_told_by_its_name() -> None:
+    def change(check: Task, how: Callable[[Tensor], object]) -> None:
+        x, other = ROW.clone(), ROW.clone()
+        with check.untouched(tested="x", x=x, other=other):
+            how(x)
+
+    for how in (lambda x: x.add_(1), lambda x: x.data.mul_(2), lambda x: x.requires_grad_(), lambda x: x.resize_(2)):
+        error = failure(lambda check, how=how: change(check, how))
+        assert error.check == "input untouched"
+        assert "x changed by the call" in str(error)
+    passes(lambda check: change(check, lambda x: x + 1))
+
+
+def test_an_untouched_nan_is_untouched() -> None:
+    x = torch.tensor([math.nan, 1.0])
+
+    def look(check: Task) -> None:
+        with check.untouched(tested="x", x=x):
+            x.sum()
+
+    passes(look)
+
+
+def test_a_number_that_is_not_finite_is_found() -> None:
+    passes(lambda check: check.finite("t", ROW, torch.zeros(0), tested="x"))
+    for bad in (math.nan, math.inf, -math.inf):
+        error = failure(lambda check, bad=bad: check.finite("t", ROW, torch.tensor([[1.0, bad]]), tested="x"))
+        assert "finite numbers at index [0, 1]" in str(error)
+    assert "a tensor" in str(failure(lambda check: check.finite("t", None, tested="x")))
+
+
+RIGHT_ANSWERS = {"share": 1 / 3, "runs": 24, "trend": "falls"}
+
+
+def predict(said: object) -> Callable[[Task], None]:
+    return lambda check: check.prediction(
+        said,
+        RIGHT_ANSWERS,
+        tested="eight layers",
+        words={"trend": ("falls", "rises")},
+        slips={"share": {"those that pass by": 2 / 3}, "trend": {"the other way round": "rises"}},
+        likely={"runs": "an eighth of 192"},
+    )
+
+
+def test_a_right_prediction_passes_and_stands_beside_what_came_out(capsys: pytest.CaptureFixture[str]) -> None:
+    for said in (RIGHT_ANSWERS, {"trend": "falls", "share": torch.tensor(1 / 3, dtype=torch.float64), "runs": 24.0}):
+        passes(predict(said))
+    lines = capsys.readouterr().out.split("\n")
+    assert lines[0].split() == ["prediction", "said", "came", "out"]
+    assert lines[1].split() == ["share", "0.3333333", "0.3333333"]
+    assert lines[3].split() == ["trend", "falls", "falls"]
+
+
+@pytest.mark.parametrize(
+    ("said", "check", "says"),
+    [
+        (None, "a dict", "return the dict"),
+        ({"share": 1 / 3}, "the names", "no 'runs', 'trend'"),
+        ({**RIGHT_ANSWERS, "Share": 1}, "the names", "an unknown 'Share'"),
+        ({**RIGHT_ANSWERS, "trend": "fall"}, "a word", "'falls' or 'rises'"),
+        ({**RIGHT_ANSWERS, "runs": "24"}, "a number", "'24'"),
+        ({**RIGHT_ANSWERS, "runs": True}, "a number", "True"),
+        ({**RIGHT_ANSWERS, "runs": math.nan}, "a number", "nan"),
+        ({**RIGHT_ANSWERS, "runs": torch.ones(2)}, "a number", "[1.0, 1.0]"),
+        ({**RIGHT_ANSWERS, "trend": "rises"}, "trend", "the other way round"),
+        ({**RIGHT_ANSWERS, "share": 2 / 3}, "share", "those that pass by"),
+        ({**RIGHT_ANSWERS, "share": 0.333}, "share", "rounded"),
+        ({**RIGHT_ANSWERS, "runs": 168}, "runs", "an eighth of 192"),
+    ],
+)
+def test_a_wrong_prediction_fails_by_its_name(said: object, check: str, says: str) -> None:
+    error = failure(predict(said))
+    assert error.check == check
+    assert says in str(error)
+    assert "0.3333333" not in str(error), "the right number is not told"
+
+
+def test_a_gradient_that_was_cut_off_is_zero_and_not_an_error() -> None:
+    x = ROW.double().requires_grad_()
+    assert torch.equal(checks.gradient(x.detach() * 2, x), torch.zeros_like(x))
+    assert torch.equal(checks.gradient(torch.ones(3).requires_grad_(), x), torch.zeros_like(x))
+    assert torch.allclose(checks.gradient(3 * x, x), 3 * torch.linspace(-1, 2, 3, dtype=torch.float64))
+    assert checks.gradient(x.softmax(0), x).abs().min() > 1e-3, "a plain sum of a softmax has no gradient"
+
+
+def test_what_is_watched_tells_what_it_was_given() -> None:
+    watched = checks.Watched(torch.nn.Linear(3, 2))
+    x = torch.zeros(4, 5, 3)
+    assert watched(x).shape == (4, 5, 2)
+    x.add_(1)
+    watched(ROW[None])
+    assert watched.rows == [20, 1]
+    assert watched.given[0].eq(0).all()
+    assert checks.Watched(torch.sum)(ROW) == 7
+
+
+def test_grad_mode_and_default_dtype_are_as_they_were_after_a_block() -> None:
+    def answer() -> None:
+        torch.set_default_dtype(torch.float64)
+        torch.set_grad_enabled(False)
+
+    passes(lambda check: (answer(), check.equal("t", 1, 1, tested="x")))
+    assert torch.get_default_dtype() == torch.float32
+    assert torch.is_grad_enabled()
+    with torch.no_grad():
+        passes(lambda check: check.true("t", torch.is_grad_enabled(), tested="x", expected="gradients inside"))
+        assert not torch.is_grad_enabled()
+
+
+def test_the_check_after_a_changed_default_dtype_is_not_the_worse_for_it() -> None:
+    with contextlib.suppress(CheckFailed):
+        failure(lambda check: torch.set_default_dtype(torch.float64))
+    assert torch.get_default_dtype() == torch.float32

@@ -4,11 +4,21 @@ The answers lie in ``answers/NN_name.py``, each under a line that says what it i
 
     # %% wrong: gumbel-max | the noise is added after the softmax | killed by: law
     # %% right: gumbel-max | by exponential races
+
+Below stands the answer, or how it differs from another: from the teacher's, or from one further up that stands there in
+full, named by what it says. Lines that begin with ``-`` are taken out, those with ``+`` put in their place; lines
+without a sign stay and say where. Each hunk, to the next ``# …``, must be found exactly once::
+
+    # %% wrong: gumbel-max | the smallest in place of the largest | killed by: law
+    # edit of: by exponential races
+    # -    return times.argmin(dim)
+    # +    return times.argmax(dim)
 """
 
 import contextlib
 import io
 import re
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +27,7 @@ import matplotlib as mpl
 from nbformat import NotebookNode
 
 from dynlib.checks import CheckFailed, Unfilled
-from tools.notebooks import exercise, grade_id, is_answer, is_check, read, solution, task_of, tasks
+from tools.notebooks import exercise, grade_id, is_answer, is_check, read, solution, task_of, tasks, units
 
 ANSWERS = Path(__file__).parent / "answers"
 HEADER = re.compile(
@@ -25,7 +35,12 @@ HEADER = re.compile(
     re.MULTILINE,
 )
 
+EDIT = re.compile(r"\A# edit of: (?P<base>[^\n]+)\n(?P<hunks>(?:#[^\n]*\n?)+)\Z")
+TEACHERS = "the teacher's"
+"""What an edit of the solution names as its base."""
+
 mpl.use("agg")
+sys.path.extend(str(solution(unit).parent) for unit in units())  # the checks lie beside the notebooks
 
 
 class Answer(NamedTuple):
@@ -57,15 +72,57 @@ def answers(unit: str) -> list[Answer]:
     if strange:
         raise ValueError(f"{unit}.py: cannot read the line {strange[0]!r}")
     ends = [head.start() for head in heads[1:]] + [len(text)]
-    found = []
+    found: list[Answer] = []
+    whole: dict[tuple[str, str], str] = {}  # the answers that stand in full, by task and what they say
     for head, end in zip(heads, ends, strict=True):
         right, check = head["kind"] == "right", head["check"]
         if right == (check is not None):
             raise ValueError(
                 f"{unit}.py: a wrong answer names the check that kills it, a right one does not: {head[0]}"
             )
-        found.append(Answer(unit, head["task"], right, head["says"], check, text[head.end() : end].strip() + "\n"))
+        task, says, code = head["task"], head["says"], text[head.end() : end].strip() + "\n"
+        if edit := EDIT.match(code):
+            base = source_of(unit, task) if edit["base"] == TEACHERS else whole.get((task, edit["base"]))
+            if base is None:
+                raise ValueError(f"{unit}.py: {task}: no answer {edit['base']!r} stands in full above {says!r}")
+            code = edited(base, edit["hunks"], f"{unit}.py, {task}, {says}")
+        else:
+            whole[task, says] = code
+        found.append(Answer(unit, task, right, says, check, code))
     return found
+
+
+def edited(base: str, hunks: str, name: str) -> str:
+    """The code of ``base`` with the lines of some hunks taken out and put in.
+
+    Raises:
+        ValueError: if a line begins with none of the signs, the lines that a hunk takes out or keeps are not found, or
+            found more than once, or a hunk changes nothing.
+    """
+    lines = [line.rstrip() for line in base.split("\n")]
+    for hunk in _hunks(hunks, name):
+        old = [text for sign, text in hunk if sign != "+"]
+        new = [text for sign, text in hunk if sign != "-"]
+        places = [at for at in range(len(lines) - len(old) + 1) if old and lines[at : at + len(old)] == old]
+        if len(places) != 1 or old == new:
+            shown = "\n".join(old)
+            raise ValueError(f"{name}: these lines must be found once and changed; found {len(places)} times:\n{shown}")
+        lines[places[0] : places[0] + len(old)] = new
+    return "\n".join(lines)
+
+
+def _hunks(text: str, name: str) -> list[list[tuple[str, str]]]:
+    """The signed lines of each hunk."""
+    hunks: list[list[tuple[str, str]]] = [[]]
+    for line in text.rstrip("\n").split("\n"):
+        sign, rest = line[2:3] or " ", line[3:].rstrip()
+        if line == "# …":
+            hunks.append([])
+        elif line[:2] not in ("#", "# ") or sign not in "+- ":
+            raise ValueError(f"{name}: an edit's lines begin with '# -', '# +' or '#  '; got {line!r}")
+        else:
+            hunks[-1].append((sign, rest))
+    return hunks
 
 
 @cache

@@ -1,3 +1,17 @@
+# %% right: blank-share | by unfolding
+def blank_share(images, patch):
+    pieces = images.unfold(2, patch, patch).unfold(3, patch, patch)
+    return (pieces.sum(dim=(-1, -2)) == 0).float().mean(dim=(1, 2, 3))
+
+
+# %% right: blank-share | by reshaping, and a count
+def blank_share(images, patch):
+    batch, _, height, width = images.shape
+    pieces = images.reshape(batch, height // patch, patch, width // patch, patch)
+    blank = ~(pieces > 0).any(dim=4).any(dim=2)
+    return blank.flatten(1).sum(dim=1) / blank[0].numel()
+
+
 # %% wrong: blank-share | gives the share with ink | killed by: shares
 def blank_share(images, patch):
     return (torch.nn.functional.max_pool2d(images, patch) > 0).float().mean(dim=(1, 2, 3))
@@ -19,76 +33,16 @@ def blank_share(images, patch):
     return (torch.nn.functional.max_pool2d(images, patch) < 0.5).float().mean(dim=(1, 2, 3))
 
 
-# %% wrong: blank-share | assumes a square image | killed by: other sizes
+# %% wrong: blank-share | assumes a square image | killed by: shares
 def blank_share(images, patch):
     side = images.shape[-1] // patch
     inked = torch.nn.functional.max_pool2d(images, patch) > 0
     return 1 - inked.float().sum(dim=(1, 2, 3)) / side**2
 
 
-# %% wrong: blank-share | a patch size written as a number | killed by: real images
+# %% wrong: blank-share | a patch size written as a number | killed by: shares
 def blank_share(images, patch):
     return (torch.nn.functional.max_pool2d(images, 2) == 0).float().mean(dim=(1, 2, 3))
-
-
-# %% right: blank-share | by unfolding
-def blank_share(images, patch):
-    pieces = images.unfold(2, patch, patch).unfold(3, patch, patch)
-    return (pieces.sum(dim=(-1, -2)) == 0).float().mean(dim=(1, 2, 3))
-
-
-# %% right: blank-share | by reshaping, and a count
-def blank_share(images, patch):
-    batch, _, height, width = images.shape
-    pieces = images.reshape(batch, height // patch, patch, width // patch, patch)
-    blank = ~(pieces > 0).any(dim=4).any(dim=2)
-    return blank.flatten(1).sum(dim=1) / blank[0].numel()
-
-
-# %% wrong: most-ink | in the order of the ink | killed by: numbers
-def most_ink(images, patch, k):
-    ink = torch.nn.functional.avg_pool2d(images, patch).flatten(1)
-    if not 0 <= k <= ink.shape[1]:
-        raise ValueError("k")
-    return ink.topk(k, dim=1).indices
-
-
-# %% wrong: most-ink | the darkest pixel, not the most ink | killed by: numbers
-def most_ink(images, patch, k):
-    ink = torch.nn.functional.max_pool2d(images, patch).flatten(1)
-    if not 0 <= k <= ink.shape[1]:
-        raise ValueError("k")
-    return ink.topk(k, dim=1).indices.sort(dim=1).values
-
-
-# %% wrong: most-ink | numbers the patches column by column | killed by: numbers
-def most_ink(images, patch, k):
-    ink = torch.nn.functional.avg_pool2d(images, patch).transpose(2, 3).flatten(1)
-    if not 0 <= k <= ink.shape[1]:
-        raise ValueError("k")
-    return ink.topk(k, dim=1).indices.sort(dim=1).values
-
-
-# %% wrong: most-ink | lets topk complain | killed by: range of k
-def most_ink(images, patch, k):
-    ink = torch.nn.functional.avg_pool2d(images, patch).flatten(1)
-    return ink.topk(k, dim=1).indices.sort(dim=1).values
-
-
-# %% wrong: most-ink | the same patches for every image | killed by: a batch
-def most_ink(images, patch, k):
-    ink = torch.nn.functional.avg_pool2d(images, patch).flatten(1)
-    if not 0 <= k <= ink.shape[1]:
-        raise ValueError("k")
-    return ink.sum(dim=0).topk(k).indices.sort().values.expand(len(images), k)
-
-
-# %% wrong: most-ink | a negative k becomes a slice | killed by: negative k
-def most_ink(images, patch, k):
-    ink = torch.nn.functional.avg_pool2d(images, patch).flatten(1)
-    if k > ink.shape[1]:
-        raise ValueError("k")
-    return ink.argsort(dim=1, descending=True)[:, :k].sort(dim=1).values
 
 
 # %% right: most-ink | by sorting everything
@@ -113,3 +67,45 @@ def most_ink(images, patch, k):
         }
         found.append(sorted(sorted(ink, key=ink.get, reverse=True)[:k]))
     return torch.tensor(found, dtype=torch.int64).reshape(len(images), k)
+
+
+# %% wrong: most-ink | in the order of the ink | killed by: numbers
+def most_ink(images, patch, k):
+    ink = torch.nn.functional.avg_pool2d(images, patch).flatten(1)
+    if not 0 <= k <= ink.shape[1]:
+        raise ValueError("k")
+    return ink.topk(k, dim=1).indices
+
+
+# %% wrong: most-ink | the darkest pixel, not the most ink | killed by: numbers
+def most_ink(images, patch, k):
+    ink = torch.nn.functional.max_pool2d(images, patch).flatten(1)
+    if not 0 <= k <= ink.shape[1]:
+        raise ValueError("k")
+    return ink.topk(k, dim=1).indices.sort(dim=1).values
+
+
+# %% wrong: most-ink | numbers the patches column by column | killed by: numbers
+# edit of: the darkest pixel, not the most ink
+# -    ink = torch.nn.functional.max_pool2d(images, patch).flatten(1)
+# +    ink = torch.nn.functional.avg_pool2d(images, patch).transpose(2, 3).flatten(1)
+
+
+# %% wrong: most-ink | lets topk complain | killed by: range of k
+def most_ink(images, patch, k):
+    ink = torch.nn.functional.avg_pool2d(images, patch).flatten(1)
+    return ink.topk(k, dim=1).indices.sort(dim=1).values
+
+
+# %% wrong: most-ink | the same patches for every image | killed by: numbers
+# edit of: in the order of the ink
+# -    return ink.topk(k, dim=1).indices
+# +    return ink.sum(dim=0).topk(k).indices.sort().values.expand(len(images), k)
+
+
+# %% wrong: most-ink | a negative k becomes a slice | killed by: range of k
+def most_ink(images, patch, k):
+    ink = torch.nn.functional.avg_pool2d(images, patch).flatten(1)
+    if k > ink.shape[1]:
+        raise ValueError("k")
+    return ink.argsort(dim=1, descending=True)[:, :k].sort(dim=1).values

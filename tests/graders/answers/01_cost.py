@@ -1,3 +1,20 @@
+# %% right: block-flops | product by product, head by head
+def block_flops(*, batch, tokens, dim, heads, hidden):
+    def product(rows, inner, columns):
+        return sum(2 * inner for _ in range(rows * columns))
+
+    total = 4 * product(tokens, dim, dim)
+    for _ in range(heads):
+        total += product(tokens, dim // heads, tokens) + product(tokens, tokens, dim // heads)
+    total += product(tokens, dim, hidden) + product(tokens, hidden, dim)
+    return batch * total
+
+
+# %% right: block-flops | per token, factored
+def block_flops(*, batch, tokens, dim, heads, hidden):
+    return 4 * batch * tokens * dim * (2 * dim + tokens + hidden)
+
+
 # %% wrong: block-flops | a multiply-add counted once | killed by: feed-forward
 def block_flops(*, batch, tokens, dim, heads, hidden):
     return batch * (tokens * 4 * dim * dim + 2 * tokens * tokens * dim + 2 * tokens * dim * hidden)
@@ -60,21 +77,18 @@ def block_flops(*, batch, tokens, dim, heads, hidden):
     return batch * (8 * tokens * dim * dim + heads * 2 * tokens * tokens * dim + 4 * tokens * dim * hidden)
 
 
-# %% right: block-flops | product by product, head by head
-def block_flops(*, batch, tokens, dim, heads, hidden):
-    def product(rows, inner, columns):
-        return sum(2 * inner for _ in range(rows * columns))
-
-    total = 4 * product(tokens, dim, dim)
-    for _ in range(heads):
-        total += product(tokens, dim // heads, tokens) + product(tokens, tokens, dim // heads)
-    total += product(tokens, dim, hidden) + product(tokens, hidden, dim)
-    return batch * total
+# %% right: linear-bytes | by asking a layer for its tensors
+def linear_bytes(rows, inputs, outputs, dtype, *, bias=True):
+    with torch.device("meta"):
+        layer = nn.Linear(inputs, outputs, bias=bias, dtype=dtype)
+        x = torch.empty(rows, inputs, dtype=dtype)
+        return sum(tensor.nbytes for tensor in (x, layer(x), *layer.parameters()))
 
 
-# %% right: block-flops | per token, factored
-def block_flops(*, batch, tokens, dim, heads, hidden):
-    return 4 * batch * tokens * dim * (2 * dim + tokens + hidden)
+# %% right: linear-bytes | the bias as one more input
+def linear_bytes(rows, inputs, outputs, dtype, *, bias=True):
+    size = torch.empty((), dtype=dtype).element_size()
+    return size * ((inputs + bias) * outputs + rows * inputs + rows * outputs)
 
 
 # %% wrong: linear-bytes | numbers instead of bytes | killed by: activations
@@ -117,18 +131,18 @@ def linear_bytes(rows, inputs, outputs, dtype, *, bias=True):
     return 4 * (inputs * outputs + (outputs if bias else 0) + rows * (inputs + outputs))
 
 
-# %% right: linear-bytes | by asking a layer for its tensors
-def linear_bytes(rows, inputs, outputs, dtype, *, bias=True):
-    with torch.device("meta"):
-        layer = nn.Linear(inputs, outputs, bias=bias, dtype=dtype)
-        x = torch.empty(rows, inputs, dtype=dtype)
-        return sum(tensor.nbytes for tensor in (x, layer(x), *layer.parameters()))
+# %% right: roofline | by the attainable rate
+def roofline(flops, moved, *, peak, bandwidth):
+    if flops == 0:
+        return moved / bandwidth, "memory"
+    intensity = flops / moved
+    attainable = min(peak, intensity * bandwidth)
+    return flops / attainable, "memory" if intensity < peak / bandwidth else "compute"
 
 
-# %% right: linear-bytes | the bias as one more input
-def linear_bytes(rows, inputs, outputs, dtype, *, bias=True):
-    size = torch.empty((), dtype=dtype).element_size()
-    return size * ((inputs + bias) * outputs + rows * inputs + rows * outputs)
+# %% right: roofline | by sorting
+def roofline(flops, moved, *, peak, bandwidth):
+    return sorted([(moved / bandwidth, "memory"), (flops / peak, "compute")], key=lambda pair: pair[0])[-1]
 
 
 # %% wrong: roofline | one after the other: the sum | killed by: much arithmetic
@@ -178,18 +192,27 @@ def roofline(flops, moved, *, peak, bandwidth):
     return max(a, b), "compute" if a > b else "memory"
 
 
-# %% right: roofline | by the attainable rate
-def roofline(flops, moved, *, peak, bandwidth):
-    if flops == 0:
-        return moved / bandwidth, "memory"
-    intensity = flops / moved
-    attainable = min(peak, intensity * bandwidth)
-    return flops / attainable, "memory" if intensity < peak / bandwidth else "compute"
+# %% right: decode-flops | closed sums
+def decode_flops(prompt, new, *, per_token, per_pair, cache):
+    def squares(n):
+        return n * (n + 1) * (2 * n + 1) // 6
+
+    if new == 0:
+        return 0
+    last = prompt + new - 1
+    lengths = (prompt + last) * new // 2
+    if not cache:
+        return lengths * per_token + (squares(last) - squares(prompt - 1)) * per_pair
+    return last * per_token + (prompt * prompt + lengths - prompt) * per_pair
 
 
-# %% right: roofline | by sorting
-def roofline(flops, moved, *, peak, bandwidth):
-    return sorted([(moved / bandwidth, "memory"), (flops / peak, "compute")], key=lambda pair: pair[0])[-1]
+# %% right: decode-flops | a list of passes, then two sums
+def decode_flops(prompt, new, *, per_token, per_pair, cache):
+    past, unread, passes = 0, prompt, []
+    while len(passes) < new:
+        passes.append((unread, past + unread))
+        past, unread = (past + unread, 1) if cache else (0, unread + 1)
+    return per_token * sum(read for read, _ in passes) + per_pair * sum(read * met for read, met in passes)
 
 
 # %% wrong: decode-flops | one pass too many: the prompt, then one per new token | killed by: first pass
@@ -203,13 +226,12 @@ def decode_flops(prompt, new, *, per_token, per_pair, cache):
 
 
 # %% wrong: decode-flops | the prompt compared with its last token alone | killed by: first pass
-def decode_flops(prompt, new, *, per_token, per_pair, cache):
-    flops = 0
-    for step in range(new):
-        length = prompt + step
-        reads = 1 if cache and step > 0 else length
-        flops += reads * per_token + length * per_pair
-    return flops
+# edit of: the teacher's
+# -def decode_flops(prompt: int, new: int, *, per_token: int, per_pair: int, cache: bool) -> int:
+# +def decode_flops(prompt, new, *, per_token, per_pair, cache):
+# …
+# -        flops += reads * per_token + reads * length * per_pair
+# +        flops += reads * per_token + length * per_pair
 
 
 # %% wrong: decode-flops | with the cache, the prompt is free | killed by: first pass
@@ -256,11 +278,10 @@ def decode_flops(prompt, new, *, per_token, per_pair, cache):
 
 
 # %% wrong: decode-flops | a new token is not compared with itself | killed by: pairs with cache
-def decode_flops(prompt, new, *, per_token, per_pair, cache):
-    if not cache:
-        return sum(n * per_token + n * n * per_pair for n in range(prompt, prompt + new))
-    first = prompt * per_token + prompt * prompt * per_pair
-    return first + sum(per_token + (prompt + step - 1) * per_pair for step in range(1, new))
+# edit of: the cache stays as long as the prompt
+# -    return prompt * per_token + prompt * prompt * per_pair + (new - 1) * (per_token + prompt * per_pair)
+# +    first = prompt * per_token + prompt * prompt * per_pair
+# +    return first + sum(per_token + (prompt + step - 1) * per_pair for step in range(1, new))
 
 
 # %% wrong: decode-flops | without the cache, only the new token is read | killed by: tokens no cache
@@ -281,148 +302,16 @@ def decode_flops(prompt, new, *, per_token, per_pair, cache):
 
 
 # %% wrong: decode-flops | without the cache, only the last token attends | killed by: pairs no cache
-def decode_flops(prompt, new, *, per_token, per_pair, cache):
-    flops = prompt * per_token + prompt * prompt * per_pair
-    for step in range(1, new):
-        length = prompt + step
-        flops += (1 if cache else length) * per_token + length * per_pair
-    return flops
+# edit of: without the cache, only the new token is read
+# -        flops += per_token + (1 if cache else length) * length * per_pair
+# +        flops += (1 if cache else length) * per_token + length * per_pair
 
 
 # %% wrong: decode-flops | a prompt is paid for even if nothing is generated | killed by: nothing new
-def decode_flops(prompt, new, *, per_token, per_pair, cache):
-    flops = prompt * per_token + prompt * prompt * per_pair
-    for step in range(1, new):
-        length = prompt + step
-        reads = 1 if cache else length
-        flops += reads * per_token + reads * length * per_pair
-    return flops
-
-
-# %% right: decode-flops | closed sums
-def decode_flops(prompt, new, *, per_token, per_pair, cache):
-    def squares(n):
-        return n * (n + 1) * (2 * n + 1) // 6
-
-    if new == 0:
-        return 0
-    last = prompt + new - 1
-    lengths = (prompt + last) * new // 2
-    if not cache:
-        return lengths * per_token + (squares(last) - squares(prompt - 1)) * per_pair
-    return last * per_token + (prompt * prompt + lengths - prompt) * per_pair
-
-
-# %% right: decode-flops | a list of passes, then two sums
-def decode_flops(prompt, new, *, per_token, per_pair, cache):
-    past, unread, passes = 0, prompt, []
-    while len(passes) < new:
-        passes.append((unread, past + unread))
-        past, unread = (past + unread, 1) if cache else (0, unread + 1)
-    return per_token * sum(read for read, _ in passes) + per_pair * sum(read * met for read, met in passes)
-
-
-# %% wrong: predict-tokens | the shorter run divided by the longer one | killed by: measured
-def predicted():
-    return {"with cache": (1.8, 2.2), "without cache": (3.4, 4.2)}
-
-
-def doubling(model, prompt, new, *, cache):
-    once = count(model.generate, prompt, new, use_cache=cache)
-    return once.flops / count(model.generate, prompt, 2 * new, use_cache=cache).flops
-
-
-# %% wrong: predict-tokens | the cache is always on | killed by: measured
-def predicted():
-    return {"with cache": (1.8, 2.2), "without cache": (3.4, 4.2)}
-
-
-def doubling(model, prompt, new, *, cache):
-    return count(model.generate, prompt, 2 * new).flops / count(model.generate, prompt, new).flops
-
-
-# %% wrong: predict-tokens | one pass over the longer sequence, not a generation | killed by: measured
-def predicted():
-    return {"with cache": (1.8, 2.2), "without cache": (3.4, 4.2)}
-
-
-def doubling(model, prompt, new, *, cache):
-    short = torch.cat([prompt, prompt[:, :1].repeat(1, new)], dim=1)
-    long = torch.cat([prompt, prompt[:, :1].repeat(1, 2 * new)], dim=1)
-    return count(model, long).flops / count(model, short).flops
-
-
-# %% wrong: predict-tokens | bytes instead of FLOPs | killed by: measured
-def predicted():
-    return {"with cache": (1.8, 2.2), "without cache": (3.4, 4.2)}
-
-
-def doubling(model, prompt, new, *, cache):
-    once = count(model.generate, prompt, new, use_cache=cache)
-    return count(model.generate, prompt, 2 * new, use_cache=cache).bytes / once.bytes
-
-
-# %% wrong: predict-tokens | the cost of one token more, not of all | killed by: measured
-def predicted():
-    return {"with cache": (1.8, 2.2), "without cache": (3.4, 4.2)}
-
-
-def doubling(model, prompt, new, *, cache):
-    def cost(n):
-        return count(model.generate, prompt, n, use_cache=cache).flops
-
-    return (cost(2 * new) - cost(2 * new - 1)) / max(1, cost(new) - cost(new - 1))
-
-
-# %% wrong: predict-tokens | bands so wide that they say nothing | killed by: a band that says something
-def predicted():
-    return {"with cache": (1.0, 5.0), "without cache": (1.0, 5.0)}
-
-
-def doubling(model, prompt, new, *, cache):
-    once = count(model.generate, prompt, new, use_cache=cache)
-    return count(model.generate, prompt, 2 * new, use_cache=cache).flops / once.flops
-
-
-# %% wrong: predict-tokens | attention is quadratic, so the cost with the cache is | killed by: predicted with cache
-def predicted():
-    return {"with cache": (3.4, 4.2), "without cache": (3.4, 4.2)}
-
-
-def doubling(model, prompt, new, *, cache):
-    once = count(model.generate, prompt, new, use_cache=cache)
-    return count(model.generate, prompt, 2 * new, use_cache=cache).flops / once.flops
-
-
-# %% wrong: predict-tokens | twice the tokens cost twice, cache or not | killed by: predicted without cache
-def predicted():
-    return {"with cache": (1.8, 2.2), "without cache": (1.8, 2.2)}
-
-
-def doubling(model, prompt, new, *, cache):
-    once = count(model.generate, prompt, new, use_cache=cache)
-    return count(model.generate, prompt, 2 * new, use_cache=cache).flops / once.flops
-
-
-# %% wrong: predict-tokens | without the cache, the cost grows with the cube | killed by: predicted without cache
-def predicted():
-    return {"with cache": (1.8, 2.2), "without cache": (7.0, 9.0)}
-
-
-def doubling(model, prompt, new, *, cache):
-    once = count(model.generate, prompt, new, use_cache=cache)
-    return count(model.generate, prompt, 2 * new, use_cache=cache).flops / once.flops
-
-
-# %% wrong: predict-tokens | the prompt cut to its first token | killed by: measured
-def predicted():
-    return {"with cache": (1.8, 2.2), "without cache": (3.4, 4.2)}
-
-
-def doubling(model, prompt, new, *, cache):
-    prompt = prompt[:1, :1]
-    once = count(model.generate, prompt, new, use_cache=cache)
-    return count(model.generate, prompt, 2 * new, use_cache=cache).flops / once.flops
+# edit of: without the cache, only the new token is read
+# -        flops += per_token + (1 if cache else length) * length * per_pair
+# +        reads = 1 if cache else length
+# +        flops += reads * per_token + reads * length * per_pair
 
 
 # %% right: predict-tokens | lists for bands, the pair of counts in one line
@@ -449,6 +338,107 @@ def doubling(model, prompt, new, *, cache):
         return total
 
     return torch.tensor(passes(2 * new) / passes(new))
+
+
+# %% wrong: predict-tokens | the shorter run divided by the longer one | killed by: measured
+def predicted():
+    return {"with cache": (1.8, 2.2), "without cache": (3.4, 4.2)}
+
+
+def doubling(model, prompt, new, *, cache):
+    once = count(model.generate, prompt, new, use_cache=cache)
+    return once.flops / count(model.generate, prompt, 2 * new, use_cache=cache).flops
+
+
+# %% wrong: predict-tokens | the cache is always on | killed by: measured
+# edit of: the shorter run divided by the longer one
+# -    once = count(model.generate, prompt, new, use_cache=cache)
+# -    return once.flops / count(model.generate, prompt, 2 * new, use_cache=cache).flops
+# +    return count(model.generate, prompt, 2 * new).flops / count(model.generate, prompt, new).flops
+
+
+# %% wrong: predict-tokens | one pass over the longer sequence, not a generation | killed by: measured
+# edit of: the shorter run divided by the longer one
+# -    once = count(model.generate, prompt, new, use_cache=cache)
+# -    return once.flops / count(model.generate, prompt, 2 * new, use_cache=cache).flops
+# +    short = torch.cat([prompt, prompt[:, :1].repeat(1, new)], dim=1)
+# +    long = torch.cat([prompt, prompt[:, :1].repeat(1, 2 * new)], dim=1)
+# +    return count(model, long).flops / count(model, short).flops
+
+
+# %% wrong: predict-tokens | bytes instead of FLOPs | killed by: measured
+# edit of: the shorter run divided by the longer one
+# -    return once.flops / count(model.generate, prompt, 2 * new, use_cache=cache).flops
+# +    return count(model.generate, prompt, 2 * new, use_cache=cache).bytes / once.bytes
+
+
+# %% wrong: predict-tokens | the cost of one token more, not of all | killed by: measured
+# edit of: the shorter run divided by the longer one
+# -    once = count(model.generate, prompt, new, use_cache=cache)
+# -    return once.flops / count(model.generate, prompt, 2 * new, use_cache=cache).flops
+# +    def cost(n):
+# +        return count(model.generate, prompt, n, use_cache=cache).flops
+# +
+# +    return (cost(2 * new) - cost(2 * new - 1)) / max(1, cost(new) - cost(new - 1))
+
+
+# %% wrong: predict-tokens | bands so wide that they say nothing | killed by: a band that says something
+# edit of: the shorter run divided by the longer one
+# -    return {"with cache": (1.8, 2.2), "without cache": (3.4, 4.2)}
+# +    return {"with cache": (1.0, 5.0), "without cache": (1.0, 5.0)}
+# …
+# -    return once.flops / count(model.generate, prompt, 2 * new, use_cache=cache).flops
+# +    return count(model.generate, prompt, 2 * new, use_cache=cache).flops / once.flops
+
+
+# %% wrong: predict-tokens | attention is quadratic, so the cost with the cache is | killed by: predicted with cache
+# edit of: the shorter run divided by the longer one
+# -    return {"with cache": (1.8, 2.2), "without cache": (3.4, 4.2)}
+# +    return {"with cache": (3.4, 4.2), "without cache": (3.4, 4.2)}
+# …
+# -    return once.flops / count(model.generate, prompt, 2 * new, use_cache=cache).flops
+# +    return count(model.generate, prompt, 2 * new, use_cache=cache).flops / once.flops
+
+
+# %% wrong: predict-tokens | twice the tokens cost twice, cache or not | killed by: predicted without cache
+# edit of: the shorter run divided by the longer one
+# -    return {"with cache": (1.8, 2.2), "without cache": (3.4, 4.2)}
+# +    return {"with cache": (1.8, 2.2), "without cache": (1.8, 2.2)}
+# …
+# -    return once.flops / count(model.generate, prompt, 2 * new, use_cache=cache).flops
+# +    return count(model.generate, prompt, 2 * new, use_cache=cache).flops / once.flops
+
+
+# %% wrong: predict-tokens | without the cache, the cost grows with the cube | killed by: predicted without cache
+# edit of: the shorter run divided by the longer one
+# -    return {"with cache": (1.8, 2.2), "without cache": (3.4, 4.2)}
+# +    return {"with cache": (1.8, 2.2), "without cache": (7.0, 9.0)}
+# …
+# -    return once.flops / count(model.generate, prompt, 2 * new, use_cache=cache).flops
+# +    return count(model.generate, prompt, 2 * new, use_cache=cache).flops / once.flops
+
+
+# %% wrong: predict-tokens | the prompt cut to its first token | killed by: measured
+# edit of: the shorter run divided by the longer one
+#  def doubling(model, prompt, new, *, cache):
+# +    prompt = prompt[:1, :1]
+# …
+# -    return once.flops / count(model.generate, prompt, 2 * new, use_cache=cache).flops
+# +    return count(model.generate, prompt, 2 * new, use_cache=cache).flops / once.flops
+
+
+# %% right: median-ratio | by sorting
+def median_ratio(first, second):
+    ratios = sorted((first / second).tolist())
+    middle = len(ratios) // 2
+    return ratios[middle] if len(ratios) % 2 else (ratios[middle - 1] + ratios[middle]) / 2
+
+
+# %% right: median-ratio | with the standard library
+def median_ratio(first, second):
+    from statistics import median
+
+    return median(a / b for a, b in zip(first.tolist(), second.tolist()))
 
 
 # %% wrong: median-ratio | ratio of the means | killed by: a disturbed round
@@ -489,17 +479,3 @@ def median_ratio(first, second):
 # %% wrong: median-ratio | the lower of the two in the middle | killed by: even
 def median_ratio(first, second):
     return (first / second).median().item()
-
-
-# %% right: median-ratio | by sorting
-def median_ratio(first, second):
-    ratios = sorted((first / second).tolist())
-    middle = len(ratios) // 2
-    return ratios[middle] if len(ratios) % 2 else (ratios[middle - 1] + ratios[middle]) / 2
-
-
-# %% right: median-ratio | with the standard library
-def median_ratio(first, second):
-    from statistics import median
-
-    return median(a / b for a, b in zip(first.tolist(), second.tolist()))

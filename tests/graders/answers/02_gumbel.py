@@ -1,3 +1,32 @@
+# %% right: gumbel-max | by a race of exponentials
+def gumbel_max(logits, *, dim=-1, generator=None):
+    rates = logits.softmax(dim)
+    arrival = torch.empty_like(rates).exponential_(generator=generator) / rates
+    return arrival.argmin(dim)
+
+
+# %% right: gumbel-max | by two logarithms of a uniform number
+def gumbel_max(logits, *, dim=-1, generator=None):
+    uniform = torch.rand(logits.shape, generator=generator, dtype=logits.dtype, device=logits.device)
+    scores = logits - torch.log(-torch.log(uniform.clamp_min(torch.finfo(logits.dtype).tiny)))
+    return scores.max(dim).indices
+
+
+# %% right: gumbel-max | by torch.multinomial, without any noise of its own
+def gumbel_max(logits, *, dim=-1, generator=None):
+    rows = logits.movedim(dim, -1)
+    flat = rows.softmax(-1).reshape(-1, rows.shape[-1])
+    return torch.multinomial(flat, 1, generator=generator).reshape(rows.shape[:-1])
+
+
+# %% right: gumbel-max | by inverting the cumulative law
+def gumbel_max(logits, *, dim=-1, generator=None):
+    p = logits.movedim(dim, -1).double().softmax(-1)
+    uniform = torch.rand((*p.shape[:-1], 1), generator=generator, dtype=torch.float64)
+    below = (p.cumsum(-1) <= uniform).sum(-1)
+    return below.clamp(max=p.shape[-1] - 1)
+
+
 # %% wrong: gumbel-max | the noise is added after the softmax | killed by: law
 def gumbel_max(logits, *, dim=-1, generator=None):
     noise = -torch.empty_like(logits).exponential_(generator=generator).log()
@@ -36,11 +65,9 @@ def gumbel_max(logits, *, dim=-1, generator=None):
 
 
 # %% wrong: gumbel-max | one row of noise for each entry of the first dimension | killed by: independent rows
-def gumbel_max(logits, *, dim=-1, generator=None):
-    shape = [1] * logits.ndim
-    shape[0], shape[dim] = logits.shape[0], logits.shape[dim]
-    noise = -torch.empty(shape, dtype=logits.dtype).exponential_(generator=generator).log()
-    return (logits + noise).argmax(dim)
+# edit of: one row of noise for the whole batch
+# -    shape[dim] = logits.shape[dim]
+# +    shape[0], shape[dim] = logits.shape[0], logits.shape[dim]
 
 
 # %% wrong: gumbel-max | takes the largest logit, without noise | killed by: every row draws
@@ -86,33 +113,24 @@ def gumbel_max(logits, *, dim=-1, generator=None):
     return (logits - torch.log1p(-torch.log(uniform))).argmax(dim)
 
 
-# %% right: gumbel-max | by a race of exponentials
-def gumbel_max(logits, *, dim=-1, generator=None):
-    rates = logits.softmax(dim)
-    arrival = torch.empty_like(rates).exponential_(generator=generator) / rates
-    return arrival.argmin(dim)
+# %% right: straight-through | a zero that carries the gradient
+def straight_through(hard, soft):
+    return hard.detach() + (soft - soft.detach())
 
 
-# %% right: gumbel-max | by two logarithms of a uniform number
-def gumbel_max(logits, *, dim=-1, generator=None):
-    uniform = torch.rand(logits.shape, generator=generator, dtype=logits.dtype, device=logits.device)
-    scores = logits - torch.log(-torch.log(uniform.clamp_min(torch.finfo(logits.dtype).tiny)))
-    return scores.max(dim).indices
+# %% right: straight-through | with an autograd function
+class Through(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hard, soft):
+        return hard.clone()
+
+    @staticmethod
+    def backward(ctx, arriving):
+        return None, arriving
 
 
-# %% right: gumbel-max | by torch.multinomial, without any noise of its own
-def gumbel_max(logits, *, dim=-1, generator=None):
-    rows = logits.movedim(dim, -1)
-    flat = rows.softmax(-1).reshape(-1, rows.shape[-1])
-    return torch.multinomial(flat, 1, generator=generator).reshape(rows.shape[:-1])
-
-
-# %% right: gumbel-max | by inverting the cumulative law
-def gumbel_max(logits, *, dim=-1, generator=None):
-    p = logits.movedim(dim, -1).double().softmax(-1)
-    uniform = torch.rand((*p.shape[:-1], 1), generator=generator, dtype=torch.float64)
-    below = (p.cumsum(-1) <= uniform).sum(-1)
-    return below.clamp(max=p.shape[-1] - 1)
+def straight_through(hard, soft):
+    return Through.apply(hard, soft)
 
 
 # %% wrong: straight-through | the inexact order of the two additions | killed by: to the last bit
@@ -160,215 +178,6 @@ def straight_through(hard, soft):
     return soft * (hard.detach() / soft.detach())
 
 
-# %% right: straight-through | a zero that carries the gradient
-def straight_through(hard, soft):
-    return hard.detach() + (soft - soft.detach())
-
-
-# %% right: straight-through | with an autograd function
-class Through(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, hard, soft):
-        return hard.clone()
-
-    @staticmethod
-    def backward(ctx, arriving):
-        return None, arriving
-
-
-def straight_through(hard, soft):
-    return Through.apply(hard, soft)
-
-
-# %% wrong: gumbel-softmax | the noise is added after the softmax | killed by: sums to one
-def gumbel_softmax(logits, tau=1.0, *, hard=False, dim=-1, generator=None):
-    noise = -torch.empty_like(logits).exponential_(generator=generator).log()
-    soft = (logits / tau).softmax(dim) + noise
-    return soft
-
-
-# %% wrong: gumbel-softmax | the noise is added to the probabilities, and a second softmax follows | killed by: law of the weights
-def gumbel_softmax(logits, tau=1.0, *, hard=False, dim=-1, generator=None):
-    noise = -torch.empty_like(logits).exponential_(generator=generator).log()
-    soft = ((logits.softmax(dim) + noise) / tau).softmax(dim)
-    if not hard:
-        return soft
-    choice = soft.argmax(dim, keepdim=True)
-    return straight_through(torch.zeros_like(soft).scatter(dim, choice, 1.0), soft)
-
-
-# %% wrong: gumbel-softmax | only the logits are divided by tau | killed by: law of the weights
-def gumbel_softmax(logits, tau=1.0, *, hard=False, dim=-1, generator=None):
-    noise = -torch.empty_like(logits).exponential_(generator=generator).log()
-    soft = (logits / tau + noise).softmax(dim)
-    if not hard:
-        return soft
-    choice = soft.argmax(dim, keepdim=True)
-    return straight_through(torch.zeros_like(soft).scatter(dim, choice, 1.0), soft)
-
-
-# %% wrong: gumbel-softmax | only the noise is divided by tau | killed by: law of the weights
-def gumbel_softmax(logits, tau=1.0, *, hard=False, dim=-1, generator=None):
-    noise = -torch.empty_like(logits).exponential_(generator=generator).log()
-    soft = (logits + noise / tau).softmax(dim)
-    return soft
-
-
-# %% wrong: gumbel-softmax | multiplies by tau | killed by: law of the weights
-def gumbel_softmax(logits, tau=1.0, *, hard=False, dim=-1, generator=None):
-    noise = -torch.empty_like(logits).exponential_(generator=generator).log()
-    soft = ((logits + noise) * tau).softmax(dim)
-    if not hard:
-        return soft
-    choice = soft.argmax(dim, keepdim=True)
-    return straight_through(torch.zeros_like(soft).scatter(dim, choice, 1.0), soft)
-
-
-# %% wrong: gumbel-softmax | normal noise | killed by: law of the weights
-def gumbel_softmax(logits, tau=1.0, *, hard=False, dim=-1, generator=None):
-    noise = torch.randn(logits.shape, generator=generator, dtype=logits.dtype)
-    soft = ((logits + noise) / tau).softmax(dim)
-    return soft
-
-
-# %% wrong: gumbel-softmax | tau is not used | killed by: law of the weights
-def gumbel_softmax(logits, tau=1.0, *, hard=False, dim=-1, generator=None):
-    noise = -torch.empty_like(logits).exponential_(generator=generator).log()
-    return (logits + noise).softmax(dim)
-
-
-# %% wrong: gumbel-softmax | one number of noise for a whole row, which softmax takes out again | killed by: law of the weights
-def gumbel_softmax(logits, tau=1.0, *, hard=False, dim=-1, generator=None):
-    noise = -torch.empty_like(logits.narrow(dim, 0, 1)).exponential_(generator=generator).log()
-    return ((logits + noise) / tau).softmax(dim)
-
-
-# %% wrong: gumbel-softmax | softmax over the last dimension whatever dim says | killed by: sums to one
-def gumbel_softmax(logits, tau=1.0, *, hard=False, dim=-1, generator=None):
-    noise = -torch.empty_like(logits).exponential_(generator=generator).log()
-    soft = ((logits + noise) / tau).softmax(-1)
-    return soft
-
-
-# %% wrong: gumbel-softmax | hard is forgotten | killed by: hard
-def gumbel_softmax(logits, tau=1.0, *, hard=False, dim=-1, generator=None):
-    noise = -torch.empty_like(logits).exponential_(generator=generator).log()
-    return ((logits + noise) / tau).softmax(dim)
-
-
-# %% wrong: gumbel-softmax | hard by the inexact order of additions | killed by: exactly one-hot
-def gumbel_softmax(logits, tau=1.0, *, hard=False, dim=-1, generator=None):
-    noise = -torch.empty_like(logits).exponential_(generator=generator).log()
-    soft = ((logits + noise) / tau).softmax(dim)
-    if not hard:
-        return soft
-    choice = soft.argmax(dim, keepdim=True)
-    return torch.zeros_like(soft).scatter(dim, choice, 1.0) + soft - soft.detach()
-
-
-# %% wrong: gumbel-softmax | hard is one-hot without straight-through | killed by: hard has a gradient
-def gumbel_softmax(logits, tau=1.0, *, hard=False, dim=-1, generator=None):
-    noise = -torch.empty_like(logits).exponential_(generator=generator).log()
-    soft = ((logits + noise) / tau).softmax(dim)
-    if not hard:
-        return soft
-    return torch.zeros_like(soft).scatter(dim, soft.argmax(dim, keepdim=True), 1.0)
-
-
-# %% wrong: gumbel-softmax | hard takes the argmax of the logits, not of the perturbed ones | killed by: law of the choices
-def gumbel_softmax(logits, tau=1.0, *, hard=False, dim=-1, generator=None):
-    noise = -torch.empty_like(logits).exponential_(generator=generator).log()
-    soft = ((logits + noise) / tau).softmax(dim)
-    if not hard:
-        return soft
-    choice = logits.argmax(dim, keepdim=True)
-    return straight_through(torch.zeros_like(soft).scatter(dim, choice, 1.0), soft)
-
-
-# %% wrong: gumbel-softmax | hard draws with the tempered law, as if temperature changed the choice | killed by: law of the choices
-def gumbel_softmax(logits, tau=1.0, *, hard=False, dim=-1, generator=None):
-    noise = -torch.empty_like(logits).exponential_(generator=generator).log()
-    soft = ((logits + noise) / tau).softmax(dim)
-    if not hard:
-        return soft
-    choice = (logits / tau + noise).argmax(dim, keepdim=True)
-    return straight_through(torch.zeros_like(soft).scatter(dim, choice, 1.0), soft)
-
-
-# %% wrong: gumbel-softmax | hard has the gradient of a softmax without noise | killed by: gradient of hard
-def gumbel_softmax(logits, tau=1.0, *, hard=False, dim=-1, generator=None):
-    noise = -torch.empty_like(logits).exponential_(generator=generator).log()
-    soft = ((logits + noise) / tau).softmax(dim)
-    if not hard:
-        return soft
-    choice = soft.argmax(dim, keepdim=True)
-    return straight_through(torch.zeros_like(soft).scatter(dim, choice, 1.0), (logits / tau).softmax(dim))
-
-
-# %% wrong: gumbel-softmax | hard draws new noise for its gradient | killed by: the same noise
-def gumbel_softmax(logits, tau=1.0, *, hard=False, dim=-1, generator=None):
-    noise = -torch.empty_like(logits).exponential_(generator=generator).log()
-    soft = ((logits + noise) / tau).softmax(dim)
-    if not hard:
-        return soft
-    again = -torch.empty_like(logits).exponential_(generator=generator).log()
-    choice = (logits + again).argmax(dim, keepdim=True)
-    return straight_through(torch.zeros_like(soft).scatter(dim, choice, 1.0), soft)
-
-
-# %% wrong: gumbel-softmax | ignores the generator | killed by: the same noise
-def gumbel_softmax(logits, tau=1.0, *, hard=False, dim=-1, generator=None):
-    noise = -torch.empty_like(logits).exponential_().log()
-    soft = ((logits + noise) / tau).softmax(dim)
-    if not hard:
-        return soft
-    choice = soft.argmax(dim, keepdim=True)
-    return straight_through(torch.zeros_like(soft).scatter(dim, choice, 1.0), soft)
-
-
-# %% wrong: gumbel-softmax | seeds the global generator instead of using the one given | killed by: global generator
-def gumbel_softmax(logits, tau=1.0, *, hard=False, dim=-1, generator=None):
-    if generator is not None:
-        torch.manual_seed(generator.initial_seed())
-    noise = -torch.empty_like(logits).exponential_().log()
-    soft = ((logits + noise) / tau).softmax(dim)
-    if not hard:
-        return soft
-    choice = soft.argmax(dim, keepdim=True)
-    return straight_through(torch.zeros_like(soft).scatter(dim, choice, 1.0), soft)
-
-
-# %% wrong: gumbel-softmax | logarithm of probabilities, NaN gradients where one is 0 | killed by: gradient of impossible choices
-def gumbel_softmax(logits, tau=1.0, *, hard=False, dim=-1, generator=None):
-    noise = -torch.empty_like(logits).exponential_(generator=generator).log()
-    soft = ((logits.softmax(dim).log() + noise) / tau).softmax(dim)
-    if not hard:
-        return soft
-    choice = soft.argmax(dim, keepdim=True)
-    return straight_through(torch.zeros_like(soft).scatter(dim, choice, 1.0), soft)
-
-
-# %% wrong: gumbel-softmax | an exponential without care, NaN for small temperatures | killed by: sums along the middle
-def gumbel_softmax(logits, tau=1.0, *, hard=False, dim=-1, generator=None):
-    noise = -torch.empty_like(logits, dtype=torch.float32).exponential_(generator=generator).log()
-    weights = ((logits.float() + noise) / tau).exp()
-    soft = (weights / weights.sum(dim, keepdim=True)).to(logits)
-    if not hard:
-        return soft
-    choice = (logits + noise).argmax(dim, keepdim=True)
-    return straight_through(torch.zeros_like(soft).scatter(dim, choice, 1.0), soft)
-
-
-# %% wrong: gumbel-softmax | one-hot along the last dimension | killed by: hard along dim
-def gumbel_softmax(logits, tau=1.0, *, hard=False, dim=-1, generator=None):
-    noise = -torch.empty_like(logits).exponential_(generator=generator).log()
-    soft = ((logits + noise) / tau).softmax(dim)
-    if not hard:
-        return soft
-    one_hot = torch.nn.functional.one_hot(soft.argmax(-1), soft.shape[-1]).to(soft)
-    return straight_through(one_hot, soft)
-
-
 # %% right: gumbel-softmax | by two logarithms of a uniform number, and a comparison for the one-hot
 def gumbel_softmax(logits, tau=1.0, *, hard=False, dim=-1, generator=None):
     uniform = torch.rand(logits.shape, generator=generator, dtype=logits.dtype)
@@ -393,6 +202,178 @@ def gumbel_softmax(logits, tau=1.0, *, hard=False, dim=-1, generator=None):
     return soft.movedim(-1, dim)
 
 
+# %% wrong: gumbel-softmax | the noise is added after the softmax | killed by: sums to one
+def gumbel_softmax(logits, tau=1.0, *, hard=False, dim=-1, generator=None):
+    noise = -torch.empty_like(logits).exponential_(generator=generator).log()
+    soft = (logits / tau).softmax(dim) + noise
+    return soft
+
+
+# %% wrong: gumbel-softmax | the noise is added to the probabilities, and a second softmax follows | killed by: law of the weights
+# edit of: the teacher's
+# -    soft = ((logits + noise) / tau).softmax(dim)
+# +    soft = ((logits.softmax(dim) + noise) / tau).softmax(dim)
+# …
+# -    choice = soft.detach().argmax(dim, keepdim=True)
+# +    choice = soft.argmax(dim, keepdim=True)
+
+
+# %% wrong: gumbel-softmax | only the logits are divided by tau | killed by: law of the weights
+# edit of: the teacher's
+# -    soft = ((logits + noise) / tau).softmax(dim)
+# +    soft = (logits / tau + noise).softmax(dim)
+# …
+# -    choice = soft.detach().argmax(dim, keepdim=True)
+# +    choice = soft.argmax(dim, keepdim=True)
+
+
+# %% wrong: gumbel-softmax | only the noise is divided by tau | killed by: law of the weights
+# edit of: the noise is added after the softmax
+# -    soft = (logits / tau).softmax(dim) + noise
+# +    soft = (logits + noise / tau).softmax(dim)
+
+
+# %% wrong: gumbel-softmax | multiplies by tau | killed by: law of the weights
+# edit of: the teacher's
+# -    soft = ((logits + noise) / tau).softmax(dim)
+# +    soft = ((logits + noise) * tau).softmax(dim)
+# …
+# -    choice = soft.detach().argmax(dim, keepdim=True)
+# +    choice = soft.argmax(dim, keepdim=True)
+
+
+# %% wrong: gumbel-softmax | normal noise | killed by: law of the weights
+def gumbel_softmax(logits, tau=1.0, *, hard=False, dim=-1, generator=None):
+    noise = torch.randn(logits.shape, generator=generator, dtype=logits.dtype)
+    soft = ((logits + noise) / tau).softmax(dim)
+    return soft
+
+
+# %% wrong: gumbel-softmax | tau is not used | killed by: law of the weights
+def gumbel_softmax(logits, tau=1.0, *, hard=False, dim=-1, generator=None):
+    noise = -torch.empty_like(logits).exponential_(generator=generator).log()
+    return (logits + noise).softmax(dim)
+
+
+# %% wrong: gumbel-softmax | one number of noise for a whole row, which softmax takes out again | killed by: law of the weights
+def gumbel_softmax(logits, tau=1.0, *, hard=False, dim=-1, generator=None):
+    noise = -torch.empty_like(logits.narrow(dim, 0, 1)).exponential_(generator=generator).log()
+    return ((logits + noise) / tau).softmax(dim)
+
+
+# %% wrong: gumbel-softmax | softmax over the last dimension whatever dim says | killed by: sums to one
+# edit of: the noise is added after the softmax
+# -    soft = (logits / tau).softmax(dim) + noise
+# +    soft = ((logits + noise) / tau).softmax(-1)
+
+
+# %% wrong: gumbel-softmax | hard is forgotten | killed by: hard
+def gumbel_softmax(logits, tau=1.0, *, hard=False, dim=-1, generator=None):
+    noise = -torch.empty_like(logits).exponential_(generator=generator).log()
+    return ((logits + noise) / tau).softmax(dim)
+
+
+# %% wrong: gumbel-softmax | hard by the inexact order of additions | killed by: exactly one-hot
+# edit of: the teacher's
+# -    choice = soft.detach().argmax(dim, keepdim=True)
+# -    return straight_through(torch.zeros_like(soft).scatter(dim, choice, 1.0), soft)
+# +    choice = soft.argmax(dim, keepdim=True)
+# +    return torch.zeros_like(soft).scatter(dim, choice, 1.0) + soft - soft.detach()
+
+
+# %% wrong: gumbel-softmax | hard is one-hot without straight-through | killed by: hard has a gradient
+# edit of: the teacher's
+# -    choice = soft.detach().argmax(dim, keepdim=True)
+# -    return straight_through(torch.zeros_like(soft).scatter(dim, choice, 1.0), soft)
+# +    return torch.zeros_like(soft).scatter(dim, soft.argmax(dim, keepdim=True), 1.0)
+
+
+# %% wrong: gumbel-softmax | hard takes the argmax of the logits, not of the perturbed ones | killed by: law of the choices
+# edit of: the teacher's
+# -    choice = soft.detach().argmax(dim, keepdim=True)
+# +    choice = logits.argmax(dim, keepdim=True)
+
+
+# %% wrong: gumbel-softmax | hard draws with the tempered law, as if temperature changed the choice | killed by: law of the choices
+# edit of: the teacher's
+# -    choice = soft.detach().argmax(dim, keepdim=True)
+# +    choice = (logits / tau + noise).argmax(dim, keepdim=True)
+
+
+# %% wrong: gumbel-softmax | hard has the gradient of a softmax without noise | killed by: gradient of hard
+# edit of: the teacher's
+# -    choice = soft.detach().argmax(dim, keepdim=True)
+# -    return straight_through(torch.zeros_like(soft).scatter(dim, choice, 1.0), soft)
+# +    choice = soft.argmax(dim, keepdim=True)
+# +    return straight_through(torch.zeros_like(soft).scatter(dim, choice, 1.0), (logits / tau).softmax(dim))
+
+
+# %% wrong: gumbel-softmax | hard draws new noise for its gradient | killed by: the same noise
+# edit of: the teacher's
+# -    choice = soft.detach().argmax(dim, keepdim=True)
+# +    again = -torch.empty_like(logits).exponential_(generator=generator).log()
+# +    choice = (logits + again).argmax(dim, keepdim=True)
+
+
+# %% wrong: gumbel-softmax | ignores the generator | killed by: the same noise
+def gumbel_softmax(logits, tau=1.0, *, hard=False, dim=-1, generator=None):
+    noise = -torch.empty_like(logits).exponential_().log()
+    soft = ((logits + noise) / tau).softmax(dim)
+    if not hard:
+        return soft
+    choice = soft.argmax(dim, keepdim=True)
+    return straight_through(torch.zeros_like(soft).scatter(dim, choice, 1.0), soft)
+
+
+# %% wrong: gumbel-softmax | seeds the global generator instead of using the one given | killed by: global generator
+# edit of: ignores the generator
+#  def gumbel_softmax(logits, tau=1.0, *, hard=False, dim=-1, generator=None):
+# +    if generator is not None:
+# +        torch.manual_seed(generator.initial_seed())
+
+
+# %% wrong: gumbel-softmax | logarithm of probabilities, NaN gradients where one is 0 | killed by: gradient of impossible choices
+# edit of: ignores the generator
+# -    noise = -torch.empty_like(logits).exponential_().log()
+# -    soft = ((logits + noise) / tau).softmax(dim)
+# +    noise = -torch.empty_like(logits).exponential_(generator=generator).log()
+# +    soft = ((logits.softmax(dim).log() + noise) / tau).softmax(dim)
+
+
+# %% wrong: gumbel-softmax | an exponential without care, NaN for small temperatures | killed by: sums along the middle
+def gumbel_softmax(logits, tau=1.0, *, hard=False, dim=-1, generator=None):
+    noise = -torch.empty_like(logits, dtype=torch.float32).exponential_(generator=generator).log()
+    weights = ((logits.float() + noise) / tau).exp()
+    soft = (weights / weights.sum(dim, keepdim=True)).to(logits)
+    if not hard:
+        return soft
+    choice = (logits + noise).argmax(dim, keepdim=True)
+    return straight_through(torch.zeros_like(soft).scatter(dim, choice, 1.0), soft)
+
+
+# %% wrong: gumbel-softmax | one-hot along the last dimension | killed by: hard along dim
+# edit of: the teacher's
+# -    choice = soft.detach().argmax(dim, keepdim=True)
+# -    return straight_through(torch.zeros_like(soft).scatter(dim, choice, 1.0), soft)
+# +    one_hot = torch.nn.functional.one_hot(soft.argmax(-1), soft.shape[-1]).to(soft)
+# +    return straight_through(one_hot, soft)
+
+
+# %% right: gumbel-sigmoid | by the softmax of a pair
+def gumbel_sigmoid(logits, tau=1.0, *, hard=False, generator=None):
+    pair = torch.stack([logits, torch.zeros_like(logits)], dim=-1)
+    return gumbel_softmax(pair, tau, hard=hard, generator=generator)[..., 0]
+
+
+# %% right: gumbel-sigmoid | by the log-odds of a uniform number
+def gumbel_sigmoid(logits, tau=1.0, *, hard=False, generator=None):
+    uniform = torch.rand(logits.shape, generator=generator, dtype=logits.dtype)
+    soft = torch.sigmoid((logits + torch.logit(uniform, eps=1e-7)) / tau)
+    if hard:
+        soft = (soft > 0.5).to(soft) + (soft - soft.detach())
+    return soft
+
+
 # %% wrong: gumbel-sigmoid | one Gumbel number for the noise | killed by: law
 def gumbel_sigmoid(logits, tau=1.0, *, hard=False, generator=None):
     noise = -torch.empty_like(logits).exponential_(generator=generator).log()
@@ -401,17 +382,15 @@ def gumbel_sigmoid(logits, tau=1.0, *, hard=False, generator=None):
 
 
 # %% wrong: gumbel-sigmoid | normal noise | killed by: law
-def gumbel_sigmoid(logits, tau=1.0, *, hard=False, generator=None):
-    noise = torch.randn(logits.shape, generator=generator, dtype=logits.dtype)
-    soft = ((logits + noise) / tau).sigmoid()
-    return straight_through((soft > 0.5).to(soft), soft) if hard else soft
+# edit of: one Gumbel number for the noise
+# -    noise = -torch.empty_like(logits).exponential_(generator=generator).log()
+# +    noise = torch.randn(logits.shape, generator=generator, dtype=logits.dtype)
 
 
 # %% wrong: gumbel-sigmoid | the difference of the same Gumbel number with itself | killed by: law
-def gumbel_sigmoid(logits, tau=1.0, *, hard=False, generator=None):
-    noise = -torch.empty_like(logits).exponential_(generator=generator).log()
-    soft = ((logits + noise - noise) / tau).sigmoid()
-    return straight_through((soft > 0.5).to(soft), soft) if hard else soft
+# edit of: one Gumbel number for the noise
+# -    soft = ((logits + noise) / tau).sigmoid()
+# +    soft = ((logits + noise - noise) / tau).sigmoid()
 
 
 # %% wrong: gumbel-sigmoid | the sum of two Gumbel numbers | killed by: law
@@ -429,10 +408,9 @@ def gumbel_sigmoid(logits, tau=1.0, *, hard=False, generator=None):
 
 
 # %% wrong: gumbel-sigmoid | the noise is added after the sigmoid | killed by: law
-def gumbel_sigmoid(logits, tau=1.0, *, hard=False, generator=None):
-    uniform = torch.rand(logits.shape, generator=generator, dtype=logits.dtype)
-    soft = ((logits.sigmoid() + uniform.log() - (1 - uniform).log()) / tau).sigmoid()
-    return straight_through((soft > 0.5).to(soft), soft) if hard else soft
+# edit of: only the logits are divided by tau
+# -    soft = (logits / tau + uniform.log() - (1 - uniform).log()).sigmoid()
+# +    soft = ((logits.sigmoid() + uniform.log() - (1 - uniform).log()) / tau).sigmoid()
 
 
 # %% wrong: gumbel-sigmoid | the probability is compared with 0 | killed by: share of yes
@@ -443,31 +421,27 @@ def gumbel_sigmoid(logits, tau=1.0, *, hard=False, generator=None):
 
 
 # %% wrong: gumbel-sigmoid | hard looks at the logit without the noise | killed by: share of yes
-def gumbel_sigmoid(logits, tau=1.0, *, hard=False, generator=None):
-    uniform = torch.rand(logits.shape, generator=generator, dtype=logits.dtype)
-    soft = ((logits + uniform.log() - (1 - uniform).log()) / tau).sigmoid()
-    return straight_through((logits > 0).to(soft), soft) if hard else soft
+# edit of: the probability is compared with 0
+# -    return straight_through((soft > 0).to(soft), soft) if hard else soft
+# +    return straight_through((logits > 0).to(soft), soft) if hard else soft
 
 
 # %% wrong: gumbel-sigmoid | hard by the inexact order of additions | killed by: hard
-def gumbel_sigmoid(logits, tau=1.0, *, hard=False, generator=None):
-    uniform = torch.rand(logits.shape, generator=generator, dtype=logits.dtype)
-    soft = ((logits + uniform.log() - (1 - uniform).log()) / tau).sigmoid()
-    return (soft > 0.5).to(soft) + soft - soft.detach() if hard else soft
+# edit of: the probability is compared with 0
+# -    return straight_through((soft > 0).to(soft), soft) if hard else soft
+# +    return (soft > 0.5).to(soft) + soft - soft.detach() if hard else soft
 
 
 # %% wrong: gumbel-sigmoid | hard without a gradient | killed by: hard has a gradient
-def gumbel_sigmoid(logits, tau=1.0, *, hard=False, generator=None):
-    uniform = torch.rand(logits.shape, generator=generator, dtype=logits.dtype)
-    soft = ((logits + uniform.log() - (1 - uniform).log()) / tau).sigmoid()
-    return (soft > 0.5).to(soft) if hard else soft
+# edit of: the probability is compared with 0
+# -    return straight_through((soft > 0).to(soft), soft) if hard else soft
+# +    return (soft > 0.5).to(soft) if hard else soft
 
 
 # %% wrong: gumbel-sigmoid | rounds, whose gradient is zero | killed by: gradient of hard
-def gumbel_sigmoid(logits, tau=1.0, *, hard=False, generator=None):
-    uniform = torch.rand(logits.shape, generator=generator, dtype=logits.dtype)
-    soft = ((logits + uniform.log() - (1 - uniform).log()) / tau).sigmoid()
-    return soft.round() if hard else soft
+# edit of: the probability is compared with 0
+# -    return straight_through((soft > 0).to(soft), soft) if hard else soft
+# +    return soft.round() if hard else soft
 
 
 # %% wrong: gumbel-sigmoid | one number of noise for all the logits of a row | killed by: independent neighbours
@@ -494,10 +468,9 @@ def gumbel_sigmoid(logits, tau=1.0, *, hard=False, generator=None):
 
 
 # %% wrong: gumbel-sigmoid | ignores the generator | killed by: the same noise
-def gumbel_sigmoid(logits, tau=1.0, *, hard=False, generator=None):
-    uniform = torch.rand(logits.shape, dtype=logits.dtype)
-    soft = ((logits + uniform.log() - (1 - uniform).log()) / tau).sigmoid()
-    return straight_through((soft > 0.5).to(soft), soft) if hard else soft
+# edit of: one number of noise for the whole batch
+# -    uniform = torch.rand((), generator=generator, dtype=logits.dtype)
+# +    uniform = torch.rand(logits.shape, dtype=logits.dtype)
 
 
 # %% wrong: gumbel-sigmoid | the softmax of a pair of log-probabilities, NaN where one is 0 | killed by: gradient where certain
@@ -507,19 +480,20 @@ def gumbel_sigmoid(logits, tau=1.0, *, hard=False, generator=None):
     return gumbel_softmax(pair, tau, hard=hard, generator=generator)[..., 0]
 
 
-# %% right: gumbel-sigmoid | by the softmax of a pair
-def gumbel_sigmoid(logits, tau=1.0, *, hard=False, generator=None):
-    pair = torch.stack([logits, torch.zeros_like(logits)], dim=-1)
-    return gumbel_softmax(pair, tau, hard=hard, generator=generator)[..., 0]
+# %% right: exact-gradient | by autograd on the expected loss
+def exact_gradient(f, logits):
+    with torch.enable_grad():
+        own = logits.detach().clone().requires_grad_()
+        losses = torch.stack([f(row[None])[0].detach() for row in torch.eye(len(own), dtype=own.dtype)])
+        return torch.autograd.grad(own.softmax(0) @ losses.to(own), own)[0]
 
 
-# %% right: gumbel-sigmoid | by the log-odds of a uniform number
-def gumbel_sigmoid(logits, tau=1.0, *, hard=False, generator=None):
-    uniform = torch.rand(logits.shape, generator=generator, dtype=logits.dtype)
-    soft = torch.sigmoid((logits + torch.logit(uniform, eps=1e-7)) / tau)
-    if hard:
-        soft = (soft > 0.5).to(soft) + (soft - soft.detach())
-    return soft
+# %% right: exact-gradient | by the Jacobian of the softmax
+def exact_gradient(f, logits):
+    with torch.no_grad():
+        p = torch.softmax(logits, 0)
+        jacobian = torch.diag(p) - p[:, None] * p[None, :]
+        return jacobian @ f(torch.eye(len(p), dtype=p.dtype))
 
 
 # %% wrong: exact-gradient | the gradient of the loss of the mixture | killed by: gradient
@@ -566,12 +540,11 @@ def exact_gradient(f, logits):
 
 
 # %% wrong: exact-gradient | by log p, NaN where a choice is impossible | killed by: impossible choices
-def exact_gradient(f, logits):
-    with torch.enable_grad():
-        logits = logits.detach().requires_grad_()
-        losses = f(torch.eye(len(logits), dtype=logits.dtype)).detach()
-        p = logits.softmax(0)
-        return torch.autograd.grad((p.detach() * losses * p.log()).sum(), logits)[0]
+# edit of: the gradient of the loss of the mixture
+# -        return torch.autograd.grad(f(logits.softmax(0)[None]).sum(), logits)[0]
+# +        losses = f(torch.eye(len(logits), dtype=logits.dtype)).detach()
+# +        p = logits.softmax(0)
+# +        return torch.autograd.grad((p.detach() * losses * p.log()).sum(), logits)[0]
 
 
 # %% wrong: exact-gradient | backward() into the caller's tensors | killed by: the caller's gradients
@@ -587,157 +560,6 @@ def exact_gradient(f, logits):
     logits = logits.detach().requires_grad_()
     losses = f(torch.eye(len(logits), dtype=logits.dtype)).detach()
     return torch.autograd.grad((logits.softmax(0) * losses).sum(), logits)[0]
-
-
-# %% right: exact-gradient | by autograd on the expected loss
-def exact_gradient(f, logits):
-    with torch.enable_grad():
-        own = logits.detach().clone().requires_grad_()
-        losses = torch.stack([f(row[None])[0].detach() for row in torch.eye(len(own), dtype=own.dtype)])
-        return torch.autograd.grad(own.softmax(0) @ losses.to(own), own)[0]
-
-
-# %% right: exact-gradient | by the Jacobian of the softmax
-def exact_gradient(f, logits):
-    with torch.no_grad():
-        p = torch.softmax(logits, 0)
-        jacobian = torch.diag(p) - p[:, None] * p[None, :]
-        return jacobian @ f(torch.eye(len(p), dtype=p.dtype))
-
-
-# %% wrong: predict-temperature | temperature thought to change the law of the choice | killed by: third largest at tau 0.1
-def predict():
-    def law(tau):
-        return (torch.tensor([1.0, 2.0, 5.0]).log() / tau).softmax(0)[2].item()
-
-    return {
-        "third largest at tau 0.1": law(0.1),
-        "third largest at tau 10": law(10),
-        "bias as tau falls": "falls",
-        "variance as tau falls": "rises",
-    }
-
-
-def bias_variance(estimates, exact):
-    mean = estimates.mean(0)
-    return (mean - exact).norm().item(), ((estimates - mean) ** 2).sum(-1).mean().item()
-
-
-# %% wrong: predict-temperature | a uniform choice at high temperature | killed by: third largest at tau 10
-def predict():
-    return {
-        "third largest at tau 0.1": 0.625,
-        "third largest at tau 10": 1 / 3,
-        "bias as tau falls": "falls",
-        "variance as tau falls": "rises",
-    }
-
-
-def bias_variance(estimates, exact):
-    mean = estimates.mean(0)
-    return (mean - exact).norm().item(), ((estimates - mean) ** 2).sum(-1).mean().item()
-
-
-# %% wrong: predict-temperature | bias thought to rise as the sample gets harder | killed by: bias as tau falls
-def predict():
-    return {
-        "third largest at tau 0.1": 0.625,
-        "third largest at tau 10": 0.625,
-        "bias as tau falls": "rises",
-        "variance as tau falls": "rises",
-    }
-
-
-def bias_variance(estimates, exact):
-    mean = estimates.mean(0)
-    return (mean - exact).norm().item(), ((estimates - mean) ** 2).sum(-1).mean().item()
-
-
-# %% wrong: predict-temperature | a free lunch: variance thought to fall as well | killed by: variance as tau falls
-def predict():
-    return {
-        "third largest at tau 0.1": 0.625,
-        "third largest at tau 10": 0.625,
-        "bias as tau falls": "falls",
-        "variance as tau falls": "falls",
-    }
-
-
-def bias_variance(estimates, exact):
-    mean = estimates.mean(0)
-    return (mean - exact).norm().item(), ((estimates - mean) ** 2).sum(-1).mean().item()
-
-
-# %% wrong: predict-temperature | the mean distance of single estimates taken for the bias | killed by: bias
-def predict():
-    return {
-        "third largest at tau 0.1": 0.625,
-        "third largest at tau 10": 0.625,
-        "bias as tau falls": "falls",
-        "variance as tau falls": "rises",
-    }
-
-
-def bias_variance(estimates, exact):
-    mean = estimates.mean(0)
-    return (estimates - exact).norm(dim=-1).mean().item(), ((estimates - mean) ** 2).sum(-1).mean().item()
-
-
-# %% wrong: predict-temperature | the mean squared error taken for the variance | killed by: variance
-def predict():
-    return {
-        "third largest at tau 0.1": 0.625,
-        "third largest at tau 10": 0.625,
-        "bias as tau falls": "falls",
-        "variance as tau falls": "rises",
-    }
-
-
-def bias_variance(estimates, exact):
-    return (estimates.mean(0) - exact).norm().item(), ((estimates - exact) ** 2).sum(-1).mean().item()
-
-
-# %% wrong: predict-temperature | the variance averaged over the parts of the gradient | killed by: variance
-def predict():
-    return {
-        "third largest at tau 0.1": 0.625,
-        "third largest at tau 10": 0.625,
-        "bias as tau falls": "falls",
-        "variance as tau falls": "rises",
-    }
-
-
-def bias_variance(estimates, exact):
-    return (estimates.mean(0) - exact).norm().item(), estimates.var(0, correction=0).mean().item()
-
-
-# %% wrong: predict-temperature | divides by n - 1 | killed by: variance
-def predict():
-    return {
-        "third largest at tau 0.1": 0.625,
-        "third largest at tau 10": 0.625,
-        "bias as tau falls": "falls",
-        "variance as tau falls": "rises",
-    }
-
-
-def bias_variance(estimates, exact):
-    return (estimates.mean(0) - exact).norm().item(), estimates.var(0).sum().item()
-
-
-# %% wrong: predict-temperature | tensors, not numbers | killed by: numbers
-def predict():
-    return {
-        "third largest at tau 0.1": 0.625,
-        "third largest at tau 10": 0.625,
-        "bias as tau falls": "falls",
-        "variance as tau falls": "rises",
-    }
-
-
-def bias_variance(estimates, exact):
-    mean = estimates.mean(0)
-    return (mean - exact).norm(), ((estimates - mean) ** 2).sum(-1).mean()
 
 
 # %% right: predict-temperature | the variance by its parts
@@ -775,6 +597,109 @@ def bias_variance(estimates, exact):
     return float(torch.linalg.vector_norm(mean - exact)), float(variance)
 
 
+# %% wrong: predict-temperature | temperature thought to change the law of the choice | killed by: third largest at tau 0.1
+def predict():
+    def law(tau):
+        return (torch.tensor([1.0, 2.0, 5.0]).log() / tau).softmax(0)[2].item()
+
+    return {
+        "third largest at tau 0.1": law(0.1),
+        "third largest at tau 10": law(10),
+        "bias as tau falls": "falls",
+        "variance as tau falls": "rises",
+    }
+
+
+def bias_variance(estimates, exact):
+    mean = estimates.mean(0)
+    return (mean - exact).norm().item(), ((estimates - mean) ** 2).sum(-1).mean().item()
+
+
+# %% wrong: predict-temperature | a uniform choice at high temperature | killed by: third largest at tau 10
+# edit of: temperature thought to change the law of the choice
+# -    def law(tau):
+# -        return (torch.tensor([1.0, 2.0, 5.0]).log() / tau).softmax(0)[2].item()
+# …
+# -        "third largest at tau 0.1": law(0.1),
+# -        "third largest at tau 10": law(10),
+# +        "third largest at tau 0.1": 0.625,
+# +        "third largest at tau 10": 1 / 3,
+
+
+# %% wrong: predict-temperature | bias thought to rise as the sample gets harder | killed by: bias as tau falls
+# edit of: temperature thought to change the law of the choice
+# -    def law(tau):
+# -        return (torch.tensor([1.0, 2.0, 5.0]).log() / tau).softmax(0)[2].item()
+# …
+# -        "third largest at tau 0.1": law(0.1),
+# -        "third largest at tau 10": law(10),
+# -        "bias as tau falls": "falls",
+# +        "third largest at tau 0.1": 0.625,
+# +        "third largest at tau 10": 0.625,
+# +        "bias as tau falls": "rises",
+
+
+# %% wrong: predict-temperature | a free lunch: variance thought to fall as well | killed by: variance as tau falls
+# edit of: temperature thought to change the law of the choice
+# -    def law(tau):
+# -        return (torch.tensor([1.0, 2.0, 5.0]).log() / tau).softmax(0)[2].item()
+# …
+# -        "third largest at tau 0.1": law(0.1),
+# -        "third largest at tau 10": law(10),
+# +        "third largest at tau 0.1": 0.625,
+# +        "third largest at tau 10": 0.625,
+# …
+# -        "variance as tau falls": "rises",
+# +        "variance as tau falls": "falls",
+
+
+# %% wrong: predict-temperature | the mean distance of single estimates taken for the bias | killed by: bias
+# edit of: temperature thought to change the law of the choice
+# -    def law(tau):
+# -        return (torch.tensor([1.0, 2.0, 5.0]).log() / tau).softmax(0)[2].item()
+# …
+# -        "third largest at tau 0.1": law(0.1),
+# -        "third largest at tau 10": law(10),
+# +        "third largest at tau 0.1": 0.625,
+# +        "third largest at tau 10": 0.625,
+# …
+# -    return (mean - exact).norm().item(), ((estimates - mean) ** 2).sum(-1).mean().item()
+# +    return (estimates - exact).norm(dim=-1).mean().item(), ((estimates - mean) ** 2).sum(-1).mean().item()
+
+
+# %% wrong: predict-temperature | the mean squared error taken for the variance | killed by: variance
+def predict():
+    return {
+        "third largest at tau 0.1": 0.625,
+        "third largest at tau 10": 0.625,
+        "bias as tau falls": "falls",
+        "variance as tau falls": "rises",
+    }
+
+
+def bias_variance(estimates, exact):
+    return (estimates.mean(0) - exact).norm().item(), ((estimates - exact) ** 2).sum(-1).mean().item()
+
+
+# %% wrong: predict-temperature | the variance averaged over the parts of the gradient | killed by: variance
+# edit of: the mean squared error taken for the variance
+# -    return (estimates.mean(0) - exact).norm().item(), ((estimates - exact) ** 2).sum(-1).mean().item()
+# +    return (estimates.mean(0) - exact).norm().item(), estimates.var(0, correction=0).mean().item()
+
+
+# %% wrong: predict-temperature | divides by n - 1 | killed by: variance
+# edit of: the mean squared error taken for the variance
+# -    return (estimates.mean(0) - exact).norm().item(), ((estimates - exact) ** 2).sum(-1).mean().item()
+# +    return (estimates.mean(0) - exact).norm().item(), estimates.var(0).sum().item()
+
+
+# %% wrong: predict-temperature | tensors, not numbers | killed by: numbers
+# edit of: the mean squared error taken for the variance
+# -    return (estimates.mean(0) - exact).norm().item(), ((estimates - exact) ** 2).sum(-1).mean().item()
+# +    mean = estimates.mean(0)
+# +    return (mean - exact).norm(), ((estimates - mean) ** 2).sum(-1).mean()
+
+
 # %% wrong: predict-temperature | a name of the dict is misspelt | killed by: four names
 def predict():
     third = 5 / 8
@@ -808,16 +733,13 @@ def predict():
 
 
 # %% wrong: predict-temperature | the bias as a share of the exact gradient | killed by: bias
-def predict():
-    return {
-        "third largest at tau 0.1": 5 / 8,
-        "third largest at tau 10": 5 / 8,
-        "bias as tau falls": "falls",
-        "variance as tau falls": "rises",
-    }
-
-
-def bias_variance(estimates, exact):
-    mean = estimates.mean(0)
-    bias = (mean - exact).norm() / exact.norm()
-    return bias.item(), ((estimates - mean) ** 2).sum(-1).mean().item()
+# edit of: the mean squared error taken for the variance
+# -        "third largest at tau 0.1": 0.625,
+# -        "third largest at tau 10": 0.625,
+# +        "third largest at tau 0.1": 5 / 8,
+# +        "third largest at tau 10": 5 / 8,
+# …
+# -    return (estimates.mean(0) - exact).norm().item(), ((estimates - exact) ** 2).sum(-1).mean().item()
+# +    mean = estimates.mean(0)
+# +    bias = (mean - exact).norm() / exact.norm()
+# +    return bias.item(), ((estimates - mean) ** 2).sum(-1).mean().item()

@@ -1,120 +1,3 @@
-# %% wrong: sparsemax | softmax with the small weights cut off | killed by: value
-def sparsemax(logits, *, dim=-1):
-    p = logits.softmax(dim)
-    p = p * (p > 0.1)
-    return p / p.sum(dim, keepdim=True)
-
-
-# %% wrong: sparsemax | the negative logits cut off, the rest divided by their sum | killed by: value
-def sparsemax(logits, *, dim=-1):
-    p = logits.clamp_min(0)
-    return p / p.sum(dim, keepdim=True).clamp_min(1e-9)
-
-
-# %% wrong: sparsemax | the threshold of all n logits, also of those that get no weight | killed by: value
-def sparsemax(logits, *, dim=-1):
-    tau = (logits.sum(dim, keepdim=True) - 1) / logits.shape[dim]
-    return (logits - tau).clamp_min(0)
-
-
-# %% wrong: sparsemax | forgot the factor k in the condition of the support | killed by: value
-def sparsemax(logits, *, dim=-1):
-    z = logits - logits.amax(dim, keepdim=True)
-    ordered = z.sort(dim, descending=True).values
-    sums = ordered.cumsum(dim)
-    size = (1 + ordered > sums).sum(dim, keepdim=True)
-    tau = (sums.gather(dim, size - 1) - 1) / size
-    return (z - tau).clamp_min(0)
-
-
-# %% wrong: sparsemax | one too few in the support | killed by: value
-def sparsemax(logits, *, dim=-1):
-    z = (logits - logits.amax(dim, keepdim=True)).movedim(dim, -1)
-    ordered = z.sort(-1, descending=True).values
-    k = torch.arange(1, z.shape[-1] + 1, dtype=z.dtype)
-    sums = ordered.cumsum(-1)
-    size = (1 + k * ordered > sums).sum(-1, keepdim=True).sub(1).clamp_min(1)
-    tau = (sums.gather(-1, size - 1) - 1) / size
-    return (z - tau).clamp_min(0).movedim(-1, dim)
-
-
-# %% wrong: sparsemax | weights in sorted order | killed by: value
-def sparsemax(logits, *, dim=-1):
-    z = (logits - logits.amax(dim, keepdim=True)).movedim(dim, -1)
-    ordered = z.sort(-1, descending=True).values
-    k = torch.arange(1, z.shape[-1] + 1, dtype=z.dtype)
-    sums = ordered.cumsum(-1)
-    size = (1 + k * ordered > sums).sum(-1, keepdim=True)
-    tau = (sums.gather(-1, size - 1) - 1) / size
-    return (ordered - tau).clamp_min(0).movedim(-1, dim)
-
-
-# %% wrong: sparsemax | always the last dimension | killed by: along dim
-def sparsemax(logits, *, dim=-1):
-    z = logits - logits.amax(-1, keepdim=True)
-    ordered = z.sort(-1, descending=True).values
-    k = torch.arange(1, z.shape[-1] + 1, dtype=z.dtype)
-    sums = ordered.cumsum(-1)
-    size = (1 + k * ordered > sums).sum(-1, keepdim=True)
-    tau = (sums.gather(-1, size - 1) - 1) / size
-    return (z - tau).clamp_min(0)
-
-
-# %% wrong: sparsemax | the threshold is detached | killed by: gradient
-def sparsemax(logits, *, dim=-1):
-    z = (logits - logits.amax(dim, keepdim=True).detach()).movedim(dim, -1)
-    ordered = z.detach().sort(-1, descending=True).values
-    k = torch.arange(1, z.shape[-1] + 1, dtype=z.dtype)
-    sums = ordered.cumsum(-1)
-    size = (1 + k * ordered > sums).sum(-1, keepdim=True)
-    tau = (sums.gather(-1, size - 1) - 1) / size
-    return (z - tau).clamp_min(0).movedim(-1, dim)
-
-
-# %% wrong: sparsemax | the weights have lost their graph | killed by: has a gradient
-def sparsemax(logits, *, dim=-1):
-    z = (logits.detach() - logits.detach().amax(dim, keepdim=True)).movedim(dim, -1)
-    ordered = z.sort(-1, descending=True).values
-    k = torch.arange(1, z.shape[-1] + 1, dtype=z.dtype)
-    sums = ordered.cumsum(-1)
-    size = (1 + k * ordered > sums).sum(-1, keepdim=True)
-    tau = (sums.gather(-1, size - 1) - 1) / size
-    return (z - tau).clamp_min(0).movedim(-1, dim)
-
-
-# %% wrong: sparsemax | divides by the sum once more, which brings the row's sum into the gradient | killed by: gradient
-def sparsemax(logits, *, dim=-1):
-    z = (logits - logits.amax(dim, keepdim=True).detach()).movedim(dim, -1)
-    ordered = z.detach().sort(-1, descending=True).values
-    k = torch.arange(1, z.shape[-1] + 1, dtype=z.dtype)
-    sums = ordered.cumsum(-1)
-    size = (1 + k * ordered > sums).sum(-1, keepdim=True)
-    tau = (sums.gather(-1, size - 1) - 1) / size
-    p = (z - tau).clamp_min(0)
-    return (p / p.sum(-1, keepdim=True)).movedim(-1, dim)
-
-
-# %% wrong: sparsemax | a support mask multiplied, NaN where a logit is -inf | killed by: impossible choices
-def sparsemax(logits, *, dim=-1):
-    z = (logits - logits.amax(dim, keepdim=True)).movedim(dim, -1)
-    ordered = z.sort(-1, descending=True).values
-    k = torch.arange(1, z.shape[-1] + 1, dtype=z.dtype)
-    held = (1 + k * ordered > ordered.cumsum(-1)).to(z)
-    tau = ((ordered * held).sum(-1, keepdim=True) - 1) / held.sum(-1, keepdim=True)
-    return (z - tau).clamp_min(0).movedim(-1, dim)
-
-
-# %% wrong: sparsemax | sums of large numbers, without the largest taken off first | killed by: a common number
-def sparsemax(logits, *, dim=-1):
-    z = logits.movedim(dim, -1)
-    ordered = z.sort(-1, descending=True).values
-    k = torch.arange(1, z.shape[-1] + 1, dtype=z.dtype)
-    sums = ordered.cumsum(-1)
-    size = (1 + k * ordered > sums).sum(-1, keepdim=True).clamp_min(1)
-    tau = (sums.gather(-1, size - 1) - 1) / size
-    return (z - tau).clamp_min(0).movedim(-1, dim)
-
-
 # %% right: sparsemax | throw out what falls below the threshold until nothing does
 def sparsemax(logits, *, dim=-1):
     z = logits - logits.amax(dim, keepdim=True)
@@ -164,179 +47,108 @@ def sparsemax(logits, *, dim=-1):
     return p.movedim(-1, dim)
 
 
-# %% wrong: leave-one-out | the mean of all samples, the own one included | killed by: baseline
-def leave_one_out(rewards):
-    if len(rewards) < 2:
-        raise ValueError("two samples at least")
-    return rewards.mean(0, keepdim=True).expand_as(rewards)
+# %% wrong: sparsemax | softmax with the small weights cut off | killed by: value
+def sparsemax(logits, *, dim=-1):
+    p = logits.softmax(dim)
+    p = p * (p > 0.1)
+    return p / p.sum(dim, keepdim=True)
 
 
-def score_function_loss(log_prob, reward, baseline=0.0):
-    return -((reward - baseline).detach() * log_prob).mean()
+# %% wrong: sparsemax | the negative logits cut off, the rest divided by their sum | killed by: value
+def sparsemax(logits, *, dim=-1):
+    p = logits.clamp_min(0)
+    return p / p.sum(dim, keepdim=True).clamp_min(1e-9)
 
 
-# %% wrong: leave-one-out | the sum of the others divided by m | killed by: baseline
-def leave_one_out(rewards):
-    if len(rewards) < 2:
-        raise ValueError("two samples at least")
-    return (rewards.sum(0) - rewards) / len(rewards)
+# %% wrong: sparsemax | the threshold of all n logits, also of those that get no weight | killed by: value
+def sparsemax(logits, *, dim=-1):
+    tau = (logits.sum(dim, keepdim=True) - 1) / logits.shape[dim]
+    return (logits - tau).clamp_min(0)
 
 
-def score_function_loss(log_prob, reward, baseline=0.0):
-    return -((reward - baseline).detach() * log_prob).mean()
+# %% wrong: sparsemax | forgot the factor k in the condition of the support | killed by: value
+def sparsemax(logits, *, dim=-1):
+    z = logits - logits.amax(dim, keepdim=True)
+    ordered = z.sort(dim, descending=True).values
+    sums = ordered.cumsum(dim)
+    size = (1 + ordered > sums).sum(dim, keepdim=True)
+    tau = (sums.gather(dim, size - 1) - 1) / size
+    return (z - tau).clamp_min(0)
 
 
-# %% wrong: leave-one-out | gives the advantage in place of the baseline | killed by: baseline
-def leave_one_out(rewards):
-    if len(rewards) < 2:
-        raise ValueError("two samples at least")
-    return rewards - (rewards.sum(0) - rewards) / (len(rewards) - 1)
+# %% wrong: sparsemax | one too few in the support | killed by: value
+def sparsemax(logits, *, dim=-1):
+    z = (logits - logits.amax(dim, keepdim=True)).movedim(dim, -1)
+    ordered = z.sort(-1, descending=True).values
+    k = torch.arange(1, z.shape[-1] + 1, dtype=z.dtype)
+    sums = ordered.cumsum(-1)
+    size = (1 + k * ordered > sums).sum(-1, keepdim=True).sub(1).clamp_min(1)
+    tau = (sums.gather(-1, size - 1) - 1) / size
+    return (z - tau).clamp_min(0).movedim(-1, dim)
 
 
-def score_function_loss(log_prob, reward, baseline=0.0):
-    return -((reward - baseline).detach() * log_prob).mean()
+# %% wrong: sparsemax | weights in sorted order | killed by: value
+# edit of: one too few in the support
+# -    size = (1 + k * ordered > sums).sum(-1, keepdim=True).sub(1).clamp_min(1)
+# +    size = (1 + k * ordered > sums).sum(-1, keepdim=True)
+# …
+# -    return (z - tau).clamp_min(0).movedim(-1, dim)
+# +    return (ordered - tau).clamp_min(0).movedim(-1, dim)
 
 
-# %% wrong: leave-one-out | along the last dimension | killed by: first dimension
-def leave_one_out(rewards):
-    if len(rewards) < 2:
-        raise ValueError("two samples at least")
-    return (rewards.sum(-1, keepdim=True) - rewards) / (rewards.shape[-1] - 1)
+# %% wrong: sparsemax | always the last dimension | killed by: along dim
+def sparsemax(logits, *, dim=-1):
+    z = logits - logits.amax(-1, keepdim=True)
+    ordered = z.sort(-1, descending=True).values
+    k = torch.arange(1, z.shape[-1] + 1, dtype=z.dtype)
+    sums = ordered.cumsum(-1)
+    size = (1 + k * ordered > sums).sum(-1, keepdim=True)
+    tau = (sums.gather(-1, size - 1) - 1) / size
+    return (z - tau).clamp_min(0)
 
 
-def score_function_loss(log_prob, reward, baseline=0.0):
-    return -((reward - baseline).detach() * log_prob).mean()
+# %% wrong: sparsemax | the threshold is detached | killed by: gradient
+def sparsemax(logits, *, dim=-1):
+    z = (logits - logits.amax(dim, keepdim=True).detach()).movedim(dim, -1)
+    ordered = z.detach().sort(-1, descending=True).values
+    k = torch.arange(1, z.shape[-1] + 1, dtype=z.dtype)
+    sums = ordered.cumsum(-1)
+    size = (1 + k * ordered > sums).sum(-1, keepdim=True)
+    tau = (sums.gather(-1, size - 1) - 1) / size
+    return (z - tau).clamp_min(0).movedim(-1, dim)
 
 
-# %% wrong: leave-one-out | mixes the problems of a batch | killed by: first dimension
-def leave_one_out(rewards):
-    if len(rewards) < 2:
-        raise ValueError("two samples at least")
-    return (rewards.sum() - rewards) / (rewards.numel() - 1)
+# %% wrong: sparsemax | the weights have lost their graph | killed by: has a gradient
+# edit of: the threshold is detached
+# -    z = (logits - logits.amax(dim, keepdim=True).detach()).movedim(dim, -1)
+# -    ordered = z.detach().sort(-1, descending=True).values
+# +    z = (logits.detach() - logits.detach().amax(dim, keepdim=True)).movedim(dim, -1)
+# +    ordered = z.sort(-1, descending=True).values
 
 
-def score_function_loss(log_prob, reward, baseline=0.0):
-    return -((reward - baseline).detach() * log_prob).mean()
+# %% wrong: sparsemax | divides by the sum once more, which brings the row's sum into the gradient | killed by: gradient
+# edit of: the threshold is detached
+# -    return (z - tau).clamp_min(0).movedim(-1, dim)
+# +    p = (z - tau).clamp_min(0)
+# +    return (p / p.sum(-1, keepdim=True)).movedim(-1, dim)
 
 
-# %% wrong: leave-one-out | the sign: minimises the reward | killed by: value
-def leave_one_out(rewards):
-    if len(rewards) < 2:
-        raise ValueError("two samples at least")
-    return (rewards.sum(0) - rewards) / (len(rewards) - 1)
+# %% wrong: sparsemax | a support mask multiplied, NaN where a logit is -inf | killed by: impossible choices
+# edit of: one too few in the support
+# -    sums = ordered.cumsum(-1)
+# -    size = (1 + k * ordered > sums).sum(-1, keepdim=True).sub(1).clamp_min(1)
+# -    tau = (sums.gather(-1, size - 1) - 1) / size
+# +    held = (1 + k * ordered > ordered.cumsum(-1)).to(z)
+# +    tau = ((ordered * held).sum(-1, keepdim=True) - 1) / held.sum(-1, keepdim=True)
 
 
-def score_function_loss(log_prob, reward, baseline=0.0):
-    return ((reward - baseline).detach() * log_prob).mean()
-
-
-# %% wrong: leave-one-out | the sum over the samples | killed by: value
-def leave_one_out(rewards):
-    if len(rewards) < 2:
-        raise ValueError("two samples at least")
-    return (rewards.sum(0) - rewards) / (len(rewards) - 1)
-
-
-def score_function_loss(log_prob, reward, baseline=0.0):
-    return -((reward - baseline).detach() * log_prob).sum()
-
-
-# %% wrong: leave-one-out | the baseline added | killed by: value
-def leave_one_out(rewards):
-    if len(rewards) < 2:
-        raise ValueError("two samples at least")
-    return (rewards.sum(0) - rewards) / (len(rewards) - 1)
-
-
-def score_function_loss(log_prob, reward, baseline=0.0):
-    return -((reward + baseline).detach() * log_prob).mean()
-
-
-# %% wrong: leave-one-out | probabilities in place of their logarithms | killed by: value
-def leave_one_out(rewards):
-    if len(rewards) < 2:
-        raise ValueError("two samples at least")
-    return (rewards.sum(0) - rewards) / (len(rewards) - 1)
-
-
-def score_function_loss(log_prob, reward, baseline=0.0):
-    return -((reward - baseline).detach() * log_prob.exp()).mean()
-
-
-# %% wrong: leave-one-out | one loss for each sample | killed by: one number
-def leave_one_out(rewards):
-    if len(rewards) < 2:
-        raise ValueError("two samples at least")
-    return (rewards.sum(0) - rewards) / (len(rewards) - 1)
-
-
-def score_function_loss(log_prob, reward, baseline=0.0):
-    return -(reward - baseline).detach() * log_prob
-
-
-# %% wrong: leave-one-out | forgot to detach the reward | killed by: no gradient of the reward
-def leave_one_out(rewards):
-    if len(rewards) < 2:
-        raise ValueError("two samples at least")
-    return (rewards.sum(0) - rewards) / (len(rewards) - 1)
-
-
-def score_function_loss(log_prob, reward, baseline=0.0):
-    return -((reward - baseline) * log_prob).mean()
-
-
-# %% wrong: leave-one-out | detaches the reward and not the baseline | killed by: no gradient of the baseline
-def leave_one_out(rewards):
-    if len(rewards) < 2:
-        raise ValueError("two samples at least")
-    return (rewards.sum(0) - rewards) / (len(rewards) - 1)
-
-
-def score_function_loss(log_prob, reward, baseline=0.0):
-    return -((reward.detach() - baseline) * log_prob).mean()
-
-
-# %% wrong: leave-one-out | detaches all of it | killed by: has a gradient
-def leave_one_out(rewards):
-    if len(rewards) < 2:
-        raise ValueError("two samples at least")
-    return (rewards.sum(0) - rewards) / (len(rewards) - 1)
-
-
-def score_function_loss(log_prob, reward, baseline=0.0):
-    return -((reward - baseline) * log_prob).mean().detach()
-
-
-# %% wrong: leave-one-out | scales the advantages to a standard deviation of one | killed by: value
-def leave_one_out(rewards):
-    if len(rewards) < 2:
-        raise ValueError("two samples at least")
-    return (rewards.sum(0) - rewards) / (len(rewards) - 1)
-
-
-def score_function_loss(log_prob, reward, baseline=0.0):
-    advantage = (reward - baseline).detach()
-    return -(advantage / (advantage.std() + 1e-8) * log_prob).mean()
-
-
-# %% wrong: leave-one-out | expects the baseline to be a tensor | killed by: runs
-def leave_one_out(rewards):
-    if len(rewards) < 2:
-        raise ValueError("two samples at least")
-    return (rewards.sum(0) - rewards) / (len(rewards) - 1)
-
-
-def score_function_loss(log_prob, reward, baseline=0.0):
-    return -((reward.detach() - baseline.detach()) * log_prob).mean()
-
-
-# %% wrong: leave-one-out | NaN for a single sample | killed by: one sample
-def leave_one_out(rewards):
-    return (rewards.sum(0) - rewards) / (len(rewards) - 1)
-
-
-def score_function_loss(log_prob, reward, baseline=0.0):
-    return -((reward - baseline).detach() * log_prob).mean()
+# %% wrong: sparsemax | sums of large numbers, without the largest taken off first | killed by: a common number
+# edit of: one too few in the support
+# -    z = (logits - logits.amax(dim, keepdim=True)).movedim(dim, -1)
+# +    z = logits.movedim(dim, -1)
+# …
+# -    size = (1 + k * ordered > sums).sum(-1, keepdim=True).sub(1).clamp_min(1)
+# +    size = (1 + k * ordered > sums).sum(-1, keepdim=True).clamp_min(1)
 
 
 # %% right: leave-one-out | by a loop over the samples
@@ -364,6 +176,197 @@ def leave_one_out(rewards):
 
 def score_function_loss(log_prob, reward, baseline=0.0):
     return torch.mean(log_prob * (baseline - reward).detach())
+
+
+# %% wrong: leave-one-out | the mean of all samples, the own one included | killed by: baseline
+def leave_one_out(rewards):
+    if len(rewards) < 2:
+        raise ValueError("two samples at least")
+    return rewards.mean(0, keepdim=True).expand_as(rewards)
+
+
+def score_function_loss(log_prob, reward, baseline=0.0):
+    return -((reward - baseline).detach() * log_prob).mean()
+
+
+# %% wrong: leave-one-out | the sum of the others divided by m | killed by: baseline
+# edit of: the mean of all samples, the own one included
+# -    return rewards.mean(0, keepdim=True).expand_as(rewards)
+# +    return (rewards.sum(0) - rewards) / len(rewards)
+
+
+# %% wrong: leave-one-out | gives the advantage in place of the baseline | killed by: baseline
+# edit of: the mean of all samples, the own one included
+# -    return rewards.mean(0, keepdim=True).expand_as(rewards)
+# +    return rewards - (rewards.sum(0) - rewards) / (len(rewards) - 1)
+
+
+# %% wrong: leave-one-out | along the last dimension | killed by: first dimension
+# edit of: the mean of all samples, the own one included
+# -    return rewards.mean(0, keepdim=True).expand_as(rewards)
+# +    return (rewards.sum(-1, keepdim=True) - rewards) / (rewards.shape[-1] - 1)
+
+
+# %% wrong: leave-one-out | mixes the problems of a batch | killed by: first dimension
+# edit of: the mean of all samples, the own one included
+# -    return rewards.mean(0, keepdim=True).expand_as(rewards)
+# +    return (rewards.sum() - rewards) / (rewards.numel() - 1)
+
+
+# %% wrong: leave-one-out | the sign: minimises the reward | killed by: value
+# edit of: the mean of all samples, the own one included
+# -    return rewards.mean(0, keepdim=True).expand_as(rewards)
+# +    return (rewards.sum(0) - rewards) / (len(rewards) - 1)
+# …
+# -    return -((reward - baseline).detach() * log_prob).mean()
+# +    return ((reward - baseline).detach() * log_prob).mean()
+
+
+# %% wrong: leave-one-out | the sum over the samples | killed by: value
+# edit of: the mean of all samples, the own one included
+# -    return rewards.mean(0, keepdim=True).expand_as(rewards)
+# +    return (rewards.sum(0) - rewards) / (len(rewards) - 1)
+# …
+# -    return -((reward - baseline).detach() * log_prob).mean()
+# +    return -((reward - baseline).detach() * log_prob).sum()
+
+
+# %% wrong: leave-one-out | the baseline added | killed by: value
+# edit of: the mean of all samples, the own one included
+# -    return rewards.mean(0, keepdim=True).expand_as(rewards)
+# +    return (rewards.sum(0) - rewards) / (len(rewards) - 1)
+# …
+# -    return -((reward - baseline).detach() * log_prob).mean()
+# +    return -((reward + baseline).detach() * log_prob).mean()
+
+
+# %% wrong: leave-one-out | probabilities in place of their logarithms | killed by: value
+# edit of: the mean of all samples, the own one included
+# -    return rewards.mean(0, keepdim=True).expand_as(rewards)
+# +    return (rewards.sum(0) - rewards) / (len(rewards) - 1)
+# …
+# -    return -((reward - baseline).detach() * log_prob).mean()
+# +    return -((reward - baseline).detach() * log_prob.exp()).mean()
+
+
+# %% wrong: leave-one-out | one loss for each sample | killed by: one number
+# edit of: the mean of all samples, the own one included
+# -    return rewards.mean(0, keepdim=True).expand_as(rewards)
+# +    return (rewards.sum(0) - rewards) / (len(rewards) - 1)
+# …
+# -    return -((reward - baseline).detach() * log_prob).mean()
+# +    return -(reward - baseline).detach() * log_prob
+
+
+# %% wrong: leave-one-out | forgot to detach the reward | killed by: no gradient of the reward
+# edit of: the mean of all samples, the own one included
+# -    return rewards.mean(0, keepdim=True).expand_as(rewards)
+# +    return (rewards.sum(0) - rewards) / (len(rewards) - 1)
+# …
+# -    return -((reward - baseline).detach() * log_prob).mean()
+# +    return -((reward - baseline) * log_prob).mean()
+
+
+# %% wrong: leave-one-out | detaches the reward and not the baseline | killed by: no gradient of the baseline
+# edit of: the mean of all samples, the own one included
+# -    return rewards.mean(0, keepdim=True).expand_as(rewards)
+# +    return (rewards.sum(0) - rewards) / (len(rewards) - 1)
+# …
+# -    return -((reward - baseline).detach() * log_prob).mean()
+# +    return -((reward.detach() - baseline) * log_prob).mean()
+
+
+# %% wrong: leave-one-out | detaches all of it | killed by: has a gradient
+# edit of: the mean of all samples, the own one included
+# -    return rewards.mean(0, keepdim=True).expand_as(rewards)
+# +    return (rewards.sum(0) - rewards) / (len(rewards) - 1)
+# …
+# -    return -((reward - baseline).detach() * log_prob).mean()
+# +    return -((reward - baseline) * log_prob).mean().detach()
+
+
+# %% wrong: leave-one-out | scales the advantages to a standard deviation of one | killed by: value
+# edit of: the mean of all samples, the own one included
+# -    return rewards.mean(0, keepdim=True).expand_as(rewards)
+# +    return (rewards.sum(0) - rewards) / (len(rewards) - 1)
+# …
+# -    return -((reward - baseline).detach() * log_prob).mean()
+# +    advantage = (reward - baseline).detach()
+# +    return -(advantage / (advantage.std() + 1e-8) * log_prob).mean()
+
+
+# %% wrong: leave-one-out | expects the baseline to be a tensor | killed by: runs
+# edit of: the mean of all samples, the own one included
+# -    return rewards.mean(0, keepdim=True).expand_as(rewards)
+# +    return (rewards.sum(0) - rewards) / (len(rewards) - 1)
+# …
+# -    return -((reward - baseline).detach() * log_prob).mean()
+# +    return -((reward.detach() - baseline.detach()) * log_prob).mean()
+
+
+# %% wrong: leave-one-out | NaN for a single sample | killed by: one sample
+# edit of: the mean of all samples, the own one included
+# -    if len(rewards) < 2:
+# -        raise ValueError("two samples at least")
+# -    return rewards.mean(0, keepdim=True).expand_as(rewards)
+# +    return (rewards.sum(0) - rewards) / (len(rewards) - 1)
+
+
+# %% right: subset-marginals | each thing left out in turn, with Python's numbers
+def subset_marginals(log_weights, k):
+    s = [float(x) for x in log_weights]
+
+    def add(a, b):
+        high = max(a, b)
+        return high if high == -math.inf else high + math.log(math.exp(a - high) + math.exp(b - high))
+
+    def log_e(values, size):
+        table = [0.0] + [-math.inf] * size
+        for x in values:
+            for j in range(size, 0, -1):
+                table[j] = add(table[j], table[j - 1] + x)
+        return table[size]
+
+    if k == 0:
+        return torch.zeros(len(s), dtype=log_weights.dtype)
+    total = log_e(s, k)
+    inside = [math.exp(x + log_e(s[:i] + s[i + 1 :], k - 1) - total) for i, x in enumerate(s)]
+    return torch.tensor(inside, dtype=log_weights.dtype)
+
+
+# %% right: subset-marginals | the gradient of log e_k
+def subset_marginals(log_weights, k):
+    with torch.enable_grad():
+        s = log_weights.detach().double()
+        s = (s - s.max()).clamp_min(-1e30).requires_grad_()
+        table = [torch.zeros((), dtype=torch.float64)] + [torch.tensor(-1e32, dtype=torch.float64)] * k
+        for x in s:
+            table = table[:1] + [torch.logaddexp(table[j], table[j - 1] + x) for j in range(1, k + 1)]
+        if k == 0:
+            return torch.zeros_like(log_weights)
+        return torch.autograd.grad(table[k], s)[0].to(log_weights.dtype)
+
+
+# %% right: subset-marginals | the chance to take the next thing, given how many are still to come
+def subset_marginals(log_weights, k):
+    s, n = log_weights.double(), len(log_weights)
+    rest = [torch.full((k + 1,), -torch.inf, dtype=torch.float64)]  # log e_j of the last things
+    rest[0][0] = 0
+    for x in s.flip(0):
+        shifted = torch.cat([torch.tensor([-torch.inf]).double(), rest[-1][:-1] + x])
+        rest.append(torch.logaddexp(rest[-1], shifted))
+    rest = rest[::-1]
+    state = torch.zeros(k + 1, dtype=torch.float64)  # probability that j are still to be taken
+    state[k] = 1
+    inside = []
+    for i in range(n):
+        take = (s[i] + rest[i + 1][:-1] - rest[i][1:]).exp().nan_to_num(0.0)
+        moved = state[1:] * take
+        inside.append(moved.sum())
+        leave = (rest[i + 1] - rest[i]).exp().nan_to_num(0.0)
+        state = state * leave
+        state[:-1] += moved
+    return torch.stack(inside).to(log_weights.dtype)
 
 
 # %% wrong: subset-marginals | the law of Gumbel top-k, one after another | killed by: law
@@ -416,33 +419,20 @@ def subset_marginals(log_weights, k):
 
 
 # %% wrong: subset-marginals | the own weight is forgotten | killed by: law
-def subset_marginals(log_weights, k):
-    w = log_weights.double().exp().tolist()
-
-    def e(weights, size):
-        table = [1.0] + [0.0] * size
-        for x in weights:
-            for j in range(size, 0, -1):
-                table[j] += x * table[j - 1]
-        return table[size]
-
-    others = torch.tensor([e(w[:i] + w[i + 1 :], k - 1) for i in range(len(w))], dtype=log_weights.dtype)
-    return others / others.sum() * k
+# edit of: sets of k others in place of k - 1
+# -    total = e(w, k)
+# -    return torch.tensor([x * e(w[:i] + w[i + 1 :], k) / total for i, x in enumerate(w)], dtype=log_weights.dtype)
+# +    others = torch.tensor([e(w[:i] + w[i + 1 :], k - 1) for i in range(len(w))], dtype=log_weights.dtype)
+# +    return others / others.sum() * k
 
 
 # %% wrong: subset-marginals | the table is filled upwards, so that a thing is taken twice | killed by: law
-def subset_marginals(log_weights, k):
-    w = log_weights.double().exp().tolist()
-
-    def e(weights, size):
-        table = [1.0] + [0.0] * size
-        for x in weights:
-            for j in range(1, size + 1):
-                table[j] += x * table[j - 1]
-        return table[size]
-
-    total = e(w, k)
-    return torch.tensor([x * e(w[:i] + w[i + 1 :], k - 1) / total for i, x in enumerate(w)], dtype=log_weights.dtype)
+# edit of: sets of k others in place of k - 1
+# -            for j in range(size, 0, -1):
+# +            for j in range(1, size + 1):
+# …
+# -    return torch.tensor([x * e(w[:i] + w[i + 1 :], k) / total for i, x in enumerate(w)], dtype=log_weights.dtype)
+# +    return torch.tensor([x * e(w[:i] + w[i + 1 :], k - 1) / total for i, x in enumerate(w)], dtype=log_weights.dtype)
 
 
 # %% wrong: subset-marginals | no logarithms: exp overflows | killed by: large weights
@@ -525,370 +515,33 @@ def subset_marginals(log_weights, k):
 
 
 # %% wrong: subset-marginals | centred by the mean, which is -inf where one of them is | killed by: never chosen
-def subset_marginals(log_weights, k):
-    if k == 0:
-        return torch.zeros_like(log_weights)
-    s = log_weights.double()
-    s = s - s.mean()
-    start = torch.full((k,), -math.inf, dtype=s.dtype)
-    start[0] = 0.0
-
-    def grow(table, x):
-        return torch.logaddexp(table, torch.cat([table.new_full((1,), -math.inf), table[:-1] + x]))
-
-    left, right = [start], [start]
-    for x in s[:-1]:
-        left.append(grow(left[-1], x))
-    for x in s[1:].flip(0):
-        right.append(grow(right[-1], x))
-    mass = s + (torch.stack(left) + torch.stack(right[::-1]).flip(1)).logsumexp(1)
-    return (mass - mass.logsumexp(0) + math.log(k)).exp().to(log_weights.dtype)
+# edit of: fails for the empty set
+#  def subset_marginals(log_weights, k):
+# +    if k == 0:
+# +        return torch.zeros_like(log_weights)
+# …
+#      s = log_weights.double()
+# +    s = s - s.mean()
 
 
 # %% wrong: subset-marginals | always float64 | killed by: dtype
-def subset_marginals(log_weights, k):
-    if k == 0:
-        return torch.zeros_like(log_weights)
-    s = log_weights.double()
-    start = torch.full((k,), -math.inf, dtype=s.dtype)
-    start[0] = 0.0
-
-    def grow(table, x):
-        return torch.logaddexp(table, torch.cat([table.new_full((1,), -math.inf), table[:-1] + x]))
-
-    left, right = [start], [start]
-    for x in s[:-1]:
-        left.append(grow(left[-1], x))
-    for x in s[1:].flip(0):
-        right.append(grow(right[-1], x))
-    mass = s + (torch.stack(left) + torch.stack(right[::-1]).flip(1)).logsumexp(1)
-    return (mass - mass.logsumexp(0) + math.log(k)).exp()
+# edit of: fails for the empty set
+#  def subset_marginals(log_weights, k):
+# +    if k == 0:
+# +        return torch.zeros_like(log_weights)
+# …
+# -    return (mass - mass.logsumexp(0) + math.log(k)).exp().to(log_weights.dtype)
+# +    return (mass - mass.logsumexp(0) + math.log(k)).exp()
 
 
 # %% wrong: subset-marginals | the right half is not turned round | killed by: law
-def subset_marginals(log_weights, k):
-    if k == 0:
-        return torch.zeros_like(log_weights)
-    s = log_weights.double()
-    start = torch.full((k,), -math.inf, dtype=s.dtype)
-    start[0] = 0.0
-
-    def grow(table, x):
-        return torch.logaddexp(table, torch.cat([table.new_full((1,), -math.inf), table[:-1] + x]))
-
-    left, right = [start], [start]
-    for x in s[:-1]:
-        left.append(grow(left[-1], x))
-    for x in s[1:].flip(0):
-        right.append(grow(right[-1], x))
-    mass = s + (torch.stack(left) + torch.stack(right[::-1])).logsumexp(1)
-    return (mass - mass.logsumexp(0) + math.log(k)).exp().to(log_weights.dtype)
-
-
-# %% right: subset-marginals | each thing left out in turn, with Python's numbers
-def subset_marginals(log_weights, k):
-    s = [float(x) for x in log_weights]
-
-    def add(a, b):
-        high = max(a, b)
-        return high if high == -math.inf else high + math.log(math.exp(a - high) + math.exp(b - high))
-
-    def log_e(values, size):
-        table = [0.0] + [-math.inf] * size
-        for x in values:
-            for j in range(size, 0, -1):
-                table[j] = add(table[j], table[j - 1] + x)
-        return table[size]
-
-    if k == 0:
-        return torch.zeros(len(s), dtype=log_weights.dtype)
-    total = log_e(s, k)
-    inside = [math.exp(x + log_e(s[:i] + s[i + 1 :], k - 1) - total) for i, x in enumerate(s)]
-    return torch.tensor(inside, dtype=log_weights.dtype)
-
-
-# %% right: subset-marginals | the gradient of log e_k
-def subset_marginals(log_weights, k):
-    with torch.enable_grad():
-        s = log_weights.detach().double()
-        s = (s - s.max()).clamp_min(-1e30).requires_grad_()
-        table = [torch.zeros((), dtype=torch.float64)] + [torch.tensor(-1e32, dtype=torch.float64)] * k
-        for x in s:
-            table = table[:1] + [torch.logaddexp(table[j], table[j - 1] + x) for j in range(1, k + 1)]
-        if k == 0:
-            return torch.zeros_like(log_weights)
-        return torch.autograd.grad(table[k], s)[0].to(log_weights.dtype)
-
-
-# %% right: subset-marginals | the chance to take the next thing, given how many are still to come
-def subset_marginals(log_weights, k):
-    s, n = log_weights.double(), len(log_weights)
-    rest = [torch.full((k + 1,), -torch.inf, dtype=torch.float64)]  # log e_j of the last things
-    rest[0][0] = 0
-    for x in s.flip(0):
-        shifted = torch.cat([torch.tensor([-torch.inf]).double(), rest[-1][:-1] + x])
-        rest.append(torch.logaddexp(rest[-1], shifted))
-    rest = rest[::-1]
-    state = torch.zeros(k + 1, dtype=torch.float64)  # probability that j are still to be taken
-    state[k] = 1
-    inside = []
-    for i in range(n):
-        take = (s[i] + rest[i + 1][:-1] - rest[i][1:]).exp().nan_to_num(0.0)
-        moved = state[1:] * take
-        inside.append(moved.sum())
-        leave = (rest[i + 1] - rest[i]).exp().nan_to_num(0.0)
-        state = state * leave
-        state[:-1] += moved
-    return torch.stack(inside).to(log_weights.dtype)
-
-
-# %% wrong: perturbed-argmax | one call for every sample | killed by: one call
-def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
-    mean, lift = 0, 0
-    for _ in range(samples):
-        noise = torch.randn(theta.shape, dtype=theta.dtype, generator=generator)
-        y = solver(theta.detach() + sigma * noise)
-        mean = mean + y / samples
-        lift = lift + y * (noise * theta).sum(-1, keepdim=True) / (sigma * samples)
-    return mean + (lift - lift.detach())
-
-
-# %% wrong: perturbed-argmax | samples and problems are not made rows | killed by: rows
-def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
-    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
-    y = solver(theta.detach() + sigma * noise)
-    lift = (y * (noise * theta).sum(-1, keepdim=True)).mean(0) / sigma
-    return y.mean(0) + (lift - lift.detach())
-
-
-# %% wrong: perturbed-argmax | the solver is called with a graph | killed by: no graph for the solver
-def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
-    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
-    y = solver((theta + sigma * noise).flatten(0, 1)).reshape(noise.shape)
-    lift = (y * (noise * theta).sum(-1, keepdim=True)).mean(0) / sigma
-    return y.mean(0) + (lift - lift.detach())
-
-
-# %% wrong: perturbed-argmax | one row of noise for the whole batch | killed by: noise of its own
-def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
-    noise = torch.randn(samples, 1, theta.shape[1], dtype=theta.dtype, generator=generator).expand(-1, *theta.shape)
-    y = solver((theta.detach() + sigma * noise).flatten(0, 1)).reshape(noise.shape)
-    lift = (y * (noise * theta).sum(-1, keepdim=True)).mean(0) / sigma
-    return y.mean(0) + (lift - lift.detach())
-
-
-# %% wrong: perturbed-argmax | the same noise in every sample | killed by: new noise for each sample
-def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
-    noise = torch.randn(1, *theta.shape, dtype=theta.dtype, generator=generator).expand(samples, -1, -1)
-    y = solver((theta.detach() + sigma * noise).flatten(0, 1)).reshape(noise.shape)
-    lift = (y * (noise * theta).sum(-1, keepdim=True)).mean(0) / sigma
-    return y.mean(0) + (lift - lift.detach())
-
-
-# %% wrong: perturbed-argmax | the answers are taken apart in another order than they were put together | killed by: value
-def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
-    b, n = theta.shape
-    noise = torch.randn(samples, b, n, dtype=theta.dtype, generator=generator)
-    y = solver((theta.detach() + sigma * noise).reshape(samples * b, n)).reshape(b, samples, n).transpose(0, 1)
-    lift = (y * (noise * theta).sum(-1, keepdim=True)).mean(0) / sigma
-    return y.mean(0) + (lift - lift.detach())
-
-
-# %% wrong: perturbed-argmax | the answers as they are, without a gradient | killed by: has a gradient
-def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
-    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
-    return solver((theta.detach() + sigma * noise).flatten(0, 1)).reshape(noise.shape).mean(0)
-
-
-# %% wrong: perturbed-argmax | straight-through, the gradient of the identity | killed by: gradient
-def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
-    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
-    y = solver((theta.detach() + sigma * noise).flatten(0, 1)).reshape(noise.shape).mean(0)
-    return y + (theta - theta.detach())
-
-
-# %% wrong: perturbed-argmax | sigma is forgotten in the gradient | killed by: gradient
-def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
-    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
-    y = solver((theta.detach() + sigma * noise).flatten(0, 1)).reshape(noise.shape)
-    lift = (y * (noise * theta).sum(-1, keepdim=True)).mean(0)
-    return y.mean(0) + (lift - lift.detach())
-
-
-# %% wrong: perturbed-argmax | divided by sigma squared | killed by: gradient
-def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
-    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
-    y = solver((theta.detach() + sigma * noise).flatten(0, 1)).reshape(noise.shape)
-    lift = (y * (noise * theta).sum(-1, keepdim=True)).mean(0) / sigma**2
-    return y.mean(0) + (lift - lift.detach())
-
-
-# %% wrong: perturbed-argmax | the sum over the samples in the gradient | killed by: gradient
-def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
-    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
-    y = solver((theta.detach() + sigma * noise).flatten(0, 1)).reshape(noise.shape)
-    lift = (y * (noise * theta).sum(-1, keepdim=True)).sum(0) / sigma
-    return y.mean(0) + (lift - lift.detach())
-
-
-# %% wrong: perturbed-argmax | the sign of the gradient | killed by: gradient
-def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
-    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
-    y = solver((theta.detach() + sigma * noise).flatten(0, 1)).reshape(noise.shape)
-    lift = (y * (noise * theta).sum(-1, keepdim=True)).mean(0) / sigma
-    return y.mean(0) - (lift - lift.detach())
-
-
-# %% wrong: perturbed-argmax | y times Z score by score | killed by: gradient
-def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
-    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
-    y = solver((theta.detach() + sigma * noise).flatten(0, 1)).reshape(noise.shape)
-    lift = (y * noise * theta).mean(0) / sigma
-    return y.mean(0) + (lift - lift.detach())
-
-
-# %% wrong: perturbed-argmax | the products with g are summed over the batch | killed by: gradient
-def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
-    class Through(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, theta):
-            b, n = theta.shape
-            noise = torch.randn(samples, b, n, dtype=theta.dtype, generator=generator)
-            y = solver((theta + sigma * noise).reshape(-1, n)).reshape(samples, b, n)
-            ctx.save_for_backward(noise, y)
-            return y.mean(0)
-
-        @staticmethod
-        def backward(ctx, g):
-            noise, y = ctx.saved_tensors
-            return ((y * g).sum((1, 2), keepdim=True) * noise).mean(0) / sigma
-
-    return Through.apply(theta)
-
-
-# %% wrong: perturbed-argmax | new noise in the backward pass | killed by: gradient
-def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
-    class Through(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, theta):
-            b, n = theta.shape
-            noise = torch.randn(samples, b, n, dtype=theta.dtype, generator=generator)
-            y = solver((theta + sigma * noise).reshape(-1, n)).reshape(samples, b, n)
-            ctx.save_for_backward(y)
-            return y.mean(0)
-
-        @staticmethod
-        def backward(ctx, g):
-            (y,) = ctx.saved_tensors
-            noise = torch.randn(y.shape, dtype=y.dtype, generator=generator)
-            return ((y * g).sum(-1, keepdim=True) * noise).mean(0) / sigma
-
-    return Through.apply(theta)
-
-
-# %% wrong: perturbed-argmax | solves once more in the backward pass | killed by: no call in backward
-def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
-    class Through(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, theta):
-            b, n = theta.shape
-            noise = torch.randn(samples, b, n, dtype=theta.dtype, generator=generator)
-            ctx.save_for_backward(theta, noise)
-            return solver((theta + sigma * noise).reshape(-1, n)).reshape(samples, b, n).mean(0)
-
-        @staticmethod
-        def backward(ctx, g):
-            theta, noise = ctx.saved_tensors
-            y = solver((theta + sigma * noise).reshape(-1, theta.shape[1])).reshape(noise.shape)
-            return ((y * g).sum(-1, keepdim=True) * noise).mean(0) / sigma
-
-    return Through.apply(theta)
-
-
-# %% wrong: perturbed-argmax | solves a second time in place of keeping the answers | killed by: one call
-def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
-    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
-    mean = solver((theta.detach() + sigma * noise).flatten(0, 1)).reshape(noise.shape).mean(0)
-    y = solver((theta.detach() + sigma * noise).flatten(0, 1)).reshape(noise.shape)
-    lift = (y * (noise * theta).sum(-1, keepdim=True)).mean(0) / sigma
-    return mean + (lift - lift.detach())
-
-
-# %% wrong: perturbed-argmax | Gumbel noise with the gradient of normal noise | killed by: law
-def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
-    noise = -torch.empty(samples, *theta.shape, dtype=theta.dtype).exponential_(generator=generator).log()
-    y = solver((theta.detach() + sigma * noise).flatten(0, 1)).reshape(noise.shape)
-    lift = (y * (noise * theta).sum(-1, keepdim=True)).mean(0) / sigma
-    return y.mean(0) + (lift - lift.detach())
-
-
-# %% wrong: perturbed-argmax | uniform noise | killed by: law
-def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
-    noise = 2 * torch.rand(samples, *theta.shape, dtype=theta.dtype, generator=generator) - 1
-    y = solver((theta.detach() + sigma * noise).flatten(0, 1)).reshape(noise.shape)
-    lift = (y * (noise * theta).sum(-1, keepdim=True)).mean(0) / sigma
-    return y.mean(0) + (lift - lift.detach())
-
-
-# %% wrong: perturbed-argmax | one number of noise for all scores of a problem | killed by: law
-def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
-    b, n = theta.shape
-    noise = torch.randn(samples, b, 1, dtype=theta.dtype, generator=generator).expand(-1, -1, n)
-    y = solver((theta.detach() + sigma * noise).flatten(0, 1)).reshape(noise.shape)
-    lift = (y * (noise * theta).sum(-1, keepdim=True)).mean(0) / sigma
-    return y.mean(0) + (lift - lift.detach())
-
-
-# %% wrong: perturbed-argmax | sigma is not used for the noise | killed by: law
-def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
-    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
-    y = solver((theta.detach() + noise).flatten(0, 1)).reshape(noise.shape)
-    lift = (y * (noise * theta).sum(-1, keepdim=True)).mean(0) / sigma
-    return y.mean(0) + (lift - lift.detach())
-
-
-# %% wrong: perturbed-argmax | the gradient of one softmax sample | killed by: gradient
-def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
-    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
-    y = solver((theta.detach() + sigma * noise).flatten(0, 1)).reshape(noise.shape).mean(0)
-    soft = ((theta + sigma * noise) / sigma).softmax(-1).mean(0)
-    return (y - soft).detach() + soft
-
-
-# %% wrong: perturbed-argmax | ignores the generator | killed by: generator
-def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
-    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype)
-    y = solver((theta.detach() + sigma * noise).flatten(0, 1)).reshape(noise.shape)
-    lift = (y * (noise * theta).sum(-1, keepdim=True)).mean(0) / sigma
-    return y.mean(0) + (lift - lift.detach())
-
-
-# %% wrong: perturbed-argmax | seeds the global generator instead of using the one given | killed by: global generator
-def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
-    if generator is not None:
-        torch.manual_seed(generator.initial_seed())
-    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype)
-    y = solver((theta.detach() + sigma * noise).flatten(0, 1)).reshape(noise.shape)
-    lift = (y * (noise * theta).sum(-1, keepdim=True)).mean(0) / sigma
-    return y.mean(0) + (lift - lift.detach())
-
-
-# %% wrong: perturbed-argmax | solves in float32 whatever the scores are | killed by: dtype
-def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
-    noise = torch.randn(samples, *theta.shape, generator=generator)
-    y = solver((theta.detach().float() + sigma * noise).flatten(0, 1)).reshape(noise.shape).to(theta)
-    lift = (y * (noise * theta).sum(-1, keepdim=True)).mean(0) / sigma
-    return y.mean(0) + (lift - lift.detach())
-
-
-# %% wrong: perturbed-argmax | begins the generator anew in every call | killed by: the generator goes on
-def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
-    if generator is not None:
-        generator = torch.Generator().manual_seed(generator.initial_seed())
-    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
-    y = solver((theta.detach() + sigma * noise).flatten(0, 1)).reshape(noise.shape)
-    lift = (y * (noise * theta).sum(-1, keepdim=True)).mean(0) / sigma
-    return y.mean(0) + (lift - lift.detach())
+# edit of: fails for the empty set
+#  def subset_marginals(log_weights, k):
+# +    if k == 0:
+# +        return torch.zeros_like(log_weights)
+# …
+# -    mass = s + (torch.stack(left) + torch.stack(right[::-1]).flip(1)).logsumexp(1)
+# +    mass = s + (torch.stack(left) + torch.stack(right[::-1])).logsumexp(1)
 
 
 # %% right: perturbed-argmax | an autograd function
@@ -936,143 +589,220 @@ def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
     return vertices.mean(0) + (passing - passing.detach())
 
 
-# %% wrong: fenchel-young | the sign | killed by: value
-def fenchel_young_loss(solver, theta, target, *, samples=100, sigma=1.0, generator=None):
+# %% wrong: perturbed-argmax | one call for every sample | killed by: one call
+def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
+    mean, lift = 0, 0
+    for _ in range(samples):
+        noise = torch.randn(theta.shape, dtype=theta.dtype, generator=generator)
+        y = solver(theta.detach() + sigma * noise)
+        mean = mean + y / samples
+        lift = lift + y * (noise * theta).sum(-1, keepdim=True) / (sigma * samples)
+    return mean + (lift - lift.detach())
+
+
+# %% wrong: perturbed-argmax | samples and problems are not made rows | killed by: rows
+def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
     noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
-    scores = theta + sigma * noise
-    y = solver(scores.detach().flatten(0, 1)).reshape(noise.shape)
-    return (theta * target).sum(-1) - (y * scores).sum(-1).mean(0)
+    y = solver(theta.detach() + sigma * noise)
+    lift = (y * (noise * theta).sum(-1, keepdim=True)).mean(0) / sigma
+    return y.mean(0) + (lift - lift.detach())
 
 
-# %% wrong: fenchel-young | the squared distance as value, with the right gradient | killed by: value
-def fenchel_young_loss(solver, theta, target, *, samples=100, sigma=1.0, generator=None):
+# %% wrong: perturbed-argmax | the solver is called with a graph | killed by: no graph for the solver
+# edit of: samples and problems are not made rows
+# -    y = solver(theta.detach() + sigma * noise)
+# +    y = solver((theta + sigma * noise).flatten(0, 1)).reshape(noise.shape)
+
+
+# %% wrong: perturbed-argmax | one row of noise for the whole batch | killed by: noise of its own
+def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
+    noise = torch.randn(samples, 1, theta.shape[1], dtype=theta.dtype, generator=generator).expand(-1, *theta.shape)
+    y = solver((theta.detach() + sigma * noise).flatten(0, 1)).reshape(noise.shape)
+    lift = (y * (noise * theta).sum(-1, keepdim=True)).mean(0) / sigma
+    return y.mean(0) + (lift - lift.detach())
+
+
+# %% wrong: perturbed-argmax | the same noise in every sample | killed by: new noise for each sample
+# edit of: one row of noise for the whole batch
+# -    noise = torch.randn(samples, 1, theta.shape[1], dtype=theta.dtype, generator=generator).expand(-1, *theta.shape)
+# +    noise = torch.randn(1, *theta.shape, dtype=theta.dtype, generator=generator).expand(samples, -1, -1)
+
+
+# %% wrong: perturbed-argmax | the answers are taken apart in another order than they were put together | killed by: value
+def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
+    b, n = theta.shape
+    noise = torch.randn(samples, b, n, dtype=theta.dtype, generator=generator)
+    y = solver((theta.detach() + sigma * noise).reshape(samples * b, n)).reshape(b, samples, n).transpose(0, 1)
+    lift = (y * (noise * theta).sum(-1, keepdim=True)).mean(0) / sigma
+    return y.mean(0) + (lift - lift.detach())
+
+
+# %% wrong: perturbed-argmax | the answers as they are, without a gradient | killed by: has a gradient
+def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
+    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
+    return solver((theta.detach() + sigma * noise).flatten(0, 1)).reshape(noise.shape).mean(0)
+
+
+# %% wrong: perturbed-argmax | straight-through, the gradient of the identity | killed by: gradient
+def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
     noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
     y = solver((theta.detach() + sigma * noise).flatten(0, 1)).reshape(noise.shape).mean(0)
-    passing = ((y - target) * theta).sum(-1)
-    return ((y - target) ** 2).sum(-1) + (passing - passing.detach())
+    return y + (theta - theta.detach())
 
 
-# %% wrong: fenchel-young | half the squared distance to the perturbed argmax | killed by: value
-def fenchel_young_loss(solver, theta, target, *, samples=100, sigma=1.0, generator=None):
-    y = perturbed_argmax(solver, theta, samples=samples, sigma=sigma, generator=generator)
-    return ((y - target) ** 2).sum(-1) / 2
-
-
-# %% wrong: fenchel-young | the perceptron, without any noise | killed by: one call
-def fenchel_young_loss(solver, theta, target, *, samples=100, sigma=1.0, generator=None):
-    y = solver(theta.detach())
-    return ((y - target) * theta).sum(-1)
-
-
-# %% wrong: fenchel-young | the unperturbed maximum, with the gradient of the perturbed one | killed by: value
-def fenchel_young_loss(solver, theta, target, *, samples=100, sigma=1.0, generator=None):
-    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
-    y = solver((theta.detach() + sigma * noise).flatten(0, 1)).reshape(noise.shape).mean(0)
-    passing = ((y - target) * theta).sum(-1)
-    return theta.detach().amax(-1) - (theta.detach() * target).sum(-1) + (passing - passing.detach())
-
-
-# %% wrong: fenchel-young | the noise is missing in the maximum | killed by: value
-def fenchel_young_loss(solver, theta, target, *, samples=100, sigma=1.0, generator=None):
-    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
-    y = solver((theta.detach() + sigma * noise).flatten(0, 1)).reshape(noise.shape).mean(0)
-    return ((y - target) * theta).sum(-1)
-
-
-# %% wrong: fenchel-young | sigma is missing in the maximum | killed by: value
-def fenchel_young_loss(solver, theta, target, *, samples=100, sigma=1.0, generator=None):
+# %% wrong: perturbed-argmax | sigma is forgotten in the gradient | killed by: gradient
+def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
     noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
     y = solver((theta.detach() + sigma * noise).flatten(0, 1)).reshape(noise.shape)
-    return (y * (theta + noise)).sum(-1).mean(0) - (theta * target).sum(-1)
+    lift = (y * (noise * theta).sum(-1, keepdim=True)).mean(0)
+    return y.mean(0) + (lift - lift.detach())
 
 
-# %% wrong: fenchel-young | the example is scored with noise too | killed by: value
-def fenchel_young_loss(solver, theta, target, *, samples=100, sigma=1.0, generator=None):
-    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
-    scores = theta + sigma * noise
-    y = solver(scores.detach().flatten(0, 1)).reshape(noise.shape)
-    return ((y - target) * scores).sum(-1).mean(0)
+# %% wrong: perturbed-argmax | divided by sigma squared | killed by: gradient
+# edit of: sigma is forgotten in the gradient
+# -    lift = (y * (noise * theta).sum(-1, keepdim=True)).mean(0)
+# +    lift = (y * (noise * theta).sum(-1, keepdim=True)).mean(0) / sigma**2
 
 
-# %% wrong: fenchel-young | the mean over the batch | killed by: shape
-def fenchel_young_loss(solver, theta, target, *, samples=100, sigma=1.0, generator=None):
-    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
-    scores = theta + sigma * noise
-    y = solver(scores.detach().flatten(0, 1)).reshape(noise.shape)
-    return ((y * scores).sum(-1).mean(0) - (theta * target).sum(-1)).mean()
+# %% wrong: perturbed-argmax | the sum over the samples in the gradient | killed by: gradient
+# edit of: sigma is forgotten in the gradient
+# -    lift = (y * (noise * theta).sum(-1, keepdim=True)).mean(0)
+# +    lift = (y * (noise * theta).sum(-1, keepdim=True)).sum(0) / sigma
 
 
-# %% wrong: fenchel-young | the gradient goes through the perturbed argmax | killed by: gradient
-def fenchel_young_loss(solver, theta, target, *, samples=100, sigma=1.0, generator=None):
+# %% wrong: perturbed-argmax | the sign of the gradient | killed by: gradient
+def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
     noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
     y = solver((theta.detach() + sigma * noise).flatten(0, 1)).reshape(noise.shape)
     lift = (y * (noise * theta).sum(-1, keepdim=True)).mean(0) / sigma
-    mean = y.mean(0) + (lift - lift.detach())
-    return ((mean - target) * theta).sum(-1) + sigma * (y * noise).sum(-1).mean(0)
+    return y.mean(0) - (lift - lift.detach())
 
 
-# %% wrong: fenchel-young | the maximum is detached | killed by: gradient
-def fenchel_young_loss(solver, theta, target, *, samples=100, sigma=1.0, generator=None):
+# %% wrong: perturbed-argmax | y times Z score by score | killed by: gradient
+# edit of: sigma is forgotten in the gradient
+# -    lift = (y * (noise * theta).sum(-1, keepdim=True)).mean(0)
+# +    lift = (y * noise * theta).mean(0) / sigma
+
+
+# %% wrong: perturbed-argmax | the products with g are summed over the batch | killed by: gradient
+def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
+    class Through(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, theta):
+            b, n = theta.shape
+            noise = torch.randn(samples, b, n, dtype=theta.dtype, generator=generator)
+            y = solver((theta + sigma * noise).reshape(-1, n)).reshape(samples, b, n)
+            ctx.save_for_backward(noise, y)
+            return y.mean(0)
+
+        @staticmethod
+        def backward(ctx, g):
+            noise, y = ctx.saved_tensors
+            return ((y * g).sum((1, 2), keepdim=True) * noise).mean(0) / sigma
+
+    return Through.apply(theta)
+
+
+# %% wrong: perturbed-argmax | new noise in the backward pass | killed by: gradient
+# edit of: the products with g are summed over the batch
+# -            ctx.save_for_backward(noise, y)
+# +            ctx.save_for_backward(y)
+# …
+# -            noise, y = ctx.saved_tensors
+# -            return ((y * g).sum((1, 2), keepdim=True) * noise).mean(0) / sigma
+# +            (y,) = ctx.saved_tensors
+# +            noise = torch.randn(y.shape, dtype=y.dtype, generator=generator)
+# +            return ((y * g).sum(-1, keepdim=True) * noise).mean(0) / sigma
+
+
+# %% wrong: perturbed-argmax | solves once more in the backward pass | killed by: no call in backward
+def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
+    class Through(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, theta):
+            b, n = theta.shape
+            noise = torch.randn(samples, b, n, dtype=theta.dtype, generator=generator)
+            ctx.save_for_backward(theta, noise)
+            return solver((theta + sigma * noise).reshape(-1, n)).reshape(samples, b, n).mean(0)
+
+        @staticmethod
+        def backward(ctx, g):
+            theta, noise = ctx.saved_tensors
+            y = solver((theta + sigma * noise).reshape(-1, theta.shape[1])).reshape(noise.shape)
+            return ((y * g).sum(-1, keepdim=True) * noise).mean(0) / sigma
+
+    return Through.apply(theta)
+
+
+# %% wrong: perturbed-argmax | solves a second time in place of keeping the answers | killed by: one call
+def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
     noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
-    scores = theta.detach() + sigma * noise
-    y = solver(scores.flatten(0, 1)).reshape(noise.shape)
-    return (y * scores).sum(-1).mean(0) - (theta * target).sum(-1)
+    mean = solver((theta.detach() + sigma * noise).flatten(0, 1)).reshape(noise.shape).mean(0)
+    y = solver((theta.detach() + sigma * noise).flatten(0, 1)).reshape(noise.shape)
+    lift = (y * (noise * theta).sum(-1, keepdim=True)).mean(0) / sigma
+    return mean + (lift - lift.detach())
 
 
-# %% wrong: fenchel-young | the right value with the gradient of a perceptron | killed by: one call
-def fenchel_young_loss(solver, theta, target, *, samples=100, sigma=1.0, generator=None):
-    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
-    scores = theta.detach() + sigma * noise
-    y = solver(scores.flatten(0, 1)).reshape(noise.shape)
-    passing = ((solver(theta.detach()) - target) * theta).sum(-1)
-    return (y * scores).sum(-1).mean(0) - (theta.detach() * target).sum(-1) + (passing - passing.detach())
+# %% wrong: perturbed-argmax | Gumbel noise with the gradient of normal noise | killed by: law
+# edit of: one row of noise for the whole batch
+# -    noise = torch.randn(samples, 1, theta.shape[1], dtype=theta.dtype, generator=generator).expand(-1, *theta.shape)
+# +    noise = -torch.empty(samples, *theta.shape, dtype=theta.dtype).exponential_(generator=generator).log()
 
 
-# %% wrong: fenchel-young | the largest score for the maximum, whatever the solver | killed by: another solver
-def fenchel_young_loss(solver, theta, target, *, samples=100, sigma=1.0, generator=None):
-    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
-    scores = theta + sigma * noise
-    solver(scores.detach().flatten(0, 1))
-    return scores.amax(-1).mean(0) - (theta * target).sum(-1)
+# %% wrong: perturbed-argmax | uniform noise | killed by: law
+# edit of: one row of noise for the whole batch
+# -    noise = torch.randn(samples, 1, theta.shape[1], dtype=theta.dtype, generator=generator).expand(-1, *theta.shape)
+# +    noise = 2 * torch.rand(samples, *theta.shape, dtype=theta.dtype, generator=generator) - 1
 
 
-# %% wrong: fenchel-young | the largest number of the target for its score, wrong for a mixed one | killed by: another solver
-def fenchel_young_loss(solver, theta, target, *, samples=100, sigma=1.0, generator=None):
-    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
-    scores = theta + sigma * noise
-    y = solver(scores.detach().flatten(0, 1)).reshape(noise.shape)
-    return (y * scores).sum(-1).mean(0) - theta.gather(-1, target.argmax(-1, keepdim=True))[:, 0]
+# %% wrong: perturbed-argmax | one number of noise for all scores of a problem | killed by: law
+# edit of: one row of noise for the whole batch
+# -    noise = torch.randn(samples, 1, theta.shape[1], dtype=theta.dtype, generator=generator).expand(-1, *theta.shape)
+# +    b, n = theta.shape
+# +    noise = torch.randn(samples, b, 1, dtype=theta.dtype, generator=generator).expand(-1, -1, n)
 
 
-# %% wrong: fenchel-young | one row of noise for the whole batch | killed by: noise of its own
-def fenchel_young_loss(solver, theta, target, *, samples=100, sigma=1.0, generator=None):
-    noise = torch.randn(samples, 1, theta.shape[1], dtype=theta.dtype, generator=generator).expand(-1, *theta.shape)
-    scores = theta + sigma * noise
-    y = solver(scores.detach().flatten(0, 1)).reshape(scores.shape)
-    return (y * scores).sum(-1).mean(0) - (theta * target).sum(-1)
+# %% wrong: perturbed-argmax | sigma is not used for the noise | killed by: law
+# edit of: samples and problems are not made rows
+# -    y = solver(theta.detach() + sigma * noise)
+# +    y = solver((theta.detach() + noise).flatten(0, 1)).reshape(noise.shape)
 
 
-# %% wrong: fenchel-young | the solver is called with a graph | killed by: no graph for the solver
-def fenchel_young_loss(solver, theta, target, *, samples=100, sigma=1.0, generator=None):
-    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
-    scores = theta + sigma * noise
-    y = solver(scores.flatten(0, 1)).reshape(noise.shape)
-    return (y * scores).sum(-1).mean(0) - (theta * target).sum(-1)
+# %% wrong: perturbed-argmax | the gradient of one softmax sample | killed by: gradient
+# edit of: straight-through, the gradient of the identity
+# -    return y + (theta - theta.detach())
+# +    soft = ((theta + sigma * noise) / sigma).softmax(-1).mean(0)
+# +    return (y - soft).detach() + soft
 
 
-# %% wrong: fenchel-young | ignores the generator | killed by: generator
-def fenchel_young_loss(solver, theta, target, *, samples=100, sigma=1.0, generator=None):
-    scores = theta + sigma * torch.randn(samples, *theta.shape, dtype=theta.dtype)
-    y = solver(scores.detach().flatten(0, 1)).reshape(scores.shape)
-    return (y * scores).sum(-1).mean(0) - (theta * target).sum(-1)
+# %% wrong: perturbed-argmax | ignores the generator | killed by: generator
+# edit of: one row of noise for the whole batch
+# -    noise = torch.randn(samples, 1, theta.shape[1], dtype=theta.dtype, generator=generator).expand(-1, *theta.shape)
+# +    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype)
 
 
-# %% wrong: fenchel-young | uniform noise | killed by: mean of the maxima
-def fenchel_young_loss(solver, theta, target, *, samples=100, sigma=1.0, generator=None):
-    uniform = torch.rand(samples, *theta.shape, dtype=theta.dtype, generator=generator)
-    scores = theta + sigma * (2 * uniform - 1)
-    y = solver(scores.detach().flatten(0, 1)).reshape(scores.shape)
-    return (y * scores).sum(-1).mean(0) - (theta * target).sum(-1)
+# %% wrong: perturbed-argmax | seeds the global generator instead of using the one given | killed by: global generator
+# edit of: one row of noise for the whole batch
+# -    noise = torch.randn(samples, 1, theta.shape[1], dtype=theta.dtype, generator=generator).expand(-1, *theta.shape)
+# +    if generator is not None:
+# +        torch.manual_seed(generator.initial_seed())
+# +    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype)
+
+
+# %% wrong: perturbed-argmax | solves in float32 whatever the scores are | killed by: dtype
+def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
+    noise = torch.randn(samples, *theta.shape, generator=generator)
+    y = solver((theta.detach().float() + sigma * noise).flatten(0, 1)).reshape(noise.shape).to(theta)
+    lift = (y * (noise * theta).sum(-1, keepdim=True)).mean(0) / sigma
+    return y.mean(0) + (lift - lift.detach())
+
+
+# %% wrong: perturbed-argmax | begins the generator anew in every call | killed by: the generator goes on
+# edit of: one row of noise for the whole batch
+# -    noise = torch.randn(samples, 1, theta.shape[1], dtype=theta.dtype, generator=generator).expand(-1, *theta.shape)
+# +    if generator is not None:
+# +        generator = torch.Generator().manual_seed(generator.initial_seed())
+# +    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
 
 
 # %% right: fenchel-young | value without a graph, gradient from the difference of the solutions
@@ -1107,268 +837,129 @@ def fenchel_young_loss(solver, theta, target, *, samples=100, sigma=1.0, generat
     return FenchelYoung.apply(theta, target, solver, samples, sigma, generator)
 
 
-# %% wrong: predict-samples | the two laws taken for one | killed by: heaviest in the k-subset law
-def predict():
-    return {
-        "heaviest in the k-subset law": 0.771,
-        "heaviest with Gumbel noise": 0.771,
-        "samples for perturbed argmax": 4,
-        "samples for Fenchel-Young": 1,
-        "distance as sigma halves": "falls",
-    }
-
-
-def needed_samples(gradients, error):
-    variance = ((gradients - gradients.mean(0)) ** 2).sum(-1).mean().item()
-    return max(1, math.ceil(variance / error**2))
-
-
-# %% wrong: predict-samples | Gumbel noise thought to draw from the k-subset law | killed by: heaviest with Gumbel noise
-def predict():
-    return {
-        "heaviest in the k-subset law": 0.732,
-        "heaviest with Gumbel noise": 0.732,
-        "samples for perturbed argmax": 4,
-        "samples for Fenchel-Young": 1,
-        "distance as sigma halves": "falls",
-    }
-
-
-def needed_samples(gradients, error):
-    variance = ((gradients - gradients.mean(0)) ** 2).sum(-1).mean().item()
-    return max(1, math.ceil(variance / error**2))
-
-
-# %% wrong: predict-samples | drawing with replacement | killed by: heaviest with Gumbel noise
-def predict():
-    return {
-        "heaviest in the k-subset law": 0.732,
-        "heaviest with Gumbel noise": 1 - (6 / 11) ** 2,
-        "samples for perturbed argmax": 4,
-        "samples for Fenchel-Young": 1,
-        "distance as sigma halves": "falls",
-    }
-
-
-def needed_samples(gradients, error):
-    variance = ((gradients - gradients.mean(0)) ** 2).sum(-1).mean().item()
-    return max(1, math.ceil(variance / error**2))
-
-
-# %% wrong: predict-samples | the factor of the gradient taken for that of its variance | killed by: samples for perturbed argmax
-def predict():
-    return {
-        "heaviest in the k-subset law": 0.732,
-        "heaviest with Gumbel noise": 0.771,
-        "samples for perturbed argmax": 2,
-        "samples for Fenchel-Young": 1,
-        "distance as sigma halves": "falls",
-    }
-
-
-def needed_samples(gradients, error):
-    variance = ((gradients - gradients.mean(0)) ** 2).sum(-1).mean().item()
-    return max(1, math.ceil(variance / error**2))
-
-
-# %% wrong: predict-samples | less noise thought to mean less scatter | killed by: samples for perturbed argmax
-def predict():
-    return {
-        "heaviest in the k-subset law": 0.732,
-        "heaviest with Gumbel noise": 0.771,
-        "samples for perturbed argmax": 1 / 4,
-        "samples for Fenchel-Young": 1,
-        "distance as sigma halves": "falls",
-    }
+# %% wrong: fenchel-young | the sign | killed by: value
+def fenchel_young_loss(solver, theta, target, *, samples=100, sigma=1.0, generator=None):
+    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
+    scores = theta + sigma * noise
+    y = solver(scores.detach().flatten(0, 1)).reshape(noise.shape)
+    return (theta * target).sum(-1) - (y * scores).sum(-1).mean(0)
 
 
-def needed_samples(gradients, error):
-    variance = ((gradients - gradients.mean(0)) ** 2).sum(-1).mean().item()
-    return max(1, math.ceil(variance / error**2))
-
-
-# %% wrong: predict-samples | the loss thought to pay the same price | killed by: samples for Fenchel-Young
-def predict():
-    return {
-        "heaviest in the k-subset law": 0.732,
-        "heaviest with Gumbel noise": 0.771,
-        "samples for perturbed argmax": 4,
-        "samples for Fenchel-Young": 4,
-        "distance as sigma halves": "falls",
-    }
+# %% wrong: fenchel-young | the squared distance as value, with the right gradient | killed by: value
+def fenchel_young_loss(solver, theta, target, *, samples=100, sigma=1.0, generator=None):
+    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
+    y = solver((theta.detach() + sigma * noise).flatten(0, 1)).reshape(noise.shape).mean(0)
+    passing = ((y - target) * theta).sum(-1)
+    return ((y - target) ** 2).sum(-1) + (passing - passing.detach())
 
 
-def needed_samples(gradients, error):
-    variance = ((gradients - gradients.mean(0)) ** 2).sum(-1).mean().item()
-    return max(1, math.ceil(variance / error**2))
-
-
-# %% wrong: predict-samples | the distance thought to rise as the noise falls | killed by: distance as sigma halves
-def predict():
-    return {
-        "heaviest in the k-subset law": 0.732,
-        "heaviest with Gumbel noise": 0.771,
-        "samples for perturbed argmax": 4,
-        "samples for Fenchel-Young": 1,
-        "distance as sigma halves": "rises",
-    }
+# %% wrong: fenchel-young | half the squared distance to the perturbed argmax | killed by: value
+def fenchel_young_loss(solver, theta, target, *, samples=100, sigma=1.0, generator=None):
+    y = perturbed_argmax(solver, theta, samples=samples, sigma=sigma, generator=generator)
+    return ((y - target) ** 2).sum(-1) / 2
 
 
-def needed_samples(gradients, error):
-    variance = ((gradients - gradients.mean(0)) ** 2).sum(-1).mean().item()
-    return max(1, math.ceil(variance / error**2))
+# %% wrong: fenchel-young | the perceptron, without any noise | killed by: one call
+def fenchel_young_loss(solver, theta, target, *, samples=100, sigma=1.0, generator=None):
+    y = solver(theta.detach())
+    return ((y - target) * theta).sum(-1)
 
 
-# %% wrong: predict-samples | a name of the dict is misspelt | killed by: five names
-def predict():
-    return {
-        "heaviest in the k-subset law": 0.732,
-        "heaviest with gumbel noise": 0.771,
-        "samples for perturbed argmax": 4,
-        "samples for Fenchel-Young": 1,
-        "distance as sigma halves": "falls",
-    }
+# %% wrong: fenchel-young | the unperturbed maximum, with the gradient of the perturbed one | killed by: value
+# edit of: the squared distance as value, with the right gradient
+# -    return ((y - target) ** 2).sum(-1) + (passing - passing.detach())
+# +    return theta.detach().amax(-1) - (theta.detach() * target).sum(-1) + (passing - passing.detach())
 
 
-def needed_samples(gradients, error):
-    variance = ((gradients - gradients.mean(0)) ** 2).sum(-1).mean().item()
-    return max(1, math.ceil(variance / error**2))
+# %% wrong: fenchel-young | the noise is missing in the maximum | killed by: value
+def fenchel_young_loss(solver, theta, target, *, samples=100, sigma=1.0, generator=None):
+    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
+    y = solver((theta.detach() + sigma * noise).flatten(0, 1)).reshape(noise.shape).mean(0)
+    return ((y - target) * theta).sum(-1)
 
 
-# %% wrong: predict-samples | a word where a number is asked for | killed by: a number
-def predict():
-    return {
-        "heaviest in the k-subset law": 0.732,
-        "heaviest with Gumbel noise": 0.771,
-        "samples for perturbed argmax": "four times",
-        "samples for Fenchel-Young": 1,
-        "distance as sigma halves": "falls",
-    }
+# %% wrong: fenchel-young | sigma is missing in the maximum | killed by: value
+def fenchel_young_loss(solver, theta, target, *, samples=100, sigma=1.0, generator=None):
+    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
+    y = solver((theta.detach() + sigma * noise).flatten(0, 1)).reshape(noise.shape)
+    return (y * (theta + noise)).sum(-1).mean(0) - (theta * target).sum(-1)
 
 
-def needed_samples(gradients, error):
-    variance = ((gradients - gradients.mean(0)) ** 2).sum(-1).mean().item()
-    return max(1, math.ceil(variance / error**2))
+# %% wrong: fenchel-young | the example is scored with noise too | killed by: value
+# edit of: the sign
+# -    return (theta * target).sum(-1) - (y * scores).sum(-1).mean(0)
+# +    return ((y - target) * scores).sum(-1).mean(0)
 
 
-# %% wrong: predict-samples | a number where a word is asked for | killed by: one of the three words
-def predict():
-    return {
-        "heaviest in the k-subset law": 0.732,
-        "heaviest with Gumbel noise": 0.771,
-        "samples for perturbed argmax": 4,
-        "samples for Fenchel-Young": 1,
-        "distance as sigma halves": 0.5,
-    }
+# %% wrong: fenchel-young | the mean over the batch | killed by: shape
+# edit of: the sign
+# -    return (theta * target).sum(-1) - (y * scores).sum(-1).mean(0)
+# +    return ((y * scores).sum(-1).mean(0) - (theta * target).sum(-1)).mean()
 
 
-def needed_samples(gradients, error):
-    variance = ((gradients - gradients.mean(0)) ** 2).sum(-1).mean().item()
-    return max(1, math.ceil(variance / error**2))
+# %% wrong: fenchel-young | the gradient goes through the perturbed argmax | killed by: gradient
+# edit of: sigma is missing in the maximum
+# -    return (y * (theta + noise)).sum(-1).mean(0) - (theta * target).sum(-1)
+# +    lift = (y * (noise * theta).sum(-1, keepdim=True)).mean(0) / sigma
+# +    mean = y.mean(0) + (lift - lift.detach())
+# +    return ((mean - target) * theta).sum(-1) + sigma * (y * noise).sum(-1).mean(0)
 
 
-# %% wrong: predict-samples | nothing is returned | killed by: a dict
-def predict():
-    print(0.732, 0.771, 4, 1, "falls")
+# %% wrong: fenchel-young | the maximum is detached | killed by: gradient
+def fenchel_young_loss(solver, theta, target, *, samples=100, sigma=1.0, generator=None):
+    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
+    scores = theta.detach() + sigma * noise
+    y = solver(scores.flatten(0, 1)).reshape(noise.shape)
+    return (y * scores).sum(-1).mean(0) - (theta * target).sum(-1)
 
 
-def needed_samples(gradients, error):
-    variance = ((gradients - gradients.mean(0)) ** 2).sum(-1).mean().item()
-    return max(1, math.ceil(variance / error**2))
+# %% wrong: fenchel-young | the right value with the gradient of a perceptron | killed by: one call
+# edit of: the maximum is detached
+# -    return (y * scores).sum(-1).mean(0) - (theta * target).sum(-1)
+# +    passing = ((solver(theta.detach()) - target) * theta).sum(-1)
+# +    return (y * scores).sum(-1).mean(0) - (theta.detach() * target).sum(-1) + (passing - passing.detach())
 
 
-# %% wrong: predict-samples | the variance over the error, not over its square | killed by: needed samples
-def predict():
-    return {
-        "heaviest in the k-subset law": 0.732,
-        "heaviest with Gumbel noise": 0.771,
-        "samples for perturbed argmax": 4,
-        "samples for Fenchel-Young": 1,
-        "distance as sigma halves": "falls",
-    }
+# %% wrong: fenchel-young | the largest score for the maximum, whatever the solver | killed by: another solver
+def fenchel_young_loss(solver, theta, target, *, samples=100, sigma=1.0, generator=None):
+    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
+    scores = theta + sigma * noise
+    solver(scores.detach().flatten(0, 1))
+    return scores.amax(-1).mean(0) - (theta * target).sum(-1)
 
 
-def needed_samples(gradients, error):
-    variance = ((gradients - gradients.mean(0)) ** 2).sum(-1).mean().item()
-    return max(1, math.ceil(variance / error))
+# %% wrong: fenchel-young | the largest number of the target for its score, wrong for a mixed one | killed by: another solver
+# edit of: the sign
+# -    return (theta * target).sum(-1) - (y * scores).sum(-1).mean(0)
+# +    return (y * scores).sum(-1).mean(0) - theta.gather(-1, target.argmax(-1, keepdim=True))[:, 0]
 
 
-# %% wrong: predict-samples | rounds down | killed by: needed samples
-def predict():
-    return {
-        "heaviest in the k-subset law": 0.732,
-        "heaviest with Gumbel noise": 0.771,
-        "samples for perturbed argmax": 4,
-        "samples for Fenchel-Young": 1,
-        "distance as sigma halves": "falls",
-    }
+# %% wrong: fenchel-young | one row of noise for the whole batch | killed by: noise of its own
+def fenchel_young_loss(solver, theta, target, *, samples=100, sigma=1.0, generator=None):
+    noise = torch.randn(samples, 1, theta.shape[1], dtype=theta.dtype, generator=generator).expand(-1, *theta.shape)
+    scores = theta + sigma * noise
+    y = solver(scores.detach().flatten(0, 1)).reshape(scores.shape)
+    return (y * scores).sum(-1).mean(0) - (theta * target).sum(-1)
 
 
-def needed_samples(gradients, error):
-    variance = ((gradients - gradients.mean(0)) ** 2).sum(-1).mean().item()
-    return max(1, int(variance / error**2))
+# %% wrong: fenchel-young | the solver is called with a graph | killed by: no graph for the solver
+# edit of: the maximum is detached
+# -    scores = theta.detach() + sigma * noise
+# +    scores = theta + sigma * noise
 
 
-# %% wrong: predict-samples | divides by r - 1 | killed by: needed samples
-def predict():
-    return {
-        "heaviest in the k-subset law": 0.732,
-        "heaviest with Gumbel noise": 0.771,
-        "samples for perturbed argmax": 4,
-        "samples for Fenchel-Young": 1,
-        "distance as sigma halves": "falls",
-    }
+# %% wrong: fenchel-young | ignores the generator | killed by: generator
+def fenchel_young_loss(solver, theta, target, *, samples=100, sigma=1.0, generator=None):
+    scores = theta + sigma * torch.randn(samples, *theta.shape, dtype=theta.dtype)
+    y = solver(scores.detach().flatten(0, 1)).reshape(scores.shape)
+    return (y * scores).sum(-1).mean(0) - (theta * target).sum(-1)
 
 
-def needed_samples(gradients, error):
-    return max(1, math.ceil(gradients.var(0).sum().item() / error**2))
-
-
-# %% wrong: predict-samples | the mean over the parts as well | killed by: needed samples
-def predict():
-    return {
-        "heaviest in the k-subset law": 0.732,
-        "heaviest with Gumbel noise": 0.771,
-        "samples for perturbed argmax": 4,
-        "samples for Fenchel-Young": 1,
-        "distance as sigma halves": "falls",
-    }
-
-
-def needed_samples(gradients, error):
-    return max(1, math.ceil(((gradients - gradients.mean(0)) ** 2).mean().item() / error**2))
-
-
-# %% wrong: predict-samples | a tensor, not a number | killed by: a whole number
-def predict():
-    return {
-        "heaviest in the k-subset law": 0.732,
-        "heaviest with Gumbel noise": 0.771,
-        "samples for perturbed argmax": 4,
-        "samples for Fenchel-Young": 1,
-        "distance as sigma halves": "falls",
-    }
-
-
-def needed_samples(gradients, error):
-    variance = ((gradients - gradients.mean(0)) ** 2).sum(-1).mean()
-    return torch.ceil(variance / error**2).clamp_min(1)
-
-
-# %% wrong: predict-samples | zero samples where nothing scatters | killed by: one gradient
-def predict():
-    return {
-        "heaviest in the k-subset law": 0.732,
-        "heaviest with Gumbel noise": 0.771,
-        "samples for perturbed argmax": 4,
-        "samples for Fenchel-Young": 1,
-        "distance as sigma halves": "falls",
-    }
-
-
-def needed_samples(gradients, error):
-    variance = ((gradients - gradients.mean(0)) ** 2).sum(-1).mean().item()
-    return math.ceil(variance / error**2)
+# %% wrong: fenchel-young | uniform noise | killed by: mean of the maxima
+# edit of: ignores the generator
+# -    scores = theta + sigma * torch.randn(samples, *theta.shape, dtype=theta.dtype)
+# +    uniform = torch.rand(samples, *theta.shape, dtype=theta.dtype, generator=generator)
+# +    scores = theta + sigma * (2 * uniform - 1)
 
 
 # %% right: predict-samples | the variance by its parts
@@ -1408,3 +999,165 @@ def needed_samples(gradients, error):
     while variance / count > error**2:
         count += 1
     return count
+
+
+# %% wrong: predict-samples | the two laws taken for one | killed by: heaviest in the k-subset law
+def predict():
+    return {
+        "heaviest in the k-subset law": 0.771,
+        "heaviest with Gumbel noise": 0.771,
+        "samples for perturbed argmax": 4,
+        "samples for Fenchel-Young": 1,
+        "distance as sigma halves": "falls",
+    }
+
+
+def needed_samples(gradients, error):
+    variance = ((gradients - gradients.mean(0)) ** 2).sum(-1).mean().item()
+    return max(1, math.ceil(variance / error**2))
+
+
+# %% wrong: predict-samples | Gumbel noise thought to draw from the k-subset law | killed by: heaviest with Gumbel noise
+# edit of: the two laws taken for one
+# -        "heaviest in the k-subset law": 0.771,
+# -        "heaviest with Gumbel noise": 0.771,
+# +        "heaviest in the k-subset law": 0.732,
+# +        "heaviest with Gumbel noise": 0.732,
+
+
+# %% wrong: predict-samples | drawing with replacement | killed by: heaviest with Gumbel noise
+# edit of: the two laws taken for one
+# -        "heaviest in the k-subset law": 0.771,
+# -        "heaviest with Gumbel noise": 0.771,
+# +        "heaviest in the k-subset law": 0.732,
+# +        "heaviest with Gumbel noise": 1 - (6 / 11) ** 2,
+
+
+# %% wrong: predict-samples | the factor of the gradient taken for that of its variance | killed by: samples for perturbed argmax
+# edit of: the two laws taken for one
+# -        "heaviest in the k-subset law": 0.771,
+# +        "heaviest in the k-subset law": 0.732,
+# …
+# -        "samples for perturbed argmax": 4,
+# +        "samples for perturbed argmax": 2,
+
+
+# %% wrong: predict-samples | less noise thought to mean less scatter | killed by: samples for perturbed argmax
+# edit of: the two laws taken for one
+# -        "heaviest in the k-subset law": 0.771,
+# +        "heaviest in the k-subset law": 0.732,
+# …
+# -        "samples for perturbed argmax": 4,
+# +        "samples for perturbed argmax": 1 / 4,
+
+
+# %% wrong: predict-samples | the loss thought to pay the same price | killed by: samples for Fenchel-Young
+# edit of: the two laws taken for one
+# -        "heaviest in the k-subset law": 0.771,
+# +        "heaviest in the k-subset law": 0.732,
+# …
+# -        "samples for Fenchel-Young": 1,
+# +        "samples for Fenchel-Young": 4,
+
+
+# %% wrong: predict-samples | the distance thought to rise as the noise falls | killed by: distance as sigma halves
+# edit of: the two laws taken for one
+# -        "heaviest in the k-subset law": 0.771,
+# +        "heaviest in the k-subset law": 0.732,
+# …
+# -        "distance as sigma halves": "falls",
+# +        "distance as sigma halves": "rises",
+
+
+# %% wrong: predict-samples | a name of the dict is misspelt | killed by: five names
+# edit of: the two laws taken for one
+# -        "heaviest in the k-subset law": 0.771,
+# -        "heaviest with Gumbel noise": 0.771,
+# +        "heaviest in the k-subset law": 0.732,
+# +        "heaviest with gumbel noise": 0.771,
+
+
+# %% wrong: predict-samples | a word where a number is asked for | killed by: a number
+# edit of: the two laws taken for one
+# -        "heaviest in the k-subset law": 0.771,
+# +        "heaviest in the k-subset law": 0.732,
+# …
+# -        "samples for perturbed argmax": 4,
+# +        "samples for perturbed argmax": "four times",
+
+
+# %% wrong: predict-samples | a number where a word is asked for | killed by: one of the three words
+# edit of: the two laws taken for one
+# -        "heaviest in the k-subset law": 0.771,
+# +        "heaviest in the k-subset law": 0.732,
+# …
+# -        "distance as sigma halves": "falls",
+# +        "distance as sigma halves": 0.5,
+
+
+# %% wrong: predict-samples | nothing is returned | killed by: a dict
+def predict():
+    print(0.732, 0.771, 4, 1, "falls")
+
+
+def needed_samples(gradients, error):
+    variance = ((gradients - gradients.mean(0)) ** 2).sum(-1).mean().item()
+    return max(1, math.ceil(variance / error**2))
+
+
+# %% wrong: predict-samples | the variance over the error, not over its square | killed by: needed samples
+# edit of: the two laws taken for one
+# -        "heaviest in the k-subset law": 0.771,
+# +        "heaviest in the k-subset law": 0.732,
+# …
+# -    return max(1, math.ceil(variance / error**2))
+# +    return max(1, math.ceil(variance / error))
+
+
+# %% wrong: predict-samples | rounds down | killed by: needed samples
+# edit of: the two laws taken for one
+# -        "heaviest in the k-subset law": 0.771,
+# +        "heaviest in the k-subset law": 0.732,
+# …
+# -    return max(1, math.ceil(variance / error**2))
+# +    return max(1, int(variance / error**2))
+
+
+# %% wrong: predict-samples | divides by r - 1 | killed by: needed samples
+# edit of: the two laws taken for one
+# -        "heaviest in the k-subset law": 0.771,
+# +        "heaviest in the k-subset law": 0.732,
+# …
+# -    variance = ((gradients - gradients.mean(0)) ** 2).sum(-1).mean().item()
+# -    return max(1, math.ceil(variance / error**2))
+# +    return max(1, math.ceil(gradients.var(0).sum().item() / error**2))
+
+
+# %% wrong: predict-samples | the mean over the parts as well | killed by: needed samples
+# edit of: the two laws taken for one
+# -        "heaviest in the k-subset law": 0.771,
+# +        "heaviest in the k-subset law": 0.732,
+# …
+# -    variance = ((gradients - gradients.mean(0)) ** 2).sum(-1).mean().item()
+# -    return max(1, math.ceil(variance / error**2))
+# +    return max(1, math.ceil(((gradients - gradients.mean(0)) ** 2).mean().item() / error**2))
+
+
+# %% wrong: predict-samples | a tensor, not a number | killed by: a whole number
+# edit of: the two laws taken for one
+# -        "heaviest in the k-subset law": 0.771,
+# +        "heaviest in the k-subset law": 0.732,
+# …
+# -    variance = ((gradients - gradients.mean(0)) ** 2).sum(-1).mean().item()
+# -    return max(1, math.ceil(variance / error**2))
+# +    variance = ((gradients - gradients.mean(0)) ** 2).sum(-1).mean()
+# +    return torch.ceil(variance / error**2).clamp_min(1)
+
+
+# %% wrong: predict-samples | zero samples where nothing scatters | killed by: one gradient
+# edit of: the two laws taken for one
+# -        "heaviest in the k-subset law": 0.771,
+# +        "heaviest in the k-subset law": 0.732,
+# …
+# -    return max(1, math.ceil(variance / error**2))
+# +    return math.ceil(variance / error**2)

@@ -1,3 +1,70 @@
+# %% right: route | the number of saturated by halving the interval of nu, then a softmax
+def route(scores, k, epsilon):
+    batch, tokens = scores.shape
+    best = scores.sort(dim=1, descending=True, stable=True).indices[:, :k]
+    mask = torch.zeros_like(scores, dtype=torch.bool).scatter(1, best, torch.ones_like(best, dtype=torch.bool))
+    if k == 0:
+        return mask, 0.0 * scores
+    z = (scores - scores.detach().amax(1, keepdim=True)) / epsilon
+    fixed = z.detach().double()
+    low, high = fixed.amin(1, keepdim=True), fixed.new_full((batch, 1), math.log(tokens / k))
+    for _ in range(200):
+        middle = (low + high) / 2
+        enough = (fixed - middle).clamp(max=0).exp().sum(1, keepdim=True) >= k
+        low, high = torch.where(enough, middle, low), torch.where(enough, high, middle)
+    full = fixed >= low + 1e-9
+    full &= full.sum(1, keepdim=True) < k
+    share = (k - full.sum(1, keepdim=True)) * z.masked_fill(full, -math.inf).softmax(1)
+    p = torch.where(full, torch.ones_like(z), share.clamp(max=1.0))
+    return mask, p * mask
+
+
+# %% right: route | sequence by sequence, m counted up, weights by logarithms
+def route(scores, k, epsilon):
+    masks, weights = [], []
+    for row in scores:
+        by_score = sorted(range(len(row)), key=lambda i: (-float(row[i]), i))
+        mask = torch.zeros(len(row), dtype=torch.bool)
+        mask[by_score[:k]] = True
+        columns = [torch.zeros_like(row[0])] * len(row)
+        for m in range(k):
+            rest = row[by_score[m:]] / epsilon
+            logs = math.log(k - m) + rest - rest.logsumexp(0)
+            if float(logs.detach().max()) <= 1e-6 or m == k - 1:
+                for i in by_score[:m]:
+                    columns[i] = torch.ones_like(row[i])
+                for i, log in zip(by_score[m:k], logs[: k - m], strict=True):
+                    columns[i] = log.clamp(max=0).exp()
+                break
+        masks.append(mask)
+        weights.append(torch.stack(columns))
+    return torch.stack(masks), torch.stack(weights)
+
+
+# %% right: route | m counted down for all sequences at once
+def route(scores, k, epsilon):
+    batch, n = scores.shape
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    rank = order.argsort(dim=1)
+    mask = rank < k
+    if k == 0:
+        return mask, scores * 0
+    z = scores / epsilon
+    m = torch.full((batch, 1), k - 1)
+    for trial in range(k - 1, -1, -1):
+        rest = z.masked_fill(rank < trial, -math.inf)
+        top = rest.max(dim=1, keepdim=True).values
+        fits = math.log(k - trial) + top - rest.logsumexp(1, keepdim=True) <= 0
+        m = torch.where(fits, trial, m)
+    held = rank < m
+    if k == n:
+        held = rank < n
+        return mask, torch.ones_like(scores) + 0 * scores
+    soft = (k - m) * z.masked_fill(held, -math.inf).softmax(1)
+    p = torch.where(held, torch.ones_like(soft), soft)
+    return mask, torch.where(mask, p, torch.zeros_like(p))
+
+
 # %% wrong: route | k · softmax, above 1 for the best | killed by: weights
 def route(scores, k, epsilon):
     rank = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
@@ -10,102 +77,57 @@ def route(scores, k, epsilon):
 
 
 # %% wrong: route | k · softmax clipped at 1, so that the sum is short | killed by: weights
-def route(scores, k, epsilon):
-    rank = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-    mask = rank < k
-    if k == 0:
-        return mask, torch.zeros_like(scores)
-    z = scores / epsilon
-    p = (k * z.softmax(1)).clamp(max=1)
-    return mask, torch.where(mask, p, 0.0)
+# edit of: k · softmax, above 1 for the best
+# -    p = k * z.softmax(1)
+# +    p = (k * z.softmax(1)).clamp(max=1)
 
 
 # %% wrong: route | a plain softmax | killed by: weights
-def route(scores, k, epsilon):
-    rank = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-    mask = rank < k
-    if k == 0:
-        return mask, torch.zeros_like(scores)
-    z = scores / epsilon
-    p = z.softmax(1)
-    return mask, torch.where(mask, p, 0.0)
+# edit of: k · softmax, above 1 for the best
+# -    p = k * z.softmax(1)
+# +    p = z.softmax(1)
 
 
 # %% wrong: route | softmax over the routed tokens alone | killed by: weights
-def route(scores, k, epsilon):
-    rank = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-    mask = rank < k
-    if k == 0:
-        return mask, torch.zeros_like(scores)
-    z = scores / epsilon
-    p = z.masked_fill(~mask, -math.inf).softmax(1)
-    return mask, torch.where(mask, p, 0.0)
+# edit of: k · softmax, above 1 for the best
+# -    p = k * z.softmax(1)
+# +    p = z.masked_fill(~mask, -math.inf).softmax(1)
 
 
 # %% wrong: route | k · softmax over the routed tokens alone | killed by: weights
-def route(scores, k, epsilon):
-    rank = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-    mask = rank < k
-    if k == 0:
-        return mask, torch.zeros_like(scores)
-    z = scores / epsilon
-    p = k * z.masked_fill(~mask, -math.inf).softmax(1)
-    return mask, torch.where(mask, p, 0.0)
+# edit of: k · softmax, above 1 for the best
+# -    p = k * z.softmax(1)
+# +    p = k * z.masked_fill(~mask, -math.inf).softmax(1)
 
 
 # %% wrong: route | a sigmoid of every score | killed by: weights
-def route(scores, k, epsilon):
-    rank = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-    mask = rank < k
-    if k == 0:
-        return mask, torch.zeros_like(scores)
-    z = scores / epsilon
-    p = z.sigmoid()
-    return mask, torch.where(mask, p, 0.0)
+# edit of: k · softmax, above 1 for the best
+# -    p = k * z.softmax(1)
+# +    p = z.sigmoid()
 
 
 # %% wrong: route | the scores themselves | killed by: weights
-def route(scores, k, epsilon):
-    rank = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-    mask = rank < k
-    if k == 0:
-        return mask, torch.zeros_like(scores)
-    z = scores / epsilon
-    p = scores
-    return mask, torch.where(mask, p, 0.0)
+# edit of: k · softmax, above 1 for the best
+# -    p = k * z.softmax(1)
+# +    p = scores
 
 
 # %% wrong: route | hard weights of 1 | killed by: weights
-def route(scores, k, epsilon):
-    rank = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-    mask = rank < k
-    if k == 0:
-        return mask, torch.zeros_like(scores)
-    z = scores / epsilon
-    p = torch.ones_like(z)
-    return mask, torch.where(mask, p, 0.0)
+# edit of: k · softmax, above 1 for the best
+# -    p = k * z.softmax(1)
+# +    p = torch.ones_like(z)
 
 
 # %% wrong: route | a straight-through gate that is 1 forward | killed by: weights
-def route(scores, k, epsilon):
-    rank = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-    mask = rank < k
-    if k == 0:
-        return mask, torch.zeros_like(scores)
-    z = scores / epsilon
-    p = (1 - z.softmax(1).detach()) + z.softmax(1)
-    return mask, torch.where(mask, p, 0.0)
+# edit of: k · softmax, above 1 for the best
+# -    p = k * z.softmax(1)
+# +    p = (1 - z.softmax(1).detach()) + z.softmax(1)
 
 
 # %% wrong: route | nu at the k-th largest score | killed by: weights
-def route(scores, k, epsilon):
-    rank = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-    mask = rank < k
-    if k == 0:
-        return mask, torch.zeros_like(scores)
-    z = scores / epsilon
-    p = (z - z.sort(1, descending=True).values[:, k - 1 : k]).exp().clamp(max=1)
-    return mask, torch.where(mask, p, 0.0)
+# edit of: k · softmax, above 1 for the best
+# -    p = k * z.softmax(1)
+# +    p = (z - z.sort(1, descending=True).values[:, k - 1 : k]).exp().clamp(max=1)
 
 
 # %% wrong: route | the weights are not cut | killed by: weights
@@ -130,195 +152,80 @@ def route(scores, k, epsilon):
 
 
 # %% wrong: route | rescaled to sum to k after the cut | killed by: weights
-def route(scores, k, epsilon):
-    order = scores.argsort(dim=1, descending=True, stable=True)
-    rank = order.argsort(dim=1)
-    mask = rank < k
-    if k == 0:
-        return mask, torch.zeros_like(scores)
-    z = scores / epsilon
-    m = torch.zeros(len(z), 1, dtype=torch.int64)
-    for b, row in enumerate(z.detach()):
-        for held in range(k):
-            rest = row[rank[b] >= held]
-            if math.log(k - held) + rest.max() - rest.logsumexp(0) <= 0:
-                break
-        m[b] = held
-    saturated = rank < m
-    p = (k - m) * z.masked_fill(saturated, -math.inf).softmax(1)
-    p = torch.where(saturated, 1.0, p.clamp(max=1))
-    p = torch.where(mask, p, 0.0)
-    return mask, p * k / p.sum(1, keepdim=True)
+# edit of: the weights are not cut
+# -    return mask, p
+# +    p = torch.where(mask, p, 0.0)
+# +    return mask, p * k / p.sum(1, keepdim=True)
 
 
 # %% wrong: route | multiplies by epsilon | killed by: weights
-def route(scores, k, epsilon):
-    order = scores.argsort(dim=1, descending=True, stable=True)
-    rank = order.argsort(dim=1)
-    mask = rank < k
-    if k == 0:
-        return mask, torch.zeros_like(scores)
-    z = scores * epsilon
-    m = torch.zeros(len(z), 1, dtype=torch.int64)
-    for b, row in enumerate(z.detach()):
-        for held in range(k):
-            rest = row[rank[b] >= held]
-            if math.log(k - held) + rest.max() - rest.logsumexp(0) <= 0:
-                break
-        m[b] = held
-    saturated = rank < m
-    p = (k - m) * z.masked_fill(saturated, -math.inf).softmax(1)
-    p = torch.where(saturated, 1.0, p.clamp(max=1))
-    return mask, torch.where(mask, p, 0.0)
+# edit of: the weights are not cut
+# -    z = scores / epsilon
+# +    z = scores * epsilon
+# …
+# -    return mask, p
+# +    return mask, torch.where(mask, p, 0.0)
 
 
 # %% wrong: route | epsilon is not used | killed by: weights
-def route(scores, k, epsilon):
-    order = scores.argsort(dim=1, descending=True, stable=True)
-    rank = order.argsort(dim=1)
-    mask = rank < k
-    if k == 0:
-        return mask, torch.zeros_like(scores)
-    z = scores
-    m = torch.zeros(len(z), 1, dtype=torch.int64)
-    for b, row in enumerate(z.detach()):
-        for held in range(k):
-            rest = row[rank[b] >= held]
-            if math.log(k - held) + rest.max() - rest.logsumexp(0) <= 0:
-                break
-        m[b] = held
-    saturated = rank < m
-    p = (k - m) * z.masked_fill(saturated, -math.inf).softmax(1)
-    p = torch.where(saturated, 1.0, p.clamp(max=1))
-    return mask, torch.where(mask, p, 0.0)
+# edit of: the weights are not cut
+# -    z = scores / epsilon
+# +    z = scores
+# …
+# -    return mask, p
+# +    return mask, torch.where(mask, p, 0.0)
 
 
 # %% wrong: route | m of the first sequence for the whole batch | killed by: weights
-def route(scores, k, epsilon):
-    order = scores.argsort(dim=1, descending=True, stable=True)
-    rank = order.argsort(dim=1)
-    mask = rank < k
-    if k == 0:
-        return mask, torch.zeros_like(scores)
-    z = scores / epsilon
-    m = torch.zeros(len(z), 1, dtype=torch.int64)
-    for b, row in enumerate(z.detach()):
-        for held in range(k):
-            rest = row[rank[b] >= held]
-            if math.log(k - held) + rest.max() - rest.logsumexp(0) <= 0:
-                break
-        m[b] = held
-    m = m[:1]
-    saturated = rank < m
-    p = (k - m) * z.masked_fill(saturated, -math.inf).softmax(1)
-    p = torch.where(saturated, 1.0, p.clamp(max=1))
-    return mask, torch.where(mask, p, 0.0)
+# edit of: the weights are not cut
+#          m[b] = held
+# +    m = m[:1]
+# …
+# -    return mask, p
+# +    return mask, torch.where(mask, p, 0.0)
 
 
 # %% wrong: route | the k smallest | killed by: mask
-def route(scores, k, epsilon):
-    order = scores.argsort(dim=1, descending=False, stable=True)
-    rank = order.argsort(dim=1)
-    mask = rank < k
-    if k == 0:
-        return mask, torch.zeros_like(scores)
-    z = scores / epsilon
-    m = torch.zeros(len(z), 1, dtype=torch.int64)
-    for b, row in enumerate(z.detach()):
-        for held in range(k):
-            rest = row[rank[b] >= held]
-            if math.log(k - held) + rest.max() - rest.logsumexp(0) <= 0:
-                break
-        m[b] = held
-    saturated = rank >= scores.shape[1] - m
-    p = (k - m) * z.masked_fill(saturated, -math.inf).softmax(1)
-    p = torch.where(saturated, 1.0, p.clamp(max=1))
-    return mask, torch.where(mask, p, 0.0)
+# edit of: the weights are not cut
+# -    order = scores.argsort(dim=1, descending=True, stable=True)
+# +    order = scores.argsort(dim=1, descending=False, stable=True)
+# …
+# -    saturated = rank < m
+# +    saturated = rank >= scores.shape[1] - m
+# …
+# -    return mask, p
+# +    return mask, torch.where(mask, p, 0.0)
 
 
 # %% wrong: route | strictly above the k-th largest: one too few | killed by: mask
-def route(scores, k, epsilon):
-    order = scores.argsort(dim=1, descending=True, stable=True)
-    rank = order.argsort(dim=1)
-    mask = scores > scores.sort(1, descending=True).values[:, max(k - 1, 0), None]
-    if k == 0:
-        return mask, torch.zeros_like(scores)
-    z = scores / epsilon
-    m = torch.zeros(len(z), 1, dtype=torch.int64)
-    for b, row in enumerate(z.detach()):
-        for held in range(k):
-            rest = row[rank[b] >= held]
-            if math.log(k - held) + rest.max() - rest.logsumexp(0) <= 0:
-                break
-        m[b] = held
-    saturated = rank < m
-    p = (k - m) * z.masked_fill(saturated, -math.inf).softmax(1)
-    p = torch.where(saturated, 1.0, p.clamp(max=1))
-    return mask, torch.where(mask, p, 0.0)
+# edit of: the weights are not cut
+# -    mask = rank < k
+# +    mask = scores > scores.sort(1, descending=True).values[:, max(k - 1, 0), None]
+# …
+# -    return mask, p
+# +    return mask, torch.where(mask, p, 0.0)
 
 
 # %% wrong: route | the mask is True where a token is left out | killed by: mask
-def route(scores, k, epsilon):
-    order = scores.argsort(dim=1, descending=True, stable=True)
-    rank = order.argsort(dim=1)
-    mask = rank < k
-    if k == 0:
-        return mask, torch.zeros_like(scores)
-    z = scores / epsilon
-    m = torch.zeros(len(z), 1, dtype=torch.int64)
-    for b, row in enumerate(z.detach()):
-        for held in range(k):
-            rest = row[rank[b] >= held]
-            if math.log(k - held) + rest.max() - rest.logsumexp(0) <= 0:
-                break
-        m[b] = held
-    saturated = rank < m
-    p = (k - m) * z.masked_fill(saturated, -math.inf).softmax(1)
-    p = torch.where(saturated, 1.0, p.clamp(max=1))
-    return ~mask, torch.where(mask, p, 0.0)
+# edit of: the weights are not cut
+# -    return mask, p
+# +    return ~mask, torch.where(mask, p, 0.0)
 
 
 # %% wrong: route | the mask in floating point | killed by: mask
-def route(scores, k, epsilon):
-    order = scores.argsort(dim=1, descending=True, stable=True)
-    rank = order.argsort(dim=1)
-    mask = rank < k
-    if k == 0:
-        return mask, torch.zeros_like(scores)
-    z = scores / epsilon
-    m = torch.zeros(len(z), 1, dtype=torch.int64)
-    for b, row in enumerate(z.detach()):
-        for held in range(k):
-            rest = row[rank[b] >= held]
-            if math.log(k - held) + rest.max() - rest.logsumexp(0) <= 0:
-                break
-        m[b] = held
-    saturated = rank < m
-    p = (k - m) * z.masked_fill(saturated, -math.inf).softmax(1)
-    p = torch.where(saturated, 1.0, p.clamp(max=1))
-    return mask.to(scores.dtype), torch.where(mask, p, 0.0)
+# edit of: the weights are not cut
+# -    return mask, p
+# +    return mask.to(scores.dtype), torch.where(mask, p, 0.0)
 
 
 # %% wrong: route | 2 k of the whole batch in place of k of each sequence | killed by: mask
-def route(scores, k, epsilon):
-    order = scores.argsort(dim=1, descending=True, stable=True)
-    rank = order.argsort(dim=1)
-    mask = torch.zeros_like(scores, dtype=torch.bool)
-    mask.view(-1)[scores.flatten().topk(k * len(scores)).indices] = True
-    if k == 0:
-        return mask, torch.zeros_like(scores)
-    z = scores / epsilon
-    m = torch.zeros(len(z), 1, dtype=torch.int64)
-    for b, row in enumerate(z.detach()):
-        for held in range(k):
-            rest = row[rank[b] >= held]
-            if math.log(k - held) + rest.max() - rest.logsumexp(0) <= 0:
-                break
-        m[b] = held
-    saturated = rank < m
-    p = (k - m) * z.masked_fill(saturated, -math.inf).softmax(1)
-    p = torch.where(saturated, 1.0, p.clamp(max=1))
-    return mask, torch.where(mask, p, 0.0)
+# edit of: the weights are not cut
+# -    mask = rank < k
+# +    mask = torch.zeros_like(scores, dtype=torch.bool)
+# +    mask.view(-1)[scores.flatten().topk(k * len(scores)).indices] = True
+# …
+# -    return mask, p
+# +    return mask, torch.where(mask, p, 0.0)
 
 
 # %% wrong: route | sorts along the batch | killed by: mask
@@ -343,87 +250,36 @@ def route(scores, k, epsilon):
 
 
 # %% wrong: route | returns the weights alone | killed by: a pair
-def route(scores, k, epsilon):
-    order = scores.argsort(dim=1, descending=True, stable=True)
-    rank = order.argsort(dim=1)
-    mask = rank < k
-    if k == 0:
-        return mask, torch.zeros_like(scores)
-    z = scores / epsilon
-    m = torch.zeros(len(z), 1, dtype=torch.int64)
-    for b, row in enumerate(z.detach()):
-        for held in range(k):
-            rest = row[rank[b] >= held]
-            if math.log(k - held) + rest.max() - rest.logsumexp(0) <= 0:
-                break
-        m[b] = held
-    saturated = rank < m
-    p = (k - m) * z.masked_fill(saturated, -math.inf).softmax(1)
-    p = torch.where(saturated, 1.0, p.clamp(max=1))
-    return torch.where(mask, p, 0.0)
+# edit of: the weights are not cut
+# -    return mask, p
+# +    return torch.where(mask, p, 0.0)
 
 
 # %% wrong: route | sorts the scores of the caller in place | killed by: scores stay
-def route(scores, k, epsilon):
-    order = scores.argsort(dim=1, descending=True, stable=True)
-    rank = order.argsort(dim=1)
-    mask = rank < k
-    if k == 0:
-        return mask, torch.zeros_like(scores)
-    z = scores.div_(epsilon)
-    m = torch.zeros(len(z), 1, dtype=torch.int64)
-    for b, row in enumerate(z.detach()):
-        for held in range(k):
-            rest = row[rank[b] >= held]
-            if math.log(k - held) + rest.max() - rest.logsumexp(0) <= 0:
-                break
-        m[b] = held
-    saturated = rank < m
-    p = (k - m) * z.masked_fill(saturated, -math.inf).softmax(1)
-    p = torch.where(saturated, 1.0, p.clamp(max=1))
-    return mask, torch.where(mask, p, 0.0)
+# edit of: the weights are not cut
+# -    z = scores / epsilon
+# +    z = scores.div_(epsilon)
+# …
+# -    return mask, p
+# +    return mask, torch.where(mask, p, 0.0)
 
 
 # %% wrong: route | at least the k-th largest, equals all routed | killed by: ties
-def route(scores, k, epsilon):
-    order = scores.argsort(dim=1, descending=True, stable=True)
-    rank = order.argsort(dim=1)
-    mask = scores >= scores.sort(1, descending=True).values[:, max(k - 1, 0), None] if k else rank < 0
-    if k == 0:
-        return mask, torch.zeros_like(scores)
-    z = scores / epsilon
-    m = torch.zeros(len(z), 1, dtype=torch.int64)
-    for b, row in enumerate(z.detach()):
-        for held in range(k):
-            rest = row[rank[b] >= held]
-            if math.log(k - held) + rest.max() - rest.logsumexp(0) <= 0:
-                break
-        m[b] = held
-    saturated = rank < m
-    p = (k - m) * z.masked_fill(saturated, -math.inf).softmax(1)
-    p = torch.where(saturated, 1.0, p.clamp(max=1))
-    return mask, torch.where(mask, p, 0.0)
+# edit of: the weights are not cut
+# -    mask = rank < k
+# +    mask = scores >= scores.sort(1, descending=True).values[:, max(k - 1, 0), None] if k else rank < 0
+# …
+# -    return mask, p
+# +    return mask, torch.where(mask, p, 0.0)
 
 
 # %% wrong: route | of equals the later first | killed by: ties
-def route(scores, k, epsilon):
-    order = scores.argsort(dim=1, stable=True).flip(1)
-    rank = order.argsort(dim=1)
-    mask = rank < k
-    if k == 0:
-        return mask, torch.zeros_like(scores)
-    z = scores / epsilon
-    m = torch.zeros(len(z), 1, dtype=torch.int64)
-    for b, row in enumerate(z.detach()):
-        for held in range(k):
-            rest = row[rank[b] >= held]
-            if math.log(k - held) + rest.max() - rest.logsumexp(0) <= 0:
-                break
-        m[b] = held
-    saturated = rank < m
-    p = (k - m) * z.masked_fill(saturated, -math.inf).softmax(1)
-    p = torch.where(saturated, 1.0, p.clamp(max=1))
-    return mask, torch.where(mask, p, 0.0)
+# edit of: the weights are not cut
+# -    order = scores.argsort(dim=1, descending=True, stable=True)
+# +    order = scores.argsort(dim=1, stable=True).flip(1)
+# …
+# -    return mask, p
+# +    return mask, torch.where(mask, p, 0.0)
 
 
 # %% wrong: route | divides 0 by 0 for k = 0 | killed by: k = 0
@@ -459,187 +315,91 @@ def route(scores, k, epsilon):
 
 
 # %% wrong: route | the number saturated is at least one | killed by: weights
-def route(scores, k, epsilon):
-    order = scores.argsort(dim=1, descending=True, stable=True)
-    rank = order.argsort(dim=1)
-    mask = rank < k
-    if k == 0:
-        return mask, torch.zeros_like(scores)
-    z = scores / epsilon
-    m = torch.zeros(len(z), 1, dtype=torch.int64)
-    for b, row in enumerate(z.detach()):
-        for held in range(min(1, k - 1), k):
-            rest = row[rank[b] >= held]
-            if math.log(k - held) + rest.max() - rest.logsumexp(0) <= 0:
-                break
-        m[b] = held
-    saturated = rank < m
-    p = (k - m) * z.masked_fill(saturated, -math.inf).softmax(1)
-    p = torch.where(saturated, 1.0, p.clamp(max=1))
-    return mask, torch.where(mask, p, 0.0)
+# edit of: the weights are not cut
+# -        for held in range(k):
+# +        for held in range(min(1, k - 1), k):
+# …
+# -    return mask, p
+# +    return mask, torch.where(mask, p, 0.0)
 
 
 # %% wrong: route | all but the last of the routed are saturated | killed by: weights
-def route(scores, k, epsilon):
-    order = scores.argsort(dim=1, descending=True, stable=True)
-    rank = order.argsort(dim=1)
-    mask = rank < k
-    if k == 0:
-        return mask, torch.zeros_like(scores)
-    z = scores / epsilon
-    m = torch.zeros(len(z), 1, dtype=torch.int64)
-    for b, row in enumerate(z.detach()):
-        for held in range(k):
-            rest = row[rank[b] >= held]
-            if math.log(k - held) + rest.max() - rest.logsumexp(0) <= 0:
-                break
-        m[b] = k - 1
-    saturated = rank < m
-    p = (k - m) * z.masked_fill(saturated, -math.inf).softmax(1)
-    p = torch.where(saturated, 1.0, p.clamp(max=1))
-    return mask, torch.where(mask, p, 0.0)
+# edit of: the weights are not cut
+# -        m[b] = held
+# +        m[b] = k - 1
+# …
+# -    return mask, p
+# +    return mask, torch.where(mask, p, 0.0)
 
 
 # %% wrong: route | the iteration, stopped after 20 steps | killed by: small epsilon
-def route(scores, k, epsilon):
-    rank = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-    mask = rank < k
-    if k == 0:
-        return mask, torch.zeros_like(scores)
-    if k == scores.shape[1]:
-        return mask, torch.ones_like(scores)
-    b = -scores
-    for _ in range(20 if epsilon < 0.5 else 2000):
-        a = epsilon * (math.log(k) - ((scores + b) / epsilon).logsumexp(1, keepdim=True))
-        b = -(scores + a).relu()
-    return mask, torch.where(mask, ((scores + a + b) / epsilon).exp(), 0.0)
+# edit of: k · softmax, above 1 for the best
+# -    z = scores / epsilon
+# -    p = k * z.softmax(1)
+# -    return mask, torch.where(mask, p, 0.0)
+# +    if k == scores.shape[1]:
+# +        return mask, torch.ones_like(scores)
+# +    b = -scores
+# +    for _ in range(20 if epsilon < 0.5 else 2000):
+# +        a = epsilon * (math.log(k) - ((scores + b) / epsilon).logsumexp(1, keepdim=True))
+# +        b = -(scores + a).relu()
+# +    return mask, torch.where(mask, ((scores + a + b) / epsilon).exp(), 0.0)
 
 
 # %% wrong: route | the weights are detached | killed by: gradient
-def route(scores, k, epsilon):
-    order = scores.argsort(dim=1, descending=True, stable=True)
-    rank = order.argsort(dim=1)
-    mask = rank < k
-    if k == 0:
-        return mask, torch.zeros_like(scores)
-    z = scores / epsilon
-    m = torch.zeros(len(z), 1, dtype=torch.int64)
-    for b, row in enumerate(z.detach()):
-        for held in range(k):
-            rest = row[rank[b] >= held]
-            if math.log(k - held) + rest.max() - rest.logsumexp(0) <= 0:
-                break
-        m[b] = held
-    saturated = rank < m
-    p = (k - m) * z.masked_fill(saturated, -math.inf).softmax(1)
-    p = torch.where(saturated, 1.0, p.clamp(max=1))
-    return mask, torch.where(mask, p, 0.0).detach()
+# edit of: the weights are not cut
+# -    return mask, p
+# +    return mask, torch.where(mask, p, 0.0).detach()
 
 
 # %% wrong: route | computed without a graph | killed by: gradient
-def route(scores, k, epsilon):
-    order = scores.argsort(dim=1, descending=True, stable=True)
-    rank = order.argsort(dim=1)
-    mask = rank < k
-    if k == 0:
-        return mask, torch.zeros_like(scores)
-    z = scores.detach() / epsilon
-    m = torch.zeros(len(z), 1, dtype=torch.int64)
-    for b, row in enumerate(z.detach()):
-        for held in range(k):
-            rest = row[rank[b] >= held]
-            if math.log(k - held) + rest.max() - rest.logsumexp(0) <= 0:
-                break
-        m[b] = held
-    saturated = rank < m
-    p = (k - m) * z.masked_fill(saturated, -math.inf).softmax(1)
-    p = torch.where(saturated, 1.0, p.clamp(max=1))
-    return mask, torch.where(mask, p, 0.0)
+# edit of: the weights are not cut
+# -    z = scores / epsilon
+# +    z = scores.detach() / epsilon
+# …
+# -    return mask, p
+# +    return mask, torch.where(mask, p, 0.0)
 
 
 # %% wrong: route | nu is taken for a constant | killed by: gradient
-def route(scores, k, epsilon):
-    order = scores.argsort(dim=1, descending=True, stable=True)
-    rank = order.argsort(dim=1)
-    mask = rank < k
-    if k == 0:
-        return mask, torch.zeros_like(scores)
-    z = scores / epsilon
-    m = torch.zeros(len(z), 1, dtype=torch.int64)
-    for b, row in enumerate(z.detach()):
-        for held in range(k):
-            rest = row[rank[b] >= held]
-            if math.log(k - held) + rest.max() - rest.logsumexp(0) <= 0:
-                break
-        m[b] = held
-    saturated = rank < m
-    rest = z.masked_fill(saturated, -math.inf)
-    p = (k - m) * (rest - rest.logsumexp(1, keepdim=True).detach()).exp()
-    p = torch.where(saturated, 1.0, p.clamp(max=1))
-    return mask, torch.where(mask, p, 0.0)
+# edit of: the weights are not cut
+# -    p = (k - m) * z.masked_fill(saturated, -math.inf).softmax(1)
+# +    rest = z.masked_fill(saturated, -math.inf)
+# +    p = (k - m) * (rest - rest.logsumexp(1, keepdim=True).detach()).exp()
+# …
+# -    return mask, p
+# +    return mask, torch.where(mask, p, 0.0)
 
 
 # %% wrong: route | the right weights with the gradient of a softmax | killed by: gradient
-def route(scores, k, epsilon):
-    order = scores.argsort(dim=1, descending=True, stable=True)
-    rank = order.argsort(dim=1)
-    mask = rank < k
-    if k == 0:
-        return mask, torch.zeros_like(scores)
-    z = scores / epsilon
-    m = torch.zeros(len(z), 1, dtype=torch.int64)
-    for b, row in enumerate(z.detach()):
-        for held in range(k):
-            rest = row[rank[b] >= held]
-            if math.log(k - held) + rest.max() - rest.logsumexp(0) <= 0:
-                break
-        m[b] = held
-    saturated = rank < m
-    p = (k - m) * z.masked_fill(saturated, -math.inf).softmax(1)
-    p = torch.where(saturated, 1.0, p.clamp(max=1))
-    p = torch.where(mask, p, 0.0).detach()
-    soft = torch.where(mask, z.softmax(1), 0.0)
-    return mask, (p - soft.detach()) + soft
+# edit of: the weights are not cut
+# -    return mask, p
+# +    p = torch.where(mask, p, 0.0).detach()
+# +    soft = torch.where(mask, z.softmax(1), 0.0)
+# +    return mask, (p - soft.detach()) + soft
 
 
 # %% wrong: route | always in double precision | killed by: dtype
-def route(scores, k, epsilon):
-    order = scores.argsort(dim=1, descending=True, stable=True)
-    rank = order.argsort(dim=1)
-    mask = rank < k
-    if k == 0:
-        return mask, torch.zeros_like(scores)
-    z = scores.double() / epsilon
-    m = torch.zeros(len(z), 1, dtype=torch.int64)
-    for b, row in enumerate(z.detach()):
-        for held in range(k):
-            rest = row[rank[b] >= held]
-            if math.log(k - held) + rest.max() - rest.logsumexp(0) <= 0:
-                break
-        m[b] = held
-    saturated = rank < m
-    p = (k - m) * z.masked_fill(saturated, -math.inf).softmax(1)
-    p = torch.where(saturated, 1.0, p.clamp(max=1))
-    return mask, torch.where(mask, p, 0.0)
+# edit of: the weights are not cut
+# -    z = scores / epsilon
+# +    z = scores.double() / epsilon
+# …
+# -    return mask, p
+# +    return mask, torch.where(mask, p, 0.0)
 
 
 # %% wrong: route | the branch that is not taken makes nan of the gradient | killed by: finite gradients
-def route(scores, k, epsilon):
-    rank = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-    mask = rank < k
-    if k == 0:
-        return mask, torch.zeros_like(scores)
-    z = scores / epsilon
-    nu = torch.zeros(len(z), 1, dtype=z.dtype)
-    for b, row in enumerate(z):
-        for held in range(k):
-            rest = row[rank[b] >= held]
-            level = rest.logsumexp(0) - math.log(k - held)
-            if rest.max() <= level + 1e-6:
-                break
-        nu = nu.index_put((torch.tensor([b]),), level)
-    p = torch.where(z > nu, 1.0, (z - nu).exp()).clamp(max=1)
-    return mask, torch.where(mask, p, 0.0)
+# edit of: k · softmax, above 1 for the best
+# -    p = k * z.softmax(1)
+# +    nu = torch.zeros(len(z), 1, dtype=z.dtype)
+# +    for b, row in enumerate(z):
+# +        for held in range(k):
+# +            rest = row[rank[b] >= held]
+# +            level = rest.logsumexp(0) - math.log(k - held)
+# +            if rest.max() <= level + 1e-6:
+# +                break
+# +        nu = nu.index_put((torch.tensor([b]),), level)
+# +    p = torch.where(z > nu, 1.0, (z - nu).exp()).clamp(max=1)
 
 
 # %% wrong: route | nu by halving, with a graph that follows its bounds | killed by: gradient
@@ -722,94 +482,78 @@ def route(scores, k, epsilon):
 
 
 # %% wrong: route | the last m that fits, not the first | killed by: weights
-def route(scores, k, epsilon):
-    rank = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-    mask = rank < k
-    if k == 0:
-        return mask, torch.zeros_like(scores)
-    z = scores / epsilon
-    m = torch.zeros(len(scores), 1)
-    for t in range(k):
-        rest = z.masked_fill(rank < t, -math.inf)
-        fits = math.log(k - t) + rest.amax(1, keepdim=True) - rest.logsumexp(1, keepdim=True) <= 0
-        m = torch.where(fits, t, m)
-    soft = (k - m) * z.masked_fill(rank < m, -math.inf).softmax(1)
-    return mask, torch.where(mask, torch.where(rank < m, torch.ones_like(soft), soft), 0)
+# edit of: k · softmax, above 1 for the best
+# -    p = k * z.softmax(1)
+# -    return mask, torch.where(mask, p, 0.0)
+# +    m = torch.zeros(len(scores), 1)
+# +    for t in range(k):
+# +        rest = z.masked_fill(rank < t, -math.inf)
+# +        fits = math.log(k - t) + rest.amax(1, keepdim=True) - rest.logsumexp(1, keepdim=True) <= 0
+# +        m = torch.where(fits, t, m)
+# +    soft = (k - m) * z.masked_fill(rank < m, -math.inf).softmax(1)
+# +    return mask, torch.where(mask, torch.where(rank < m, torch.ones_like(soft), soft), 0)
 
 
 # %% wrong: route | the others share k, not k − m | killed by: weights
-def route(scores, k, epsilon):
-    rank = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-    mask = rank < k
-    if k == 0:
-        return mask, torch.zeros_like(scores)
-    z = scores / epsilon
-    m = torch.full((len(scores), 1), k - 1)
-    for t in range(k - 1, -1, -1):
-        rest = z.masked_fill(rank < t, -math.inf)
-        fits = math.log(k) + rest.amax(1, keepdim=True) - rest.logsumexp(1, keepdim=True) <= 0
-        m = torch.where(fits, t, m)
-    soft = k * z.masked_fill(rank < m, -math.inf).softmax(1)
-    return mask, torch.where(mask, torch.where(rank < m, torch.ones_like(soft), soft), 0)
+# edit of: k · softmax, above 1 for the best
+# -    p = k * z.softmax(1)
+# -    return mask, torch.where(mask, p, 0.0)
+# +    m = torch.full((len(scores), 1), k - 1)
+# +    for t in range(k - 1, -1, -1):
+# +        rest = z.masked_fill(rank < t, -math.inf)
+# +        fits = math.log(k) + rest.amax(1, keepdim=True) - rest.logsumexp(1, keepdim=True) <= 0
+# +        m = torch.where(fits, t, m)
+# +    soft = k * z.masked_fill(rank < m, -math.inf).softmax(1)
+# +    return mask, torch.where(mask, torch.where(rank < m, torch.ones_like(soft), soft), 0)
 
 
 # %% wrong: route | the softmax is over all, the saturated too | killed by: weights
-def route(scores, k, epsilon):
-    rank = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-    mask = rank < k
-    if k == 0:
-        return mask, torch.zeros_like(scores)
-    z = scores / epsilon
-    m = torch.full((len(scores), 1), k - 1)
-    for t in range(k - 1, -1, -1):
-        rest = z.masked_fill(rank < t, -math.inf)
-        fits = math.log(k - t) + rest.amax(1, keepdim=True) - rest.logsumexp(1, keepdim=True) <= 0
-        m = torch.where(fits, t, m)
-    soft = (k - m) * z.softmax(1)
-    return mask, torch.where(mask, torch.where(rank < m, torch.ones_like(soft), soft), 0)
+# edit of: k · softmax, above 1 for the best
+# -    p = k * z.softmax(1)
+# -    return mask, torch.where(mask, p, 0.0)
+# +    m = torch.full((len(scores), 1), k - 1)
+# +    for t in range(k - 1, -1, -1):
+# +        rest = z.masked_fill(rank < t, -math.inf)
+# +        fits = math.log(k - t) + rest.amax(1, keepdim=True) - rest.logsumexp(1, keepdim=True) <= 0
+# +        m = torch.where(fits, t, m)
+# +    soft = (k - m) * z.softmax(1)
+# +    return mask, torch.where(mask, torch.where(rank < m, torch.ones_like(soft), soft), 0)
 
 
 # %% wrong: route | k − m is used to find m, and forgotten after that | killed by: weights
-def route(scores, k, epsilon):
-    rank = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-    mask = rank < k
-    if k == 0:
-        return mask, torch.zeros_like(scores)
-    z = scores / epsilon
-    m = torch.full((len(scores), 1), k - 1)
-    for t in range(k - 1, -1, -1):
-        rest = z.masked_fill(rank < t, -math.inf)
-        m = torch.where((k - t) * rest.softmax(1).amax(1, keepdim=True) <= 1, t, m)
-    p = k * z.masked_fill(rank < m, -math.inf).softmax(1)
-    return mask, torch.where(mask, torch.where(rank < m, 1.0, p), 0.0)
+# edit of: k · softmax, above 1 for the best
+# -    p = k * z.softmax(1)
+# -    return mask, torch.where(mask, p, 0.0)
+# +    m = torch.full((len(scores), 1), k - 1)
+# +    for t in range(k - 1, -1, -1):
+# +        rest = z.masked_fill(rank < t, -math.inf)
+# +        m = torch.where((k - t) * rest.softmax(1).amax(1, keepdim=True) <= 1, t, m)
+# +    p = k * z.masked_fill(rank < m, -math.inf).softmax(1)
+# +    return mask, torch.where(mask, torch.where(rank < m, 1.0, p), 0.0)
 
 
 # %% wrong: route | m is looked for with k, and k − m is used after that | killed by: weights
-def route(scores, k, epsilon):
-    rank = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-    mask = rank < k
-    if k == 0:
-        return mask, torch.zeros_like(scores)
-    z = scores / epsilon
-    m = torch.full((len(scores), 1), k - 1)
-    for t in range(k - 1, -1, -1):
-        rest = z.masked_fill(rank < t, -math.inf)
-        m = torch.where(k * rest.softmax(1).amax(1, keepdim=True) <= 1, t, m)
-    p = (k - m) * z.masked_fill(rank < m, -math.inf).softmax(1)
-    return mask, torch.where(mask, torch.where(rank < m, 1.0, p), 0.0)
+# edit of: k · softmax, above 1 for the best
+# -    p = k * z.softmax(1)
+# -    return mask, torch.where(mask, p, 0.0)
+# +    m = torch.full((len(scores), 1), k - 1)
+# +    for t in range(k - 1, -1, -1):
+# +        rest = z.masked_fill(rank < t, -math.inf)
+# +        m = torch.where(k * rest.softmax(1).amax(1, keepdim=True) <= 1, t, m)
+# +    p = (k - m) * z.masked_fill(rank < m, -math.inf).softmax(1)
+# +    return mask, torch.where(mask, torch.where(rank < m, 1.0, p), 0.0)
 
 
 # %% wrong: route | the softmax is over all, in the search for m too | killed by: weights
-def route(scores, k, epsilon):
-    rank = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-    mask = rank < k
-    if k == 0:
-        return mask, torch.zeros_like(scores)
-    p = (scores / epsilon).softmax(1)
-    m = torch.full((len(scores), 1), k - 1)
-    for t in range(k - 1, -1, -1):
-        m = torch.where((k - t) * p.masked_fill(rank < t, 0.0).amax(1, keepdim=True) <= 1, t, m)
-    return mask, torch.where(mask, torch.where(rank < m, 1.0, (k - m) * p), 0.0)
+# edit of: k · softmax, above 1 for the best
+# -    z = scores / epsilon
+# -    p = k * z.softmax(1)
+# -    return mask, torch.where(mask, p, 0.0)
+# +    p = (scores / epsilon).softmax(1)
+# +    m = torch.full((len(scores), 1), k - 1)
+# +    for t in range(k - 1, -1, -1):
+# +        m = torch.where((k - t) * p.masked_fill(rank < t, 0.0).amax(1, keepdim=True) <= 1, t, m)
+# +    return mask, torch.where(mask, torch.where(rank < m, 1.0, (k - m) * p), 0.0)
 
 
 # %% wrong: route | sorted weights, cut at the places of the routed | killed by: weights
@@ -830,389 +574,17 @@ def route(scores, k, epsilon):
 
 
 # %% wrong: route | nu by halving between the smallest score and more than the largest, with a graph | killed by: gradient
-def route(scores, k, epsilon):
-    rank = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-    mask = rank < k
-    if k == 0:
-        return mask, torch.zeros_like(scores)
-    low = scores.amin(1, keepdim=True)
-    high = scores.amax(1, keepdim=True) + epsilon * math.log(scores.shape[1])
-    for _ in range(60):
-        middle = (low + high) / 2
-        above = ((scores - middle) / epsilon).exp().clamp(max=1).sum(1, keepdim=True) > k
-        low, high = torch.where(above, middle, low), torch.where(above, high, middle)
-    return mask, torch.where(mask, ((scores - high) / epsilon).exp().clamp(max=1), 0.0)
-
-
-# %% right: route | the number of saturated by halving the interval of nu, then a softmax
-def route(scores, k, epsilon):
-    batch, tokens = scores.shape
-    best = scores.sort(dim=1, descending=True, stable=True).indices[:, :k]
-    mask = torch.zeros_like(scores, dtype=torch.bool).scatter(1, best, torch.ones_like(best, dtype=torch.bool))
-    if k == 0:
-        return mask, 0.0 * scores
-    z = (scores - scores.detach().amax(1, keepdim=True)) / epsilon
-    fixed = z.detach().double()
-    low, high = fixed.amin(1, keepdim=True), fixed.new_full((batch, 1), math.log(tokens / k))
-    for _ in range(200):
-        middle = (low + high) / 2
-        enough = (fixed - middle).clamp(max=0).exp().sum(1, keepdim=True) >= k
-        low, high = torch.where(enough, middle, low), torch.where(enough, high, middle)
-    full = fixed >= low + 1e-9
-    full &= full.sum(1, keepdim=True) < k
-    share = (k - full.sum(1, keepdim=True)) * z.masked_fill(full, -math.inf).softmax(1)
-    p = torch.where(full, torch.ones_like(z), share.clamp(max=1.0))
-    return mask, p * mask
-
-
-# %% right: route | sequence by sequence, m counted up, weights by logarithms
-def route(scores, k, epsilon):
-    masks, weights = [], []
-    for row in scores:
-        by_score = sorted(range(len(row)), key=lambda i: (-float(row[i]), i))
-        mask = torch.zeros(len(row), dtype=torch.bool)
-        mask[by_score[:k]] = True
-        columns = [torch.zeros_like(row[0])] * len(row)
-        for m in range(k):
-            rest = row[by_score[m:]] / epsilon
-            logs = math.log(k - m) + rest - rest.logsumexp(0)
-            if float(logs.detach().max()) <= 1e-6 or m == k - 1:
-                for i in by_score[:m]:
-                    columns[i] = torch.ones_like(row[i])
-                for i, log in zip(by_score[m:k], logs[: k - m], strict=True):
-                    columns[i] = log.clamp(max=0).exp()
-                break
-        masks.append(mask)
-        weights.append(torch.stack(columns))
-    return torch.stack(masks), torch.stack(weights)
-
-
-# %% right: route | m counted down for all sequences at once
-def route(scores, k, epsilon):
-    batch, n = scores.shape
-    order = scores.argsort(dim=1, descending=True, stable=True)
-    rank = order.argsort(dim=1)
-    mask = rank < k
-    if k == 0:
-        return mask, scores * 0
-    z = scores / epsilon
-    m = torch.full((batch, 1), k - 1)
-    for trial in range(k - 1, -1, -1):
-        rest = z.masked_fill(rank < trial, -math.inf)
-        top = rest.max(dim=1, keepdim=True).values
-        fits = math.log(k - trial) + top - rest.logsumexp(1, keepdim=True) <= 0
-        m = torch.where(fits, trial, m)
-    held = rank < m
-    if k == n:
-        held = rank < n
-        return mask, torch.ones_like(scores) + 0 * scores
-    soft = (k - m) * z.masked_fill(held, -math.inf).softmax(1)
-    p = torch.where(held, torch.ones_like(soft), soft)
-    return mask, torch.where(mask, p, torch.zeros_like(p))
-
-
-# %% wrong: conditional-ff | the weights are missing | killed by: value
-def conditional_feed_forward(x, light, heavy, u, k, epsilon):
-    mask, weights = route(x @ u, k, epsilon)
-    out = light(x)
-    if k == 0:
-        return out
-    added = heavy(x[mask])
-    return out.index_put(mask.nonzero(as_tuple=True), added, accumulate=True)
-
-
-# %% wrong: conditional-ff | the weights scale what heavy gets | killed by: value
-def conditional_feed_forward(x, light, heavy, u, k, epsilon):
-    mask, weights = route(x @ u, k, epsilon)
-    out = light(x)
-    if k == 0:
-        return out
-    added = heavy(weights[mask].unsqueeze(-1) * x[mask])
-    return out.index_put(mask.nonzero(as_tuple=True), added, accumulate=True)
-
-
-# %% wrong: conditional-ff | the residual is added too | killed by: value
-def conditional_feed_forward(x, light, heavy, u, k, epsilon):
-    mask, weights = route(x @ u, k, epsilon)
-    out = light(x)
-    if k == 0:
-        return out
-    added = weights[mask].unsqueeze(-1) * heavy(x[mask])
-    return x + out.index_put(mask.nonzero(as_tuple=True), added, accumulate=True)
-
-
-# %% wrong: conditional-ff | heavy in place of light | killed by: value
-def conditional_feed_forward(x, light, heavy, u, k, epsilon):
-    mask, weights = route(x @ u, k, epsilon)
-    out = light(x)
-    if k == 0:
-        return out
-    added = weights[mask].unsqueeze(-1) * heavy(x[mask])
-    return out.index_put(mask.nonzero(as_tuple=True), added, accumulate=False)
-
-
-# %% wrong: conditional-ff | heavy in place of light, without its weight | killed by: value
-def conditional_feed_forward(x, light, heavy, u, k, epsilon):
-    mask, weights = route(x @ u, k, epsilon)
-    out = light(x)
-    if k == 0:
-        return out
-    added = heavy(x[mask])
-    return out.index_put(mask.nonzero(as_tuple=True), added, accumulate=False)
-
-
-# %% wrong: conditional-ff | light scaled by the weight as well | killed by: value
-def conditional_feed_forward(x, light, heavy, u, k, epsilon):
-    mask, weights = route(x @ u, k, epsilon)
-    out = light(x)
-    if k == 0:
-        return out
-    added = weights[mask].unsqueeze(-1) * (light.part(x[mask]) + heavy(x[mask]))
-    return out.index_put(mask.nonzero(as_tuple=True), added, accumulate=False)
-
-
-# %% wrong: conditional-ff | light is missing | killed by: value
-def conditional_feed_forward(x, light, heavy, u, k, epsilon):
-    mask, weights = route(x @ u, k, epsilon)
-    out = light(x)
-    if k == 0:
-        return out
-    added = weights[mask].unsqueeze(-1) * heavy(x[mask])
-    return torch.zeros_like(out).index_put(mask.nonzero(as_tuple=True), added)
-
-
-# %% wrong: conditional-ff | heavy is missing | killed by: value
-def conditional_feed_forward(x, light, heavy, u, k, epsilon):
-    mask, weights = route(x @ u, k, epsilon)
-    out = light(x)
-    if k == 0:
-        return out
-    added = weights[mask].unsqueeze(-1) * heavy(x[mask])
-    return out
-
-
-# %% wrong: conditional-ff | gathered by score, put back by place | killed by: value
-def conditional_feed_forward(x, light, heavy, u, k, epsilon):
-    mask, weights = route(x @ u, k, epsilon)
-    out = light(x)
-    if k == 0:
-        return out
-    best = (x @ u).topk(k, dim=1).indices
-    gathered = x.gather(1, best[..., None].expand(-1, -1, x.shape[-1]))
-    added = (weights.gather(1, best)[..., None] * heavy(gathered)).flatten(0, 1)
-    return out.index_put(mask.nonzero(as_tuple=True), added, accumulate=True)
-
-
-# %% wrong: conditional-ff | no offset of the sequences in the flattened batch | killed by: value
-def conditional_feed_forward(x, light, heavy, u, k, epsilon):
-    mask, weights = route(x @ u, k, epsilon)
-    out = light(x)
-    if k == 0:
-        return out
-    best = (x @ u).topk(k, dim=1).indices.flatten()
-    flat = x.flatten(0, 1)
-    added = weights.gather(1, best.view(-1, k)).flatten()[:, None] * heavy(flat[best])
-    return out.flatten(0, 1).index_add(0, best, added).view_as(x)
-
-
-# %% wrong: conditional-ff | the k · batch best of the whole batch | killed by: value
-def conditional_feed_forward(x, light, heavy, u, k, epsilon):
-    mask, weights = route((x @ u).view(1, -1), k * len(x), epsilon)
-    mask, weights = mask.view(x.shape[:2]), weights.view(x.shape[:2])
-    out = light(x)
-    if k == 0:
-        return out
-    added = weights[mask].unsqueeze(-1) * heavy(x[mask])
-    return out.index_put(mask.nonzero(as_tuple=True), added, accumulate=True)
-
-
-# %% wrong: conditional-ff | epsilon stays 1 | killed by: value
-def conditional_feed_forward(x, light, heavy, u, k, epsilon):
-    mask, weights = route(x @ u, k, 1.0)
-    out = light(x)
-    if k == 0:
-        return out
-    added = weights[mask].unsqueeze(-1) * heavy(x[mask])
-    return out.index_put(mask.nonzero(as_tuple=True), added, accumulate=True)
-
-
-# %% wrong: conditional-ff | weights by softmax | killed by: value
-def conditional_feed_forward(x, light, heavy, u, k, epsilon):
-    mask, weights = route(x @ u, k, epsilon)
-    out = light(x)
-    if k == 0:
-        return out
-    added = (x @ u).softmax(1)[mask].unsqueeze(-1) * heavy(x[mask])
-    return out.index_put(mask.nonzero(as_tuple=True), added, accumulate=True)
-
-
-# %% wrong: conditional-ff | weights by sigmoid, as in Mixture-of-Depths | killed by: value
-def conditional_feed_forward(x, light, heavy, u, k, epsilon):
-    mask, weights = route(x @ u, k, epsilon)
-    out = light(x)
-    if k == 0:
-        return out
-    added = (x @ u).sigmoid()[mask].unsqueeze(-1) * heavy(x[mask])
-    return out.index_put(mask.nonzero(as_tuple=True), added, accumulate=True)
-
-
-# %% wrong: conditional-ff | the scores as weights | killed by: value
-def conditional_feed_forward(x, light, heavy, u, k, epsilon):
-    mask, weights = route(x @ u, k, epsilon)
-    out = light(x)
-    if k == 0:
-        return out
-    added = (x @ u)[mask].unsqueeze(-1) * heavy(x[mask])
-    return out.index_put(mask.nonzero(as_tuple=True), added, accumulate=True)
-
-
-# %% wrong: conditional-ff | the router looks at what light made | killed by: value
-def conditional_feed_forward(x, light, heavy, u, k, epsilon):
-    out = light(x)
-    mask, weights = route(out @ u, k, epsilon)
-    if k == 0:
-        return out
-    added = weights[mask].unsqueeze(-1) * heavy(x[mask])
-    return out.index_put(mask.nonzero(as_tuple=True), added, accumulate=True)
-
-
-# %% wrong: conditional-ff | the score divided by the root of dim | killed by: value
-def conditional_feed_forward(x, light, heavy, u, k, epsilon):
-    mask, weights = route(x @ u / x.shape[-1] ** 0.5, k, epsilon)
-    out = light(x)
-    if k == 0:
-        return out
-    added = weights[mask].unsqueeze(-1) * heavy(x[mask])
-    return out.index_put(mask.nonzero(as_tuple=True), added, accumulate=True)
-
-
-# %% wrong: conditional-ff | the score divided by the length of u | killed by: value
-def conditional_feed_forward(x, light, heavy, u, k, epsilon):
-    mask, weights = route(x @ u / u.norm(), k, epsilon)
-    out = light(x)
-    if k == 0:
-        return out
-    added = weights[mask].unsqueeze(-1) * heavy(x[mask])
-    return out.index_put(mask.nonzero(as_tuple=True), added, accumulate=True)
-
-
-# %% wrong: conditional-ff | a norm behind the weights | killed by: value
-def conditional_feed_forward(x, light, heavy, u, k, epsilon):
-    mask, weights = route(x @ u, k, epsilon)
-    out = light(x)
-    if k == 0:
-        return out
-    added = weights[mask].unsqueeze(-1) * heavy(x[mask])
-    added = nn.functional.layer_norm(added, added.shape[-1:])
-    return out.index_put(mask.nonzero(as_tuple=True), added, accumulate=True)
-
-
-# %% wrong: conditional-ff | a straight-through gate of 1 | killed by: value
-def conditional_feed_forward(x, light, heavy, u, k, epsilon):
-    mask, weights = route(x @ u, k, epsilon)
-    out = light(x)
-    if k == 0:
-        return out
-    gate = (1 - weights[mask].detach()) + weights[mask]
-    added = gate.unsqueeze(-1) * heavy(x[mask])
-    return out.index_put(mask.nonzero(as_tuple=True), added, accumulate=True)
-
-
-# %% wrong: conditional-ff | masked: heavy on all tokens | killed by: heavy rows
-def conditional_feed_forward(x, light, heavy, u, k, epsilon):
-    _, weights = route(x @ u, k, epsilon)
-    return light(x) + weights[..., None] * heavy(x)
-
-
-# %% wrong: conditional-ff | masked by setting the others to 0 before heavy | killed by: heavy rows
-def conditional_feed_forward(x, light, heavy, u, k, epsilon):
-    mask, weights = route(x @ u, k, epsilon)
-    return light(x) + weights[..., None] * heavy(mask[..., None] * x)
-
-
-# %% wrong: conditional-ff | one call of heavy for each sequence | killed by: heavy once
-def conditional_feed_forward(x, light, heavy, u, k, epsilon):
-    mask, weights = route(x @ u, k, epsilon)
-    rows = []
-    for out, row, on, weight in zip(light(x), x, mask, weights, strict=True):
-        rows.append(out.index_add(0, on.nonzero()[:, 0], weight[on][:, None] * heavy(row[on])) if k else out)
-    return torch.stack(rows)
-
-
-# %% wrong: conditional-ff | one call of light for each sequence | killed by: light once
-def conditional_feed_forward(x, light, heavy, u, k, epsilon):
-    mask, weights = route(x @ u, k, epsilon)
-    out = torch.stack([light(row) for row in x])
-    if k == 0:
-        return out
-    added = weights[mask].unsqueeze(-1) * heavy(x[mask])
-    return out.index_put(mask.nonzero(as_tuple=True), added, accumulate=True)
-
-
-# %% wrong: conditional-ff | the weights are detached | killed by: gradient of u
-def conditional_feed_forward(x, light, heavy, u, k, epsilon):
-    mask, weights = route(x @ u, k, epsilon)
-    out = light(x)
-    if k == 0:
-        return out
-    added = weights[mask].detach().unsqueeze(-1) * heavy(x[mask])
-    return out.index_put(mask.nonzero(as_tuple=True), added, accumulate=True)
-
-
-# %% wrong: conditional-ff | the scores are made of a detached x | killed by: gradient of x
-def conditional_feed_forward(x, light, heavy, u, k, epsilon):
-    mask, weights = route(x.detach() @ u, k, epsilon)
-    out = light(x)
-    if k == 0:
-        return out
-    added = weights[mask].unsqueeze(-1) * heavy(x[mask])
-    return out.index_put(mask.nonzero(as_tuple=True), added, accumulate=True)
-
-
-# %% wrong: conditional-ff | heavy gets a detached x | killed by: gradient of x
-def conditional_feed_forward(x, light, heavy, u, k, epsilon):
-    mask, weights = route(x @ u, k, epsilon)
-    out = light(x)
-    if k == 0:
-        return out
-    added = weights[mask].unsqueeze(-1) * heavy(x[mask].detach())
-    return out.index_put(mask.nonzero(as_tuple=True), added, accumulate=True)
-
-
-# %% wrong: conditional-ff | normalises the tokens of the caller in place | killed by: x stays
-def conditional_feed_forward(x, light, heavy, u, k, epsilon):
-    if not x.requires_grad:
-        x /= x.norm(dim=-1, keepdim=True)
-    mask, weights = route(x @ u, k, epsilon)
-    added = weights[mask].unsqueeze(-1) * heavy(x[mask])
-    return light(x).index_put(mask.nonzero(as_tuple=True), added, accumulate=True)
-
-
-# %% wrong: conditional-ff | writes into what light returned, which may be x | killed by: x stays with idle parts
-def conditional_feed_forward(x, light, heavy, u, k, epsilon):
-    mask, weights = route(x @ u, k, epsilon)
-    out = light(x)
-    if k == 0:
-        return out
-    added = weights[mask].unsqueeze(-1) * heavy(x[mask])
-    out[mask] += added
-    return out
-
-
-# %% wrong: conditional-ff | k = 0 routes one token | killed by: k = 0
-def conditional_feed_forward(x, light, heavy, u, k, epsilon):
-    mask, weights = route(x @ u, max(k, 1), epsilon)
-    out = light(x)
-    added = weights[mask].unsqueeze(-1) * heavy(x[mask])
-    return out.index_put(mask.nonzero(as_tuple=True), added, accumulate=True)
-
-
-# %% wrong: conditional-ff | the score is a mean over dim | killed by: value
-def conditional_feed_forward(x, light, heavy, u, k, epsilon):
-    mask, weights = route((x * u).mean(-1), k, epsilon)
-    out = light(x).clone()
-    out[mask] += weights[mask][:, None] * heavy(x[mask])
-    return out
+# edit of: k · softmax, above 1 for the best
+# -    z = scores / epsilon
+# -    p = k * z.softmax(1)
+# -    return mask, torch.where(mask, p, 0.0)
+# +    low = scores.amin(1, keepdim=True)
+# +    high = scores.amax(1, keepdim=True) + epsilon * math.log(scores.shape[1])
+# +    for _ in range(60):
+# +        middle = (low + high) / 2
+# +        above = ((scores - middle) / epsilon).exp().clamp(max=1).sum(1, keepdim=True) > k
+# +        low, high = torch.where(above, middle, low), torch.where(above, high, middle)
+# +    return mask, torch.where(mask, ((scores - high) / epsilon).exp().clamp(max=1), 0.0)
 
 
 # %% right: conditional-ff | flattened, index_add
@@ -1256,607 +628,224 @@ def conditional_feed_forward(x, light, heavy, u, k, epsilon):
     return out
 
 
-# %% wrong: local-attention | looks back only | killed by: value
-def local_attention(query, key, value, window):
-    tokens, size = query.shape[2:]
-    blocks = -(-tokens // window)
-    spare = blocks * window - tokens
-
-    def around(part):
-        padded = nn.functional.pad(part, (0, 0, window, window + spare))
-        return padded.unfold(2, 3 * window, window).transpose(-1, -2)
-
-    mine = torch.arange(blocks * window).view(blocks, window, 1)
-    theirs = torch.arange(-window, 2 * window) + window * torch.arange(blocks).view(blocks, 1, 1)
-    near = (mine - theirs <= window) & (theirs <= mine) & (theirs >= 0) & (theirs < tokens)
-    blocked = nn.functional.pad(query, (0, 0, 0, spare)).unflatten(2, (blocks, window))
-    scores = blocked @ around(key).mT / math.sqrt(size)
-    weights = scores.masked_fill(~near, -math.inf).softmax(-1)
-    return (weights @ around(value)).flatten(2, 3)[:, :, :tokens]
-
-
-# %% wrong: local-attention | looks ahead only | killed by: value
-def local_attention(query, key, value, window):
-    tokens, size = query.shape[2:]
-    blocks = -(-tokens // window)
-    spare = blocks * window - tokens
-
-    def around(part):
-        padded = nn.functional.pad(part, (0, 0, window, window + spare))
-        return padded.unfold(2, 3 * window, window).transpose(-1, -2)
-
-    mine = torch.arange(blocks * window).view(blocks, window, 1)
-    theirs = torch.arange(-window, 2 * window) + window * torch.arange(blocks).view(blocks, 1, 1)
-    near = (theirs - mine <= window) & (theirs >= mine) & (theirs >= 0) & (theirs < tokens)
-    blocked = nn.functional.pad(query, (0, 0, 0, spare)).unflatten(2, (blocks, window))
-    scores = blocked @ around(key).mT / math.sqrt(size)
-    weights = scores.masked_fill(~near, -math.inf).softmax(-1)
-    return (weights @ around(value)).flatten(2, 3)[:, :, :tokens]
-
-
-# %% wrong: local-attention | one place short: < in place of <= | killed by: value
-def local_attention(query, key, value, window):
-    tokens, size = query.shape[2:]
-    blocks = -(-tokens // window)
-    spare = blocks * window - tokens
-
-    def around(part):
-        padded = nn.functional.pad(part, (0, 0, window, window + spare))
-        return padded.unfold(2, 3 * window, window).transpose(-1, -2)
-
-    mine = torch.arange(blocks * window).view(blocks, window, 1)
-    theirs = torch.arange(-window, 2 * window) + window * torch.arange(blocks).view(blocks, 1, 1)
-    near = ((mine - theirs).abs() < window) & (theirs >= 0) & (theirs < tokens)
-    blocked = nn.functional.pad(query, (0, 0, 0, spare)).unflatten(2, (blocks, window))
-    scores = blocked @ around(key).mT / math.sqrt(size)
-    weights = scores.masked_fill(~near, -math.inf).softmax(-1)
-    return (weights @ around(value)).flatten(2, 3)[:, :, :tokens]
-
-
-# %% wrong: local-attention | one place too many | killed by: value
-def local_attention(query, key, value, window):
-    place = torch.arange(query.shape[2])
-    near = (place - place[:, None]).abs() <= window + 1
-    scores = query @ key.mT / math.sqrt(query.shape[-1])
-    return scores.masked_fill(~near, -math.inf).softmax(-1) @ value
-
-
-# %% wrong: local-attention | half a window to each side | killed by: value
-def local_attention(query, key, value, window):
-    tokens, size = query.shape[2:]
-    blocks = -(-tokens // window)
-    spare = blocks * window - tokens
-
-    def around(part):
-        padded = nn.functional.pad(part, (0, 0, window, window + spare))
-        return padded.unfold(2, 3 * window, window).transpose(-1, -2)
-
-    mine = torch.arange(blocks * window).view(blocks, window, 1)
-    theirs = torch.arange(-window, 2 * window) + window * torch.arange(blocks).view(blocks, 1, 1)
-    near = (2 * (mine - theirs).abs() <= window) & (theirs >= 0) & (theirs < tokens)
-    blocked = nn.functional.pad(query, (0, 0, 0, spare)).unflatten(2, (blocks, window))
-    scores = blocked @ around(key).mT / math.sqrt(size)
-    weights = scores.masked_fill(~near, -math.inf).softmax(-1)
-    return (weights @ around(value)).flatten(2, 3)[:, :, :tokens]
-
-
-# %% wrong: local-attention | two before and one after | killed by: value
-def local_attention(query, key, value, window):
-    tokens, size = query.shape[2:]
-    blocks = -(-tokens // window)
-    spare = blocks * window - tokens
-
-    def around(part):
-        padded = nn.functional.pad(part, (0, 0, window, window + spare))
-        return padded.unfold(2, 3 * window, window).transpose(-1, -2)
-
-    mine = torch.arange(blocks * window).view(blocks, window, 1)
-    theirs = torch.arange(-window, 2 * window) + window * torch.arange(blocks).view(blocks, 1, 1)
-    near = (theirs >= mine - window) & (theirs < mine + window) & (theirs >= 0) & (theirs < tokens)
-    blocked = nn.functional.pad(query, (0, 0, 0, spare)).unflatten(2, (blocks, window))
-    scores = blocked @ around(key).mT / math.sqrt(size)
-    weights = scores.masked_fill(~near, -math.inf).softmax(-1)
-    return (weights @ around(value)).flatten(2, 3)[:, :, :tokens]
-
-
-# %% wrong: local-attention | blocks that see themselves alone | killed by: value
-def local_attention(query, key, value, window):
-    tokens, size = query.shape[2:]
-    blocks = -(-tokens // window)
-    spare = blocks * window - tokens
-
-    def around(part):
-        padded = nn.functional.pad(part, (0, 0, window, window + spare))
-        return padded.unfold(2, 3 * window, window).transpose(-1, -2)
-
-    mine = torch.arange(blocks * window).view(blocks, window, 1)
-    theirs = torch.arange(-window, 2 * window) + window * torch.arange(blocks).view(blocks, 1, 1)
-    near = (theirs // window == mine // window) & (theirs >= 0) & (theirs < tokens)
-    blocked = nn.functional.pad(query, (0, 0, 0, spare)).unflatten(2, (blocks, window))
-    scores = blocked @ around(key).mT / math.sqrt(size)
-    weights = scores.masked_fill(~near, -math.inf).softmax(-1)
-    return (weights @ around(value)).flatten(2, 3)[:, :, :tokens]
-
-
-# %% wrong: local-attention | blocks without the one after | killed by: value
-def local_attention(query, key, value, window):
-    tokens, size = query.shape[2:]
-    blocks = -(-tokens // window)
-    spare = blocks * window - tokens
-
-    def around(part):
-        padded = nn.functional.pad(part, (0, 0, window, window + spare))
-        return padded.unfold(2, 3 * window, window).transpose(-1, -2)
-
-    mine = torch.arange(blocks * window).view(blocks, window, 1)
-    theirs = torch.arange(-window, 2 * window) + window * torch.arange(blocks).view(blocks, 1, 1)
-    near = ((mine - theirs).abs() <= window) & (theirs >= 0) & (theirs < tokens) & (theirs // window <= mine // window)
-    blocked = nn.functional.pad(query, (0, 0, 0, spare)).unflatten(2, (blocks, window))
-    scores = blocked @ around(key).mT / math.sqrt(size)
-    weights = scores.masked_fill(~near, -math.inf).softmax(-1)
-    return (weights @ around(value)).flatten(2, 3)[:, :, :tokens]
-
-
-# %% wrong: local-attention | blocks without the one before | killed by: value
-def local_attention(query, key, value, window):
-    tokens, size = query.shape[2:]
-    blocks = -(-tokens // window)
-    spare = blocks * window - tokens
-
-    def around(part):
-        padded = nn.functional.pad(part, (0, 0, window, window + spare))
-        return padded.unfold(2, 3 * window, window).transpose(-1, -2)
-
-    mine = torch.arange(blocks * window).view(blocks, window, 1)
-    theirs = torch.arange(-window, 2 * window) + window * torch.arange(blocks).view(blocks, 1, 1)
-    near = ((mine - theirs).abs() <= window) & (theirs >= 0) & (theirs < tokens) & (theirs // window >= mine // window)
-    blocked = nn.functional.pad(query, (0, 0, 0, spare)).unflatten(2, (blocks, window))
-    scores = blocked @ around(key).mT / math.sqrt(size)
-    weights = scores.masked_fill(~near, -math.inf).softmax(-1)
-    return (weights @ around(value)).flatten(2, 3)[:, :, :tokens]
-
-
-# %% wrong: local-attention | three whole blocks, the window not masked | killed by: value
-def local_attention(query, key, value, window):
-    tokens, size = query.shape[2:]
-    blocks = -(-tokens // window)
-    spare = blocks * window - tokens
-
-    def around(part):
-        padded = nn.functional.pad(part, (0, 0, window, window + spare))
-        return padded.unfold(2, 3 * window, window).transpose(-1, -2)
-
-    mine = torch.arange(blocks * window).view(blocks, window, 1)
-    theirs = torch.arange(-window, 2 * window) + window * torch.arange(blocks).view(blocks, 1, 1)
-    near = (theirs >= 0) & (theirs < tokens)
-    blocked = nn.functional.pad(query, (0, 0, 0, spare)).unflatten(2, (blocks, window))
-    scores = blocked @ around(key).mT / math.sqrt(size)
-    weights = scores.masked_fill(~near, -math.inf).softmax(-1)
-    return (weights @ around(value)).flatten(2, 3)[:, :, :tokens]
-
-
-# %% wrong: local-attention | the padding is attended to | killed by: value
-def local_attention(query, key, value, window):
-    tokens, size = query.shape[2:]
-    blocks = -(-tokens // window)
-    spare = blocks * window - tokens
-
-    def around(part):
-        padded = nn.functional.pad(part, (0, 0, window, window + spare))
-        return padded.unfold(2, 3 * window, window).transpose(-1, -2)
-
-    mine = torch.arange(blocks * window).view(blocks, window, 1)
-    theirs = torch.arange(-window, 2 * window) + window * torch.arange(blocks).view(blocks, 1, 1)
-    near = (mine - theirs).abs() <= window
-    blocked = nn.functional.pad(query, (0, 0, 0, spare)).unflatten(2, (blocks, window))
-    scores = blocked @ around(key).mT / math.sqrt(size)
-    weights = scores.masked_fill(~near, -math.inf).softmax(-1)
-    return (weights @ around(value)).flatten(2, 3)[:, :, :tokens]
-
-
-# %% wrong: local-attention | nothing is masked, neither window nor padding | killed by: value
-def local_attention(query, key, value, window):
-    tokens, size = query.shape[2:]
-    blocks = -(-tokens // window)
-    spare = blocks * window - tokens
-
-    def around(part):
-        padded = nn.functional.pad(part, (0, 0, window, window + spare))
-        return padded.unfold(2, 3 * window, window).transpose(-1, -2)
-
-    mine = torch.arange(blocks * window).view(blocks, window, 1)
-    theirs = torch.arange(-window, 2 * window) + window * torch.arange(blocks).view(blocks, 1, 1)
-    near = ((mine - theirs).abs() <= window) & (theirs >= 0) & (theirs < tokens)
-    blocked = nn.functional.pad(query, (0, 0, 0, spare)).unflatten(2, (blocks, window))
-    scores = blocked @ around(key).mT / math.sqrt(size)
-    weights = scores.softmax(-1)
-    return (weights @ around(value)).flatten(2, 3)[:, :, :tokens]
-
-
-# %% wrong: local-attention | no scale | killed by: value
-def local_attention(query, key, value, window):
-    tokens, size = query.shape[2:]
-    blocks = -(-tokens // window)
-    spare = blocks * window - tokens
-
-    def around(part):
-        padded = nn.functional.pad(part, (0, 0, window, window + spare))
-        return padded.unfold(2, 3 * window, window).transpose(-1, -2)
-
-    mine = torch.arange(blocks * window).view(blocks, window, 1)
-    theirs = torch.arange(-window, 2 * window) + window * torch.arange(blocks).view(blocks, 1, 1)
-    near = ((mine - theirs).abs() <= window) & (theirs >= 0) & (theirs < tokens)
-    blocked = nn.functional.pad(query, (0, 0, 0, spare)).unflatten(2, (blocks, window))
-    scores = blocked @ around(key).mT
-    weights = scores.masked_fill(~near, -math.inf).softmax(-1)
-    return (weights @ around(value)).flatten(2, 3)[:, :, :tokens]
-
-
-# %% wrong: local-attention | divided by size | killed by: value
-def local_attention(query, key, value, window):
-    tokens, size = query.shape[2:]
-    blocks = -(-tokens // window)
-    spare = blocks * window - tokens
-
-    def around(part):
-        padded = nn.functional.pad(part, (0, 0, window, window + spare))
-        return padded.unfold(2, 3 * window, window).transpose(-1, -2)
-
-    mine = torch.arange(blocks * window).view(blocks, window, 1)
-    theirs = torch.arange(-window, 2 * window) + window * torch.arange(blocks).view(blocks, 1, 1)
-    near = ((mine - theirs).abs() <= window) & (theirs >= 0) & (theirs < tokens)
-    blocked = nn.functional.pad(query, (0, 0, 0, spare)).unflatten(2, (blocks, window))
-    scores = blocked @ around(key).mT / size
-    weights = scores.masked_fill(~near, -math.inf).softmax(-1)
-    return (weights @ around(value)).flatten(2, 3)[:, :, :tokens]
-
-
-# %% wrong: local-attention | multiplied by the root of size | killed by: value
-def local_attention(query, key, value, window):
-    tokens, size = query.shape[2:]
-    blocks = -(-tokens // window)
-    spare = blocks * window - tokens
-
-    def around(part):
-        padded = nn.functional.pad(part, (0, 0, window, window + spare))
-        return padded.unfold(2, 3 * window, window).transpose(-1, -2)
-
-    mine = torch.arange(blocks * window).view(blocks, window, 1)
-    theirs = torch.arange(-window, 2 * window) + window * torch.arange(blocks).view(blocks, 1, 1)
-    near = ((mine - theirs).abs() <= window) & (theirs >= 0) & (theirs < tokens)
-    blocked = nn.functional.pad(query, (0, 0, 0, spare)).unflatten(2, (blocks, window))
-    scores = blocked @ around(key).mT * math.sqrt(size)
-    weights = scores.masked_fill(~near, -math.inf).softmax(-1)
-    return (weights @ around(value)).flatten(2, 3)[:, :, :tokens]
-
-
-# %% wrong: local-attention | divided by the root of all heads' features | killed by: value
-def local_attention(query, key, value, window):
-    tokens, size = query.shape[2:]
-    blocks = -(-tokens // window)
-    spare = blocks * window - tokens
-
-    def around(part):
-        padded = nn.functional.pad(part, (0, 0, window, window + spare))
-        return padded.unfold(2, 3 * window, window).transpose(-1, -2)
-
-    mine = torch.arange(blocks * window).view(blocks, window, 1)
-    theirs = torch.arange(-window, 2 * window) + window * torch.arange(blocks).view(blocks, 1, 1)
-    near = ((mine - theirs).abs() <= window) & (theirs >= 0) & (theirs < tokens)
-    blocked = nn.functional.pad(query, (0, 0, 0, spare)).unflatten(2, (blocks, window))
-    scores = blocked @ around(key).mT / math.sqrt(size * query.shape[1])
-    weights = scores.masked_fill(~near, -math.inf).softmax(-1)
-    return (weights @ around(value)).flatten(2, 3)[:, :, :tokens]
-
-
-# %% wrong: local-attention | softmax over the queries | killed by: value
-def local_attention(query, key, value, window):
-    place = torch.arange(query.shape[2])
-    near = (place - place[:, None]).abs() <= window
-    scores = query @ key.mT / math.sqrt(query.shape[-1])
-    return scores.masked_fill(~near, -math.inf).softmax(-2) @ value
-
-
-# %% wrong: local-attention | the ends are joined, by torch.roll | killed by: value
-def local_attention(query, key, value, window):
-    steps = range(-window, window + 1)
-    scores = torch.stack([(query * key.roll(step, 2)).sum(-1) for step in steps], -1) / math.sqrt(query.shape[-1])
-    values = torch.stack([value.roll(step, 2) for step in steps], -2)
-    return (scores.softmax(-1).unsqueeze(-2) @ values).squeeze(-2)
-
-
-# %% wrong: local-attention | full attention, no window | killed by: value
-def local_attention(query, key, value, window):
-    place = torch.arange(query.shape[2])
-    near = (place - place[:, None]).abs() <= window
-    scores = query @ key.mT / math.sqrt(query.shape[-1])
-    return scores.softmax(-1) @ value
-
-
-# %% wrong: local-attention | a token does not see itself | killed by: value
-def local_attention(query, key, value, window):
-    tokens, size = query.shape[2:]
-    blocks = -(-tokens // window)
-    spare = blocks * window - tokens
-
-    def around(part):
-        padded = nn.functional.pad(part, (0, 0, window, window + spare))
-        return padded.unfold(2, 3 * window, window).transpose(-1, -2)
-
-    mine = torch.arange(blocks * window).view(blocks, window, 1)
-    theirs = torch.arange(-window, 2 * window) + window * torch.arange(blocks).view(blocks, 1, 1)
-    near = ((mine - theirs).abs() <= window) & (theirs >= 0) & (theirs < tokens) & (theirs != mine)
-    blocked = nn.functional.pad(query, (0, 0, 0, spare)).unflatten(2, (blocks, window))
-    scores = blocked @ around(key).mT / math.sqrt(size)
-    weights = scores.masked_fill(~near, -math.inf).softmax(-1)
-    return (weights @ around(value)).flatten(2, 3)[:, :, :tokens]
-
-
-# %% wrong: local-attention | masked with 0 in place of -inf | killed by: value
-def local_attention(query, key, value, window):
-    place = torch.arange(query.shape[2])
-    near = (place - place[:, None]).abs() <= window
-    scores = query @ key.mT / math.sqrt(query.shape[-1])
-    return scores.masked_fill(~near, 0.0).softmax(-1) @ value
-
-
-# %% wrong: local-attention | masked after the softmax | killed by: value
-def local_attention(query, key, value, window):
-    place = torch.arange(query.shape[2])
-    near = (place - place[:, None]).abs() <= window
-    scores = query @ key.mT / math.sqrt(query.shape[-1])
-    return (scores.softmax(-1) * near) @ value
-
-
-# %% wrong: local-attention | the mean of what is near | killed by: value
-def local_attention(query, key, value, window):
-    place = torch.arange(query.shape[2])
-    near = (place - place[:, None]).abs() <= window
-    near = near.to(value.dtype)
-    return near / near.sum(1, keepdim=True) @ value
-
-
-# %% wrong: local-attention | queries and keys have changed places | killed by: value
-def local_attention(query, key, value, window):
-    query, key = key, query
-    tokens, size = query.shape[2:]
-    blocks = -(-tokens // window)
-    spare = blocks * window - tokens
-
-    def around(part):
-        padded = nn.functional.pad(part, (0, 0, window, window + spare))
-        return padded.unfold(2, 3 * window, window).transpose(-1, -2)
-
-    mine = torch.arange(blocks * window).view(blocks, window, 1)
-    theirs = torch.arange(-window, 2 * window) + window * torch.arange(blocks).view(blocks, 1, 1)
-    near = ((mine - theirs).abs() <= window) & (theirs >= 0) & (theirs < tokens)
-    blocked = nn.functional.pad(query, (0, 0, 0, spare)).unflatten(2, (blocks, window))
-    scores = blocked @ around(key).mT / math.sqrt(size)
-    weights = scores.masked_fill(~near, -math.inf).softmax(-1)
-    return (weights @ around(value)).flatten(2, 3)[:, :, :tokens]
-
-
-# %% wrong: local-attention | no softmax | killed by: value
-def local_attention(query, key, value, window):
-    place = torch.arange(query.shape[2])
-    near = (place - place[:, None]).abs() <= window
-    scores = query @ key.mT / math.sqrt(query.shape[-1])
-    return scores.masked_fill(~near, 0.0) @ value
-
-
-# %% wrong: local-attention | full attention with a mask | killed by: cost
-def local_attention(query, key, value, window):
-    place = torch.arange(query.shape[2])
-    near = (place - place[:, None]).abs() <= window
-    scores = query @ key.mT / math.sqrt(query.shape[-1])
-    return scores.masked_fill(~near, -math.inf).softmax(-1) @ value
-
-
-# %% wrong: local-attention | PyTorch's attention with a mask over everybody | killed by: cost
-def local_attention(query, key, value, window):
-    place = torch.arange(query.shape[2])
-    near = (place - place[:, None]).abs() <= window
-    return nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=near)
-
-
-# %% wrong: local-attention | every pair elementwise: no product is counted, but everything is square | killed by: grows linearly
-def local_attention(query, key, value, window):
-    place = torch.arange(query.shape[2])
-    near = (place - place[:, None]).abs() <= window
-    scores = torch.zeros(*query.shape[:2], len(place), len(place), dtype=query.dtype)
-    for feature in range(query.shape[-1]):
-        scores = scores + query[..., feature, None] * key[..., None, :, feature]
-    weights = (scores / math.sqrt(query.shape[-1])).masked_fill(~near, -math.inf).softmax(-1)
-    return torch.stack([(weights * value[..., None, :, feature]).sum(-1) for feature in range(value.shape[-1])], -1)
-
-
-# %% wrong: local-attention | blocks for the scores, but a square mask | killed by: grows linearly
-def local_attention(query, key, value, window):
-    tokens, size = query.shape[2:]
-    blocks = -(-tokens // window)
-    spare = blocks * window - tokens
-
-    def around(part):
-        padded = nn.functional.pad(part, (0, 0, window, window + spare))
-        return padded.unfold(2, 3 * window, window).transpose(-1, -2)
-
-    mine = torch.arange(blocks * window).view(blocks, window, 1)
-    theirs = torch.arange(-window, 2 * window) + window * torch.arange(blocks).view(blocks, 1, 1)
-    place = torch.arange(-window, (blocks + 1) * window)
-    square = ((place - place[:, None]).abs() <= window) & (place >= 0) & (place < tokens)
-    near = square[mine + window, theirs + window]
-    blocked = nn.functional.pad(query, (0, 0, 0, spare)).unflatten(2, (blocks, window))
-    scores = blocked @ around(key).mT / math.sqrt(size)
-    weights = scores.masked_fill(~near, -math.inf).softmax(-1)
-    return (weights @ around(value)).flatten(2, 3)[:, :, :tokens]
-
-
-# %% wrong: local-attention | the scores of six windows | killed by: cost
-def local_attention(query, key, value, window):
-    tokens, size = query.shape[2:]
-    blocks = -(-tokens // window)
-    spare = blocks * window - tokens
-
-    def around(part):
-        padded = nn.functional.pad(part, (0, 0, 2 * window, 3 * window + spare))
-        return padded.unfold(2, 6 * window, window).transpose(-1, -2)
-
-    mine = torch.arange(blocks * window).view(blocks, window, 1)
-    theirs = torch.arange(-2 * window, 4 * window) + window * torch.arange(blocks).view(blocks, 1, 1)
-    near = ((mine - theirs).abs() <= window) & (theirs >= 0) & (theirs < tokens)
-    blocked = nn.functional.pad(query, (0, 0, 0, spare)).unflatten(2, (blocks, window))
-    scores = blocked @ around(key).mT / math.sqrt(size)
-    weights = scores.masked_fill(~near, -math.inf).softmax(-1)
-    return (weights @ around(value)).flatten(2, 3)[:, :, :tokens]
-
-
-# %% wrong: local-attention | an unfilled last block stays 0 | killed by: value
-def local_attention(query, key, value, window):
-    out = torch.zeros_like(query)
-    for start in range(0, query.shape[2] - window + 1, window):
-        first, last = max(start - window, 0), min(start + 2 * window, query.shape[2])
-        place, theirs = torch.arange(start, start + window), torch.arange(first, last)
-        near = (theirs - place[:, None]).abs() <= window
-        scores = query[:, :, start : start + window] @ key[:, :, first:last].mT / math.sqrt(query.shape[-1])
-        attended = scores.masked_fill(~near, -math.inf).softmax(-1) @ value[:, :, first:last]
-        out[:, :, start : start + window] = attended
+# %% wrong: conditional-ff | the weights are missing | killed by: value
+# edit of: the teacher's
+# -    added = weights[mask].unsqueeze(-1) * heavy(x[mask])
+# +    added = heavy(x[mask])
+
+
+# %% wrong: conditional-ff | the weights scale what heavy gets | killed by: value
+# edit of: the teacher's
+# -    added = weights[mask].unsqueeze(-1) * heavy(x[mask])
+# +    added = heavy(weights[mask].unsqueeze(-1) * x[mask])
+
+
+# %% wrong: conditional-ff | the residual is added too | killed by: value
+# edit of: the teacher's
+# -    return out.index_put(mask.nonzero(as_tuple=True), added, accumulate=True)
+# +    return x + out.index_put(mask.nonzero(as_tuple=True), added, accumulate=True)
+
+
+# %% wrong: conditional-ff | heavy in place of light | killed by: value
+# edit of: the teacher's
+# -    return out.index_put(mask.nonzero(as_tuple=True), added, accumulate=True)
+# +    return out.index_put(mask.nonzero(as_tuple=True), added, accumulate=False)
+
+
+# %% wrong: conditional-ff | heavy in place of light, without its weight | killed by: value
+# edit of: the teacher's
+# -    added = weights[mask].unsqueeze(-1) * heavy(x[mask])
+# -    return out.index_put(mask.nonzero(as_tuple=True), added, accumulate=True)
+# +    added = heavy(x[mask])
+# +    return out.index_put(mask.nonzero(as_tuple=True), added, accumulate=False)
+
+
+# %% wrong: conditional-ff | light scaled by the weight as well | killed by: value
+# edit of: the teacher's
+# -    added = weights[mask].unsqueeze(-1) * heavy(x[mask])
+# -    return out.index_put(mask.nonzero(as_tuple=True), added, accumulate=True)
+# +    added = weights[mask].unsqueeze(-1) * (light.part(x[mask]) + heavy(x[mask]))
+# +    return out.index_put(mask.nonzero(as_tuple=True), added, accumulate=False)
+
+
+# %% wrong: conditional-ff | light is missing | killed by: value
+# edit of: the teacher's
+# -    return out.index_put(mask.nonzero(as_tuple=True), added, accumulate=True)
+# +    return torch.zeros_like(out).index_put(mask.nonzero(as_tuple=True), added)
+
+
+# %% wrong: conditional-ff | heavy is missing | killed by: value
+# edit of: the teacher's
+# -    return out.index_put(mask.nonzero(as_tuple=True), added, accumulate=True)
+# +    return out
+
+
+# %% wrong: conditional-ff | gathered by score, put back by place | killed by: value
+# edit of: the teacher's
+# -    added = weights[mask].unsqueeze(-1) * heavy(x[mask])
+# +    best = (x @ u).topk(k, dim=1).indices
+# +    gathered = x.gather(1, best[..., None].expand(-1, -1, x.shape[-1]))
+# +    added = (weights.gather(1, best)[..., None] * heavy(gathered)).flatten(0, 1)
+
+
+# %% wrong: conditional-ff | no offset of the sequences in the flattened batch | killed by: value
+# edit of: the teacher's
+# -    added = weights[mask].unsqueeze(-1) * heavy(x[mask])
+# -    return out.index_put(mask.nonzero(as_tuple=True), added, accumulate=True)
+# +    best = (x @ u).topk(k, dim=1).indices.flatten()
+# +    flat = x.flatten(0, 1)
+# +    added = weights.gather(1, best.view(-1, k)).flatten()[:, None] * heavy(flat[best])
+# +    return out.flatten(0, 1).index_add(0, best, added).view_as(x)
+
+
+# %% wrong: conditional-ff | the k · batch best of the whole batch | killed by: value
+def conditional_feed_forward(x, light, heavy, u, k, epsilon):
+    mask, weights = route((x @ u).view(1, -1), k * len(x), epsilon)
+    mask, weights = mask.view(x.shape[:2]), weights.view(x.shape[:2])
+    out = light(x)
+    if k == 0:
+        return out
+    added = weights[mask].unsqueeze(-1) * heavy(x[mask])
+    return out.index_put(mask.nonzero(as_tuple=True), added, accumulate=True)
+
+
+# %% wrong: conditional-ff | epsilon stays 1 | killed by: value
+# edit of: the k · batch best of the whole batch
+# -    mask, weights = route((x @ u).view(1, -1), k * len(x), epsilon)
+# -    mask, weights = mask.view(x.shape[:2]), weights.view(x.shape[:2])
+# +    mask, weights = route(x @ u, k, 1.0)
+
+
+# %% wrong: conditional-ff | weights by softmax | killed by: value
+# edit of: the teacher's
+# -    added = weights[mask].unsqueeze(-1) * heavy(x[mask])
+# +    added = (x @ u).softmax(1)[mask].unsqueeze(-1) * heavy(x[mask])
+
+
+# %% wrong: conditional-ff | weights by sigmoid, as in Mixture-of-Depths | killed by: value
+# edit of: the teacher's
+# -    added = weights[mask].unsqueeze(-1) * heavy(x[mask])
+# +    added = (x @ u).sigmoid()[mask].unsqueeze(-1) * heavy(x[mask])
+
+
+# %% wrong: conditional-ff | the scores as weights | killed by: value
+# edit of: the teacher's
+# -    added = weights[mask].unsqueeze(-1) * heavy(x[mask])
+# +    added = (x @ u)[mask].unsqueeze(-1) * heavy(x[mask])
+
+
+# %% wrong: conditional-ff | the router looks at what light made | killed by: value
+# edit of: the k · batch best of the whole batch
+# -    mask, weights = route((x @ u).view(1, -1), k * len(x), epsilon)
+# -    mask, weights = mask.view(x.shape[:2]), weights.view(x.shape[:2])
+# …
+#      out = light(x)
+# +    mask, weights = route(out @ u, k, epsilon)
+
+
+# %% wrong: conditional-ff | the score divided by the root of dim | killed by: value
+# edit of: the k · batch best of the whole batch
+# -    mask, weights = route((x @ u).view(1, -1), k * len(x), epsilon)
+# -    mask, weights = mask.view(x.shape[:2]), weights.view(x.shape[:2])
+# +    mask, weights = route(x @ u / x.shape[-1] ** 0.5, k, epsilon)
+
+
+# %% wrong: conditional-ff | the score divided by the length of u | killed by: value
+# edit of: the k · batch best of the whole batch
+# -    mask, weights = route((x @ u).view(1, -1), k * len(x), epsilon)
+# -    mask, weights = mask.view(x.shape[:2]), weights.view(x.shape[:2])
+# +    mask, weights = route(x @ u / u.norm(), k, epsilon)
+
+
+# %% wrong: conditional-ff | a norm behind the weights | killed by: value
+# edit of: the teacher's
+#      added = weights[mask].unsqueeze(-1) * heavy(x[mask])
+# +    added = nn.functional.layer_norm(added, added.shape[-1:])
+
+
+# %% wrong: conditional-ff | a straight-through gate of 1 | killed by: value
+# edit of: the teacher's
+# -    added = weights[mask].unsqueeze(-1) * heavy(x[mask])
+# +    gate = (1 - weights[mask].detach()) + weights[mask]
+# +    added = gate.unsqueeze(-1) * heavy(x[mask])
+
+
+# %% wrong: conditional-ff | masked: heavy on all tokens | killed by: heavy rows
+def conditional_feed_forward(x, light, heavy, u, k, epsilon):
+    _, weights = route(x @ u, k, epsilon)
+    return light(x) + weights[..., None] * heavy(x)
+
+
+# %% wrong: conditional-ff | masked by setting the others to 0 before heavy | killed by: heavy rows
+def conditional_feed_forward(x, light, heavy, u, k, epsilon):
+    mask, weights = route(x @ u, k, epsilon)
+    return light(x) + weights[..., None] * heavy(mask[..., None] * x)
+
+
+# %% wrong: conditional-ff | one call of heavy for each sequence | killed by: heavy once
+def conditional_feed_forward(x, light, heavy, u, k, epsilon):
+    mask, weights = route(x @ u, k, epsilon)
+    rows = []
+    for out, row, on, weight in zip(light(x), x, mask, weights, strict=True):
+        rows.append(out.index_add(0, on.nonzero()[:, 0], weight[on][:, None] * heavy(row[on])) if k else out)
+    return torch.stack(rows)
+
+
+# %% wrong: conditional-ff | one call of light for each sequence | killed by: light once
+# edit of: the teacher's
+# -    out = light(x)
+# +    out = torch.stack([light(row) for row in x])
+
+
+# %% wrong: conditional-ff | the weights are detached | killed by: gradient of u
+# edit of: the teacher's
+# -    added = weights[mask].unsqueeze(-1) * heavy(x[mask])
+# +    added = weights[mask].detach().unsqueeze(-1) * heavy(x[mask])
+
+
+# %% wrong: conditional-ff | the scores are made of a detached x | killed by: gradient of x
+# edit of: the k · batch best of the whole batch
+# -    mask, weights = route((x @ u).view(1, -1), k * len(x), epsilon)
+# -    mask, weights = mask.view(x.shape[:2]), weights.view(x.shape[:2])
+# +    mask, weights = route(x.detach() @ u, k, epsilon)
+
+
+# %% wrong: conditional-ff | heavy gets a detached x | killed by: gradient of x
+# edit of: the teacher's
+# -    added = weights[mask].unsqueeze(-1) * heavy(x[mask])
+# +    added = weights[mask].unsqueeze(-1) * heavy(x[mask].detach())
+
+
+# %% wrong: conditional-ff | normalises the tokens of the caller in place | killed by: x stays
+def conditional_feed_forward(x, light, heavy, u, k, epsilon):
+    if not x.requires_grad:
+        x /= x.norm(dim=-1, keepdim=True)
+    mask, weights = route(x @ u, k, epsilon)
+    added = weights[mask].unsqueeze(-1) * heavy(x[mask])
+    return light(x).index_put(mask.nonzero(as_tuple=True), added, accumulate=True)
+
+
+# %% wrong: conditional-ff | writes into what light returned, which may be x | killed by: x stays with idle parts
+# edit of: the teacher's
+# -    return out.index_put(mask.nonzero(as_tuple=True), added, accumulate=True)
+# +    out[mask] += added
+# +    return out
+
+
+# %% wrong: conditional-ff | k = 0 routes one token | killed by: k = 0
+def conditional_feed_forward(x, light, heavy, u, k, epsilon):
+    mask, weights = route(x @ u, max(k, 1), epsilon)
+    out = light(x)
+    added = weights[mask].unsqueeze(-1) * heavy(x[mask])
+    return out.index_put(mask.nonzero(as_tuple=True), added, accumulate=True)
+
+
+# %% wrong: conditional-ff | the score is a mean over dim | killed by: value
+def conditional_feed_forward(x, light, heavy, u, k, epsilon):
+    mask, weights = route((x * u).mean(-1), k, epsilon)
+    out = light(x).clone()
+    out[mask] += weights[mask][:, None] * heavy(x[mask])
     return out
-
-
-# %% wrong: local-attention | a window of the sequence or more is cut to half of it | killed by: other lengths
-def local_attention(query, key, value, window):
-    tokens, size = query.shape[2:]
-    window = min(window, max(tokens // 2, 1))
-    blocks = -(-tokens // window)
-    spare = blocks * window - tokens
-
-    def around(part):
-        padded = nn.functional.pad(part, (0, 0, window, window + spare))
-        return padded.unfold(2, 3 * window, window).transpose(-1, -2)
-
-    mine = torch.arange(blocks * window).view(blocks, window, 1)
-    theirs = torch.arange(-window, 2 * window) + window * torch.arange(blocks).view(blocks, 1, 1)
-    near = ((mine - theirs).abs() <= window) & (theirs >= 0) & (theirs < tokens)
-    blocked = nn.functional.pad(query, (0, 0, 0, spare)).unflatten(2, (blocks, window))
-    scores = blocked @ around(key).mT / math.sqrt(size)
-    weights = scores.masked_fill(~near, -math.inf).softmax(-1)
-    return (weights @ around(value)).flatten(2, 3)[:, :, :tokens]
-
-
-# %% wrong: local-attention | all scores of a row -inf, in rows that are cut off | killed by: gradients
-def local_attention(query, key, value, window):
-    tokens, size = query.shape[2:]
-    blocks = -(-tokens // window) + 2
-    spare = blocks * window - tokens
-
-    def around(part):
-        padded = nn.functional.pad(part, (0, 0, window, window + spare))
-        return padded.unfold(2, 3 * window, window).transpose(-1, -2)
-
-    mine = torch.arange(blocks * window).view(blocks, window, 1)
-    theirs = torch.arange(-window, 2 * window) + window * torch.arange(blocks).view(blocks, 1, 1)
-    near = ((mine - theirs).abs() <= window) & (theirs >= 0) & (theirs < tokens)
-    blocked = nn.functional.pad(query, (0, 0, 0, spare)).unflatten(2, (blocks, window))
-    scores = blocked @ around(key).mT / math.sqrt(size)
-    weights = scores.masked_fill(~near, -math.inf).softmax(-1)
-    return (weights @ around(value)).flatten(2, 3)[:, :, :tokens]
-
-
-# %% wrong: local-attention | exp without taking the largest away first | killed by: large scores
-def local_attention(query, key, value, window):
-    tokens, size = query.shape[2:]
-    blocks = -(-tokens // window)
-    spare = blocks * window - tokens
-
-    def around(part):
-        padded = nn.functional.pad(part, (0, 0, window, window + spare))
-        return padded.unfold(2, 3 * window, window).transpose(-1, -2)
-
-    mine = torch.arange(blocks * window).view(blocks, window, 1)
-    theirs = torch.arange(-window, 2 * window) + window * torch.arange(blocks).view(blocks, 1, 1)
-    near = ((mine - theirs).abs() <= window) & (theirs >= 0) & (theirs < tokens)
-    blocked = nn.functional.pad(query, (0, 0, 0, spare)).unflatten(2, (blocks, window))
-    scores = blocked @ around(key).mT / math.sqrt(size)
-    weights = scores.exp() * near
-    weights = weights / weights.sum(-1, keepdim=True)
-    return (weights @ around(value)).flatten(2, 3)[:, :, :tokens]
-
-
-# %% wrong: local-attention | scales the queries of the caller in place | killed by: inputs stay
-def local_attention(query, key, value, window):
-    tokens, size = query.shape[2:]
-    if not query.requires_grad:
-        query /= math.sqrt(size)
-    blocks = -(-tokens // window)
-    spare = blocks * window - tokens
-
-    def around(part):
-        padded = nn.functional.pad(part, (0, 0, window, window + spare))
-        return padded.unfold(2, 3 * window, window).transpose(-1, -2)
-
-    mine = torch.arange(blocks * window).view(blocks, window, 1)
-    theirs = torch.arange(-window, 2 * window) + window * torch.arange(blocks).view(blocks, 1, 1)
-    near = ((mine - theirs).abs() <= window) & (theirs >= 0) & (theirs < tokens)
-    blocked = nn.functional.pad(query, (0, 0, 0, spare)).unflatten(2, (blocks, window))
-    scores = blocked @ around(key).mT
-    weights = scores.masked_fill(~near, -math.inf).softmax(-1)
-    return (weights @ around(value)).flatten(2, 3)[:, :, :tokens]
-
-
-# %% wrong: local-attention | the padding behind is attended to | killed by: value
-def local_attention(query, key, value, window):
-    batch, heads, n, d = query.shape
-    blocks = -(-n // window)
-    spare = blocks * window - n
-    pad = nn.functional.pad
-    q = pad(query, (0, 0, 0, spare)).view(batch, heads, blocks, window, d)
-    k = pad(key, (0, 0, window, window + spare)).unfold(2, 3 * window, window).mT
-    v = pad(value, (0, 0, window, window + spare)).unfold(2, 3 * window, window).mT
-    i = torch.arange(blocks * window).view(blocks, window, 1)
-    j = (torch.arange(blocks)[:, None] * window + torch.arange(-window, 2 * window))[:, None, :]
-    ok = ((i - j).abs() <= window) & (j >= 0)
-    return nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=ok).reshape(batch, heads, -1, d)[:, :, :n]
-
-
-# %% wrong: local-attention | the padding in front is attended to | killed by: value
-def local_attention(query, key, value, window):
-    batch, heads, n, d = query.shape
-    blocks = -(-n // window)
-    spare = blocks * window - n
-    pad = nn.functional.pad
-    q = pad(query, (0, 0, 0, spare)).view(batch, heads, blocks, window, d)
-    k = pad(key, (0, 0, window, window + spare)).unfold(2, 3 * window, window).mT
-    v = pad(value, (0, 0, window, window + spare)).unfold(2, 3 * window, window).mT
-    i = torch.arange(blocks * window).view(blocks, window, 1)
-    j = (torch.arange(blocks)[:, None] * window + torch.arange(-window, 2 * window))[:, None, :]
-    ok = ((i - j).abs() <= window) & (j < n)
-    return nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=ok).reshape(batch, heads, -1, d)[:, :, :n]
-
-
-# %% wrong: local-attention | the filled last block is given back whole | killed by: value
-def local_attention(query, key, value, window):
-    batch, heads, n, d = query.shape
-    blocks = -(-n // window)
-    spare = blocks * window - n
-    pad = nn.functional.pad
-    q = pad(query, (0, 0, 0, spare)).view(batch, heads, blocks, window, d)
-    k = pad(key, (0, 0, window, window + spare)).unfold(2, 3 * window, window).mT
-    v = pad(value, (0, 0, window, window + spare)).unfold(2, 3 * window, window).mT
-    i = torch.arange(blocks * window).view(blocks, window, 1)
-    j = (torch.arange(blocks)[:, None] * window + torch.arange(-window, 2 * window))[:, None, :]
-    ok = ((i - j).abs() <= window) & (j < n) & (j >= 0)
-    return nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=ok).reshape(batch, heads, -1, d)
-
-
-# %% wrong: local-attention | slices that begin at negative places | killed by: value
-def local_attention(query, key, value, window):
-    n, d = query.shape[2:]
-    out = []
-    for i in range(n):
-        a, b = i - window, i + window + 1
-        s = query[:, :, i : i + 1] @ key[:, :, a:b].mT / d**0.5
-        out.append(s.softmax(-1) @ value[:, :, a:b])
-    return torch.cat(out, 2)
 
 
 # %% right: local-attention | a loop over blocks
@@ -1910,166 +899,454 @@ def local_attention(query, key, value, window):
     return out.view(batch, heads, blocks * window, d)[:, :, :n]
 
 
-# %% wrong: routed-attention | the weights of the queries are missing | killed by: value
+# %% wrong: local-attention | looks back only | killed by: value
+# edit of: the teacher's
+# -    near = ((mine - theirs).abs() <= window) & (theirs >= 0) & (theirs < tokens)
+# +    near = (mine - theirs <= window) & (theirs <= mine) & (theirs >= 0) & (theirs < tokens)
+
+
+# %% wrong: local-attention | looks ahead only | killed by: value
+# edit of: the teacher's
+# -    near = ((mine - theirs).abs() <= window) & (theirs >= 0) & (theirs < tokens)
+# +    near = (theirs - mine <= window) & (theirs >= mine) & (theirs >= 0) & (theirs < tokens)
+
+
+# %% wrong: local-attention | one place short: < in place of <= | killed by: value
+# edit of: the teacher's
+# -    near = ((mine - theirs).abs() <= window) & (theirs >= 0) & (theirs < tokens)
+# +    near = ((mine - theirs).abs() < window) & (theirs >= 0) & (theirs < tokens)
+
+
+# %% wrong: local-attention | one place too many | killed by: value
+def local_attention(query, key, value, window):
+    place = torch.arange(query.shape[2])
+    near = (place - place[:, None]).abs() <= window + 1
+    scores = query @ key.mT / math.sqrt(query.shape[-1])
+    return scores.masked_fill(~near, -math.inf).softmax(-1) @ value
+
+
+# %% wrong: local-attention | half a window to each side | killed by: value
+# edit of: the teacher's
+# -    near = ((mine - theirs).abs() <= window) & (theirs >= 0) & (theirs < tokens)
+# +    near = (2 * (mine - theirs).abs() <= window) & (theirs >= 0) & (theirs < tokens)
+
+
+# %% wrong: local-attention | two before and one after | killed by: value
+# edit of: the teacher's
+# -    near = ((mine - theirs).abs() <= window) & (theirs >= 0) & (theirs < tokens)
+# +    near = (theirs >= mine - window) & (theirs < mine + window) & (theirs >= 0) & (theirs < tokens)
+
+
+# %% wrong: local-attention | blocks that see themselves alone | killed by: value
+# edit of: the teacher's
+# -    near = ((mine - theirs).abs() <= window) & (theirs >= 0) & (theirs < tokens)
+# +    near = (theirs // window == mine // window) & (theirs >= 0) & (theirs < tokens)
+
+
+# %% wrong: local-attention | blocks without the one after | killed by: value
+# edit of: the teacher's
+# -    near = ((mine - theirs).abs() <= window) & (theirs >= 0) & (theirs < tokens)
+# +    near = ((mine - theirs).abs() <= window) & (theirs >= 0) & (theirs < tokens) & (theirs // window <= mine // window)
+
+
+# %% wrong: local-attention | blocks without the one before | killed by: value
+# edit of: the teacher's
+# -    near = ((mine - theirs).abs() <= window) & (theirs >= 0) & (theirs < tokens)
+# +    near = ((mine - theirs).abs() <= window) & (theirs >= 0) & (theirs < tokens) & (theirs // window >= mine // window)
+
+
+# %% wrong: local-attention | three whole blocks, the window not masked | killed by: value
+# edit of: the teacher's
+# -    near = ((mine - theirs).abs() <= window) & (theirs >= 0) & (theirs < tokens)
+# +    near = (theirs >= 0) & (theirs < tokens)
+
+
+# %% wrong: local-attention | the padding is attended to | killed by: value
+# edit of: the teacher's
+# -    near = ((mine - theirs).abs() <= window) & (theirs >= 0) & (theirs < tokens)
+# +    near = (mine - theirs).abs() <= window
+
+
+# %% wrong: local-attention | nothing is masked, neither window nor padding | killed by: value
+# edit of: the teacher's
+# -    scores = blocked @ around(key).mT / math.sqrt(size)  # [batch, heads, blocks, window, 3 · window]
+# -    weights = scores.masked_fill(~near, -math.inf).softmax(-1)
+# +    scores = blocked @ around(key).mT / math.sqrt(size)
+# +    weights = scores.softmax(-1)
+
+
+# %% wrong: local-attention | no scale | killed by: value
+# edit of: the teacher's
+# -    scores = blocked @ around(key).mT / math.sqrt(size)  # [batch, heads, blocks, window, 3 · window]
+# +    scores = blocked @ around(key).mT
+
+
+# %% wrong: local-attention | divided by size | killed by: value
+# edit of: the teacher's
+# -    scores = blocked @ around(key).mT / math.sqrt(size)  # [batch, heads, blocks, window, 3 · window]
+# +    scores = blocked @ around(key).mT / size
+
+
+# %% wrong: local-attention | multiplied by the root of size | killed by: value
+# edit of: the teacher's
+# -    scores = blocked @ around(key).mT / math.sqrt(size)  # [batch, heads, blocks, window, 3 · window]
+# +    scores = blocked @ around(key).mT * math.sqrt(size)
+
+
+# %% wrong: local-attention | divided by the root of all heads' features | killed by: value
+# edit of: the teacher's
+# -    scores = blocked @ around(key).mT / math.sqrt(size)  # [batch, heads, blocks, window, 3 · window]
+# +    scores = blocked @ around(key).mT / math.sqrt(size * query.shape[1])
+
+
+# %% wrong: local-attention | softmax over the queries | killed by: value
+def local_attention(query, key, value, window):
+    place = torch.arange(query.shape[2])
+    near = (place - place[:, None]).abs() <= window
+    scores = query @ key.mT / math.sqrt(query.shape[-1])
+    return scores.masked_fill(~near, -math.inf).softmax(-2) @ value
+
+
+# %% wrong: local-attention | the ends are joined, by torch.roll | killed by: value
+def local_attention(query, key, value, window):
+    steps = range(-window, window + 1)
+    scores = torch.stack([(query * key.roll(step, 2)).sum(-1) for step in steps], -1) / math.sqrt(query.shape[-1])
+    values = torch.stack([value.roll(step, 2) for step in steps], -2)
+    return (scores.softmax(-1).unsqueeze(-2) @ values).squeeze(-2)
+
+
+# %% wrong: local-attention | full attention, no window | killed by: value
+# edit of: softmax over the queries
+# -    return scores.masked_fill(~near, -math.inf).softmax(-2) @ value
+# +    return scores.softmax(-1) @ value
+
+
+# %% wrong: local-attention | a token does not see itself | killed by: value
+# edit of: the teacher's
+# -    near = ((mine - theirs).abs() <= window) & (theirs >= 0) & (theirs < tokens)
+# +    near = ((mine - theirs).abs() <= window) & (theirs >= 0) & (theirs < tokens) & (theirs != mine)
+
+
+# %% wrong: local-attention | masked with 0 in place of -inf | killed by: value
+# edit of: softmax over the queries
+# -    return scores.masked_fill(~near, -math.inf).softmax(-2) @ value
+# +    return scores.masked_fill(~near, 0.0).softmax(-1) @ value
+
+
+# %% wrong: local-attention | masked after the softmax | killed by: value
+# edit of: softmax over the queries
+# -    return scores.masked_fill(~near, -math.inf).softmax(-2) @ value
+# +    return (scores.softmax(-1) * near) @ value
+
+
+# %% wrong: local-attention | the mean of what is near | killed by: value
+def local_attention(query, key, value, window):
+    place = torch.arange(query.shape[2])
+    near = (place - place[:, None]).abs() <= window
+    near = near.to(value.dtype)
+    return near / near.sum(1, keepdim=True) @ value
+
+
+# %% wrong: local-attention | queries and keys have changed places | killed by: value
+# edit of: the teacher's
+# -    """Attention of every token to those at most `window` places away.
+# -
+# -    query, key, value: [batch, heads, tokens, size].
+# -    window: places to each side, 1 or more.
+# -    """
+# +    query, key = key, query
+
+
+# %% wrong: local-attention | no softmax | killed by: value
+# edit of: softmax over the queries
+# -    return scores.masked_fill(~near, -math.inf).softmax(-2) @ value
+# +    return scores.masked_fill(~near, 0.0) @ value
+
+
+# %% wrong: local-attention | full attention with a mask | killed by: cost
+# edit of: one place too many
+# -    near = (place - place[:, None]).abs() <= window + 1
+# +    near = (place - place[:, None]).abs() <= window
+
+
+# %% wrong: local-attention | PyTorch's attention with a mask over everybody | killed by: cost
+def local_attention(query, key, value, window):
+    place = torch.arange(query.shape[2])
+    near = (place - place[:, None]).abs() <= window
+    return nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=near)
+
+
+# %% wrong: local-attention | every pair elementwise: no product is counted, but everything is square | killed by: grows linearly
+# edit of: PyTorch's attention with a mask over everybody
+# -    return nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=near)
+# +    scores = torch.zeros(*query.shape[:2], len(place), len(place), dtype=query.dtype)
+# +    for feature in range(query.shape[-1]):
+# +        scores = scores + query[..., feature, None] * key[..., None, :, feature]
+# +    weights = (scores / math.sqrt(query.shape[-1])).masked_fill(~near, -math.inf).softmax(-1)
+# +    return torch.stack([(weights * value[..., None, :, feature]).sum(-1) for feature in range(value.shape[-1])], -1)
+
+
+# %% wrong: local-attention | blocks for the scores, but a square mask | killed by: grows linearly
+# edit of: the teacher's
+# -    near = ((mine - theirs).abs() <= window) & (theirs >= 0) & (theirs < tokens)
+# +    place = torch.arange(-window, (blocks + 1) * window)
+# +    square = ((place - place[:, None]).abs() <= window) & (place >= 0) & (place < tokens)
+# +    near = square[mine + window, theirs + window]
+
+
+# %% wrong: local-attention | the scores of six windows | killed by: cost
+# edit of: the teacher's
+# -        padded = nn.functional.pad(part, (0, 0, window, window + spare))
+# -        return padded.unfold(2, 3 * window, window).transpose(-1, -2)
+# +        padded = nn.functional.pad(part, (0, 0, 2 * window, 3 * window + spare))
+# +        return padded.unfold(2, 6 * window, window).transpose(-1, -2)
+# …
+# -    theirs = torch.arange(-window, 2 * window) + window * torch.arange(blocks).view(blocks, 1, 1)
+# +    theirs = torch.arange(-2 * window, 4 * window) + window * torch.arange(blocks).view(blocks, 1, 1)
+
+
+# %% wrong: local-attention | an unfilled last block stays 0 | killed by: value
+def local_attention(query, key, value, window):
+    out = torch.zeros_like(query)
+    for start in range(0, query.shape[2] - window + 1, window):
+        first, last = max(start - window, 0), min(start + 2 * window, query.shape[2])
+        place, theirs = torch.arange(start, start + window), torch.arange(first, last)
+        near = (theirs - place[:, None]).abs() <= window
+        scores = query[:, :, start : start + window] @ key[:, :, first:last].mT / math.sqrt(query.shape[-1])
+        attended = scores.masked_fill(~near, -math.inf).softmax(-1) @ value[:, :, first:last]
+        out[:, :, start : start + window] = attended
+    return out
+
+
+# %% wrong: local-attention | a window of the sequence or more is cut to half of it | killed by: other lengths
+# edit of: the teacher's
+#      tokens, size = query.shape[2:]
+# +    window = min(window, max(tokens // 2, 1))
+
+
+# %% wrong: local-attention | all scores of a row -inf, in rows that are cut off | killed by: gradients
+# edit of: the teacher's
+# -    blocks = -(-tokens // window)
+# +    blocks = -(-tokens // window) + 2
+
+
+# %% wrong: local-attention | exp without taking the largest away first | killed by: large scores
+# edit of: the teacher's
+# -    scores = blocked @ around(key).mT / math.sqrt(size)  # [batch, heads, blocks, window, 3 · window]
+# -    weights = scores.masked_fill(~near, -math.inf).softmax(-1)
+# +    scores = blocked @ around(key).mT / math.sqrt(size)
+# +    weights = scores.exp() * near
+# +    weights = weights / weights.sum(-1, keepdim=True)
+
+
+# %% wrong: local-attention | scales the queries of the caller in place | killed by: inputs stay
+# edit of: the teacher's
+#      tokens, size = query.shape[2:]
+# +    if not query.requires_grad:
+# +        query /= math.sqrt(size)
+# …
+# -    scores = blocked @ around(key).mT / math.sqrt(size)  # [batch, heads, blocks, window, 3 · window]
+# +    scores = blocked @ around(key).mT
+
+
+# %% wrong: local-attention | the padding behind is attended to | killed by: value
+def local_attention(query, key, value, window):
+    batch, heads, n, d = query.shape
+    blocks = -(-n // window)
+    spare = blocks * window - n
+    pad = nn.functional.pad
+    q = pad(query, (0, 0, 0, spare)).view(batch, heads, blocks, window, d)
+    k = pad(key, (0, 0, window, window + spare)).unfold(2, 3 * window, window).mT
+    v = pad(value, (0, 0, window, window + spare)).unfold(2, 3 * window, window).mT
+    i = torch.arange(blocks * window).view(blocks, window, 1)
+    j = (torch.arange(blocks)[:, None] * window + torch.arange(-window, 2 * window))[:, None, :]
+    ok = ((i - j).abs() <= window) & (j >= 0)
+    return nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=ok).reshape(batch, heads, -1, d)[:, :, :n]
+
+
+# %% wrong: local-attention | the padding in front is attended to | killed by: value
+# edit of: the padding behind is attended to
+# -    ok = ((i - j).abs() <= window) & (j >= 0)
+# +    ok = ((i - j).abs() <= window) & (j < n)
+
+
+# %% wrong: local-attention | the filled last block is given back whole | killed by: value
+# edit of: the padding behind is attended to
+# -    ok = ((i - j).abs() <= window) & (j >= 0)
+# -    return nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=ok).reshape(batch, heads, -1, d)[:, :, :n]
+# +    ok = ((i - j).abs() <= window) & (j < n) & (j >= 0)
+# +    return nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=ok).reshape(batch, heads, -1, d)
+
+
+# %% wrong: local-attention | slices that begin at negative places | killed by: value
+def local_attention(query, key, value, window):
+    n, d = query.shape[2:]
+    out = []
+    for i in range(n):
+        a, b = i - window, i + window + 1
+        s = query[:, :, i : i + 1] @ key[:, :, a:b].mT / d**0.5
+        out.append(s.softmax(-1) @ value[:, :, a:b])
+    return torch.cat(out, 2)
+
+
+# %% right: routed-attention | flattened, with PyTorch's attention and index_add
 def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
-    asking, query_weights = route(x @ u_query, queries, epsilon)
-    asked, key_weights = route(x @ u_key, keys, epsilon)
+    if queries == 0:
+        return light.clone()
+    flat = x.flatten(0, 1)
+    asking, w_query = (part.flatten() for part in route(x @ u_query, queries, epsilon))
+    asked, w_key = (part.flatten() for part in route(x @ u_key, keys, epsilon))
+    here, there = asking.nonzero()[:, 0], asked.nonzero()[:, 0]
+    sources = flat[there] * w_key[there, None]
+    q, k, v = (
+        part.view(len(x), 1, -1, part.shape[-1])
+        for part in (heavy.query(flat[here]), heavy.key(sources), heavy.value(sources))
+    )
+    mixed = nn.functional.scaled_dot_product_attention(q, k, v)
+    update = heavy.output(mixed.flatten(0, 2)) * w_query[here, None]
+    return light.flatten(0, 1).index_add(0, here, update).view(light.shape)
+
+
+# %% right: routed-attention | gathered by rank, scattered by rank
+def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
+    def best(u, k):
+        mask, weights = route((x * u).sum(-1), k, epsilon)
+        index = mask.to(torch.uint8).sort(dim=1, descending=True, stable=True).indices[:, :k, None]
+        wide = index.expand(-1, -1, x.shape[-1])
+        return wide, x.gather(1, wide), weights.gather(1, index[..., 0]).unsqueeze(-1)
+
     if queries == 0:
         return light
-    batch, _, dim = x.shape
-    scaled = (key_weights[asked].unsqueeze(-1) * x[asked]).view(batch, keys, dim)
-    query = heavy.query(x[asking].view(batch, queries, dim))
-    key, value = heavy.key(scaled), heavy.value(scaled)
-    scores = query @ key.mT / math.sqrt(query.shape[-1])
-    attended = heavy.output(scores.softmax(-1) @ value).flatten(0, 1)
-    added = attended
-    return light.index_put(asking.nonzero(as_tuple=True), added, accumulate=True)
+    at, tokens, w_query = best(u_query, queries)
+    _, others, w_key = best(u_key, keys)
+    others = others * w_key
+    query = heavy.query(tokens)
+    scores = torch.einsum("bqs,bks->bqk", query, heavy.key(others)) * query.shape[-1] ** -0.5
+    mixed = torch.einsum("bqk,bks->bqs", scores.softmax(2), heavy.value(others))
+    return light.scatter_add(1, at, w_query * heavy.output(mixed))
+
+
+# %% right: routed-attention | a copy of light, written at the mask
+def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
+    if queries == 0:
+        return light
+    b, n, d = x.shape
+    qm, qw = route(x @ u_query, queries, epsilon)
+    km, kw = route(x @ u_key, keys, epsilon)
+    q = heavy.query(x[qm].view(b, queries, d))
+    src = (x * kw.unsqueeze(-1))[km].view(b, keys, d)
+    k, v = heavy.key(src), heavy.value(src)
+    att = nn.functional.scaled_dot_product_attention(q, k, v)
+    res = heavy.output(att) * qw[qm].view(b, queries, 1)
+    out = light.clone()
+    out[qm] = out[qm] + res.flatten(0, 1)
+    return out
+
+
+# %% wrong: routed-attention | the weights of the queries are missing | killed by: value
+# edit of: the teacher's
+# -    scores = query @ heavy.key(scaled).mT / math.sqrt(query.shape[-1])
+# -    attended = heavy.output(scores.softmax(-1) @ heavy.value(scaled)).flatten(0, 1)
+# -    added = query_weights[asking].unsqueeze(-1) * attended
+# +    key, value = heavy.key(scaled), heavy.value(scaled)
+# +    scores = query @ key.mT / math.sqrt(query.shape[-1])
+# +    attended = heavy.output(scores.softmax(-1) @ value).flatten(0, 1)
+# +    added = attended
 
 
 # %% wrong: routed-attention | the weights of the queries scale the tokens that ask | killed by: value
-def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
-    asking, query_weights = route(x @ u_query, queries, epsilon)
-    asked, key_weights = route(x @ u_key, keys, epsilon)
-    if queries == 0:
-        return light
-    batch, _, dim = x.shape
-    scaled = (key_weights[asked].unsqueeze(-1) * x[asked]).view(batch, keys, dim)
-    query = heavy.query((query_weights[asking].unsqueeze(-1) * x[asking]).view(batch, queries, dim))
-    key, value = heavy.key(scaled), heavy.value(scaled)
-    scores = query @ key.mT / math.sqrt(query.shape[-1])
-    attended = heavy.output(scores.softmax(-1) @ value).flatten(0, 1)
-    added = attended
-    return light.index_put(asking.nonzero(as_tuple=True), added, accumulate=True)
+# edit of: the teacher's
+# -    query = heavy.query(x[asking].view(batch, queries, dim))
+# -    scores = query @ heavy.key(scaled).mT / math.sqrt(query.shape[-1])
+# -    attended = heavy.output(scores.softmax(-1) @ heavy.value(scaled)).flatten(0, 1)
+# -    added = query_weights[asking].unsqueeze(-1) * attended
+# +    query = heavy.query((query_weights[asking].unsqueeze(-1) * x[asking]).view(batch, queries, dim))
+# +    key, value = heavy.key(scaled), heavy.value(scaled)
+# +    scores = query @ key.mT / math.sqrt(query.shape[-1])
+# +    attended = heavy.output(scores.softmax(-1) @ value).flatten(0, 1)
+# +    added = attended
 
 
 # %% wrong: routed-attention | the weights of the queries stand in front of heavy.output | killed by: value
-def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
-    asking, query_weights = route(x @ u_query, queries, epsilon)
-    asked, key_weights = route(x @ u_key, keys, epsilon)
-    if queries == 0:
-        return light
-    batch, _, dim = x.shape
-    scaled = (key_weights[asked].unsqueeze(-1) * x[asked]).view(batch, keys, dim)
-    query = heavy.query(x[asking].view(batch, queries, dim))
-    key, value = heavy.key(scaled), heavy.value(scaled)
-    scores = query @ key.mT / math.sqrt(query.shape[-1])
-    attended = heavy.output(query_weights[asking].view(batch, queries, 1) * (scores.softmax(-1) @ value)).flatten(0, 1)
-    added = attended
-    return light.index_put(asking.nonzero(as_tuple=True), added, accumulate=True)
+# edit of: the teacher's
+# -    scores = query @ heavy.key(scaled).mT / math.sqrt(query.shape[-1])
+# -    attended = heavy.output(scores.softmax(-1) @ heavy.value(scaled)).flatten(0, 1)
+# -    added = query_weights[asking].unsqueeze(-1) * attended
+# +    key, value = heavy.key(scaled), heavy.value(scaled)
+# +    scores = query @ key.mT / math.sqrt(query.shape[-1])
+# +    attended = heavy.output(query_weights[asking].view(batch, queries, 1) * (scores.softmax(-1) @ value)).flatten(0, 1)
+# +    added = attended
 
 
 # %% wrong: routed-attention | heavy.output is missing | killed by: value
-def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
-    asking, query_weights = route(x @ u_query, queries, epsilon)
-    asked, key_weights = route(x @ u_key, keys, epsilon)
-    if queries == 0:
-        return light
-    batch, _, dim = x.shape
-    scaled = (key_weights[asked].unsqueeze(-1) * x[asked]).view(batch, keys, dim)
-    query = heavy.query(x[asking].view(batch, queries, dim))
-    key, value = heavy.key(scaled), heavy.value(scaled)
-    scores = query @ key.mT / math.sqrt(query.shape[-1])
-    attended = (scores.softmax(-1) @ value).flatten(0, 1)
-    added = query_weights[asking].unsqueeze(-1) * attended
-    return light.index_put(asking.nonzero(as_tuple=True), added, accumulate=True)
+# edit of: the teacher's
+# -    scores = query @ heavy.key(scaled).mT / math.sqrt(query.shape[-1])
+# -    attended = heavy.output(scores.softmax(-1) @ heavy.value(scaled)).flatten(0, 1)
+# +    key, value = heavy.key(scaled), heavy.value(scaled)
+# +    scores = query @ key.mT / math.sqrt(query.shape[-1])
+# +    attended = (scores.softmax(-1) @ value).flatten(0, 1)
 
 
 # %% wrong: routed-attention | the weights of the keys are missing | killed by: value
-def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
-    asking, query_weights = route(x @ u_query, queries, epsilon)
-    asked, key_weights = route(x @ u_key, keys, epsilon)
-    if queries == 0:
-        return light
-    batch, _, dim = x.shape
-    scaled = x[asked].view(batch, keys, dim)
-    query = heavy.query(x[asking].view(batch, queries, dim))
-    key, value = heavy.key(scaled), heavy.value(scaled)
-    scores = query @ key.mT / math.sqrt(query.shape[-1])
-    attended = heavy.output(scores.softmax(-1) @ value).flatten(0, 1)
-    added = query_weights[asking].unsqueeze(-1) * attended
-    return light.index_put(asking.nonzero(as_tuple=True), added, accumulate=True)
+# edit of: the teacher's
+# -    scaled = (key_weights[asked].unsqueeze(-1) * x[asked]).view(batch, keys, dim)
+# +    scaled = x[asked].view(batch, keys, dim)
+# …
+# -    scores = query @ heavy.key(scaled).mT / math.sqrt(query.shape[-1])
+# -    attended = heavy.output(scores.softmax(-1) @ heavy.value(scaled)).flatten(0, 1)
+# +    key, value = heavy.key(scaled), heavy.value(scaled)
+# +    scores = query @ key.mT / math.sqrt(query.shape[-1])
+# +    attended = heavy.output(scores.softmax(-1) @ value).flatten(0, 1)
 
 
 # %% wrong: routed-attention | the weights of the keys reach the values alone | killed by: value
-def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
-    asking, query_weights = route(x @ u_query, queries, epsilon)
-    asked, key_weights = route(x @ u_key, keys, epsilon)
-    if queries == 0:
-        return light
-    batch, _, dim = x.shape
-    scaled = (key_weights[asked].unsqueeze(-1) * x[asked]).view(batch, keys, dim)
-    query = heavy.query(x[asking].view(batch, queries, dim))
-    key, value = heavy.key(x[asked].view(batch, keys, dim)), heavy.value(scaled)
-    scores = query @ key.mT / math.sqrt(query.shape[-1])
-    attended = heavy.output(scores.softmax(-1) @ value).flatten(0, 1)
-    added = query_weights[asking].unsqueeze(-1) * attended
-    return light.index_put(asking.nonzero(as_tuple=True), added, accumulate=True)
+# edit of: the teacher's
+# -    scores = query @ heavy.key(scaled).mT / math.sqrt(query.shape[-1])
+# -    attended = heavy.output(scores.softmax(-1) @ heavy.value(scaled)).flatten(0, 1)
+# +    key, value = heavy.key(x[asked].view(batch, keys, dim)), heavy.value(scaled)
+# +    scores = query @ key.mT / math.sqrt(query.shape[-1])
+# +    attended = heavy.output(scores.softmax(-1) @ value).flatten(0, 1)
 
 
 # %% wrong: routed-attention | the weights of the keys reach the keys alone | killed by: value
-def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
-    asking, query_weights = route(x @ u_query, queries, epsilon)
-    asked, key_weights = route(x @ u_key, keys, epsilon)
-    if queries == 0:
-        return light
-    batch, _, dim = x.shape
-    scaled = (key_weights[asked].unsqueeze(-1) * x[asked]).view(batch, keys, dim)
-    query = heavy.query(x[asking].view(batch, queries, dim))
-    key, value = heavy.key(scaled), heavy.value(x[asked].view(batch, keys, dim))
-    scores = query @ key.mT / math.sqrt(query.shape[-1])
-    attended = heavy.output(scores.softmax(-1) @ value).flatten(0, 1)
-    added = query_weights[asking].unsqueeze(-1) * attended
-    return light.index_put(asking.nonzero(as_tuple=True), added, accumulate=True)
+# edit of: the teacher's
+# -    scores = query @ heavy.key(scaled).mT / math.sqrt(query.shape[-1])
+# -    attended = heavy.output(scores.softmax(-1) @ heavy.value(scaled)).flatten(0, 1)
+# +    key, value = heavy.key(scaled), heavy.value(x[asked].view(batch, keys, dim))
+# +    scores = query @ key.mT / math.sqrt(query.shape[-1])
+# +    attended = heavy.output(scores.softmax(-1) @ value).flatten(0, 1)
 
 
 # %% wrong: routed-attention | the weights scale keys and values, not the tokens | killed by: value
-def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
-    asking, query_weights = route(x @ u_query, queries, epsilon)
-    asked, key_weights = route(x @ u_key, keys, epsilon)
-    if queries == 0:
-        return light
-    batch, _, dim = x.shape
-    scaled = (key_weights[asked].unsqueeze(-1) * x[asked]).view(batch, keys, dim)
-    query = heavy.query(x[asking].view(batch, queries, dim))
-    tokens, w = x[asked].view(batch, keys, dim), key_weights[asked].view(batch, keys, 1)
-    key, value = w * heavy.key(tokens), w * heavy.value(tokens)
-    scores = query @ key.mT / math.sqrt(query.shape[-1])
-    attended = heavy.output(scores.softmax(-1) @ value).flatten(0, 1)
-    added = query_weights[asking].unsqueeze(-1) * attended
-    return light.index_put(asking.nonzero(as_tuple=True), added, accumulate=True)
+# edit of: the teacher's
+# -    scores = query @ heavy.key(scaled).mT / math.sqrt(query.shape[-1])
+# -    attended = heavy.output(scores.softmax(-1) @ heavy.value(scaled)).flatten(0, 1)
+# +    tokens, w = x[asked].view(batch, keys, dim), key_weights[asked].view(batch, keys, 1)
+# +    key, value = w * heavy.key(tokens), w * heavy.value(tokens)
+# +    scores = query @ key.mT / math.sqrt(query.shape[-1])
+# +    attended = heavy.output(scores.softmax(-1) @ value).flatten(0, 1)
 
 
 # %% wrong: routed-attention | the weights scale the values that were made | killed by: value
-def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
-    asking, query_weights = route(x @ u_query, queries, epsilon)
-    asked, key_weights = route(x @ u_key, keys, epsilon)
-    if queries == 0:
-        return light
-    batch, _, dim = x.shape
-    scaled = (key_weights[asked].unsqueeze(-1) * x[asked]).view(batch, keys, dim)
-    query = heavy.query(x[asking].view(batch, queries, dim))
-    tokens, w = x[asked].view(batch, keys, dim), key_weights[asked].view(batch, keys, 1)
-    key, value = heavy.key(tokens), w * heavy.value(tokens)
-    scores = query @ key.mT / math.sqrt(query.shape[-1])
-    attended = heavy.output(scores.softmax(-1) @ value).flatten(0, 1)
-    added = query_weights[asking].unsqueeze(-1) * attended
-    return light.index_put(asking.nonzero(as_tuple=True), added, accumulate=True)
+# edit of: the teacher's
+# -    scores = query @ heavy.key(scaled).mT / math.sqrt(query.shape[-1])
+# -    attended = heavy.output(scores.softmax(-1) @ heavy.value(scaled)).flatten(0, 1)
+# +    tokens, w = x[asked].view(batch, keys, dim), key_weights[asked].view(batch, keys, 1)
+# +    key, value = heavy.key(tokens), w * heavy.value(tokens)
+# +    scores = query @ key.mT / math.sqrt(query.shape[-1])
+# +    attended = heavy.output(scores.softmax(-1) @ value).flatten(0, 1)
 
 
 # %% wrong: routed-attention | the weights of the keys scale the scores of the attention | killed by: value
-def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
-    asking, query_weights = route(x @ u_query, queries, epsilon)
-    asked, key_weights = route(x @ u_key, keys, epsilon)
-    if queries == 0:
-        return light
-    batch, _, dim = x.shape
-    scaled = x[asked].view(batch, keys, dim)
-    query = heavy.query(x[asking].view(batch, queries, dim))
-    key, value = heavy.key(scaled), heavy.value(scaled)
-    scores = query @ key.mT / math.sqrt(query.shape[-1]) * key_weights[asked].view(batch, 1, keys)
-    attended = heavy.output(scores.softmax(-1) @ value).flatten(0, 1)
-    added = query_weights[asking].unsqueeze(-1) * attended
-    return light.index_put(asking.nonzero(as_tuple=True), added, accumulate=True)
+# edit of: the teacher's
+# -    scaled = (key_weights[asked].unsqueeze(-1) * x[asked]).view(batch, keys, dim)
+# +    scaled = x[asked].view(batch, keys, dim)
+# …
+# -    scores = query @ heavy.key(scaled).mT / math.sqrt(query.shape[-1])
+# -    attended = heavy.output(scores.softmax(-1) @ heavy.value(scaled)).flatten(0, 1)
+# +    key, value = heavy.key(scaled), heavy.value(scaled)
+# +    scores = query @ key.mT / math.sqrt(query.shape[-1]) * key_weights[asked].view(batch, 1, keys)
+# +    attended = heavy.output(scores.softmax(-1) @ value).flatten(0, 1)
 
 
 # %% wrong: routed-attention | one router for both, u_key | killed by: value
@@ -2089,165 +1366,92 @@ def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
 
 
 # %% wrong: routed-attention | one router for both, u_query | killed by: value
-def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
-    asking, query_weights = route(x @ u_query, queries, epsilon)
-    asked, key_weights = route(x @ u_query, keys, epsilon)
-    if queries == 0:
-        return light
-    batch, _, dim = x.shape
-    scaled = (key_weights[asked].unsqueeze(-1) * x[asked]).view(batch, keys, dim)
-    query = heavy.query(x[asking].view(batch, queries, dim))
-    key, value = heavy.key(scaled), heavy.value(scaled)
-    scores = query @ key.mT / math.sqrt(query.shape[-1])
-    attended = heavy.output(scores.softmax(-1) @ value).flatten(0, 1)
-    added = query_weights[asking].unsqueeze(-1) * attended
-    return light.index_put(asking.nonzero(as_tuple=True), added, accumulate=True)
+# edit of: one router for both, u_key
+# -    asking, query_weights = route(x @ u_key, queries, epsilon)
+# -    asked, key_weights = route(x @ u_key, keys, epsilon)
+# +    asking, query_weights = route(x @ u_query, queries, epsilon)
+# +    asked, key_weights = route(x @ u_query, keys, epsilon)
 
 
 # %% wrong: routed-attention | the two routers have changed places | killed by: value
-def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
-    u_query, u_key = u_key, u_query
-    asking, query_weights = route(x @ u_query, queries, epsilon)
-    asked, key_weights = route(x @ u_key, keys, epsilon)
-    if queries == 0:
-        return light
-    batch, _, dim = x.shape
-    scaled = (key_weights[asked].unsqueeze(-1) * x[asked]).view(batch, keys, dim)
-    query = heavy.query(x[asking].view(batch, queries, dim))
-    key, value = heavy.key(scaled), heavy.value(scaled)
-    scores = query @ key.mT / math.sqrt(query.shape[-1])
-    attended = heavy.output(scores.softmax(-1) @ value).flatten(0, 1)
-    added = query_weights[asking].unsqueeze(-1) * attended
-    return light.index_put(asking.nonzero(as_tuple=True), added, accumulate=True)
+# edit of: one router for both, u_key
+# -    asking, query_weights = route(x @ u_key, queries, epsilon)
+# +    u_query, u_key = u_key, u_query
+# +    asking, query_weights = route(x @ u_query, queries, epsilon)
 
 
 # %% wrong: routed-attention | no scale | killed by: value
-def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
-    asking, query_weights = route(x @ u_query, queries, epsilon)
-    asked, key_weights = route(x @ u_key, keys, epsilon)
-    if queries == 0:
-        return light
-    batch, _, dim = x.shape
-    scaled = (key_weights[asked].unsqueeze(-1) * x[asked]).view(batch, keys, dim)
-    query = heavy.query(x[asking].view(batch, queries, dim))
-    key, value = heavy.key(scaled), heavy.value(scaled)
-    scores = query @ key.mT
-    attended = heavy.output(scores.softmax(-1) @ value).flatten(0, 1)
-    added = query_weights[asking].unsqueeze(-1) * attended
-    return light.index_put(asking.nonzero(as_tuple=True), added, accumulate=True)
+# edit of: the teacher's
+# -    scores = query @ heavy.key(scaled).mT / math.sqrt(query.shape[-1])
+# -    attended = heavy.output(scores.softmax(-1) @ heavy.value(scaled)).flatten(0, 1)
+# +    key, value = heavy.key(scaled), heavy.value(scaled)
+# +    scores = query @ key.mT
+# +    attended = heavy.output(scores.softmax(-1) @ value).flatten(0, 1)
 
 
 # %% wrong: routed-attention | softmax over the queries | killed by: value
-def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
-    asking, query_weights = route(x @ u_query, queries, epsilon)
-    asked, key_weights = route(x @ u_key, keys, epsilon)
-    if queries == 0:
-        return light
-    batch, _, dim = x.shape
-    scaled = (key_weights[asked].unsqueeze(-1) * x[asked]).view(batch, keys, dim)
-    query = heavy.query(x[asking].view(batch, queries, dim))
-    key, value = heavy.key(scaled), heavy.value(scaled)
-    scores = query @ key.mT / math.sqrt(query.shape[-1])
-    attended = heavy.output(scores.softmax(1) @ value).flatten(0, 1)
-    added = query_weights[asking].unsqueeze(-1) * attended
-    return light.index_put(asking.nonzero(as_tuple=True), added, accumulate=True)
+# edit of: the teacher's
+# -    scores = query @ heavy.key(scaled).mT / math.sqrt(query.shape[-1])
+# -    attended = heavy.output(scores.softmax(-1) @ heavy.value(scaled)).flatten(0, 1)
+# +    key, value = heavy.key(scaled), heavy.value(scaled)
+# +    scores = query @ key.mT / math.sqrt(query.shape[-1])
+# +    attended = heavy.output(scores.softmax(1) @ value).flatten(0, 1)
 
 
 # %% wrong: routed-attention | the residual is added too | killed by: value
-def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
-    asking, query_weights = route(x @ u_query, queries, epsilon)
-    asked, key_weights = route(x @ u_key, keys, epsilon)
-    if queries == 0:
-        return light
-    batch, _, dim = x.shape
-    scaled = (key_weights[asked].unsqueeze(-1) * x[asked]).view(batch, keys, dim)
-    query = heavy.query(x[asking].view(batch, queries, dim))
-    key, value = heavy.key(scaled), heavy.value(scaled)
-    scores = query @ key.mT / math.sqrt(query.shape[-1])
-    attended = heavy.output(scores.softmax(-1) @ value).flatten(0, 1)
-    added = query_weights[asking].unsqueeze(-1) * attended + x[asking]
-    return light.index_put(asking.nonzero(as_tuple=True), added, accumulate=True)
+# edit of: one router for both, u_key
+# -    asking, query_weights = route(x @ u_key, queries, epsilon)
+# +    asking, query_weights = route(x @ u_query, queries, epsilon)
+# …
+# -    added = query_weights[asking].unsqueeze(-1) * attended
+# +    added = query_weights[asking].unsqueeze(-1) * attended + x[asking]
 
 
 # %% wrong: routed-attention | heavy in place of light | killed by: value
-def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
-    asking, query_weights = route(x @ u_query, queries, epsilon)
-    asked, key_weights = route(x @ u_key, keys, epsilon)
-    if queries == 0:
-        return light
-    batch, _, dim = x.shape
-    scaled = (key_weights[asked].unsqueeze(-1) * x[asked]).view(batch, keys, dim)
-    query = heavy.query(x[asking].view(batch, queries, dim))
-    key, value = heavy.key(scaled), heavy.value(scaled)
-    scores = query @ key.mT / math.sqrt(query.shape[-1])
-    attended = heavy.output(scores.softmax(-1) @ value).flatten(0, 1)
-    added = query_weights[asking].unsqueeze(-1) * attended
-    return light.index_put(asking.nonzero(as_tuple=True), added, accumulate=False)
+# edit of: one router for both, u_key
+# -    asking, query_weights = route(x @ u_key, queries, epsilon)
+# +    asking, query_weights = route(x @ u_query, queries, epsilon)
+# …
+# -    return light.index_put(asking.nonzero(as_tuple=True), added, accumulate=True)
+# +    return light.index_put(asking.nonzero(as_tuple=True), added, accumulate=False)
 
 
 # %% wrong: routed-attention | light is scaled by the weights as well | killed by: value
-def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
-    asking, query_weights = route(x @ u_query, queries, epsilon)
-    asked, key_weights = route(x @ u_key, keys, epsilon)
-    if queries == 0:
-        return light
-    batch, _, dim = x.shape
-    scaled = (key_weights[asked].unsqueeze(-1) * x[asked]).view(batch, keys, dim)
-    query = heavy.query(x[asking].view(batch, queries, dim))
-    key, value = heavy.key(scaled), heavy.value(scaled)
-    scores = query @ key.mT / math.sqrt(query.shape[-1])
-    attended = heavy.output(scores.softmax(-1) @ value).flatten(0, 1)
-    added = query_weights[asking].unsqueeze(-1) * (attended + light[asking])
-    return light.index_put(asking.nonzero(as_tuple=True), added, accumulate=False)
+# edit of: one router for both, u_key
+# -    asking, query_weights = route(x @ u_key, queries, epsilon)
+# +    asking, query_weights = route(x @ u_query, queries, epsilon)
+# …
+# -    added = query_weights[asking].unsqueeze(-1) * attended
+# -    return light.index_put(asking.nonzero(as_tuple=True), added, accumulate=True)
+# +    added = query_weights[asking].unsqueeze(-1) * (attended + light[asking])
+# +    return light.index_put(asking.nonzero(as_tuple=True), added, accumulate=False)
 
 
 # %% wrong: routed-attention | light is lost for all | killed by: value
-def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
-    asking, query_weights = route(x @ u_query, queries, epsilon)
-    asked, key_weights = route(x @ u_key, keys, epsilon)
-    if queries == 0:
-        return light
-    batch, _, dim = x.shape
-    scaled = (key_weights[asked].unsqueeze(-1) * x[asked]).view(batch, keys, dim)
-    query = heavy.query(x[asking].view(batch, queries, dim))
-    key, value = heavy.key(scaled), heavy.value(scaled)
-    scores = query @ key.mT / math.sqrt(query.shape[-1])
-    attended = heavy.output(scores.softmax(-1) @ value).flatten(0, 1)
-    added = query_weights[asking].unsqueeze(-1) * attended
-    return torch.zeros_like(light).index_put(asking.nonzero(as_tuple=True), added, accumulate=True)
+# edit of: one router for both, u_key
+# -    asking, query_weights = route(x @ u_key, queries, epsilon)
+# +    asking, query_weights = route(x @ u_query, queries, epsilon)
+# …
+# -    return light.index_put(asking.nonzero(as_tuple=True), added, accumulate=True)
+# +    return torch.zeros_like(light).index_put(asking.nonzero(as_tuple=True), added, accumulate=True)
 
 
 # %% wrong: routed-attention | nothing is added | killed by: value
-def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
-    asking, query_weights = route(x @ u_query, queries, epsilon)
-    asked, key_weights = route(x @ u_key, keys, epsilon)
-    if queries == 0:
-        return light
-    batch, _, dim = x.shape
-    scaled = (key_weights[asked].unsqueeze(-1) * x[asked]).view(batch, keys, dim)
-    query = heavy.query(x[asking].view(batch, queries, dim))
-    key, value = heavy.key(scaled), heavy.value(scaled)
-    scores = query @ key.mT / math.sqrt(query.shape[-1])
-    attended = heavy.output(scores.softmax(-1) @ value).flatten(0, 1)
-    added = query_weights[asking].unsqueeze(-1) * attended
-    return light + 0 * added.sum()
+# edit of: one router for both, u_key
+# -    asking, query_weights = route(x @ u_key, queries, epsilon)
+# +    asking, query_weights = route(x @ u_query, queries, epsilon)
+# …
+# -    return light.index_put(asking.nonzero(as_tuple=True), added, accumulate=True)
+# +    return light + 0 * added.sum()
 
 
 # %% wrong: routed-attention | the queries of the whole batch attend to the keys of the whole batch | killed by: value
-def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
-    asking, query_weights = route(x @ u_query, queries, epsilon)
-    asked, key_weights = route(x @ u_key, keys, epsilon)
-    if queries == 0:
-        return light
-    batch, _, dim = x.shape
-    scaled = (key_weights[asked].unsqueeze(-1) * x[asked]).view(batch, keys, dim)
-    query = heavy.query(x[asking].view(batch, queries, dim))
-    query, scaled = query.flatten(0, 1)[None], scaled.flatten(0, 1)[None]
-    key, value = heavy.key(scaled), heavy.value(scaled)
-    scores = query @ key.mT / math.sqrt(query.shape[-1])
-    attended = heavy.output(scores.softmax(-1) @ value).flatten(0, 1)
-    added = query_weights[asking].unsqueeze(-1) * attended
-    return light.index_put(asking.nonzero(as_tuple=True), added, accumulate=True)
+# edit of: one router for both, u_key
+# -    asking, query_weights = route(x @ u_key, queries, epsilon)
+# +    asking, query_weights = route(x @ u_query, queries, epsilon)
+# …
+#      query = heavy.query(x[asking].view(batch, queries, dim))
+# +    query, scaled = query.flatten(0, 1)[None], scaled.flatten(0, 1)[None]
 
 
 # %% wrong: routed-attention | gathered by score, put back by place | killed by: value
@@ -2312,35 +1516,25 @@ def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
 
 
 # %% wrong: routed-attention | queries made for everybody, then gathered | killed by: heavy rows
-def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
-    asking, query_weights = route(x @ u_query, queries, epsilon)
-    asked, key_weights = route(x @ u_key, keys, epsilon)
-    if queries == 0:
-        return light
-    batch, _, dim = x.shape
-    scaled = (key_weights[asked].unsqueeze(-1) * x[asked]).view(batch, keys, dim)
-    query = heavy.query(x)[asking].view(batch, queries, -1)
-    key, value = heavy.key(scaled), heavy.value(scaled)
-    scores = query @ key.mT / math.sqrt(query.shape[-1])
-    attended = heavy.output(scores.softmax(-1) @ value).flatten(0, 1)
-    added = query_weights[asking].unsqueeze(-1) * attended
-    return light.index_put(asking.nonzero(as_tuple=True), added, accumulate=True)
+# edit of: one router for both, u_key
+# -    asking, query_weights = route(x @ u_key, queries, epsilon)
+# +    asking, query_weights = route(x @ u_query, queries, epsilon)
+# …
+# -    query = heavy.query(x[asking].view(batch, queries, dim))
+# +    query = heavy.query(x)[asking].view(batch, queries, -1)
 
 
 # %% wrong: routed-attention | heavy.output runs for everybody | killed by: heavy rows
-def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
-    asking, query_weights = route(x @ u_query, queries, epsilon)
-    asked, key_weights = route(x @ u_key, keys, epsilon)
-    if queries == 0:
-        return light
-    batch, _, dim = x.shape
-    scaled = (key_weights[asked].unsqueeze(-1) * x[asked]).view(batch, keys, dim)
-    query = heavy.query(x[asking].view(batch, queries, dim))
-    key, value = heavy.key(scaled), heavy.value(scaled)
-    scores = query @ key.mT / math.sqrt(query.shape[-1])
-    mixed = (scores.softmax(-1) @ value).flatten(0, 1)
-    spread = mixed.new_zeros(*x.shape[:2], mixed.shape[-1]).index_put(asking.nonzero(as_tuple=True), mixed)
-    return light + query_weights.unsqueeze(-1) * heavy.output(spread)
+# edit of: the teacher's
+# -    scores = query @ heavy.key(scaled).mT / math.sqrt(query.shape[-1])
+# -    attended = heavy.output(scores.softmax(-1) @ heavy.value(scaled)).flatten(0, 1)
+# -    added = query_weights[asking].unsqueeze(-1) * attended
+# -    return light.index_put(asking.nonzero(as_tuple=True), added, accumulate=True)
+# +    key, value = heavy.key(scaled), heavy.value(scaled)
+# +    scores = query @ key.mT / math.sqrt(query.shape[-1])
+# +    mixed = (scores.softmax(-1) @ value).flatten(0, 1)
+# +    spread = mixed.new_zeros(*x.shape[:2], mixed.shape[-1]).index_put(asking.nonzero(as_tuple=True), mixed)
+# +    return light + query_weights.unsqueeze(-1) * heavy.output(spread)
 
 
 # %% wrong: routed-attention | one call for each sequence | killed by: heavy once
@@ -2358,171 +1552,99 @@ def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
 
 
 # %% wrong: routed-attention | adds and takes away again, which is not bit for bit | killed by: the others
-def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
-    asking, query_weights = route(x @ u_query, queries, epsilon)
-    asked, key_weights = route(x @ u_key, keys, epsilon)
-    if queries == 0:
-        return light
-    batch, _, dim = x.shape
-    scaled = (key_weights[asked].unsqueeze(-1) * x[asked]).view(batch, keys, dim)
-    query = heavy.query(x[asking].view(batch, queries, dim))
-    key, value = heavy.key(scaled), heavy.value(scaled)
-    scores = query @ key.mT / math.sqrt(query.shape[-1])
-    attended = heavy.output(scores.softmax(-1) @ value).flatten(0, 1)
-    added = query_weights[asking].unsqueeze(-1) * attended
-    spread = torch.full_like(light, 1.0).index_put(asking.nonzero(as_tuple=True), added)
-    return torch.where(asking.unsqueeze(-1), light + spread, light + spread - 1.0)
+# edit of: one router for both, u_key
+# -    asking, query_weights = route(x @ u_key, queries, epsilon)
+# +    asking, query_weights = route(x @ u_query, queries, epsilon)
+# …
+# -    return light.index_put(asking.nonzero(as_tuple=True), added, accumulate=True)
+# +    spread = torch.full_like(light, 1.0).index_put(asking.nonzero(as_tuple=True), added)
+# +    return torch.where(asking.unsqueeze(-1), light + spread, light + spread - 1.0)
 
 
 # %% wrong: routed-attention | the weights of the queries are detached | killed by: gradient of u_query
-def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
-    asking, query_weights = route(x @ u_query, queries, epsilon)
-    asked, key_weights = route(x @ u_key, keys, epsilon)
-    if queries == 0:
-        return light
-    batch, _, dim = x.shape
-    scaled = (key_weights[asked].unsqueeze(-1) * x[asked]).view(batch, keys, dim)
-    query = heavy.query(x[asking].view(batch, queries, dim))
-    key, value = heavy.key(scaled), heavy.value(scaled)
-    scores = query @ key.mT / math.sqrt(query.shape[-1])
-    attended = heavy.output(scores.softmax(-1) @ value).flatten(0, 1)
-    added = query_weights[asking].detach().unsqueeze(-1) * attended
-    return light.index_put(asking.nonzero(as_tuple=True), added, accumulate=True)
+# edit of: one router for both, u_key
+# -    asking, query_weights = route(x @ u_key, queries, epsilon)
+# +    asking, query_weights = route(x @ u_query, queries, epsilon)
+# …
+# -    added = query_weights[asking].unsqueeze(-1) * attended
+# +    added = query_weights[asking].detach().unsqueeze(-1) * attended
 
 
 # %% wrong: routed-attention | the weights of the keys are detached | killed by: gradient of u_key
-def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
-    asking, query_weights = route(x @ u_query, queries, epsilon)
-    asked, key_weights = route(x @ u_key, keys, epsilon)
-    if queries == 0:
-        return light
-    batch, _, dim = x.shape
-    scaled = (key_weights[asked].detach().unsqueeze(-1) * x[asked]).view(batch, keys, dim)
-    query = heavy.query(x[asking].view(batch, queries, dim))
-    key, value = heavy.key(scaled), heavy.value(scaled)
-    scores = query @ key.mT / math.sqrt(query.shape[-1])
-    attended = heavy.output(scores.softmax(-1) @ value).flatten(0, 1)
-    added = query_weights[asking].unsqueeze(-1) * attended
-    return light.index_put(asking.nonzero(as_tuple=True), added, accumulate=True)
+# edit of: one router for both, u_key
+# -    asking, query_weights = route(x @ u_key, queries, epsilon)
+# +    asking, query_weights = route(x @ u_query, queries, epsilon)
+# …
+# -    scaled = (key_weights[asked].unsqueeze(-1) * x[asked]).view(batch, keys, dim)
+# +    scaled = (key_weights[asked].detach().unsqueeze(-1) * x[asked]).view(batch, keys, dim)
 
 
 # %% wrong: routed-attention | writes into light | killed by: light stays
-def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
-    asking, query_weights = route(x @ u_query, queries, epsilon)
-    asked, key_weights = route(x @ u_key, keys, epsilon)
-    if queries == 0:
-        return light
-    batch, _, dim = x.shape
-    scaled = (key_weights[asked].unsqueeze(-1) * x[asked]).view(batch, keys, dim)
-    query = heavy.query(x[asking].view(batch, queries, dim))
-    key, value = heavy.key(scaled), heavy.value(scaled)
-    scores = query @ key.mT / math.sqrt(query.shape[-1])
-    attended = heavy.output(scores.softmax(-1) @ value).flatten(0, 1)
-    added = query_weights[asking].unsqueeze(-1) * attended
-    light = light.clone() if added.requires_grad and light.requires_grad else light
-    with torch.no_grad():
-        light[asking] += added
-    return light
+# edit of: one router for both, u_key
+# -    asking, query_weights = route(x @ u_key, queries, epsilon)
+# +    asking, query_weights = route(x @ u_query, queries, epsilon)
+# …
+# -    return light.index_put(asking.nonzero(as_tuple=True), added, accumulate=True)
+# +    light = light.clone() if added.requires_grad and light.requires_grad else light
+# +    with torch.no_grad():
+# +        light[asking] += added
+# +    return light
 
 
 # %% wrong: routed-attention | scales the tokens of the caller in place | killed by: x stays
-def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
-    asking, query_weights = route(x @ u_query, queries, epsilon)
-    asked, key_weights = route(x @ u_key, keys, epsilon)
-    if queries == 0:
-        return light
-    batch, _, dim = x.shape
-    scaled = (key_weights[asked].unsqueeze(-1) * x[asked]).view(batch, keys, dim)
-    if not x.requires_grad:
-        x *= 1.5
-    query = heavy.query(x[asking].view(batch, queries, dim))
-    key, value = heavy.key(scaled), heavy.value(scaled)
-    scores = query @ key.mT / math.sqrt(query.shape[-1])
-    attended = heavy.output(scores.softmax(-1) @ value).flatten(0, 1)
-    added = query_weights[asking].unsqueeze(-1) * attended
-    return light.index_put(asking.nonzero(as_tuple=True), added, accumulate=True)
+# edit of: one router for both, u_key
+# -    asking, query_weights = route(x @ u_key, queries, epsilon)
+# +    asking, query_weights = route(x @ u_query, queries, epsilon)
+# …
+#      scaled = (key_weights[asked].unsqueeze(-1) * x[asked]).view(batch, keys, dim)
+# +    if not x.requires_grad:
+# +        x *= 1.5
 
 
 # %% wrong: routed-attention | with nobody asking, zeros | killed by: nobody asks
-def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
-    asking, query_weights = route(x @ u_query, queries, epsilon)
-    asked, key_weights = route(x @ u_key, keys, epsilon)
-    if queries == 0:
-        return torch.zeros_like(light)
-    batch, _, dim = x.shape
-    scaled = (key_weights[asked].unsqueeze(-1) * x[asked]).view(batch, keys, dim)
-    query = heavy.query(x[asking].view(batch, queries, dim))
-    key, value = heavy.key(scaled), heavy.value(scaled)
-    scores = query @ key.mT / math.sqrt(query.shape[-1])
-    attended = heavy.output(scores.softmax(-1) @ value).flatten(0, 1)
-    added = query_weights[asking].unsqueeze(-1) * attended
-    return light.index_put(asking.nonzero(as_tuple=True), added, accumulate=True)
+# edit of: one router for both, u_key
+# -    asking, query_weights = route(x @ u_key, queries, epsilon)
+# +    asking, query_weights = route(x @ u_query, queries, epsilon)
+# …
+# -        return light
+# +        return torch.zeros_like(light)
 
 
 # %% wrong: routed-attention | keys by score with weights by place | killed by: value
-def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
-    asking, query_weights = route(x @ u_query, queries, epsilon)
-    asked, key_weights = route(x @ u_key, keys, epsilon)
-    if queries == 0:
-        return light
-    batch, _, dim = x.shape
-    best = (x @ u_key).topk(keys, dim=1).indices.unsqueeze(-1).expand(-1, -1, dim)
-    scaled = key_weights[asked].view(batch, keys, 1) * x.gather(1, best)
-    query = heavy.query(x[asking].view(batch, queries, dim))
-    key, value = heavy.key(scaled), heavy.value(scaled)
-    scores = query @ key.mT / math.sqrt(query.shape[-1])
-    attended = heavy.output(scores.softmax(-1) @ value).flatten(0, 1)
-    added = query_weights[asking].unsqueeze(-1) * attended
-    return light.index_put(asking.nonzero(as_tuple=True), added, accumulate=True)
+# edit of: one router for both, u_key
+# -    asking, query_weights = route(x @ u_key, queries, epsilon)
+# +    asking, query_weights = route(x @ u_query, queries, epsilon)
+# …
+# -    scaled = (key_weights[asked].unsqueeze(-1) * x[asked]).view(batch, keys, dim)
+# +    best = (x @ u_key).topk(keys, dim=1).indices.unsqueeze(-1).expand(-1, -1, dim)
+# +    scaled = key_weights[asked].view(batch, keys, 1) * x.gather(1, best)
 
 
 # %% wrong: routed-attention | the query weights divided by their sum | killed by: value
-def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
-    asking, query_weights = route(x @ u_query, queries, epsilon)
-    asked, key_weights = route(x @ u_key, keys, epsilon)
-    if queries == 0:
-        return light
-    batch, _, dim = x.shape
-    scaled = (key_weights[asked].unsqueeze(-1) * x[asked]).view(batch, keys, dim)
-    query = heavy.query(x[asking].view(batch, queries, dim))
-    key, value = heavy.key(scaled), heavy.value(scaled)
-    scores = query @ key.mT / math.sqrt(query.shape[-1])
-    attended = heavy.output(scores.softmax(-1) @ value).flatten(0, 1)
-    added = (query_weights / query_weights.sum(1, keepdim=True))[asking].unsqueeze(-1) * attended
-    return light.index_put(asking.nonzero(as_tuple=True), added, accumulate=True)
+# edit of: one router for both, u_key
+# -    asking, query_weights = route(x @ u_key, queries, epsilon)
+# +    asking, query_weights = route(x @ u_query, queries, epsilon)
+# …
+# -    added = query_weights[asking].unsqueeze(-1) * attended
+# +    added = (query_weights / query_weights.sum(1, keepdim=True))[asking].unsqueeze(-1) * attended
 
 
 # %% wrong: routed-attention | a head as large as dim is taken for granted | killed by: other sizes
-def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
-    asking, query_weights = route(x @ u_query, queries, epsilon)
-    asked, key_weights = route(x @ u_key, keys, epsilon)
-    if queries == 0:
-        return light
-    batch, _, dim = x.shape
-    scaled = (key_weights[asked].unsqueeze(-1) * x[asked]).view(batch, keys, dim)
-    query = heavy.query(x[asking].view(batch, queries, dim))
-    key, value = heavy.key(scaled), heavy.value(scaled)
-    scores = query @ key.mT / math.sqrt(dim)
-    attended = heavy.output(scores.softmax(-1) @ value).flatten(0, 1)
-    added = query_weights[asking].unsqueeze(-1) * attended
-    return light.index_put(asking.nonzero(as_tuple=True), added, accumulate=True)
+# edit of: the teacher's
+# -    scores = query @ heavy.key(scaled).mT / math.sqrt(query.shape[-1])
+# -    attended = heavy.output(scores.softmax(-1) @ heavy.value(scaled)).flatten(0, 1)
+# +    key, value = heavy.key(scaled), heavy.value(scaled)
+# +    scores = query @ key.mT / math.sqrt(dim)
+# +    attended = heavy.output(scores.softmax(-1) @ value).flatten(0, 1)
 
 
 # %% wrong: routed-attention | x is detached on its way to queries, keys and values | killed by: gradient of x, other sizes
-def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
-    asking, query_weights = route(x @ u_query, queries, epsilon)
-    asked, key_weights = route(x @ u_key, keys, epsilon)
-    if queries == 0:
-        return light
-    x = x.detach()
-    batch, _, dim = x.shape
-    scaled = (key_weights[asked].unsqueeze(-1) * x[asked]).view(batch, keys, dim)
-    query = heavy.query(x[asking].view(batch, queries, dim))
-    key, value = heavy.key(scaled), heavy.value(scaled)
-    scores = query @ key.mT / math.sqrt(query.shape[-1])
-    attended = heavy.output(scores.softmax(-1) @ value).flatten(0, 1)
-    added = query_weights[asking].unsqueeze(-1) * attended
-    return light.index_put(asking.nonzero(as_tuple=True), added, accumulate=True)
+# edit of: one router for both, u_key
+# -    asking, query_weights = route(x @ u_key, queries, epsilon)
+# +    asking, query_weights = route(x @ u_query, queries, epsilon)
+# …
+#          return light
+# +    x = x.detach()
 
 
 # %% wrong: routed-attention | the queries have the weights of the key router | killed by: value
@@ -2539,517 +1661,27 @@ def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
 
 
 # %% wrong: routed-attention | as many keys as queries | killed by: value
-def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
-    b, n, d = x.shape
-    qm, qw = route(x @ u_query, queries, epsilon)
-    km, kw = route(x @ u_key, queries, epsilon)
-    q = heavy.query(x[qm].view(b, queries, d))
-    src = (x * kw.unsqueeze(-1))[km].view(b, queries, d)
-    att = nn.functional.scaled_dot_product_attention(q, heavy.key(src), heavy.value(src))
-    out = light.clone()
-    out[qm] += qw[qm][:, None] * heavy.output(att).flatten(0, 1)
-    return out
+# edit of: the queries have the weights of the key router
+# -    km, kw = route(x @ u_key, keys, epsilon)
+# +    km, kw = route(x @ u_key, queries, epsilon)
+# …
+# -    src = (x * kw.unsqueeze(-1))[km].view(b, keys, d)
+# +    src = (x * kw.unsqueeze(-1))[km].view(b, queries, d)
+# …
+# -    out[qm] += kw[qm][:, None] * heavy.output(att).flatten(0, 1)
+# +    out[qm] += qw[qm][:, None] * heavy.output(att).flatten(0, 1)
 
 
 # %% wrong: routed-attention | the scaled tokens are used for the queries too | killed by: value
-def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
-    b, n, d = x.shape
-    qm, qw = route(x @ u_query, queries, epsilon)
-    km, kw = route(x @ u_key, keys, epsilon)
-    x = x * kw.unsqueeze(-1)
-    q = heavy.query(x[qm].view(b, queries, d))
-    src = x[km].view(b, keys, d)
-    att = nn.functional.scaled_dot_product_attention(q, heavy.key(src), heavy.value(src))
-    out = light.clone()
-    out[qm] += qw[qm][:, None] * heavy.output(att).flatten(0, 1)
-    return out
-
-
-# %% right: routed-attention | flattened, with PyTorch's attention and index_add
-def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
-    if queries == 0:
-        return light.clone()
-    flat = x.flatten(0, 1)
-    asking, w_query = (part.flatten() for part in route(x @ u_query, queries, epsilon))
-    asked, w_key = (part.flatten() for part in route(x @ u_key, keys, epsilon))
-    here, there = asking.nonzero()[:, 0], asked.nonzero()[:, 0]
-    sources = flat[there] * w_key[there, None]
-    q, k, v = (
-        part.view(len(x), 1, -1, part.shape[-1])
-        for part in (heavy.query(flat[here]), heavy.key(sources), heavy.value(sources))
-    )
-    mixed = nn.functional.scaled_dot_product_attention(q, k, v)
-    update = heavy.output(mixed.flatten(0, 2)) * w_query[here, None]
-    return light.flatten(0, 1).index_add(0, here, update).view(light.shape)
-
-
-# %% right: routed-attention | gathered by rank, scattered by rank
-def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
-    def best(u, k):
-        mask, weights = route((x * u).sum(-1), k, epsilon)
-        index = mask.to(torch.uint8).sort(dim=1, descending=True, stable=True).indices[:, :k, None]
-        wide = index.expand(-1, -1, x.shape[-1])
-        return wide, x.gather(1, wide), weights.gather(1, index[..., 0]).unsqueeze(-1)
-
-    if queries == 0:
-        return light
-    at, tokens, w_query = best(u_query, queries)
-    _, others, w_key = best(u_key, keys)
-    others = others * w_key
-    query = heavy.query(tokens)
-    scores = torch.einsum("bqs,bks->bqk", query, heavy.key(others)) * query.shape[-1] ** -0.5
-    mixed = torch.einsum("bqk,bks->bqs", scores.softmax(2), heavy.value(others))
-    return light.scatter_add(1, at, w_query * heavy.output(mixed))
-
-
-# %% right: routed-attention | a copy of light, written at the mask
-def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
-    if queries == 0:
-        return light
-    b, n, d = x.shape
-    qm, qw = route(x @ u_query, queries, epsilon)
-    km, kw = route(x @ u_key, keys, epsilon)
-    q = heavy.query(x[qm].view(b, queries, d))
-    src = (x * kw.unsqueeze(-1))[km].view(b, keys, d)
-    k, v = heavy.key(src), heavy.value(src)
-    att = nn.functional.scaled_dot_product_attention(q, k, v)
-    res = heavy.output(att) * qw[qm].view(b, queries, 1)
-    out = light.clone()
-    out[qm] = out[qm] + res.flatten(0, 1)
-    return out
-
-
-# %% wrong: layer-flops | a multiply-add counts one, as in the paper | killed by: value
-def layer_flops(tokens, dim, *, heads, light_heads, window, queries, keys, light, heavy, routed):
-    inner = light_heads * dim // heads
-    rest = dim - inner
-    routers = 3 * tokens * dim
-    local = 4 * tokens * dim * inner + 2 * tokens * min(3 * window, tokens) * inner
-    attention = 2 * (queries + keys) * dim * rest + 2 * queries * keys * rest
-    feed_forward = 2 * tokens * dim * light + 2 * routed * dim * heavy
-    return 1 * (routers + local + attention + feed_forward)
-
-
-# %% wrong: layer-flops | without the routers | killed by: value
-def layer_flops(tokens, dim, *, heads, light_heads, window, queries, keys, light, heavy, routed):
-    inner = light_heads * dim // heads
-    rest = dim - inner
-    routers = 0
-    local = 4 * tokens * dim * inner + 2 * tokens * min(3 * window, tokens) * inner
-    attention = 2 * (queries + keys) * dim * rest + 2 * queries * keys * rest
-    feed_forward = 2 * tokens * dim * light + 2 * routed * dim * heavy
-    return 2 * (routers + local + attention + feed_forward)
-
-
-# %% wrong: layer-flops | one router | killed by: value
-def layer_flops(tokens, dim, *, heads, light_heads, window, queries, keys, light, heavy, routed):
-    inner = light_heads * dim // heads
-    rest = dim - inner
-    routers = 1 * tokens * dim
-    local = 4 * tokens * dim * inner + 2 * tokens * min(3 * window, tokens) * inner
-    attention = 2 * (queries + keys) * dim * rest + 2 * queries * keys * rest
-    feed_forward = 2 * tokens * dim * light + 2 * routed * dim * heavy
-    return 2 * (routers + local + attention + feed_forward)
-
-
-# %% wrong: layer-flops | two routers | killed by: value
-def layer_flops(tokens, dim, *, heads, light_heads, window, queries, keys, light, heavy, routed):
-    inner = light_heads * dim // heads
-    rest = dim - inner
-    routers = 2 * tokens * dim
-    local = 4 * tokens * dim * inner + 2 * tokens * min(3 * window, tokens) * inner
-    attention = 2 * (queries + keys) * dim * rest + 2 * queries * keys * rest
-    feed_forward = 2 * tokens * dim * light + 2 * routed * dim * heavy
-    return 2 * (routers + local + attention + feed_forward)
-
-
-# %% wrong: layer-flops | 2 · window + 1 keys in the light attention | killed by: value
-def layer_flops(tokens, dim, *, heads, light_heads, window, queries, keys, light, heavy, routed):
-    inner = light_heads * dim // heads
-    rest = dim - inner
-    routers = 3 * tokens * dim
-    local = 4 * tokens * dim * inner + 2 * tokens * (2 * window + 1) * inner
-    attention = 2 * (queries + keys) * dim * rest + 2 * queries * keys * rest
-    feed_forward = 2 * tokens * dim * light + 2 * routed * dim * heavy
-    return 2 * (routers + local + attention + feed_forward)
-
-
-# %% wrong: layer-flops | the own block alone | killed by: value
-def layer_flops(tokens, dim, *, heads, light_heads, window, queries, keys, light, heavy, routed):
-    inner = light_heads * dim // heads
-    rest = dim - inner
-    routers = 3 * tokens * dim
-    local = 4 * tokens * dim * inner + 2 * tokens * min(window, tokens) * inner
-    attention = 2 * (queries + keys) * dim * rest + 2 * queries * keys * rest
-    feed_forward = 2 * tokens * dim * light + 2 * routed * dim * heavy
-    return 2 * (routers + local + attention + feed_forward)
-
-
-# %% wrong: layer-flops | two blocks | killed by: value
-def layer_flops(tokens, dim, *, heads, light_heads, window, queries, keys, light, heavy, routed):
-    inner = light_heads * dim // heads
-    rest = dim - inner
-    routers = 3 * tokens * dim
-    local = 4 * tokens * dim * inner + 2 * tokens * min(2 * window, tokens) * inner
-    attention = 2 * (queries + keys) * dim * rest + 2 * queries * keys * rest
-    feed_forward = 2 * tokens * dim * light + 2 * routed * dim * heavy
-    return 2 * (routers + local + attention + feed_forward)
-
-
-# %% wrong: layer-flops | six windows | killed by: value
-def layer_flops(tokens, dim, *, heads, light_heads, window, queries, keys, light, heavy, routed):
-    inner = light_heads * dim // heads
-    rest = dim - inner
-    routers = 3 * tokens * dim
-    local = 4 * tokens * dim * inner + 2 * tokens * (6 * window) * inner
-    attention = 2 * (queries + keys) * dim * rest + 2 * queries * keys * rest
-    feed_forward = 2 * tokens * dim * light + 2 * routed * dim * heavy
-    return 2 * (routers + local + attention + feed_forward)
-
-
-# %% wrong: layer-flops | full attention in the light branch | killed by: value
-def layer_flops(tokens, dim, *, heads, light_heads, window, queries, keys, light, heavy, routed):
-    inner = light_heads * dim // heads
-    rest = dim - inner
-    routers = 3 * tokens * dim
-    local = 4 * tokens * dim * inner + 2 * tokens * tokens * inner
-    attention = 2 * (queries + keys) * dim * rest + 2 * queries * keys * rest
-    feed_forward = 2 * tokens * dim * light + 2 * routed * dim * heavy
-    return 2 * (routers + local + attention + feed_forward)
-
-
-# %% wrong: layer-flops | no min for short sequences | killed by: a short sequence
-def layer_flops(tokens, dim, *, heads, light_heads, window, queries, keys, light, heavy, routed):
-    inner = light_heads * dim // heads
-    rest = dim - inner
-    routers = 3 * tokens * dim
-    local = 4 * tokens * dim * inner + 2 * tokens * 3 * window * inner
-    attention = 2 * (queries + keys) * dim * rest + 2 * queries * keys * rest
-    feed_forward = 2 * tokens * dim * light + 2 * routed * dim * heavy
-    return 2 * (routers + local + attention + feed_forward)
-
-
-# %% wrong: layer-flops | masked: the heavy parts run for everybody | killed by: value
-def layer_flops(tokens, dim, *, heads, light_heads, window, queries, keys, light, heavy, routed):
-    queries = keys = routed = tokens
-    inner = light_heads * dim // heads
-    rest = dim - inner
-    routers = 3 * tokens * dim
-    local = 4 * tokens * dim * inner + 2 * tokens * min(3 * window, tokens) * inner
-    attention = 2 * (queries + keys) * dim * rest + 2 * queries * keys * rest
-    feed_forward = 2 * tokens * dim * light + 2 * routed * dim * heavy
-    return 2 * (routers + local + attention + feed_forward)
-
-
-# %% wrong: layer-flops | the heavy feed-forward part runs for everybody | killed by: value
-def layer_flops(tokens, dim, *, heads, light_heads, window, queries, keys, light, heavy, routed):
-    inner = light_heads * dim // heads
-    rest = dim - inner
-    routers = 3 * tokens * dim
-    local = 4 * tokens * dim * inner + 2 * tokens * min(3 * window, tokens) * inner
-    attention = 2 * (queries + keys) * dim * rest + 2 * queries * keys * rest
-    feed_forward = 2 * tokens * dim * light + 2 * tokens * dim * heavy
-    return 2 * (routers + local + attention + feed_forward)
-
-
-# %% wrong: layer-flops | everybody asks | killed by: value
-def layer_flops(tokens, dim, *, heads, light_heads, window, queries, keys, light, heavy, routed):
-    queries = tokens
-    inner = light_heads * dim // heads
-    rest = dim - inner
-    routers = 3 * tokens * dim
-    local = 4 * tokens * dim * inner + 2 * tokens * min(3 * window, tokens) * inner
-    attention = 2 * (queries + keys) * dim * rest + 2 * queries * keys * rest
-    feed_forward = 2 * tokens * dim * light + 2 * routed * dim * heavy
-    return 2 * (routers + local + attention + feed_forward)
-
-
-# %% wrong: layer-flops | everybody is asked | killed by: value
-def layer_flops(tokens, dim, *, heads, light_heads, window, queries, keys, light, heavy, routed):
-    keys = tokens
-    inner = light_heads * dim // heads
-    rest = dim - inner
-    routers = 3 * tokens * dim
-    local = 4 * tokens * dim * inner + 2 * tokens * min(3 * window, tokens) * inner
-    attention = 2 * (queries + keys) * dim * rest + 2 * queries * keys * rest
-    feed_forward = 2 * tokens * dim * light + 2 * routed * dim * heavy
-    return 2 * (routers + local + attention + feed_forward)
-
-
-# %% wrong: layer-flops | keys and values made for the queries | killed by: value
-def layer_flops(tokens, dim, *, heads, light_heads, window, queries, keys, light, heavy, routed):
-    inner = light_heads * dim // heads
-    rest = dim - inner
-    routers = 3 * tokens * dim
-    local = 4 * tokens * dim * inner + 2 * tokens * min(3 * window, tokens) * inner
-    attention = 2 * (queries + queries) * dim * rest + 2 * queries * keys * rest
-    feed_forward = 2 * tokens * dim * light + 2 * routed * dim * heavy
-    return 2 * (routers + local + attention + feed_forward)
-
-
-# %% wrong: layer-flops | as many keys as queries | killed by: value
-def layer_flops(tokens, dim, *, heads, light_heads, window, queries, keys, light, heavy, routed):
-    keys = queries
-    inner = light_heads * dim // heads
-    rest = dim - inner
-    routers = 3 * tokens * dim
-    local = 4 * tokens * dim * inner + 2 * tokens * min(3 * window, tokens) * inner
-    attention = 2 * (queries + keys) * dim * rest + 2 * queries * keys * rest
-    feed_forward = 2 * tokens * dim * light + 2 * routed * dim * heavy
-    return 2 * (routers + local + attention + feed_forward)
-
-
-# %% wrong: layer-flops | one layer for key and value | killed by: value
-def layer_flops(tokens, dim, *, heads, light_heads, window, queries, keys, light, heavy, routed):
-    inner = light_heads * dim // heads
-    rest = dim - inner
-    routers = 3 * tokens * dim
-    local = 4 * tokens * dim * inner + 2 * tokens * min(3 * window, tokens) * inner
-    attention = (2 * queries + keys) * dim * rest + 2 * queries * keys * rest
-    feed_forward = 2 * tokens * dim * light + 2 * routed * dim * heavy
-    return 2 * (routers + local + attention + feed_forward)
-
-
-# %% wrong: layer-flops | heavy.output for everybody | killed by: value
-def layer_flops(tokens, dim, *, heads, light_heads, window, queries, keys, light, heavy, routed):
-    inner = light_heads * dim // heads
-    rest = dim - inner
-    routers = 3 * tokens * dim
-    local = 4 * tokens * dim * inner + 2 * tokens * min(3 * window, tokens) * inner
-    attention = (queries + 2 * keys + tokens) * dim * rest + 2 * queries * keys * rest
-    feed_forward = 2 * tokens * dim * light + 2 * routed * dim * heavy
-    return 2 * (routers + local + attention + feed_forward)
-
-
-# %% wrong: layer-flops | both ways back are missing | killed by: value
-def layer_flops(tokens, dim, *, heads, light_heads, window, queries, keys, light, heavy, routed):
-    inner = light_heads * dim // heads
-    rest = dim - inner
-    routers = 3 * tokens * dim
-    local = 3 * tokens * dim * inner + 2 * tokens * min(3 * window, tokens) * inner
-    attention = (queries + 2 * keys) * dim * rest + 2 * queries * keys * rest
-    feed_forward = 2 * tokens * dim * light + 2 * routed * dim * heavy
-    return 2 * (routers + local + attention + feed_forward)
-
-
-# %% wrong: layer-flops | the light way back is missing | killed by: value
-def layer_flops(tokens, dim, *, heads, light_heads, window, queries, keys, light, heavy, routed):
-    inner = light_heads * dim // heads
-    rest = dim - inner
-    routers = 3 * tokens * dim
-    local = 3 * tokens * dim * inner + 2 * tokens * min(3 * window, tokens) * inner
-    attention = 2 * (queries + keys) * dim * rest + 2 * queries * keys * rest
-    feed_forward = 2 * tokens * dim * light + 2 * routed * dim * heavy
-    return 2 * (routers + local + attention + feed_forward)
-
-
-# %% wrong: layer-flops | the heavy way back is missing | killed by: value
-def layer_flops(tokens, dim, *, heads, light_heads, window, queries, keys, light, heavy, routed):
-    inner = light_heads * dim // heads
-    rest = dim - inner
-    routers = 3 * tokens * dim
-    local = 4 * tokens * dim * inner + 2 * tokens * min(3 * window, tokens) * inner
-    attention = (queries + 2 * keys) * dim * rest + 2 * queries * keys * rest
-    feed_forward = 2 * tokens * dim * light + 2 * routed * dim * heavy
-    return 2 * (routers + local + attention + feed_forward)
-
-
-# %% wrong: layer-flops | one product in each attention | killed by: value
-def layer_flops(tokens, dim, *, heads, light_heads, window, queries, keys, light, heavy, routed):
-    inner = light_heads * dim // heads
-    rest = dim - inner
-    routers = 3 * tokens * dim
-    local = 4 * tokens * dim * inner + tokens * min(3 * window, tokens) * inner
-    attention = 2 * (queries + keys) * dim * rest + queries * keys * rest
-    feed_forward = 2 * tokens * dim * light + 2 * routed * dim * heavy
-    return 2 * (routers + local + attention + feed_forward)
-
-
-# %% wrong: layer-flops | one product in the light attention | killed by: value
-def layer_flops(tokens, dim, *, heads, light_heads, window, queries, keys, light, heavy, routed):
-    inner = light_heads * dim // heads
-    rest = dim - inner
-    routers = 3 * tokens * dim
-    local = 4 * tokens * dim * inner + tokens * min(3 * window, tokens) * inner
-    attention = 2 * (queries + keys) * dim * rest + 2 * queries * keys * rest
-    feed_forward = 2 * tokens * dim * light + 2 * routed * dim * heavy
-    return 2 * (routers + local + attention + feed_forward)
-
-
-# %% wrong: layer-flops | one product in the heavy attention | killed by: value
-def layer_flops(tokens, dim, *, heads, light_heads, window, queries, keys, light, heavy, routed):
-    inner = light_heads * dim // heads
-    rest = dim - inner
-    routers = 3 * tokens * dim
-    local = 4 * tokens * dim * inner + 2 * tokens * min(3 * window, tokens) * inner
-    attention = 2 * (queries + keys) * dim * rest + queries * keys * rest
-    feed_forward = 2 * tokens * dim * light + 2 * routed * dim * heavy
-    return 2 * (routers + local + attention + feed_forward)
-
-
-# %% wrong: layer-flops | one layer in each feed-forward part | killed by: value
-def layer_flops(tokens, dim, *, heads, light_heads, window, queries, keys, light, heavy, routed):
-    inner = light_heads * dim // heads
-    rest = dim - inner
-    routers = 3 * tokens * dim
-    local = 4 * tokens * dim * inner + 2 * tokens * min(3 * window, tokens) * inner
-    attention = 2 * (queries + keys) * dim * rest + 2 * queries * keys * rest
-    feed_forward = tokens * dim * light + routed * dim * heavy
-    return 2 * (routers + local + attention + feed_forward)
-
-
-# %% wrong: layer-flops | every head has dim features | killed by: value
-def layer_flops(tokens, dim, *, heads, light_heads, window, queries, keys, light, heavy, routed):
-    inner = rest = dim
-    routers = 3 * tokens * dim
-    local = 4 * tokens * dim * inner + 2 * tokens * min(3 * window, tokens) * inner
-    attention = 2 * (queries + keys) * dim * rest + 2 * queries * keys * rest
-    feed_forward = 2 * tokens * dim * light + 2 * routed * dim * heavy
-    return 2 * (routers + local + attention + feed_forward)
-
-
-# %% wrong: layer-flops | once more times the heads | killed by: value
-def layer_flops(tokens, dim, *, heads, light_heads, window, queries, keys, light, heavy, routed):
-    inner = light_heads * dim // heads
-    rest = dim - inner
-    routers = 3 * tokens * dim
-    local = 4 * tokens * dim * inner + 2 * tokens * min(3 * window, tokens) * inner * light_heads
-    attention = 2 * (queries + keys) * dim * rest + 2 * queries * keys * rest * (heads - light_heads)
-    feed_forward = 2 * tokens * dim * light + 2 * routed * dim * heavy
-    return 2 * (routers + local + attention + feed_forward)
-
-
-# %% wrong: layer-flops | a quarter of the heads, whatever is asked | killed by: value
-def layer_flops(tokens, dim, *, heads, light_heads, window, queries, keys, light, heavy, routed):
-    inner = heads // 4 * dim // heads
-    rest = dim - inner
-    routers = 3 * tokens * dim
-    local = 4 * tokens * dim * inner + 2 * tokens * min(3 * window, tokens) * inner
-    attention = 2 * (queries + keys) * dim * rest + 2 * queries * keys * rest
-    feed_forward = 2 * tokens * dim * light + 2 * routed * dim * heavy
-    return 2 * (routers + local + attention + feed_forward)
-
-
-# %% wrong: layer-flops | light and heavy heads have changed places | killed by: value
-def layer_flops(tokens, dim, *, heads, light_heads, window, queries, keys, light, heavy, routed):
-    inner = (heads - light_heads) * dim // heads
-    rest = dim - inner
-    routers = 3 * tokens * dim
-    local = 4 * tokens * dim * inner + 2 * tokens * min(3 * window, tokens) * inner
-    attention = 2 * (queries + keys) * dim * rest + 2 * queries * keys * rest
-    feed_forward = 2 * tokens * dim * light + 2 * routed * dim * heavy
-    return 2 * (routers + local + attention + feed_forward)
-
-
-# %% wrong: layer-flops | light only for those who are not routed | killed by: value
-def layer_flops(tokens, dim, *, heads, light_heads, window, queries, keys, light, heavy, routed):
-    inner = light_heads * dim // heads
-    rest = dim - inner
-    routers = 3 * tokens * dim
-    local = 4 * tokens * dim * inner + 2 * tokens * min(3 * window, tokens) * inner
-    attention = 2 * (queries + keys) * dim * rest + 2 * queries * keys * rest
-    feed_forward = 2 * (tokens - routed) * dim * light + 2 * routed * dim * heavy
-    return 2 * (routers + local + attention + feed_forward)
-
-
-# %% wrong: layer-flops | a float | killed by: an int
-def layer_flops(tokens, dim, *, heads, light_heads, window, queries, keys, light, heavy, routed):
-    inner = light_heads * dim / heads
-    rest = dim - inner
-    routers = 3 * tokens * dim
-    local = 4 * tokens * dim * inner + 2 * tokens * min(3 * window, tokens) * inner
-    attention = 2 * (queries + keys) * dim * rest + 2 * queries * keys * rest
-    feed_forward = 2 * tokens * dim * light + 2 * routed * dim * heavy
-    return 2 * (routers + local + attention + feed_forward)
-
-
-# %% wrong: layer-flops | at least one token is routed | killed by: nobody routed
-def layer_flops(tokens, dim, *, heads, light_heads, window, queries, keys, light, heavy, routed):
-    queries, keys, routed = (max(k, 1) for k in (queries, keys, routed))
-    inner = light_heads * dim // heads
-    rest = dim - inner
-    routers = 3 * tokens * dim
-    local = 4 * tokens * dim * inner + 2 * tokens * min(3 * window, tokens) * inner
-    attention = 2 * (queries + keys) * dim * rest + 2 * queries * keys * rest
-    feed_forward = 2 * tokens * dim * light + 2 * routed * dim * heavy
-    return 2 * (routers + local + attention + feed_forward)
-
-
-# %% wrong: layer-flops | hidden features of four times dim, whatever is asked | killed by: value
-def layer_flops(tokens, dim, *, heads, light_heads, window, queries, keys, light, heavy, routed):
-    light = 4 * dim
-    inner = light_heads * dim // heads
-    rest = dim - inner
-    routers = 3 * tokens * dim
-    local = 4 * tokens * dim * inner + 2 * tokens * min(3 * window, tokens) * inner
-    attention = 2 * (queries + keys) * dim * rest + 2 * queries * keys * rest
-    feed_forward = 2 * tokens * dim * light + 2 * routed * dim * heavy
-    return 2 * (routers + local + attention + feed_forward)
-
-
-# %% wrong: layer-flops | one layer in the heavy feed-forward part | killed by: value
-def layer_flops(tokens, dim, *, heads, light_heads, window, queries, keys, light, heavy, routed):
-    L = light_heads * dim // heads
-    H = dim - L
-    seen = min(3 * window, tokens)
-    t = 3 * tokens * dim + tokens * dim * 3 * L + tokens * L * dim + 2 * tokens * seen * L
-    t += queries * dim * H + keys * dim * 2 * H + 2 * queries * keys * H + queries * H * dim
-    t += 2 * tokens * dim * light + routed * dim * heavy
-    return 2 * t
-
-
-# %% wrong: layer-flops | a multiply-add of the routers counts one | killed by: value
-def layer_flops(tokens, dim, *, heads, light_heads, window, queries, keys, light, heavy, routed):
-    L = light_heads * dim // heads
-    H = dim - L
-    seen = min(3 * window, tokens)
-    t = tokens * dim * 3 * L + tokens * L * dim + 2 * tokens * seen * L
-    t += queries * dim * H + keys * dim * 2 * H + 2 * queries * keys * H + queries * H * dim
-    t += 2 * tokens * dim * light + 2 * routed * dim * heavy
-    return 2 * t + 3 * tokens * dim
-
-
-# %% wrong: layer-flops | a score costs one operation | killed by: value
-def layer_flops(tokens, dim, *, heads, light_heads, window, queries, keys, light, heavy, routed):
-    L = light_heads * dim // heads
-    H = dim - L
-    seen = min(3 * window, tokens)
-    t = 3 * tokens + tokens * dim * 3 * L + tokens * L * dim + 2 * tokens * seen * L
-    t += queries * dim * H + keys * dim * 2 * H + 2 * queries * keys * H + queries * H * dim
-    t += 2 * tokens * dim * light + 2 * routed * dim * heavy
-    return 2 * t
-
-
-# %% wrong: layer-flops | one projection in the light branch | killed by: value
-def layer_flops(tokens, dim, *, heads, light_heads, window, queries, keys, light, heavy, routed):
-    L = light_heads * dim // heads
-    H = dim - L
-    seen = min(3 * window, tokens)
-    t = 3 * tokens * dim + tokens * dim * L + tokens * L * dim + 2 * tokens * seen * L
-    t += queries * dim * H + keys * dim * 2 * H + 2 * queries * keys * H + queries * H * dim
-    t += 2 * tokens * dim * light + 2 * routed * dim * heavy
-    return 2 * t
-
-
-# %% wrong: layer-flops | the hidden features are taken for factors of dim | killed by: value
-def layer_flops(tokens, dim, *, heads, light_heads, window, queries, keys, light, heavy, routed):
-    L = light_heads * dim // heads
-    H = dim - L
-    seen = min(3 * window, tokens)
-    t = 3 * tokens * dim + tokens * dim * 3 * L + tokens * L * dim + 2 * tokens * seen * L
-    t += queries * dim * H + keys * dim * 2 * H + 2 * queries * keys * H + queries * H * dim
-    t += 2 * tokens * dim * light * dim + 2 * routed * dim * heavy * dim
-    return 2 * t
-
-
-# %% wrong: layer-flops | one layer in the light feed-forward part | killed by: value
-def layer_flops(tokens, dim, *, heads, light_heads, window, queries, keys, light, heavy, routed):
-    few = light_heads * dim // heads
-    many = dim - few
-    seen = min(3 * window, tokens)
-    total = 3 * tokens * dim + 4 * tokens * dim * few + 2 * tokens * seen * few
-    total += 2 * queries * dim * many + 2 * keys * dim * many + 2 * queries * keys * many
-    return 2 * (total + tokens * dim * light + 2 * routed * dim * heavy)
+# edit of: the queries have the weights of the key router
+#      km, kw = route(x @ u_key, keys, epsilon)
+# +    x = x * kw.unsqueeze(-1)
+# …
+# -    src = (x * kw.unsqueeze(-1))[km].view(b, keys, d)
+# +    src = x[km].view(b, keys, d)
+# …
+# -    out[qm] += kw[qm][:, None] * heavy.output(att).flatten(0, 1)
+# +    out[qm] += qw[qm][:, None] * heavy.output(att).flatten(0, 1)
 
 
 # %% right: layer-flops | summed up product by product
@@ -3092,563 +1724,348 @@ def layer_flops(tokens, dim, *, heads, light_heads, window, queries, keys, light
     return 2 * total
 
 
-# %% wrong: predict-colt5 | what was cut counts too | killed by: sum of equals
-def predict():
-    return {
-        "sum of equals": 4,
-        "break-even share": 1 / 8,
-        "share of pairs": 1 / 128,
-        "light growth": 2,
-        "heavy growth": 4,
-        "scores far apart": "none",
-        "scores of the unrouted": "some",
-        "weights before a norm": "none",
-    }
-
-
-def concentration(routed, needles):
-    return (needles[routed].double().mean() / needles.double().mean()).item()
-
-
-# %% wrong: predict-colt5 | the weight of one | killed by: sum of equals
-def predict():
-    return {
-        "sum of equals": 0.25,
-        "break-even share": 1 / 8,
-        "share of pairs": 1 / 128,
-        "light growth": 2,
-        "heavy growth": 4,
-        "scores far apart": "none",
-        "scores of the unrouted": "some",
-        "weights before a norm": "none",
-    }
-
-
-def concentration(routed, needles):
-    return (needles[routed].double().mean() / needles.double().mean()).item()
-
-
-# %% wrong: predict-colt5 | the sixteenth of the paper | killed by: break-even share
-def predict():
-    return {
-        "sum of equals": 1,
-        "break-even share": 1 / 16,
-        "share of pairs": 1 / 128,
-        "light growth": 2,
-        "heavy growth": 4,
-        "scores far apart": "none",
-        "scores of the unrouted": "some",
-        "weights before a norm": "none",
-    }
-
-
-def concentration(routed, needles):
-    return (needles[routed].double().mean() / needles.double().mean()).item()
-
-
-# %% wrong: predict-colt5 | the light part costs nothing | killed by: break-even share
-def predict():
-    return {
-        "sum of equals": 1,
-        "break-even share": 1 / 4,
-        "share of pairs": 1 / 128,
-        "light growth": 2,
-        "heavy growth": 4,
-        "scores far apart": "none",
-        "scores of the unrouted": "some",
-        "weights before a norm": "none",
-    }
-
-
-def concentration(routed, needles):
-    return (needles[routed].double().mean() / needles.double().mean()).item()
-
-
-# %% wrong: predict-colt5 | queries alone | killed by: share of pairs
-def predict():
-    return {
-        "sum of equals": 1,
-        "break-even share": 1 / 8,
-        "share of pairs": 1 / 16,
-        "light growth": 2,
-        "heavy growth": 4,
-        "scores far apart": "none",
-        "scores of the unrouted": "some",
-        "weights before a norm": "none",
-    }
-
-
-def concentration(routed, needles):
-    return (needles[routed].double().mean() / needles.double().mean()).item()
-
-
-# %% wrong: predict-colt5 | keys alone | killed by: share of pairs
-def predict():
-    return {
-        "sum of equals": 1,
-        "break-even share": 1 / 8,
-        "share of pairs": 1 / 8,
-        "light growth": 2,
-        "heavy growth": 4,
-        "scores far apart": "none",
-        "scores of the unrouted": "some",
-        "weights before a norm": "none",
-    }
-
-
-def concentration(routed, needles):
-    return (needles[routed].double().mean() / needles.double().mean()).item()
-
-
-# %% wrong: predict-colt5 | the sum of both shares | killed by: share of pairs
-def predict():
-    return {
-        "sum of equals": 1,
-        "break-even share": 1 / 8,
-        "share of pairs": 1 / 16 + 1 / 8,
-        "light growth": 2,
-        "heavy growth": 4,
-        "scores far apart": "none",
-        "scores of the unrouted": "some",
-        "weights before a norm": "none",
-    }
-
-
-def concentration(routed, needles):
-    return (needles[routed].double().mean() / needles.double().mean()).item()
-
-
-# %% wrong: predict-colt5 | the light attention grows as full attention does | killed by: light growth
-def predict():
-    return {
-        "sum of equals": 1,
-        "break-even share": 1 / 8,
-        "share of pairs": 1 / 128,
-        "light growth": 4,
-        "heavy growth": 4,
-        "scores far apart": "none",
-        "scores of the unrouted": "some",
-        "weights before a norm": "none",
-    }
-
-
-def concentration(routed, needles):
-    return (needles[routed].double().mean() / needles.double().mean()).item()
-
-
-# %% wrong: predict-colt5 | the light attention does not grow | killed by: light growth
-def predict():
-    return {
-        "sum of equals": 1,
-        "break-even share": 1 / 8,
-        "share of pairs": 1 / 128,
-        "light growth": 1,
-        "heavy growth": 4,
-        "scores far apart": "none",
-        "scores of the unrouted": "some",
-        "weights before a norm": "none",
-    }
-
-
-def concentration(routed, needles):
-    return (needles[routed].double().mean() / needles.double().mean()).item()
-
-
-# %% wrong: predict-colt5 | the heavy attention grows with the sequence | killed by: heavy growth
-def predict():
-    return {
-        "sum of equals": 1,
-        "break-even share": 1 / 8,
-        "share of pairs": 1 / 128,
-        "light growth": 2,
-        "heavy growth": 2,
-        "scores far apart": "none",
-        "scores of the unrouted": "some",
-        "weights before a norm": "none",
-    }
-
-
-def concentration(routed, needles):
-    return (needles[routed].double().mean() / needles.double().mean()).item()
-
-
-# %% wrong: predict-colt5 | the heavy attention does not grow | killed by: heavy growth
-def predict():
-    return {
-        "sum of equals": 1,
-        "break-even share": 1 / 8,
-        "share of pairs": 1 / 128,
-        "light growth": 2,
-        "heavy growth": 1,
-        "scores far apart": "none",
-        "scores of the unrouted": "some",
-        "weights before a norm": "none",
-    }
-
-
-def concentration(routed, needles):
-    return (needles[routed].double().mean() / needles.double().mean()).item()
-
-
-# %% wrong: predict-colt5 | a gradient where all is saturated | killed by: scores far apart
-def predict():
-    return {
-        "sum of equals": 1,
-        "break-even share": 1 / 8,
-        "share of pairs": 1 / 128,
-        "light growth": 2,
-        "heavy growth": 4,
-        "scores far apart": "some",
-        "scores of the unrouted": "some",
-        "weights before a norm": "none",
-    }
-
-
-def concentration(routed, needles):
-    return (needles[routed].double().mean() / needles.double().mean()).item()
-
-
-# %% wrong: predict-colt5 | no gradient for those who are not routed | killed by: scores of the unrouted
-def predict():
-    return {
-        "sum of equals": 1,
-        "break-even share": 1 / 8,
-        "share of pairs": 1 / 128,
-        "light growth": 2,
-        "heavy growth": 4,
-        "scores far apart": "none",
-        "scores of the unrouted": "none",
-        "weights before a norm": "none",
-    }
-
-
-def concentration(routed, needles):
-    return (needles[routed].double().mean() / needles.double().mean()).item()
-
-
-# %% wrong: predict-colt5 | a gradient through a norm | killed by: weights before a norm
-def predict():
-    return {
-        "sum of equals": 1,
-        "break-even share": 1 / 8,
-        "share of pairs": 1 / 128,
-        "light growth": 2,
-        "heavy growth": 4,
-        "scores far apart": "none",
-        "scores of the unrouted": "some",
-        "weights before a norm": "some",
-    }
-
-
-def concentration(routed, needles):
-    return (needles[routed].double().mean() / needles.double().mean()).item()
-
-
-# %% wrong: predict-colt5 | another word | killed by: a word
-def predict():
-    return {
-        "sum of equals": 1,
-        "break-even share": 1 / 8,
-        "share of pairs": 1 / 128,
-        "light growth": 2,
-        "heavy growth": 4,
-        "scores far apart": "none",
-        "scores of the unrouted": "some",
-        "weights before a norm": "zero",
-    }
-
-
-def concentration(routed, needles):
-    return (needles[routed].double().mean() / needles.double().mean()).item()
-
-
-# %% wrong: predict-colt5 | a name is missing | killed by: eight names
-def predict():
-    return {
-        "sum of equals": 1,
-        "break-even share": 1 / 8,
-        "share of pairs": 1 / 128,
-        "light growth": 2,
-        "heavy growth": 4,
-        "scores far apart": "none",
-        "scores of the unrouted": "some",
-    }
-
-
-def concentration(routed, needles):
-    return (needles[routed].double().mean() / needles.double().mean()).item()
-
-
-# %% wrong: predict-colt5 | a list | killed by: a dict
-def predict():
-    return list(
-        {
-            "sum of equals": 1,
-            "break-even share": 1 / 8,
-            "share of pairs": 1 / 128,
-            "light growth": 2,
-            "heavy growth": 4,
-            "scores far apart": "none",
-            "scores of the unrouted": "some",
-            "weights before a norm": "none",
-        }.items()
-    )
-
-
-def concentration(routed, needles):
-    return (needles[routed].double().mean() / needles.double().mean()).item()
-
-
-# %% wrong: predict-colt5 | the share among the routed, not compared with chance | killed by: concentration
-def predict():
-    return {
-        "sum of equals": 1,
-        "break-even share": 1 / 8,
-        "share of pairs": 1 / 128,
-        "light growth": 2,
-        "heavy growth": 4,
-        "scores far apart": "none",
-        "scores of the unrouted": "some",
-        "weights before a norm": "none",
-    }
-
-
-def concentration(routed, needles):
-    return needles[routed].double().mean().item()
-
-
-# %% wrong: predict-colt5 | the share of the needles that are routed | killed by: concentration
-def predict():
-    return {
-        "sum of equals": 1,
-        "break-even share": 1 / 8,
-        "share of pairs": 1 / 128,
-        "light growth": 2,
-        "heavy growth": 4,
-        "scores far apart": "none",
-        "scores of the unrouted": "some",
-        "weights before a norm": "none",
-    }
-
-
-def concentration(routed, needles):
-    return routed[needles].double().mean().item()
-
-
-# %% wrong: predict-colt5 | the share of the needles that are routed, against the share that are needles | killed by: concentration
-def predict():
-    return {
-        "sum of equals": 1,
-        "break-even share": 1 / 8,
-        "share of pairs": 1 / 128,
-        "light growth": 2,
-        "heavy growth": 4,
-        "scores far apart": "none",
-        "scores of the unrouted": "some",
-        "weights before a norm": "none",
-    }
-
-
-def concentration(routed, needles):
-    return (routed[needles].double().mean() / needles.double().mean()).item()
-
-
-# %% wrong: predict-colt5 | upside down | killed by: concentration
-def predict():
-    return {
-        "sum of equals": 1,
-        "break-even share": 1 / 8,
-        "share of pairs": 1 / 128,
-        "light growth": 2,
-        "heavy growth": 4,
-        "scores far apart": "none",
-        "scores of the unrouted": "some",
-        "weights before a norm": "none",
-    }
-
-
-def concentration(routed, needles):
-    return (needles.double().mean() / needles[routed].double().mean()).item()
-
-
-# %% wrong: predict-colt5 | where the masks agree | killed by: concentration
-def predict():
-    return {
-        "sum of equals": 1,
-        "break-even share": 1 / 8,
-        "share of pairs": 1 / 128,
-        "light growth": 2,
-        "heavy growth": 4,
-        "scores far apart": "none",
-        "scores of the unrouted": "some",
-        "weights before a norm": "none",
-    }
-
-
-def concentration(routed, needles):
-    return ((needles == routed).double().mean() / needles.double().mean()).item()
-
-
-# %% wrong: predict-colt5 | a number of needles | killed by: concentration
-def predict():
-    return {
-        "sum of equals": 1,
-        "break-even share": 1 / 8,
-        "share of pairs": 1 / 128,
-        "light growth": 2,
-        "heavy growth": 4,
-        "scores far apart": "none",
-        "scores of the unrouted": "some",
-        "weights before a norm": "none",
-    }
-
-
-def concentration(routed, needles):
-    return float((needles & routed).sum())
-
-
-# %% wrong: predict-colt5 | the share of all tokens that are both | killed by: concentration
-def predict():
-    return {
-        "sum of equals": 1,
-        "break-even share": 1 / 8,
-        "share of pairs": 1 / 128,
-        "light growth": 2,
-        "heavy growth": 4,
-        "scores far apart": "none",
-        "scores of the unrouted": "some",
-        "weights before a norm": "none",
-    }
-
-
-def concentration(routed, needles):
-    return (needles & routed).double().mean().item()
-
-
-# %% wrong: predict-colt5 | against the share that is routed | killed by: concentration
-def predict():
-    return {
-        "sum of equals": 1,
-        "break-even share": 1 / 8,
-        "share of pairs": 1 / 128,
-        "light growth": 2,
-        "heavy growth": 4,
-        "scores far apart": "none",
-        "scores of the unrouted": "some",
-        "weights before a norm": "none",
-    }
-
-
-def concentration(routed, needles):
-    return (needles[routed].double().mean() / routed.double().mean()).item()
-
-
-# %% wrong: predict-colt5 | against the number of needles | killed by: concentration
-def predict():
-    return {
-        "sum of equals": 1,
-        "break-even share": 1 / 8,
-        "share of pairs": 1 / 128,
-        "light growth": 2,
-        "heavy growth": 4,
-        "scores far apart": "none",
-        "scores of the unrouted": "some",
-        "weights before a norm": "none",
-    }
-
-
-def concentration(routed, needles):
-    return (needles[routed].double().mean() / needles.sum()).item()
-
-
-# %% wrong: predict-colt5 | the difference to chance | killed by: concentration
-def predict():
-    return {
-        "sum of equals": 1,
-        "break-even share": 1 / 8,
-        "share of pairs": 1 / 128,
-        "light growth": 2,
-        "heavy growth": 4,
-        "scores far apart": "none",
-        "scores of the unrouted": "some",
-        "weights before a norm": "none",
-    }
-
-
-def concentration(routed, needles):
-    return (needles[routed].double().mean() - needles.double().mean()).item()
-
-
-# %% wrong: predict-colt5 | a ratio for each sequence, then the mean | killed by: unequal sequences
-def predict():
-    return {
-        "sum of equals": 1,
-        "break-even share": 1 / 8,
-        "share of pairs": 1 / 128,
-        "light growth": 2,
-        "heavy growth": 4,
-        "scores far apart": "none",
-        "scores of the unrouted": "some",
-        "weights before a norm": "none",
-    }
-
-
-def concentration(routed, needles):
-    return ((needles & routed).double().sum(1) / routed.sum(1) / needles.double().mean(1)).mean().item()
-
-
-# %% wrong: predict-colt5 | a share for each sequence, then the mean | killed by: unequal sequences
-def predict():
-    return {
-        "sum of equals": 1,
-        "break-even share": 1 / 8,
-        "share of pairs": 1 / 128,
-        "light growth": 2,
-        "heavy growth": 4,
-        "scores far apart": "none",
-        "scores of the unrouted": "some",
-        "weights before a norm": "none",
-    }
-
-
-def concentration(routed, needles):
-    return (((needles & routed).double().sum(1) / routed.sum(1)).mean() / needles.double().mean()).item()
-
-
-# %% wrong: predict-colt5 | a tensor in place of a number | killed by: a plain number
-def predict():
-    return {
-        "sum of equals": 1,
-        "break-even share": 1 / 8,
-        "share of pairs": 1 / 128,
-        "light growth": 2,
-        "heavy growth": 4,
-        "scores far apart": "none",
-        "scores of the unrouted": "some",
-        "weights before a norm": "none",
-    }
-
-
-def concentration(routed, needles):
-    return needles[routed].double().mean() / needles.double().mean()
-
-
-# %% wrong: predict-colt5 | a share that was rounded | killed by: share of pairs
-def predict():
-    return {
-        "sum of equals": 1.0,
-        "break-even share": 1 / 8,
-        "share of pairs": 0.0078,
-        "light growth": 2,
-        "heavy growth": 4,
-        "scores far apart": "none",
-        "scores of the unrouted": "some",
-        "weights before a norm": "none",
-    }
-
-
-def concentration(routed, needles):
-    return (needles[routed].double().mean() / needles.double().mean()).item()
+# %% wrong: layer-flops | a multiply-add counts one, as in the paper | killed by: value
+# edit of: the teacher's
+# -    routed_attention = (queries + 2 * keys + queries) * dim * rest + 2 * queries * keys * rest
+# +    attention = 2 * (queries + keys) * dim * rest + 2 * queries * keys * rest
+# …
+# -    return 2 * (routers + local + routed_attention + feed_forward)
+# +    return 1 * (routers + local + attention + feed_forward)
+
+
+# %% wrong: layer-flops | without the routers | killed by: value
+def layer_flops(tokens, dim, *, heads, light_heads, window, queries, keys, light, heavy, routed):
+    inner = light_heads * dim // heads
+    rest = dim - inner
+    routers = 0
+    local = 4 * tokens * dim * inner + 2 * tokens * min(3 * window, tokens) * inner
+    attention = 2 * (queries + keys) * dim * rest + 2 * queries * keys * rest
+    feed_forward = 2 * tokens * dim * light + 2 * routed * dim * heavy
+    return 2 * (routers + local + attention + feed_forward)
+
+
+# %% wrong: layer-flops | one router | killed by: value
+# edit of: without the routers
+# -    routers = 0
+# +    routers = 1 * tokens * dim
+
+
+# %% wrong: layer-flops | two routers | killed by: value
+# edit of: without the routers
+# -    routers = 0
+# +    routers = 2 * tokens * dim
+
+
+# %% wrong: layer-flops | 2 · window + 1 keys in the light attention | killed by: value
+# edit of: without the routers
+# -    routers = 0
+# -    local = 4 * tokens * dim * inner + 2 * tokens * min(3 * window, tokens) * inner
+# +    routers = 3 * tokens * dim
+# +    local = 4 * tokens * dim * inner + 2 * tokens * (2 * window + 1) * inner
+
+
+# %% wrong: layer-flops | the own block alone | killed by: value
+# edit of: without the routers
+# -    routers = 0
+# -    local = 4 * tokens * dim * inner + 2 * tokens * min(3 * window, tokens) * inner
+# +    routers = 3 * tokens * dim
+# +    local = 4 * tokens * dim * inner + 2 * tokens * min(window, tokens) * inner
+
+
+# %% wrong: layer-flops | two blocks | killed by: value
+# edit of: without the routers
+# -    routers = 0
+# -    local = 4 * tokens * dim * inner + 2 * tokens * min(3 * window, tokens) * inner
+# +    routers = 3 * tokens * dim
+# +    local = 4 * tokens * dim * inner + 2 * tokens * min(2 * window, tokens) * inner
+
+
+# %% wrong: layer-flops | six windows | killed by: value
+# edit of: without the routers
+# -    routers = 0
+# -    local = 4 * tokens * dim * inner + 2 * tokens * min(3 * window, tokens) * inner
+# +    routers = 3 * tokens * dim
+# +    local = 4 * tokens * dim * inner + 2 * tokens * (6 * window) * inner
+
+
+# %% wrong: layer-flops | full attention in the light branch | killed by: value
+# edit of: without the routers
+# -    routers = 0
+# -    local = 4 * tokens * dim * inner + 2 * tokens * min(3 * window, tokens) * inner
+# +    routers = 3 * tokens * dim
+# +    local = 4 * tokens * dim * inner + 2 * tokens * tokens * inner
+
+
+# %% wrong: layer-flops | no min for short sequences | killed by: a short sequence
+# edit of: without the routers
+# -    routers = 0
+# -    local = 4 * tokens * dim * inner + 2 * tokens * min(3 * window, tokens) * inner
+# +    routers = 3 * tokens * dim
+# +    local = 4 * tokens * dim * inner + 2 * tokens * 3 * window * inner
+
+
+# %% wrong: layer-flops | masked: the heavy parts run for everybody | killed by: value
+# edit of: without the routers
+#  def layer_flops(tokens, dim, *, heads, light_heads, window, queries, keys, light, heavy, routed):
+# +    queries = keys = routed = tokens
+# …
+# -    routers = 0
+# +    routers = 3 * tokens * dim
+
+
+# %% wrong: layer-flops | the heavy feed-forward part runs for everybody | killed by: value
+# edit of: without the routers
+# -    routers = 0
+# +    routers = 3 * tokens * dim
+# …
+# -    feed_forward = 2 * tokens * dim * light + 2 * routed * dim * heavy
+# +    feed_forward = 2 * tokens * dim * light + 2 * tokens * dim * heavy
+
+
+# %% wrong: layer-flops | everybody asks | killed by: value
+# edit of: without the routers
+#  def layer_flops(tokens, dim, *, heads, light_heads, window, queries, keys, light, heavy, routed):
+# +    queries = tokens
+# …
+# -    routers = 0
+# +    routers = 3 * tokens * dim
+
+
+# %% wrong: layer-flops | everybody is asked | killed by: value
+# edit of: without the routers
+#  def layer_flops(tokens, dim, *, heads, light_heads, window, queries, keys, light, heavy, routed):
+# +    keys = tokens
+# …
+# -    routers = 0
+# +    routers = 3 * tokens * dim
+
+
+# %% wrong: layer-flops | keys and values made for the queries | killed by: value
+# edit of: the teacher's
+# -    routed_attention = (queries + 2 * keys + queries) * dim * rest + 2 * queries * keys * rest
+# +    attention = 2 * (queries + queries) * dim * rest + 2 * queries * keys * rest
+# …
+# -    return 2 * (routers + local + routed_attention + feed_forward)
+# +    return 2 * (routers + local + attention + feed_forward)
+
+
+# %% wrong: layer-flops | as many keys as queries | killed by: value
+# edit of: without the routers
+#  def layer_flops(tokens, dim, *, heads, light_heads, window, queries, keys, light, heavy, routed):
+# +    keys = queries
+# …
+# -    routers = 0
+# +    routers = 3 * tokens * dim
+
+
+# %% wrong: layer-flops | one layer for key and value | killed by: value
+# edit of: the teacher's
+# -    routed_attention = (queries + 2 * keys + queries) * dim * rest + 2 * queries * keys * rest
+# +    attention = (2 * queries + keys) * dim * rest + 2 * queries * keys * rest
+# …
+# -    return 2 * (routers + local + routed_attention + feed_forward)
+# +    return 2 * (routers + local + attention + feed_forward)
+
+
+# %% wrong: layer-flops | heavy.output for everybody | killed by: value
+# edit of: the teacher's
+# -    routed_attention = (queries + 2 * keys + queries) * dim * rest + 2 * queries * keys * rest
+# +    attention = (queries + 2 * keys + tokens) * dim * rest + 2 * queries * keys * rest
+# …
+# -    return 2 * (routers + local + routed_attention + feed_forward)
+# +    return 2 * (routers + local + attention + feed_forward)
+
+
+# %% wrong: layer-flops | both ways back are missing | killed by: value
+# edit of: without the routers
+# -    routers = 0
+# -    local = 4 * tokens * dim * inner + 2 * tokens * min(3 * window, tokens) * inner
+# -    attention = 2 * (queries + keys) * dim * rest + 2 * queries * keys * rest
+# +    routers = 3 * tokens * dim
+# +    local = 3 * tokens * dim * inner + 2 * tokens * min(3 * window, tokens) * inner
+# +    attention = (queries + 2 * keys) * dim * rest + 2 * queries * keys * rest
+
+
+# %% wrong: layer-flops | the light way back is missing | killed by: value
+# edit of: without the routers
+# -    routers = 0
+# -    local = 4 * tokens * dim * inner + 2 * tokens * min(3 * window, tokens) * inner
+# +    routers = 3 * tokens * dim
+# +    local = 3 * tokens * dim * inner + 2 * tokens * min(3 * window, tokens) * inner
+
+
+# %% wrong: layer-flops | the heavy way back is missing | killed by: value
+# edit of: the teacher's
+# -    routed_attention = (queries + 2 * keys + queries) * dim * rest + 2 * queries * keys * rest
+# +    attention = (queries + 2 * keys) * dim * rest + 2 * queries * keys * rest
+# …
+# -    return 2 * (routers + local + routed_attention + feed_forward)
+# +    return 2 * (routers + local + attention + feed_forward)
+
+
+# %% wrong: layer-flops | one product in each attention | killed by: value
+# edit of: without the routers
+# -    routers = 0
+# -    local = 4 * tokens * dim * inner + 2 * tokens * min(3 * window, tokens) * inner
+# -    attention = 2 * (queries + keys) * dim * rest + 2 * queries * keys * rest
+# +    routers = 3 * tokens * dim
+# +    local = 4 * tokens * dim * inner + tokens * min(3 * window, tokens) * inner
+# +    attention = 2 * (queries + keys) * dim * rest + queries * keys * rest
+
+
+# %% wrong: layer-flops | one product in the light attention | killed by: value
+# edit of: without the routers
+# -    routers = 0
+# -    local = 4 * tokens * dim * inner + 2 * tokens * min(3 * window, tokens) * inner
+# +    routers = 3 * tokens * dim
+# +    local = 4 * tokens * dim * inner + tokens * min(3 * window, tokens) * inner
+
+
+# %% wrong: layer-flops | one product in the heavy attention | killed by: value
+# edit of: the teacher's
+# -    routed_attention = (queries + 2 * keys + queries) * dim * rest + 2 * queries * keys * rest
+# +    attention = 2 * (queries + keys) * dim * rest + queries * keys * rest
+# …
+# -    return 2 * (routers + local + routed_attention + feed_forward)
+# +    return 2 * (routers + local + attention + feed_forward)
+
+
+# %% wrong: layer-flops | one layer in each feed-forward part | killed by: value
+# edit of: without the routers
+# -    routers = 0
+# +    routers = 3 * tokens * dim
+# …
+# -    feed_forward = 2 * tokens * dim * light + 2 * routed * dim * heavy
+# +    feed_forward = tokens * dim * light + routed * dim * heavy
+
+
+# %% wrong: layer-flops | every head has dim features | killed by: value
+# edit of: without the routers
+# -    inner = light_heads * dim // heads
+# -    rest = dim - inner
+# -    routers = 0
+# +    inner = rest = dim
+# +    routers = 3 * tokens * dim
+
+
+# %% wrong: layer-flops | once more times the heads | killed by: value
+# edit of: without the routers
+# -    routers = 0
+# -    local = 4 * tokens * dim * inner + 2 * tokens * min(3 * window, tokens) * inner
+# -    attention = 2 * (queries + keys) * dim * rest + 2 * queries * keys * rest
+# +    routers = 3 * tokens * dim
+# +    local = 4 * tokens * dim * inner + 2 * tokens * min(3 * window, tokens) * inner * light_heads
+# +    attention = 2 * (queries + keys) * dim * rest + 2 * queries * keys * rest * (heads - light_heads)
+
+
+# %% wrong: layer-flops | a quarter of the heads, whatever is asked | killed by: value
+# edit of: without the routers
+# -    inner = light_heads * dim // heads
+# +    inner = heads // 4 * dim // heads
+# …
+# -    routers = 0
+# +    routers = 3 * tokens * dim
+
+
+# %% wrong: layer-flops | light and heavy heads have changed places | killed by: value
+# edit of: without the routers
+# -    inner = light_heads * dim // heads
+# +    inner = (heads - light_heads) * dim // heads
+# …
+# -    routers = 0
+# +    routers = 3 * tokens * dim
+
+
+# %% wrong: layer-flops | light only for those who are not routed | killed by: value
+# edit of: without the routers
+# -    routers = 0
+# +    routers = 3 * tokens * dim
+# …
+# -    feed_forward = 2 * tokens * dim * light + 2 * routed * dim * heavy
+# +    feed_forward = 2 * (tokens - routed) * dim * light + 2 * routed * dim * heavy
+
+
+# %% wrong: layer-flops | a float | killed by: an int
+# edit of: without the routers
+# -    inner = light_heads * dim // heads
+# +    inner = light_heads * dim / heads
+# …
+# -    routers = 0
+# +    routers = 3 * tokens * dim
+
+
+# %% wrong: layer-flops | at least one token is routed | killed by: nobody routed
+# edit of: without the routers
+#  def layer_flops(tokens, dim, *, heads, light_heads, window, queries, keys, light, heavy, routed):
+# +    queries, keys, routed = (max(k, 1) for k in (queries, keys, routed))
+# …
+# -    routers = 0
+# +    routers = 3 * tokens * dim
+
+
+# %% wrong: layer-flops | hidden features of four times dim, whatever is asked | killed by: value
+# edit of: without the routers
+#  def layer_flops(tokens, dim, *, heads, light_heads, window, queries, keys, light, heavy, routed):
+# +    light = 4 * dim
+# …
+# -    routers = 0
+# +    routers = 3 * tokens * dim
+
+
+# %% wrong: layer-flops | one layer in the heavy feed-forward part | killed by: value
+def layer_flops(tokens, dim, *, heads, light_heads, window, queries, keys, light, heavy, routed):
+    L = light_heads * dim // heads
+    H = dim - L
+    seen = min(3 * window, tokens)
+    t = 3 * tokens * dim + tokens * dim * 3 * L + tokens * L * dim + 2 * tokens * seen * L
+    t += queries * dim * H + keys * dim * 2 * H + 2 * queries * keys * H + queries * H * dim
+    t += 2 * tokens * dim * light + routed * dim * heavy
+    return 2 * t
+
+
+# %% wrong: layer-flops | a multiply-add of the routers counts one | killed by: value
+def layer_flops(tokens, dim, *, heads, light_heads, window, queries, keys, light, heavy, routed):
+    L = light_heads * dim // heads
+    H = dim - L
+    seen = min(3 * window, tokens)
+    t = tokens * dim * 3 * L + tokens * L * dim + 2 * tokens * seen * L
+    t += queries * dim * H + keys * dim * 2 * H + 2 * queries * keys * H + queries * H * dim
+    t += 2 * tokens * dim * light + 2 * routed * dim * heavy
+    return 2 * t + 3 * tokens * dim
+
+
+# %% wrong: layer-flops | a score costs one operation | killed by: value
+# edit of: one layer in the heavy feed-forward part
+# -    t = 3 * tokens * dim + tokens * dim * 3 * L + tokens * L * dim + 2 * tokens * seen * L
+# +    t = 3 * tokens + tokens * dim * 3 * L + tokens * L * dim + 2 * tokens * seen * L
+# …
+# -    t += 2 * tokens * dim * light + routed * dim * heavy
+# +    t += 2 * tokens * dim * light + 2 * routed * dim * heavy
+
+
+# %% wrong: layer-flops | one projection in the light branch | killed by: value
+# edit of: one layer in the heavy feed-forward part
+# -    t = 3 * tokens * dim + tokens * dim * 3 * L + tokens * L * dim + 2 * tokens * seen * L
+# +    t = 3 * tokens * dim + tokens * dim * L + tokens * L * dim + 2 * tokens * seen * L
+# …
+# -    t += 2 * tokens * dim * light + routed * dim * heavy
+# +    t += 2 * tokens * dim * light + 2 * routed * dim * heavy
+
+
+# %% wrong: layer-flops | the hidden features are taken for factors of dim | killed by: value
+# edit of: one layer in the heavy feed-forward part
+# -    t += 2 * tokens * dim * light + routed * dim * heavy
+# +    t += 2 * tokens * dim * light * dim + 2 * routed * dim * heavy * dim
+
+
+# %% wrong: layer-flops | one layer in the light feed-forward part | killed by: value
+def layer_flops(tokens, dim, *, heads, light_heads, window, queries, keys, light, heavy, routed):
+    few = light_heads * dim // heads
+    many = dim - few
+    seen = min(3 * window, tokens)
+    total = 3 * tokens * dim + 4 * tokens * dim * few + 2 * tokens * seen * few
+    total += 2 * queries * dim * many + 2 * keys * dim * many + 2 * queries * keys * many
+    return 2 * (total + tokens * dim * light + 2 * routed * dim * heavy)
 
 
 # %% right: predict-colt5 | counted, and with sums
@@ -3709,3 +2126,309 @@ def concentration(routed, needles):
     hit = needles[routed].double().mean()
     base = needles.double().mean()
     return (hit / base).item()
+
+
+# %% wrong: predict-colt5 | what was cut counts too | killed by: sum of equals
+# edit of: means of the masks
+# -        "sum of equals": 1.0,
+# -        "break-even share": 0.125,
+# +        "sum of equals": 4,
+# +        "break-even share": 1 / 8,
+# …
+# -    hit = needles[routed].double().mean()
+# -    base = needles.double().mean()
+# -    return (hit / base).item()
+# +    return (needles[routed].double().mean() / needles.double().mean()).item()
+
+
+# %% wrong: predict-colt5 | the weight of one | killed by: sum of equals
+# edit of: means of the masks
+# -        "sum of equals": 1.0,
+# -        "break-even share": 0.125,
+# +        "sum of equals": 0.25,
+# +        "break-even share": 1 / 8,
+# …
+# -    hit = needles[routed].double().mean()
+# -    base = needles.double().mean()
+# -    return (hit / base).item()
+# +    return (needles[routed].double().mean() / needles.double().mean()).item()
+
+
+# %% wrong: predict-colt5 | the sixteenth of the paper | killed by: break-even share
+# edit of: means of the masks
+# -        "sum of equals": 1.0,
+# -        "break-even share": 0.125,
+# +        "sum of equals": 1,
+# +        "break-even share": 1 / 16,
+# …
+# -    hit = needles[routed].double().mean()
+# -    base = needles.double().mean()
+# -    return (hit / base).item()
+# +    return (needles[routed].double().mean() / needles.double().mean()).item()
+
+
+# %% wrong: predict-colt5 | the light part costs nothing | killed by: break-even share
+# edit of: means of the masks
+# -        "sum of equals": 1.0,
+# -        "break-even share": 0.125,
+# +        "sum of equals": 1,
+# +        "break-even share": 1 / 4,
+# …
+# -    hit = needles[routed].double().mean()
+# -    base = needles.double().mean()
+# -    return (hit / base).item()
+# +    return (needles[routed].double().mean() / needles.double().mean()).item()
+
+
+# %% wrong: predict-colt5 | queries alone | killed by: share of pairs
+def predict():
+    return {
+        "sum of equals": 1,
+        "break-even share": 1 / 8,
+        "share of pairs": 1 / 16,
+        "light growth": 2,
+        "heavy growth": 4,
+        "scores far apart": "none",
+        "scores of the unrouted": "some",
+        "weights before a norm": "none",
+    }
+
+
+def concentration(routed, needles):
+    return (needles[routed].double().mean() / needles.double().mean()).item()
+
+
+# %% wrong: predict-colt5 | keys alone | killed by: share of pairs
+# edit of: queries alone
+# -        "share of pairs": 1 / 16,
+# +        "share of pairs": 1 / 8,
+
+
+# %% wrong: predict-colt5 | the sum of both shares | killed by: share of pairs
+# edit of: queries alone
+# -        "share of pairs": 1 / 16,
+# +        "share of pairs": 1 / 16 + 1 / 8,
+
+
+# %% wrong: predict-colt5 | the light attention grows as full attention does | killed by: light growth
+# edit of: queries alone
+# -        "share of pairs": 1 / 16,
+# -        "light growth": 2,
+# +        "share of pairs": 1 / 128,
+# +        "light growth": 4,
+
+
+# %% wrong: predict-colt5 | the light attention does not grow | killed by: light growth
+# edit of: queries alone
+# -        "share of pairs": 1 / 16,
+# -        "light growth": 2,
+# +        "share of pairs": 1 / 128,
+# +        "light growth": 1,
+
+
+# %% wrong: predict-colt5 | the heavy attention grows with the sequence | killed by: heavy growth
+# edit of: queries alone
+# -        "share of pairs": 1 / 16,
+# +        "share of pairs": 1 / 128,
+# …
+# -        "heavy growth": 4,
+# +        "heavy growth": 2,
+
+
+# %% wrong: predict-colt5 | the heavy attention does not grow | killed by: heavy growth
+# edit of: queries alone
+# -        "share of pairs": 1 / 16,
+# +        "share of pairs": 1 / 128,
+# …
+# -        "heavy growth": 4,
+# +        "heavy growth": 1,
+
+
+# %% wrong: predict-colt5 | a gradient where all is saturated | killed by: scores far apart
+# edit of: queries alone
+# -        "share of pairs": 1 / 16,
+# +        "share of pairs": 1 / 128,
+# …
+# -        "scores far apart": "none",
+# +        "scores far apart": "some",
+
+
+# %% wrong: predict-colt5 | no gradient for those who are not routed | killed by: scores of the unrouted
+# edit of: queries alone
+# -        "share of pairs": 1 / 16,
+# +        "share of pairs": 1 / 128,
+# …
+# -        "scores of the unrouted": "some",
+# +        "scores of the unrouted": "none",
+
+
+# %% wrong: predict-colt5 | a gradient through a norm | killed by: weights before a norm
+# edit of: queries alone
+# -        "share of pairs": 1 / 16,
+# +        "share of pairs": 1 / 128,
+# …
+# -        "weights before a norm": "none",
+# +        "weights before a norm": "some",
+
+
+# %% wrong: predict-colt5 | another word | killed by: a word
+# edit of: queries alone
+# -        "share of pairs": 1 / 16,
+# +        "share of pairs": 1 / 128,
+# …
+# -        "weights before a norm": "none",
+# +        "weights before a norm": "zero",
+
+
+# %% wrong: predict-colt5 | a name is missing | killed by: eight names
+# edit of: queries alone
+# -        "share of pairs": 1 / 16,
+# +        "share of pairs": 1 / 128,
+# …
+# -        "weights before a norm": "none",
+
+
+# %% wrong: predict-colt5 | a list | killed by: a dict
+def predict():
+    return list(
+        {
+            "sum of equals": 1,
+            "break-even share": 1 / 8,
+            "share of pairs": 1 / 128,
+            "light growth": 2,
+            "heavy growth": 4,
+            "scores far apart": "none",
+            "scores of the unrouted": "some",
+            "weights before a norm": "none",
+        }.items()
+    )
+
+
+def concentration(routed, needles):
+    return (needles[routed].double().mean() / needles.double().mean()).item()
+
+
+# %% wrong: predict-colt5 | the share among the routed, not compared with chance | killed by: concentration
+# edit of: queries alone
+# -        "share of pairs": 1 / 16,
+# +        "share of pairs": 1 / 128,
+# …
+# -    return (needles[routed].double().mean() / needles.double().mean()).item()
+# +    return needles[routed].double().mean().item()
+
+
+# %% wrong: predict-colt5 | the share of the needles that are routed | killed by: concentration
+# edit of: queries alone
+# -        "share of pairs": 1 / 16,
+# +        "share of pairs": 1 / 128,
+# …
+# -    return (needles[routed].double().mean() / needles.double().mean()).item()
+# +    return routed[needles].double().mean().item()
+
+
+# %% wrong: predict-colt5 | the share of the needles that are routed, against the share that are needles | killed by: concentration
+# edit of: queries alone
+# -        "share of pairs": 1 / 16,
+# +        "share of pairs": 1 / 128,
+# …
+# -    return (needles[routed].double().mean() / needles.double().mean()).item()
+# +    return (routed[needles].double().mean() / needles.double().mean()).item()
+
+
+# %% wrong: predict-colt5 | upside down | killed by: concentration
+# edit of: queries alone
+# -        "share of pairs": 1 / 16,
+# +        "share of pairs": 1 / 128,
+# …
+# -    return (needles[routed].double().mean() / needles.double().mean()).item()
+# +    return (needles.double().mean() / needles[routed].double().mean()).item()
+
+
+# %% wrong: predict-colt5 | where the masks agree | killed by: concentration
+# edit of: queries alone
+# -        "share of pairs": 1 / 16,
+# +        "share of pairs": 1 / 128,
+# …
+# -    return (needles[routed].double().mean() / needles.double().mean()).item()
+# +    return ((needles == routed).double().mean() / needles.double().mean()).item()
+
+
+# %% wrong: predict-colt5 | a number of needles | killed by: concentration
+# edit of: queries alone
+# -        "share of pairs": 1 / 16,
+# +        "share of pairs": 1 / 128,
+# …
+# -    return (needles[routed].double().mean() / needles.double().mean()).item()
+# +    return float((needles & routed).sum())
+
+
+# %% wrong: predict-colt5 | the share of all tokens that are both | killed by: concentration
+# edit of: queries alone
+# -        "share of pairs": 1 / 16,
+# +        "share of pairs": 1 / 128,
+# …
+# -    return (needles[routed].double().mean() / needles.double().mean()).item()
+# +    return (needles & routed).double().mean().item()
+
+
+# %% wrong: predict-colt5 | against the share that is routed | killed by: concentration
+# edit of: queries alone
+# -        "share of pairs": 1 / 16,
+# +        "share of pairs": 1 / 128,
+# …
+# -    return (needles[routed].double().mean() / needles.double().mean()).item()
+# +    return (needles[routed].double().mean() / routed.double().mean()).item()
+
+
+# %% wrong: predict-colt5 | against the number of needles | killed by: concentration
+# edit of: queries alone
+# -        "share of pairs": 1 / 16,
+# +        "share of pairs": 1 / 128,
+# …
+# -    return (needles[routed].double().mean() / needles.double().mean()).item()
+# +    return (needles[routed].double().mean() / needles.sum()).item()
+
+
+# %% wrong: predict-colt5 | the difference to chance | killed by: concentration
+# edit of: queries alone
+# -        "share of pairs": 1 / 16,
+# +        "share of pairs": 1 / 128,
+# …
+# -    return (needles[routed].double().mean() / needles.double().mean()).item()
+# +    return (needles[routed].double().mean() - needles.double().mean()).item()
+
+
+# %% wrong: predict-colt5 | a ratio for each sequence, then the mean | killed by: unequal sequences
+# edit of: queries alone
+# -        "share of pairs": 1 / 16,
+# +        "share of pairs": 1 / 128,
+# …
+# -    return (needles[routed].double().mean() / needles.double().mean()).item()
+# +    return ((needles & routed).double().sum(1) / routed.sum(1) / needles.double().mean(1)).mean().item()
+
+
+# %% wrong: predict-colt5 | a share for each sequence, then the mean | killed by: unequal sequences
+# edit of: queries alone
+# -        "share of pairs": 1 / 16,
+# +        "share of pairs": 1 / 128,
+# …
+# -    return (needles[routed].double().mean() / needles.double().mean()).item()
+# +    return (((needles & routed).double().sum(1) / routed.sum(1)).mean() / needles.double().mean()).item()
+
+
+# %% wrong: predict-colt5 | a tensor in place of a number | killed by: a plain number
+# edit of: queries alone
+# -        "share of pairs": 1 / 16,
+# +        "share of pairs": 1 / 128,
+# …
+# -    return (needles[routed].double().mean() / needles.double().mean()).item()
+# +    return needles[routed].double().mean() / needles.double().mean()
+
+
+# %% wrong: predict-colt5 | a share that was rounded | killed by: share of pairs
+# edit of: queries alone
+# -        "sum of equals": 1,
+# +        "sum of equals": 1.0,
+# …
+# -        "share of pairs": 1 / 16,
+# +        "share of pairs": 0.0078,

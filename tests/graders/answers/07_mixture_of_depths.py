@@ -1,243 +1,3 @@
-# %% wrong: expert-choice | strictly above the k-th largest keeps k - 1 | killed by: the largest
-def expert_choice(scores, k):
-    if not 0 <= k <= scores.shape[1]:
-        raise ValueError("k")
-    if k == 0:
-        return torch.zeros_like(scores, dtype=torch.bool)
-    return scores > scores.topk(k, dim=1).values[:, -1:]
-
-
-# %% wrong: expert-choice | at least the k-th largest keeps more than k where some are equal | killed by: ties
-def expert_choice(scores, k):
-    if not 0 <= k <= scores.shape[1]:
-        raise ValueError("k")
-    if k == 0:
-        return torch.zeros_like(scores, dtype=torch.bool)
-    return scores >= scores.topk(k, dim=1).values[:, -1:]
-
-
-# %% wrong: expert-choice | topk's choice among equals | killed by: ties
-def expert_choice(scores, k):
-    if not 0 <= k <= scores.shape[1]:
-        raise ValueError("k")
-    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, scores.topk(k, dim=1).indices, True)
-
-
-# %% wrong: expert-choice | of equals the later | killed by: ties
-def expert_choice(scores, k):
-    if not 0 <= k <= scores.shape[1]:
-        raise ValueError("k")
-    order = scores.argsort(dim=1, stable=True).flip(1)
-    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, order[:, :k], True)
-
-
-# %% wrong: expert-choice | a sort that is not stable | killed by: ties
-def expert_choice(scores, k):
-    if not 0 <= k <= scores.shape[1]:
-        raise ValueError("k")
-    order = scores.argsort(dim=1, descending=True)
-    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, order[:, :k], True)
-
-
-# %% wrong: expert-choice | the k smallest | killed by: the largest
-def expert_choice(scores, k):
-    if not 0 <= k <= scores.shape[1]:
-        raise ValueError("k")
-    order = scores.argsort(dim=1, stable=True)
-    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, order[:, :k], True)
-
-
-# %% wrong: expert-choice | True for those who pass by | killed by: the largest
-def expert_choice(scores, k):
-    if not 0 <= k <= scores.shape[1]:
-        raise ValueError("k")
-    order = scores.argsort(dim=1, descending=True, stable=True)
-    return torch.ones_like(scores, dtype=torch.bool).scatter(1, order[:, :k], False)
-
-
-# %% wrong: expert-choice | the largest of the whole batch | killed by: the largest
-def expert_choice(scores, k):
-    if not 0 <= k <= scores.shape[1]:
-        raise ValueError("k")
-    order = scores.flatten().argsort(descending=True, stable=True)[: k * len(scores)]
-    mask = torch.zeros(scores.numel(), dtype=torch.bool)
-    mask[order] = True
-    return mask.view_as(scores)
-
-
-# %% wrong: expert-choice | along the batch | killed by: the largest
-def expert_choice(scores, k):
-    if not 0 <= k <= scores.shape[1]:
-        raise ValueError("k")
-    order = scores.argsort(dim=0, descending=True, stable=True)
-    return torch.zeros_like(scores, dtype=torch.bool).scatter(0, order[:k], True)
-
-
-# %% wrong: expert-choice | argsort of topk's indices, as if those were scores | killed by: the largest
-def expert_choice(scores, k):
-    if not 0 <= k <= scores.shape[1]:
-        raise ValueError("k")
-    indices = scores.topk(k, dim=1).indices
-    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, indices.argsort(dim=1), True)
-
-
-# %% wrong: expert-choice | the largest by absolute value | killed by: the largest
-def expert_choice(scores, k):
-    if not 0 <= k <= scores.shape[1]:
-        raise ValueError("k")
-    order = scores.abs().argsort(dim=1, descending=True, stable=True)
-    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, order[:, :k], True)
-
-
-# %% wrong: expert-choice | everyone with r > 0 | killed by: the largest
-def expert_choice(scores, k):
-    if not 0 <= k <= scores.shape[1]:
-        raise ValueError("k")
-    return scores > 0
-
-
-# %% wrong: expert-choice | the order taken for the ranks | killed by: the largest
-def expert_choice(scores, k):
-    if not 0 <= k <= scores.shape[1]:
-        raise ValueError("k")
-    return scores.argsort(dim=1, descending=True, stable=True) < k
-
-
-# %% wrong: expert-choice | k + 1 of them | killed by: the largest
-def expert_choice(scores, k):
-    if not 0 <= k <= scores.shape[1]:
-        raise ValueError("k")
-    order = scores.argsort(dim=1, descending=True, stable=True)
-    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, order[:, : k + 1], True)
-
-
-# %% wrong: expert-choice | the indices | killed by: a mask
-def expert_choice(scores, k):
-    if not 0 <= k <= scores.shape[1]:
-        raise ValueError("k")
-    return scores.argsort(dim=1, descending=True, stable=True)[:, :k]
-
-
-# %% wrong: expert-choice | a mask of 0 and 1 in the dtype of the scores | killed by: a mask
-def expert_choice(scores, k):
-    if not 0 <= k <= scores.shape[1]:
-        raise ValueError("k")
-    order = scores.argsort(dim=1, descending=True, stable=True)
-    return torch.zeros_like(scores).scatter(1, order[:, :k], 1.0)
-
-
-# %% wrong: expert-choice | one at least, also for k = 0 | killed by: nobody
-def expert_choice(scores, k):
-    if not 0 <= k <= scores.shape[1]:
-        raise ValueError("k")
-    order = scores.argsort(dim=1, descending=True, stable=True)
-    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, order[:, : max(k, 1)], True)
-
-
-# %% wrong: expert-choice | k has to be smaller than the number of tokens | killed by: k in range
-def expert_choice(scores, k):
-    if not 0 <= k < scores.shape[1]:
-        raise ValueError("k must be smaller than the number of tokens")
-    order = scores.argsort(dim=1, descending=True, stable=True)
-    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, order[:, :k], True)
-
-
-# %% wrong: expert-choice | a k beyond the tokens is clipped | killed by: k out of range
-def expert_choice(scores, k):
-    order = scores.argsort(dim=1, descending=True, stable=True)
-    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, order[:, : max(k, 0)], True)
-
-
-# %% wrong: expert-choice | a negative k leaves the last out | killed by: k out of range
-def expert_choice(scores, k):
-    if k > scores.shape[1]:
-        raise ValueError("k")
-    order = scores.argsort(dim=1, descending=True, stable=True)
-    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, order[:, :k], True)
-
-
-# %% wrong: expert-choice | takes the largest out one by one, of the caller's scores | killed by: scores stay
-def expert_choice(scores, k):
-    if not 0 <= k <= scores.shape[1]:
-        raise ValueError("k")
-    mask = torch.zeros_like(scores, dtype=torch.bool)
-    rows = torch.arange(len(scores))
-    for _ in range(k):
-        best = scores.argmax(dim=1)
-        mask[rows, best] = True
-        scores[rows, best] = -math.inf
-    return mask
-
-
-# %% wrong: expert-choice | a small number that breaks ties and swaps neighbours | killed by: nearly equal
-def expert_choice(scores, k):
-    if not 0 <= k <= scores.shape[1]:
-        raise ValueError("k")
-    nudged = scores.double() - 1e-9 * torch.arange(scores.shape[1])
-    order = nudged.argsort(dim=1, descending=True, stable=True)
-    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, order[:, :k], True)
-
-
-# %% wrong: expert-choice | compares in float32 | killed by: nearly equal
-def expert_choice(scores, k):
-    if not 0 <= k <= scores.shape[1]:
-        raise ValueError("k")
-    order = scores.float().argsort(dim=1, descending=True, stable=True)
-    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, order[:, :k], True)
-
-
-# %% wrong: expert-choice | a batch of one loses its dimension | killed by: ties
-def expert_choice(scores, k):
-    if not 0 <= k <= scores.shape[1]:
-        raise ValueError("k")
-    order = scores.argsort(dim=1, descending=True, stable=True)
-    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, order[:, :k], True).squeeze(0)
-
-
-# %% wrong: expert-choice | scatter, whose result is dropped | killed by: the largest
-def expert_choice(scores, k):
-    if not 0 <= k <= scores.shape[1]:
-        raise ValueError("k must be from 0 to the number of tokens")
-    mask = torch.zeros_like(scores, dtype=torch.bool)
-    mask.scatter(1, scores.argsort(dim=1, descending=True, stable=True)[:, :k], True)
-    return mask
-
-
-# %% wrong: expert-choice | the places of all rows are marked in each | killed by: the largest
-def expert_choice(scores, k):
-    if not 0 <= k <= scores.shape[1]:
-        raise ValueError("k must be from 0 to the number of tokens")
-    mask = torch.zeros_like(scores, dtype=torch.bool)
-    mask[:, scores.argsort(dim=1, descending=True, stable=True)[:, :k]] = True
-    return mask
-
-
-# %% wrong: expert-choice | the places are taken for rows | killed by: runs
-def expert_choice(scores, k):
-    if not 0 <= k <= scores.shape[1]:
-        raise ValueError("k must be from 0 to the number of tokens")
-    mask = torch.zeros_like(scores, dtype=torch.bool)
-    mask[scores.argsort(dim=1, descending=True, stable=True)[:, :k]] = True
-    return mask
-
-
-# %% wrong: expert-choice | k has to be above 0 | killed by: k in range
-def expert_choice(scores, k):
-    if not 0 < k <= scores.shape[1]:
-        raise ValueError("k must be positive")
-    order = scores.argsort(dim=1, descending=True, stable=True)
-    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, order[:, :k], True)
-
-
-# %% wrong: expert-choice | sorted upwards, and the last k | killed by: ties
-def expert_choice(scores, k):
-    tokens = scores.shape[1]
-    if not 0 <= k <= tokens:
-        raise ValueError("k must be from 0 to the number of tokens")
-    order = scores.argsort(dim=1, stable=True)
-    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, order[:, tokens - k :], True)
-
-
 # %% right: expert-choice | a stable sort of the negated scores, written in place
 def expert_choice(scores, k):
     batch, tokens = scores.shape
@@ -279,6 +39,253 @@ def expert_choice(scores, k):
     return torch.tensor(rows)
 
 
+# %% wrong: expert-choice | strictly above the k-th largest keeps k - 1 | killed by: the largest
+def expert_choice(scores, k):
+    if not 0 <= k <= scores.shape[1]:
+        raise ValueError("k")
+    if k == 0:
+        return torch.zeros_like(scores, dtype=torch.bool)
+    return scores > scores.topk(k, dim=1).values[:, -1:]
+
+
+# %% wrong: expert-choice | at least the k-th largest keeps more than k where some are equal | killed by: ties
+# edit of: strictly above the k-th largest keeps k - 1
+# -    return scores > scores.topk(k, dim=1).values[:, -1:]
+# +    return scores >= scores.topk(k, dim=1).values[:, -1:]
+
+
+# %% wrong: expert-choice | topk's choice among equals | killed by: ties
+def expert_choice(scores, k):
+    if not 0 <= k <= scores.shape[1]:
+        raise ValueError("k")
+    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, scores.topk(k, dim=1).indices, True)
+
+
+# %% wrong: expert-choice | of equals the later | killed by: ties
+# edit of: topk's choice among equals
+# -    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, scores.topk(k, dim=1).indices, True)
+# +    order = scores.argsort(dim=1, stable=True).flip(1)
+# +    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, order[:, :k], True)
+
+
+# %% wrong: expert-choice | a sort that is not stable | killed by: ties
+# edit of: topk's choice among equals
+# -    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, scores.topk(k, dim=1).indices, True)
+# +    order = scores.argsort(dim=1, descending=True)
+# +    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, order[:, :k], True)
+
+
+# %% wrong: expert-choice | the k smallest | killed by: the largest
+# edit of: topk's choice among equals
+# -    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, scores.topk(k, dim=1).indices, True)
+# +    order = scores.argsort(dim=1, stable=True)
+# +    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, order[:, :k], True)
+
+
+# %% wrong: expert-choice | True for those who pass by | killed by: the largest
+# edit of: topk's choice among equals
+# -    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, scores.topk(k, dim=1).indices, True)
+# +    order = scores.argsort(dim=1, descending=True, stable=True)
+# +    return torch.ones_like(scores, dtype=torch.bool).scatter(1, order[:, :k], False)
+
+
+# %% wrong: expert-choice | the largest of the whole batch | killed by: the largest
+# edit of: topk's choice among equals
+# -    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, scores.topk(k, dim=1).indices, True)
+# +    order = scores.flatten().argsort(descending=True, stable=True)[: k * len(scores)]
+# +    mask = torch.zeros(scores.numel(), dtype=torch.bool)
+# +    mask[order] = True
+# +    return mask.view_as(scores)
+
+
+# %% wrong: expert-choice | along the batch | killed by: the largest
+# edit of: topk's choice among equals
+# -    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, scores.topk(k, dim=1).indices, True)
+# +    order = scores.argsort(dim=0, descending=True, stable=True)
+# +    return torch.zeros_like(scores, dtype=torch.bool).scatter(0, order[:k], True)
+
+
+# %% wrong: expert-choice | argsort of topk's indices, as if those were scores | killed by: the largest
+# edit of: topk's choice among equals
+# -    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, scores.topk(k, dim=1).indices, True)
+# +    indices = scores.topk(k, dim=1).indices
+# +    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, indices.argsort(dim=1), True)
+
+
+# %% wrong: expert-choice | the largest by absolute value | killed by: the largest
+# edit of: topk's choice among equals
+# -    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, scores.topk(k, dim=1).indices, True)
+# +    order = scores.abs().argsort(dim=1, descending=True, stable=True)
+# +    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, order[:, :k], True)
+
+
+# %% wrong: expert-choice | everyone with r > 0 | killed by: the largest
+# edit of: topk's choice among equals
+# -    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, scores.topk(k, dim=1).indices, True)
+# +    return scores > 0
+
+
+# %% wrong: expert-choice | the order taken for the ranks | killed by: the largest
+# edit of: topk's choice among equals
+# -    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, scores.topk(k, dim=1).indices, True)
+# +    return scores.argsort(dim=1, descending=True, stable=True) < k
+
+
+# %% wrong: expert-choice | k + 1 of them | killed by: the largest
+# edit of: topk's choice among equals
+# -    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, scores.topk(k, dim=1).indices, True)
+# +    order = scores.argsort(dim=1, descending=True, stable=True)
+# +    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, order[:, : k + 1], True)
+
+
+# %% wrong: expert-choice | the indices | killed by: a mask
+# edit of: topk's choice among equals
+# -    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, scores.topk(k, dim=1).indices, True)
+# +    return scores.argsort(dim=1, descending=True, stable=True)[:, :k]
+
+
+# %% wrong: expert-choice | a mask of 0 and 1 in the dtype of the scores | killed by: a mask
+# edit of: topk's choice among equals
+# -    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, scores.topk(k, dim=1).indices, True)
+# +    order = scores.argsort(dim=1, descending=True, stable=True)
+# +    return torch.zeros_like(scores).scatter(1, order[:, :k], 1.0)
+
+
+# %% wrong: expert-choice | one at least, also for k = 0 | killed by: nobody
+# edit of: topk's choice among equals
+# -    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, scores.topk(k, dim=1).indices, True)
+# +    order = scores.argsort(dim=1, descending=True, stable=True)
+# +    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, order[:, : max(k, 1)], True)
+
+
+# %% wrong: expert-choice | k has to be smaller than the number of tokens | killed by: k in range
+def expert_choice(scores, k):
+    if not 0 <= k < scores.shape[1]:
+        raise ValueError("k must be smaller than the number of tokens")
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, order[:, :k], True)
+
+
+# %% wrong: expert-choice | a k beyond the tokens is clipped | killed by: k out of range
+def expert_choice(scores, k):
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, order[:, : max(k, 0)], True)
+
+
+# %% wrong: expert-choice | a negative k leaves the last out | killed by: k out of range
+def expert_choice(scores, k):
+    if k > scores.shape[1]:
+        raise ValueError("k")
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, order[:, :k], True)
+
+
+# %% wrong: expert-choice | takes the largest out one by one, of the caller's scores | killed by: scores stay
+# edit of: topk's choice among equals
+# -    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, scores.topk(k, dim=1).indices, True)
+# +    mask = torch.zeros_like(scores, dtype=torch.bool)
+# +    rows = torch.arange(len(scores))
+# +    for _ in range(k):
+# +        best = scores.argmax(dim=1)
+# +        mask[rows, best] = True
+# +        scores[rows, best] = -math.inf
+# +    return mask
+
+
+# %% wrong: expert-choice | a small number that breaks ties and swaps neighbours | killed by: nearly equal
+# edit of: topk's choice among equals
+# -    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, scores.topk(k, dim=1).indices, True)
+# +    nudged = scores.double() - 1e-9 * torch.arange(scores.shape[1])
+# +    order = nudged.argsort(dim=1, descending=True, stable=True)
+# +    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, order[:, :k], True)
+
+
+# %% wrong: expert-choice | compares in float32 | killed by: nearly equal
+# edit of: topk's choice among equals
+# -    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, scores.topk(k, dim=1).indices, True)
+# +    order = scores.float().argsort(dim=1, descending=True, stable=True)
+# +    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, order[:, :k], True)
+
+
+# %% wrong: expert-choice | a batch of one loses its dimension | killed by: ties
+# edit of: topk's choice among equals
+# -    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, scores.topk(k, dim=1).indices, True)
+# +    order = scores.argsort(dim=1, descending=True, stable=True)
+# +    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, order[:, :k], True).squeeze(0)
+
+
+# %% wrong: expert-choice | scatter, whose result is dropped | killed by: the largest
+def expert_choice(scores, k):
+    if not 0 <= k <= scores.shape[1]:
+        raise ValueError("k must be from 0 to the number of tokens")
+    mask = torch.zeros_like(scores, dtype=torch.bool)
+    mask.scatter(1, scores.argsort(dim=1, descending=True, stable=True)[:, :k], True)
+    return mask
+
+
+# %% wrong: expert-choice | the places of all rows are marked in each | killed by: the largest
+# edit of: scatter, whose result is dropped
+# -    mask.scatter(1, scores.argsort(dim=1, descending=True, stable=True)[:, :k], True)
+# +    mask[:, scores.argsort(dim=1, descending=True, stable=True)[:, :k]] = True
+
+
+# %% wrong: expert-choice | the places are taken for rows | killed by: runs
+# edit of: scatter, whose result is dropped
+# -    mask.scatter(1, scores.argsort(dim=1, descending=True, stable=True)[:, :k], True)
+# +    mask[scores.argsort(dim=1, descending=True, stable=True)[:, :k]] = True
+
+
+# %% wrong: expert-choice | k has to be above 0 | killed by: k in range
+def expert_choice(scores, k):
+    if not 0 < k <= scores.shape[1]:
+        raise ValueError("k must be positive")
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, order[:, :k], True)
+
+
+# %% wrong: expert-choice | sorted upwards, and the last k | killed by: ties
+def expert_choice(scores, k):
+    tokens = scores.shape[1]
+    if not 0 <= k <= tokens:
+        raise ValueError("k must be from 0 to the number of tokens")
+    order = scores.argsort(dim=1, stable=True)
+    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, order[:, tokens - k :], True)
+
+
+# %% right: gathered-block | gather and scatter with indices of each row
+def mixture_of_depths(block, x, r, mask):
+    k = int(mask[0].sum())
+    if not k:
+        return x.clone()
+    places = (~mask).byte().argsort(dim=1, stable=True)[:, :k]
+    index = places.unsqueeze(-1).expand(-1, -1, x.shape[-1])
+    old = x.gather(1, index)
+    new = old + r.gather(1, places).unsqueeze(-1) * block(old, places)
+    return x.scatter(1, index, new.to(x.dtype))
+
+
+# %% right: gathered-block | an assignment into a copy
+def mixture_of_depths(block, x, r, mask):
+    result = x.clone()
+    if mask.any():
+        k = int(mask.sum()) // len(mask)
+        places = torch.stack([row.nonzero().squeeze(1) for row in mask])
+        update = block(x[mask].reshape(len(x), k, -1), places)
+        result[mask] = (x[mask] + r[mask].unsqueeze(1) * update.reshape(-1, x.shape[-1])).to(x.dtype)
+    return result
+
+
+# %% right: gathered-block | index_add on the flattened tokens
+def mixture_of_depths(block, x, r, mask):
+    flat = mask.flatten().nonzero().squeeze(1)
+    if flat.numel() == 0:
+        return x
+    batch, tokens, dim = x.shape
+    every = x.reshape(-1, dim)
+    update = block(every[flat].reshape(batch, -1, dim), (flat % tokens).reshape(batch, -1)).reshape(-1, dim)
+    return every.index_add(0, flat, (r.flatten()[flat].unsqueeze(1) * update).to(x.dtype)).reshape(x.shape)
+
+
 # %% wrong: gathered-block | r times the update replaces the token | killed by: value
 def mixture_of_depths(block, x, r, mask):
     rows, places = mask.nonzero(as_tuple=True)
@@ -289,70 +296,57 @@ def mixture_of_depths(block, x, r, mask):
 
 
 # %% wrong: gathered-block | the weight is not on the path | killed by: value
-def mixture_of_depths(block, x, r, mask):
-    rows, places = mask.nonzero(as_tuple=True)
-    if len(rows) == 0:
-        return x
-    update = block(x[rows, places].view(len(x), -1, x.shape[-1]), places.view(len(x), -1)).flatten(0, 1)
-    return x.index_put((rows, places), x[rows, places] + update)
+# edit of: r times the update replaces the token
+# -    return x.index_put((rows, places), r[rows, places][:, None] * update)
+# +    return x.index_put((rows, places), x[rows, places] + update)
 
 
 # %% wrong: gathered-block | token and update added onto the token: a double residual | killed by: value
-def mixture_of_depths(block, x, r, mask):
-    rows, places = mask.nonzero(as_tuple=True)
-    if len(rows) == 0:
-        return x
-    update = block(x[rows, places].view(len(x), -1, x.shape[-1]), places.view(len(x), -1)).flatten(0, 1)
-    new = x[rows, places] + r[rows, places][:, None] * update
-    return x.index_put((rows, places), new, accumulate=True)
+# edit of: r times the update replaces the token
+# -    return x.index_put((rows, places), r[rows, places][:, None] * update)
+# +    new = x[rows, places] + r[rows, places][:, None] * update
+# +    return x.index_put((rows, places), new, accumulate=True)
 
 
 # %% wrong: gathered-block | r multiplies the token and its update | killed by: value
-def mixture_of_depths(block, x, r, mask):
-    rows, places = mask.nonzero(as_tuple=True)
-    if len(rows) == 0:
-        return x
-    update = block(x[rows, places].view(len(x), -1, x.shape[-1]), places.view(len(x), -1)).flatten(0, 1)
-    return x.index_put((rows, places), r[rows, places][:, None] * (x[rows, places] + update))
+# edit of: r times the update replaces the token
+# -    return x.index_put((rows, places), r[rows, places][:, None] * update)
+# +    return x.index_put((rows, places), r[rows, places][:, None] * (x[rows, places] + update))
 
 
 # %% wrong: gathered-block | the update taken for the block's output: r (x + update) + x | killed by: value
-def mixture_of_depths(block, x, r, mask):
-    rows, places = mask.nonzero(as_tuple=True)
-    if len(rows) == 0:
-        return x
-    old = x[rows, places]
-    update = block(old.view(len(x), -1, x.shape[-1]), places.view(len(x), -1)).flatten(0, 1)
-    return x.index_put((rows, places), old + r[rows, places][:, None] * (old + update))
+# edit of: r times the update replaces the token
+# -    update = block(x[rows, places].view(len(x), -1, x.shape[-1]), places.view(len(x), -1)).flatten(0, 1)
+# -    return x.index_put((rows, places), r[rows, places][:, None] * update)
+# +    old = x[rows, places]
+# +    update = block(old.view(len(x), -1, x.shape[-1]), places.view(len(x), -1)).flatten(0, 1)
+# +    return x.index_put((rows, places), old + r[rows, places][:, None] * (old + update))
 
 
 # %% wrong: gathered-block | positions 0 ... k - 1 | killed by: value
-def mixture_of_depths(block, x, r, mask):
-    rows, places = mask.nonzero(as_tuple=True)
-    if len(rows) == 0:
-        return x
-    routed = x[rows, places].view(len(x), -1, x.shape[-1])
-    update = block(routed, torch.arange(routed.shape[1]).expand(len(x), -1)).flatten(0, 1)
-    return x.index_put((rows, places), x[rows, places] + r[rows, places][:, None] * update)
+# edit of: r times the update replaces the token
+# -    update = block(x[rows, places].view(len(x), -1, x.shape[-1]), places.view(len(x), -1)).flatten(0, 1)
+# -    return x.index_put((rows, places), r[rows, places][:, None] * update)
+# +    routed = x[rows, places].view(len(x), -1, x.shape[-1])
+# +    update = block(routed, torch.arange(routed.shape[1]).expand(len(x), -1)).flatten(0, 1)
+# +    return x.index_put((rows, places), x[rows, places] + r[rows, places][:, None] * update)
 
 
 # %% wrong: gathered-block | positions from 1 | killed by: value
-def mixture_of_depths(block, x, r, mask):
-    rows, places = mask.nonzero(as_tuple=True)
-    if len(rows) == 0:
-        return x
-    update = block(x[rows, places].view(len(x), -1, x.shape[-1]), places.view(len(x), -1) + 1).flatten(0, 1)
-    return x.index_put((rows, places), x[rows, places] + r[rows, places][:, None] * update)
+# edit of: r times the update replaces the token
+# -    update = block(x[rows, places].view(len(x), -1, x.shape[-1]), places.view(len(x), -1)).flatten(0, 1)
+# -    return x.index_put((rows, places), r[rows, places][:, None] * update)
+# +    update = block(x[rows, places].view(len(x), -1, x.shape[-1]), places.view(len(x), -1) + 1).flatten(0, 1)
+# +    return x.index_put((rows, places), x[rows, places] + r[rows, places][:, None] * update)
 
 
 # %% wrong: gathered-block | argsort of the places by score, taken for positions | killed by: value
-def mixture_of_depths(block, x, r, mask):
-    rows, places = mask.nonzero(as_tuple=True)
-    if len(rows) == 0:
-        return x
-    ranks = r[rows, places].view(len(x), -1).argsort(dim=1, descending=True).argsort(dim=1)
-    update = block(x[rows, places].view(len(x), -1, x.shape[-1]), ranks).flatten(0, 1)
-    return x.index_put((rows, places), x[rows, places] + r[rows, places][:, None] * update)
+# edit of: r times the update replaces the token
+# -    update = block(x[rows, places].view(len(x), -1, x.shape[-1]), places.view(len(x), -1)).flatten(0, 1)
+# -    return x.index_put((rows, places), r[rows, places][:, None] * update)
+# +    ranks = r[rows, places].view(len(x), -1).argsort(dim=1, descending=True).argsort(dim=1)
+# +    update = block(x[rows, places].view(len(x), -1, x.shape[-1]), ranks).flatten(0, 1)
+# +    return x.index_put((rows, places), x[rows, places] + r[rows, places][:, None] * update)
 
 
 # %% wrong: gathered-block | the routed tokens in the order of their scores | killed by: value
@@ -367,71 +361,54 @@ def mixture_of_depths(block, x, r, mask):
 
 
 # %% wrong: gathered-block | sigmoid of r | killed by: value
-def mixture_of_depths(block, x, r, mask):
-    rows, places = mask.nonzero(as_tuple=True)
-    if len(rows) == 0:
-        return x
-    update = block(x[rows, places].view(len(x), -1, x.shape[-1]), places.view(len(x), -1)).flatten(0, 1)
-    return x.index_put((rows, places), x[rows, places] + r[rows, places].sigmoid()[:, None] * update)
+# edit of: r times the update replaces the token
+# -    return x.index_put((rows, places), r[rows, places][:, None] * update)
+# +    return x.index_put((rows, places), x[rows, places] + r[rows, places].sigmoid()[:, None] * update)
 
 
 # %% wrong: gathered-block | a softmax over the routed tokens | killed by: value
-def mixture_of_depths(block, x, r, mask):
-    rows, places = mask.nonzero(as_tuple=True)
-    if len(rows) == 0:
-        return x
-    update = block(x[rows, places].view(len(x), -1, x.shape[-1]), places.view(len(x), -1)).flatten(0, 1)
-    weight = r.masked_fill(~mask, -math.inf).softmax(1)
-    return x.index_put((rows, places), x[rows, places] + weight[rows, places][:, None] * update)
+# edit of: r times the update replaces the token
+# -    return x.index_put((rows, places), r[rows, places][:, None] * update)
+# +    weight = r.masked_fill(~mask, -math.inf).softmax(1)
+# +    return x.index_put((rows, places), x[rows, places] + weight[rows, places][:, None] * update)
 
 
 # %% wrong: gathered-block | a softmax over the sequence | killed by: value
-def mixture_of_depths(block, x, r, mask):
-    rows, places = mask.nonzero(as_tuple=True)
-    if len(rows) == 0:
-        return x
-    update = block(x[rows, places].view(len(x), -1, x.shape[-1]), places.view(len(x), -1)).flatten(0, 1)
-    return x.index_put((rows, places), x[rows, places] + r.softmax(1)[rows, places][:, None] * update)
+# edit of: r times the update replaces the token
+# -    return x.index_put((rows, places), r[rows, places][:, None] * update)
+# +    return x.index_put((rows, places), x[rows, places] + r.softmax(1)[rows, places][:, None] * update)
 
 
 # %% wrong: gathered-block | r without its sign | killed by: value
-def mixture_of_depths(block, x, r, mask):
-    rows, places = mask.nonzero(as_tuple=True)
-    if len(rows) == 0:
-        return x
-    update = block(x[rows, places].view(len(x), -1, x.shape[-1]), places.view(len(x), -1)).flatten(0, 1)
-    return x.index_put((rows, places), x[rows, places] + r[rows, places].abs()[:, None] * update)
+# edit of: r times the update replaces the token
+# -    return x.index_put((rows, places), r[rows, places][:, None] * update)
+# +    return x.index_put((rows, places), x[rows, places] + r[rows, places].abs()[:, None] * update)
 
 
 # %% wrong: gathered-block | the r of the first k tokens | killed by: value
-def mixture_of_depths(block, x, r, mask):
-    rows, places = mask.nonzero(as_tuple=True)
-    if len(rows) == 0:
-        return x
-    update = block(x[rows, places].view(len(x), -1, x.shape[-1]), places.view(len(x), -1))
-    update = (r[:, : update.shape[1], None] * update).flatten(0, 1)
-    return x.index_put((rows, places), x[rows, places] + update)
+# edit of: r times the update replaces the token
+# -    update = block(x[rows, places].view(len(x), -1, x.shape[-1]), places.view(len(x), -1)).flatten(0, 1)
+# -    return x.index_put((rows, places), r[rows, places][:, None] * update)
+# +    update = block(x[rows, places].view(len(x), -1, x.shape[-1]), places.view(len(x), -1))
+# +    update = (r[:, : update.shape[1], None] * update).flatten(0, 1)
+# +    return x.index_put((rows, places), x[rows, places] + update)
 
 
 # %% wrong: gathered-block | the unrouted become 0 | killed by: value
-def mixture_of_depths(block, x, r, mask):
-    rows, places = mask.nonzero(as_tuple=True)
-    if len(rows) == 0:
-        return x
-    update = block(x[rows, places].view(len(x), -1, x.shape[-1]), places.view(len(x), -1)).flatten(0, 1)
-    return torch.zeros_like(x).index_put((rows, places), x[rows, places] + r[rows, places][:, None] * update)
+# edit of: r times the update replaces the token
+# -    return x.index_put((rows, places), r[rows, places][:, None] * update)
+# +    return torch.zeros_like(x).index_put((rows, places), x[rows, places] + r[rows, places][:, None] * update)
 
 
 # %% wrong: gathered-block | the results go to the first k places | killed by: value
-def mixture_of_depths(block, x, r, mask):
-    rows, places = mask.nonzero(as_tuple=True)
-    if len(rows) == 0:
-        return x
-    update = block(x[rows, places].view(len(x), -1, x.shape[-1]), places.view(len(x), -1))
-    k = update.shape[1]
-    result = x.clone()
-    result[:, :k] = (x[rows, places] + r[rows, places][:, None] * update.flatten(0, 1)).view(len(x), k, -1)
-    return result
+# edit of: r times the update replaces the token
+# -    update = block(x[rows, places].view(len(x), -1, x.shape[-1]), places.view(len(x), -1)).flatten(0, 1)
+# -    return x.index_put((rows, places), r[rows, places][:, None] * update)
+# +    update = block(x[rows, places].view(len(x), -1, x.shape[-1]), places.view(len(x), -1))
+# +    k = update.shape[1]
+# +    result = x.clone()
+# +    result[:, :k] = (x[rows, places] + r[rows, places][:, None] * update.flatten(0, 1)).view(len(x), k, -1)
+# +    return result
 
 
 # %% wrong: gathered-block | runs the others | killed by: value
@@ -489,45 +466,39 @@ def mixture_of_depths(block, x, r, mask):
 
 
 # %% wrong: gathered-block | positions without a batch | killed by: positions
-def mixture_of_depths(block, x, r, mask):
-    rows, places = mask.nonzero(as_tuple=True)
-    if len(rows) == 0:
-        return x
-    routed = x[rows, places].view(len(x), -1, x.shape[-1])
-    update = (
-        block(routed, places).flatten(0, 1) if len(x) == 1 else block(routed, places.view(len(x), -1)).flatten(0, 1)
-    )
-    return x.index_put((rows, places), x[rows, places] + r[rows, places][:, None] * update)
+# edit of: r times the update replaces the token
+# -    update = block(x[rows, places].view(len(x), -1, x.shape[-1]), places.view(len(x), -1)).flatten(0, 1)
+# -    return x.index_put((rows, places), r[rows, places][:, None] * update)
+# +    routed = x[rows, places].view(len(x), -1, x.shape[-1])
+# +    update = (
+# +        block(routed, places).flatten(0, 1) if len(x) == 1 else block(routed, places.view(len(x), -1)).flatten(0, 1)
+# +    )
+# +    return x.index_put((rows, places), x[rows, places] + r[rows, places][:, None] * update)
 
 
 # %% wrong: gathered-block | positions as floating-point numbers | killed by: positions
-def mixture_of_depths(block, x, r, mask):
-    rows, places = mask.nonzero(as_tuple=True)
-    if len(rows) == 0:
-        return x
-    update = block(x[rows, places].view(len(x), -1, x.shape[-1]), places.view(len(x), -1).to(x.dtype)).flatten(0, 1)
-    return x.index_put((rows, places), x[rows, places] + r[rows, places][:, None] * update)
+# edit of: r times the update replaces the token
+# -    update = block(x[rows, places].view(len(x), -1, x.shape[-1]), places.view(len(x), -1)).flatten(0, 1)
+# -    return x.index_put((rows, places), r[rows, places][:, None] * update)
+# +    update = block(x[rows, places].view(len(x), -1, x.shape[-1]), places.view(len(x), -1).to(x.dtype)).flatten(0, 1)
+# +    return x.index_put((rows, places), x[rows, places] + r[rows, places][:, None] * update)
 
 
 # %% wrong: gathered-block | calls the block twice | killed by: one call
-def mixture_of_depths(block, x, r, mask):
-    rows, places = mask.nonzero(as_tuple=True)
-    if len(rows) == 0:
-        return x
-    routed, where = x[rows, places].view(len(x), -1, x.shape[-1]), places.view(len(x), -1)
-    assert block(routed, where).shape == routed.shape
-    update = block(routed, where).flatten(0, 1)
-    return x.index_put((rows, places), x[rows, places] + r[rows, places][:, None] * update)
+# edit of: r times the update replaces the token
+# -    update = block(x[rows, places].view(len(x), -1, x.shape[-1]), places.view(len(x), -1)).flatten(0, 1)
+# -    return x.index_put((rows, places), r[rows, places][:, None] * update)
+# +    routed, where = x[rows, places].view(len(x), -1, x.shape[-1]), places.view(len(x), -1)
+# +    assert block(routed, where).shape == routed.shape
+# +    update = block(routed, where).flatten(0, 1)
+# +    return x.index_put((rows, places), x[rows, places] + r[rows, places][:, None] * update)
 
 
 # %% wrong: gathered-block | adds into the caller's tokens | killed by: x stays
-def mixture_of_depths(block, x, r, mask):
-    rows, places = mask.nonzero(as_tuple=True)
-    if len(rows) == 0:
-        return x
-    update = block(x[rows, places].view(len(x), -1, x.shape[-1]), places.view(len(x), -1)).flatten(0, 1)
-    x[rows, places] += r[rows, places][:, None] * update
-    return x
+# edit of: r times the update replaces the token
+# -    return x.index_put((rows, places), r[rows, places][:, None] * update)
+# +    x[rows, places] += r[rows, places][:, None] * update
+# +    return x
 
 
 # %% wrong: gathered-block | nobody, and the block is called with nothing | killed by: nobody, no call
@@ -539,52 +510,41 @@ def mixture_of_depths(block, x, r, mask):
 
 
 # %% wrong: gathered-block | the weight is detached | killed by: the router learns
-def mixture_of_depths(block, x, r, mask):
-    rows, places = mask.nonzero(as_tuple=True)
-    if len(rows) == 0:
-        return x
-    update = block(x[rows, places].view(len(x), -1, x.shape[-1]), places.view(len(x), -1)).flatten(0, 1)
-    return x.index_put((rows, places), x[rows, places] + r.detach()[rows, places][:, None] * update)
+# edit of: r times the update replaces the token
+# -    return x.index_put((rows, places), r[rows, places][:, None] * update)
+# +    return x.index_put((rows, places), x[rows, places] + r.detach()[rows, places][:, None] * update)
 
 
 # %% wrong: gathered-block | the weight as numbers, read out one by one | killed by: the router learns
-def mixture_of_depths(block, x, r, mask):
-    rows, places = mask.nonzero(as_tuple=True)
-    if len(rows) == 0:
-        return x
-    update = block(x[rows, places].view(len(x), -1, x.shape[-1]), places.view(len(x), -1)).flatten(0, 1)
-    weight = [r[row, place].item() for row, place in zip(rows.tolist(), places.tolist(), strict=True)]
-    return x.index_put((rows, places), x[rows, places] + torch.tensor(weight, dtype=x.dtype)[:, None] * update)
+# edit of: r times the update replaces the token
+# -    return x.index_put((rows, places), r[rows, places][:, None] * update)
+# +    weight = [r[row, place].item() for row, place in zip(rows.tolist(), places.tolist(), strict=True)]
+# +    return x.index_put((rows, places), x[rows, places] + torch.tensor(weight, dtype=x.dtype)[:, None] * update)
 
 
 # %% wrong: gathered-block | straight-through: forward r, backward as if it were sigmoid(r) | killed by: gradient of r
-def mixture_of_depths(block, x, r, mask):
-    rows, places = mask.nonzero(as_tuple=True)
-    if len(rows) == 0:
-        return x
-    update = block(x[rows, places].view(len(x), -1, x.shape[-1]), places.view(len(x), -1)).flatten(0, 1)
-    weight = r.detach() + r.sigmoid() - r.sigmoid().detach()
-    return x.index_put((rows, places), x[rows, places] + weight[rows, places][:, None] * update)
+# edit of: r times the update replaces the token
+# -    return x.index_put((rows, places), r[rows, places][:, None] * update)
+# +    weight = r.detach() + r.sigmoid() - r.sigmoid().detach()
+# +    return x.index_put((rows, places), x[rows, places] + weight[rows, places][:, None] * update)
 
 
 # %% wrong: gathered-block | the block reads detached tokens | killed by: gradient of x
-def mixture_of_depths(block, x, r, mask):
-    rows, places = mask.nonzero(as_tuple=True)
-    if len(rows) == 0:
-        return x
-    routed = x.detach()[rows, places].view(len(x), -1, x.shape[-1])
-    update = block(routed, places.view(len(x), -1)).flatten(0, 1)
-    return x.index_put((rows, places), x[rows, places] + r[rows, places][:, None] * update)
+# edit of: r times the update replaces the token
+# -    update = block(x[rows, places].view(len(x), -1, x.shape[-1]), places.view(len(x), -1)).flatten(0, 1)
+# -    return x.index_put((rows, places), r[rows, places][:, None] * update)
+# +    routed = x.detach()[rows, places].view(len(x), -1, x.shape[-1])
+# +    update = block(routed, places.view(len(x), -1)).flatten(0, 1)
+# +    return x.index_put((rows, places), x[rows, places] + r[rows, places][:, None] * update)
 
 
 # %% wrong: gathered-block | the sum is wider than the tokens | killed by: dtype
-def mixture_of_depths(block, x, r, mask):
-    rows, places = mask.nonzero(as_tuple=True)
-    if len(rows) == 0:
-        return x
-    update = block(x[rows, places].reshape(len(x), -1, x.shape[-1]), places.view(len(x), -1)).flatten(0, 1)
-    new = x[rows, places] + r[rows, places][:, None] * update
-    return x.to(new.dtype).index_put((rows, places), new)
+# edit of: r times the update replaces the token
+# -    update = block(x[rows, places].view(len(x), -1, x.shape[-1]), places.view(len(x), -1)).flatten(0, 1)
+# -    return x.index_put((rows, places), r[rows, places][:, None] * update)
+# +    update = block(x[rows, places].reshape(len(x), -1, x.shape[-1]), places.view(len(x), -1)).flatten(0, 1)
+# +    new = x[rows, places] + r[rows, places][:, None] * update
+# +    return x.to(new.dtype).index_put((rows, places), new)
 
 
 # %% wrong: gathered-block | multiplies by the mask when it puts the parts together | killed by: NaN passes by
@@ -637,465 +597,6 @@ def mixture_of_depths(block, x, r, mask):
     return result
 
 
-# %% right: gathered-block | gather and scatter with indices of each row
-def mixture_of_depths(block, x, r, mask):
-    k = int(mask[0].sum())
-    if not k:
-        return x.clone()
-    places = (~mask).byte().argsort(dim=1, stable=True)[:, :k]
-    index = places.unsqueeze(-1).expand(-1, -1, x.shape[-1])
-    old = x.gather(1, index)
-    new = old + r.gather(1, places).unsqueeze(-1) * block(old, places)
-    return x.scatter(1, index, new.to(x.dtype))
-
-
-# %% right: gathered-block | an assignment into a copy
-def mixture_of_depths(block, x, r, mask):
-    result = x.clone()
-    if mask.any():
-        k = int(mask.sum()) // len(mask)
-        places = torch.stack([row.nonzero().squeeze(1) for row in mask])
-        update = block(x[mask].reshape(len(x), k, -1), places)
-        result[mask] = (x[mask] + r[mask].unsqueeze(1) * update.reshape(-1, x.shape[-1])).to(x.dtype)
-    return result
-
-
-# %% right: gathered-block | index_add on the flattened tokens
-def mixture_of_depths(block, x, r, mask):
-    flat = mask.flatten().nonzero().squeeze(1)
-    if flat.numel() == 0:
-        return x
-    batch, tokens, dim = x.shape
-    every = x.reshape(-1, dim)
-    update = block(every[flat].reshape(batch, -1, dim), (flat % tokens).reshape(batch, -1)).reshape(-1, dim)
-    return every.index_add(0, flat, (r.flatten()[flat].unsqueeze(1) * update).to(x.dtype)).reshape(x.shape)
-
-
-# %% wrong: looks-ahead | changes everything, what stands before place too | killed by: a causal model
-def looks_ahead(model, tokens, place):
-    other = (tokens + 1) % model(tokens).shape[-1]
-    return not torch.equal(model(other)[:, :place], model(tokens)[:, :place])
-
-
-# %% wrong: looks-ahead | compares place itself too | killed by: a causal model
-def looks_ahead(model, tokens, place):
-    logits = model(tokens)
-    for later in range(place, tokens.shape[1]):
-        for other in range(logits.shape[-1]):
-            changed = tokens.clone()
-            changed[:, later] = other
-            if not torch.equal(model(changed)[:, : place + 1], logits[:, : place + 1]):
-                return True
-    return False
-
-
-# %% wrong: looks-ahead | changes what stands before place and looks after it | killed by: a causal model
-def looks_ahead(model, tokens, place):
-    logits = model(tokens)
-    for earlier in range(place):
-        for other in range(logits.shape[-1]):
-            changed = tokens.clone()
-            changed[:, earlier] = other
-            if not torch.equal(model(changed)[:, place:], logits[:, place:]):
-                return True
-    return False
-
-
-# %% wrong: looks-ahead | True if it is causal | killed by: a causal model
-def looks_ahead(model, tokens, place):
-    logits = model(tokens)
-    for later in range(place, tokens.shape[1]):
-        for other in range(logits.shape[-1]):
-            changed = tokens.clone()
-            changed[:, later] = other
-            if not torch.equal(model(changed)[:, :place], logits[:, :place]):
-                return False
-    return True
-
-
-# %% wrong: looks-ahead | accuses nobody | killed by: the whole text
-def looks_ahead(model, tokens, place):
-    return False
-
-
-# %% wrong: looks-ahead | starts after place | killed by: the token at place
-def looks_ahead(model, tokens, place):
-    logits = model(tokens)
-    for later in range(place + 1, tokens.shape[1]):
-        for other in range(logits.shape[-1]):
-            changed = tokens.clone()
-            changed[:, later] = other
-            if not torch.equal(model(changed)[:, :place], logits[:, :place]):
-                return True
-    return False
-
-
-# %% wrong: looks-ahead | changes the token at place alone | killed by: the last token
-def looks_ahead(model, tokens, place):
-    logits = model(tokens)
-    for other in range(logits.shape[-1]):
-        changed = tokens.clone()
-        changed[:, place] = other
-        if not torch.equal(model(changed)[:, :place], logits[:, :place]):
-            return True
-    return False
-
-
-# %% wrong: looks-ahead | stops before the last token | killed by: the last token
-def looks_ahead(model, tokens, place):
-    logits = model(tokens)
-    for later in range(place, max(place + 1, tokens.shape[1] - 1)):
-        for other in range(logits.shape[-1]):
-            changed = tokens.clone()
-            changed[:, later] = other
-            if not torch.equal(model(changed)[:, :place], logits[:, :place]):
-                return True
-    return False
-
-
-# %% wrong: looks-ahead | changes the last token alone | killed by: the token at place
-def looks_ahead(model, tokens, place):
-    logits = model(tokens)
-    for other in range(logits.shape[-1]):
-        changed = tokens.clone()
-        changed[:, -1] = other
-        if not torch.equal(model(changed)[:, :place], logits[:, :place]):
-            return True
-    return False
-
-
-# %% wrong: looks-ahead | the first and the last of the later tokens | killed by: a token in between
-def looks_ahead(model, tokens, place):
-    logits = model(tokens)
-    for later in (place, tokens.shape[1] - 1):
-        for other in range(logits.shape[-1]):
-            changed = tokens.clone()
-            changed[:, later] = other
-            if not torch.equal(model(changed)[:, :place], logits[:, :place]):
-                return True
-    return False
-
-
-# %% wrong: looks-ahead | compares the place before alone | killed by: the first place sees it
-def looks_ahead(model, tokens, place):
-    logits = model(tokens)
-    for later in range(place, tokens.shape[1]):
-        for other in range(logits.shape[-1]):
-            changed = tokens.clone()
-            changed[:, later] = other
-            if not torch.equal(model(changed)[:, place - 1], logits[:, place - 1]):
-                return True
-    return False
-
-
-# %% wrong: looks-ahead | one other token at each place | killed by: one token of the vocabulary
-def looks_ahead(model, tokens, place):
-    logits = model(tokens)
-    for later in range(place, tokens.shape[1]):
-        changed = tokens.clone()
-        changed[:, later] = (changed[:, later] + 2) % logits.shape[-1]
-        if not torch.equal(model(changed)[:, :place], logits[:, :place]):
-            return True
-    return False
-
-
-# %% wrong: looks-ahead | the vocabulary without its last | killed by: one token of the vocabulary
-def looks_ahead(model, tokens, place):
-    logits = model(tokens)
-    for later in range(place, tokens.shape[1]):
-        for other in range(logits.shape[-1] - 1):
-            changed = tokens.clone()
-            changed[:, later] = other
-            if not torch.equal(model(changed)[:, :place], logits[:, :place]):
-                return True
-    return False
-
-
-# %% wrong: looks-ahead | the vocabulary without its first | killed by: one token of the vocabulary
-def looks_ahead(model, tokens, place):
-    logits = model(tokens)
-    for later in range(place, tokens.shape[1]):
-        for other in range(1, logits.shape[-1]):
-            changed = tokens.clone()
-            changed[:, later] = other
-            if not torch.equal(model(changed)[:, :place], logits[:, :place]):
-                return True
-    return False
-
-
-# %% wrong: looks-ahead | the tokens that occur in the text alone, in their own row | killed by: one token of the vocabulary
-def looks_ahead(model, tokens, place):
-    logits = model(tokens)
-    for later in range(place, tokens.shape[1]):
-        for source in range(tokens.shape[1]):
-            changed = tokens.clone()
-            changed[:, later] = tokens[:, source]
-            if source < place and not torch.equal(model(changed)[:, :place], logits[:, :place]):
-                return True
-    return False
-
-
-# %% wrong: looks-ahead | shortens the text | killed by: the length
-def looks_ahead(model, tokens, place):
-    return not torch.equal(model(tokens[:, :place]), model(tokens)[:, :place])
-
-
-# %% wrong: looks-ahead | another token at place, and what moves by more than rounding | killed by: a small leak
-def looks_ahead(model, tokens, place):
-    logits = model(tokens)
-    other = tokens.clone()
-    other[:, place] = (other[:, place] + 1) % logits.shape[-1]
-    return bool(((model(other) - logits)[:, :place].abs() > 1e-4).any())
-
-
-# %% wrong: looks-ahead | 256 tokens, whatever the vocabulary | killed by: runs
-def looks_ahead(model, tokens, place):
-    logits = model(tokens)
-    for later in range(place, tokens.shape[1]):
-        for other in range(256):
-            changed = tokens.clone()
-            changed[:, later] = other
-            if not torch.equal(model(changed)[:, :place], logits[:, :place]):
-                return True
-    return False
-
-
-# %% wrong: looks-ahead | compares up to place - 2 | killed by: the place before sees it
-def looks_ahead(model, tokens, place):
-    logits = model(tokens)
-    for later in range(place, tokens.shape[1]):
-        for other in range(logits.shape[-1]):
-            changed = tokens.clone()
-            changed[:, later] = other
-            if not torch.equal(model(changed)[:, : place - 1], logits[:, : place - 1]):
-                return True
-    return False
-
-
-# %% wrong: looks-ahead | draws other tokens for the rest, once | killed by: one token of the vocabulary
-def looks_ahead(model, tokens, place):
-    logits = model(tokens)
-    changed = tokens.clone()
-    changed[:, place:] = torch.randint(logits.shape[-1], changed[:, place:].shape)
-    return not torch.equal(model(changed)[:, :place], logits[:, :place])
-
-
-# %% wrong: looks-ahead | all variants in one large batch, where rounding differs | killed by: the shape
-@torch.no_grad()
-def looks_ahead(model, tokens, place):
-    logits = model(tokens)
-    for row in range(len(tokens)):
-        variants = []
-        for later in range(place, tokens.shape[1]):
-            for other in range(logits.shape[-1]):
-                changed = tokens[row].clone()
-                changed[later] = other
-                variants.append(changed)
-        if (model(torch.stack(variants))[:, :place] != logits[row, :place]).any():
-            return True
-    return False
-
-
-# %% wrong: looks-ahead | any place, not the one asked for | killed by: place matters
-def looks_ahead(model, tokens, place):
-    logits = model(tokens)
-    for later in range(1, tokens.shape[1]):
-        for other in range(logits.shape[-1]):
-            changed = tokens.clone()
-            changed[:, later] = other
-            if not torch.equal(model(changed)[:, :later], logits[:, :later]):
-                return True
-    return False
-
-
-# %% wrong: looks-ahead | writes into the caller's tokens | killed by: tokens stay
-def looks_ahead(model, tokens, place):
-    logits = model(tokens)[:, :place]
-    for later in range(place, tokens.shape[1]):
-        for other in range(model(tokens).shape[-1]):
-            tokens[:, later] = other
-            if not torch.equal(model(tokens)[:, :place], logits):
-                return True
-    return False
-
-
-# %% wrong: looks-ahead | a tensor of one truth | killed by: True or False
-def looks_ahead(model, tokens, place):
-    logits = model(tokens)
-    found = torch.tensor(False)
-    for later in range(place, tokens.shape[1]):
-        for other in range(logits.shape[-1]):
-            changed = tokens.clone()
-            changed[:, later] = other
-            found = found | (model(changed)[:, :place] != logits[:, :place]).any()
-    return found
-
-
-# %% wrong: looks-ahead | allclose | killed by: by a hair
-def looks_ahead(model, tokens, place):
-    logits = model(tokens)
-    for later in range(place, tokens.shape[1]):
-        for other in range(logits.shape[-1]):
-            changed = tokens.clone()
-            changed[:, later] = other
-            if not torch.allclose(model(changed)[:, :place], logits[:, :place]):
-                return True
-    return False
-
-
-# %% wrong: looks-ahead | all logits have to change | killed by: the first place sees it
-def looks_ahead(model, tokens, place):
-    logits = model(tokens)
-    for later in range(place, tokens.shape[1]):
-        for other in range(logits.shape[-1]):
-            changed = tokens.clone()
-            changed[:, later] = other
-            if (model(changed)[:, :place] != logits[:, :place]).all():
-                return True
-    return False
-
-
-# %% wrong: looks-ahead | compares what is written: the argmax | killed by: a small leak
-def looks_ahead(model, tokens, place):
-    logits = model(tokens)
-    for later in range(place, tokens.shape[1]):
-        for other in range(logits.shape[-1]):
-            changed = tokens.clone()
-            changed[:, later] = other
-            if not torch.equal(model(changed)[:, :place].argmax(-1), logits[:, :place].argmax(-1)):
-                return True
-    return False
-
-
-# %% wrong: looks-ahead | compares the sums over the vocabulary | killed by: a leak that cancels
-def looks_ahead(model, tokens, place):
-    logits = model(tokens)
-    for later in range(place, tokens.shape[1]):
-        for other in range(logits.shape[-1]):
-            changed = tokens.clone()
-            changed[:, later] = other
-            if ((model(changed)[:, :place].sum(-1) - logits[:, :place].sum(-1)).abs() > 1e-13).any():
-                return True
-    return False
-
-
-# %% wrong: looks-ahead | compares the first logit of each place | killed by: one logit
-def looks_ahead(model, tokens, place):
-    logits = model(tokens)
-    for later in range(place, tokens.shape[1]):
-        for other in range(logits.shape[-1]):
-            changed = tokens.clone()
-            changed[:, later] = other
-            if not torch.equal(model(changed)[:, :place, 0], logits[:, :place, 0]):
-                return True
-    return False
-
-
-# %% wrong: looks-ahead | the first row of the batch | killed by: the last row
-def looks_ahead(model, tokens, place):
-    logits = model(tokens)
-    for later in range(place, tokens.shape[1]):
-        for other in range(logits.shape[-1]):
-            changed = tokens.clone()
-            changed[:, later] = other
-            if not torch.equal(model(changed)[0, :place], logits[0, :place]):
-                return True
-    return False
-
-
-# %% wrong: looks-ahead | changes the first row alone | killed by: the last row
-def looks_ahead(model, tokens, place):
-    logits = model(tokens)
-    for later in range(place, tokens.shape[1]):
-        for other in range(logits.shape[-1]):
-            changed = tokens.clone()
-            changed[0, later] = other
-            if not torch.equal(model(changed)[:, :place], logits[:, :place]):
-                return True
-    return False
-
-
-# %% wrong: looks-ahead | the largest difference, which is NaN between infinities | killed by: minus infinity
-def looks_ahead(model, tokens, place):
-    logits = model(tokens)
-    for later in range(place, tokens.shape[1]):
-        for other in range(logits.shape[-1]):
-            changed = tokens.clone()
-            changed[:, later] = other
-            if (model(changed)[:, :place] - logits[:, :place]).abs().max() > 0:
-                return True
-    return False
-
-
-# %% wrong: looks-ahead | a difference that is not 0, which NaN is not | killed by: minus infinity, causal
-def looks_ahead(model, tokens, place):
-    logits = model(tokens)
-    for later in range(place, tokens.shape[1]):
-        for other in range(logits.shape[-1]):
-            changed = tokens.clone()
-            changed[:, later] = other
-            if ((model(changed) - logits)[:, :place] != 0).any():
-                return True
-    return False
-
-
-# %% wrong: looks-ahead | tries a place and forgets what the others said | killed by: the token at place
-def looks_ahead(model, tokens, place):
-    logits = model(tokens)
-    found = False
-    for later in range(place, tokens.shape[1]):
-        for other in range(logits.shape[-1]):
-            changed = tokens.clone()
-            changed[:, later] = other
-            found = not torch.equal(model(changed)[:, :place], logits[:, :place])
-    return found
-
-
-# %% wrong: looks-ahead | the vocabulary ends with the largest token of the text | killed by: one token of the vocabulary
-def looks_ahead(model, tokens, place):
-    before = model(tokens)[:, :place]
-    for later in range(place, tokens.shape[1]):
-        for other in range(int(tokens.max()) + 1):
-            changed = tokens.clone()
-            changed[:, later] = other
-            if not torch.equal(model(changed)[:, :place], before):
-                return True
-    return False
-
-
-# %% wrong: looks-ahead | all later tokens become the same one | killed by: one at a time
-def looks_ahead(model, tokens, place):
-    logits = model(tokens)
-    for other in range(logits.shape[-1]):
-        changed = tokens.clone()
-        changed[:, place:] = other
-        if not torch.equal(model(changed)[:, :place], logits[:, :place]):
-            return True
-    return False
-
-
-# %% wrong: looks-ahead | every token at every later place, and what moves by more than 1e-4 | killed by: a small leak
-def looks_ahead(model, tokens, place):
-    logits = model(tokens)
-    for later in range(place, tokens.shape[1]):
-        for other in range(logits.shape[-1]):
-            changed = tokens.clone()
-            changed[:, later] = other
-            if ((model(changed) - logits)[:, :place].abs() > 1e-4).any():
-                return True
-    return False
-
-
-# %% wrong: looks-ahead | says what the first replacement showed | killed by: the last token
-def looks_ahead(model, tokens, place):
-    logits = model(tokens)
-    for later in range(place, tokens.shape[1]):
-        for other in range(logits.shape[-1]):
-            changed = tokens.clone()
-            changed[:, later] = other
-            return not torch.equal(model(changed)[:, :place], logits[:, :place])
-
-
 # %% right: looks-ahead | each row on its own
 @torch.no_grad()
 def looks_ahead(model, tokens, place):
@@ -1125,215 +626,317 @@ def looks_ahead(model, tokens, place):
     return seen
 
 
-# %% wrong: routing-losses | the sum | killed by: routing loss
-def routing_loss(r, mask):
-    return nn.functional.binary_cross_entropy_with_logits(r, mask.to(r.dtype), reduction="sum")
+# %% wrong: looks-ahead | changes everything, what stands before place too | killed by: a causal model
+def looks_ahead(model, tokens, place):
+    other = (tokens + 1) % model(tokens).shape[-1]
+    return not torch.equal(model(other)[:, :place], model(tokens)[:, :place])
+
+
+# %% wrong: looks-ahead | compares place itself too | killed by: a causal model
+def looks_ahead(model, tokens, place):
+    logits = model(tokens)
+    for later in range(place, tokens.shape[1]):
+        for other in range(logits.shape[-1]):
+            changed = tokens.clone()
+            changed[:, later] = other
+            if not torch.equal(model(changed)[:, : place + 1], logits[:, : place + 1]):
+                return True
+    return False
+
+
+# %% wrong: looks-ahead | changes what stands before place and looks after it | killed by: a causal model
+# edit of: compares place itself too
+# -    for later in range(place, tokens.shape[1]):
+# +    for earlier in range(place):
+# …
+# -            changed[:, later] = other
+# -            if not torch.equal(model(changed)[:, : place + 1], logits[:, : place + 1]):
+# +            changed[:, earlier] = other
+# +            if not torch.equal(model(changed)[:, place:], logits[:, place:]):
+
+
+# %% wrong: looks-ahead | True if it is causal | killed by: a causal model
+# edit of: compares place itself too
+# -            if not torch.equal(model(changed)[:, : place + 1], logits[:, : place + 1]):
+# -                return True
+# -    return False
+# +            if not torch.equal(model(changed)[:, :place], logits[:, :place]):
+# +                return False
+# +    return True
+
+
+# %% wrong: looks-ahead | accuses nobody | killed by: the whole text
+def looks_ahead(model, tokens, place):
+    return False
+
+
+# %% wrong: looks-ahead | starts after place | killed by: the token at place
+# edit of: compares place itself too
+# -    for later in range(place, tokens.shape[1]):
+# +    for later in range(place + 1, tokens.shape[1]):
+# …
+# -            if not torch.equal(model(changed)[:, : place + 1], logits[:, : place + 1]):
+# +            if not torch.equal(model(changed)[:, :place], logits[:, :place]):
+
+
+# %% wrong: looks-ahead | changes the token at place alone | killed by: the last token
+def looks_ahead(model, tokens, place):
+    logits = model(tokens)
+    for other in range(logits.shape[-1]):
+        changed = tokens.clone()
+        changed[:, place] = other
+        if not torch.equal(model(changed)[:, :place], logits[:, :place]):
+            return True
+    return False
+
+
+# %% wrong: looks-ahead | stops before the last token | killed by: the last token
+# edit of: compares place itself too
+# -    for later in range(place, tokens.shape[1]):
+# +    for later in range(place, max(place + 1, tokens.shape[1] - 1)):
+# …
+# -            if not torch.equal(model(changed)[:, : place + 1], logits[:, : place + 1]):
+# +            if not torch.equal(model(changed)[:, :place], logits[:, :place]):
+
+
+# %% wrong: looks-ahead | changes the last token alone | killed by: the token at place
+# edit of: changes the token at place alone
+# -        changed[:, place] = other
+# +        changed[:, -1] = other
+
+
+# %% wrong: looks-ahead | the first and the last of the later tokens | killed by: a token in between
+# edit of: compares place itself too
+# -    for later in range(place, tokens.shape[1]):
+# +    for later in (place, tokens.shape[1] - 1):
+# …
+# -            if not torch.equal(model(changed)[:, : place + 1], logits[:, : place + 1]):
+# +            if not torch.equal(model(changed)[:, :place], logits[:, :place]):
+
+
+# %% wrong: looks-ahead | compares the place before alone | killed by: the first place sees it
+# edit of: compares place itself too
+# -            if not torch.equal(model(changed)[:, : place + 1], logits[:, : place + 1]):
+# +            if not torch.equal(model(changed)[:, place - 1], logits[:, place - 1]):
+
+
+# %% wrong: looks-ahead | one other token at each place | killed by: one token of the vocabulary
+# edit of: changes the token at place alone
+# -    for other in range(logits.shape[-1]):
+# +    for later in range(place, tokens.shape[1]):
+# …
+# -        changed[:, place] = other
+# +        changed[:, later] = (changed[:, later] + 2) % logits.shape[-1]
+
+
+# %% wrong: looks-ahead | the vocabulary without its last | killed by: one token of the vocabulary
+# edit of: compares place itself too
+# -        for other in range(logits.shape[-1]):
+# +        for other in range(logits.shape[-1] - 1):
+# …
+# -            if not torch.equal(model(changed)[:, : place + 1], logits[:, : place + 1]):
+# +            if not torch.equal(model(changed)[:, :place], logits[:, :place]):
+
+
+# %% wrong: looks-ahead | the vocabulary without its first | killed by: one token of the vocabulary
+# edit of: compares place itself too
+# -        for other in range(logits.shape[-1]):
+# +        for other in range(1, logits.shape[-1]):
+# …
+# -            if not torch.equal(model(changed)[:, : place + 1], logits[:, : place + 1]):
+# +            if not torch.equal(model(changed)[:, :place], logits[:, :place]):
+
+
+# %% wrong: looks-ahead | the tokens that occur in the text alone, in their own row | killed by: one token of the vocabulary
+# edit of: compares place itself too
+# -        for other in range(logits.shape[-1]):
+# +        for source in range(tokens.shape[1]):
+# …
+# -            changed[:, later] = other
+# -            if not torch.equal(model(changed)[:, : place + 1], logits[:, : place + 1]):
+# +            changed[:, later] = tokens[:, source]
+# +            if source < place and not torch.equal(model(changed)[:, :place], logits[:, :place]):
+
+
+# %% wrong: looks-ahead | shortens the text | killed by: the length
+def looks_ahead(model, tokens, place):
+    return not torch.equal(model(tokens[:, :place]), model(tokens)[:, :place])
+
+
+# %% wrong: looks-ahead | another token at place, and what moves by more than rounding | killed by: a small leak
+def looks_ahead(model, tokens, place):
+    logits = model(tokens)
+    other = tokens.clone()
+    other[:, place] = (other[:, place] + 1) % logits.shape[-1]
+    return bool(((model(other) - logits)[:, :place].abs() > 1e-4).any())
+
+
+# %% wrong: looks-ahead | 256 tokens, whatever the vocabulary | killed by: runs
+# edit of: compares place itself too
+# -        for other in range(logits.shape[-1]):
+# +        for other in range(256):
+# …
+# -            if not torch.equal(model(changed)[:, : place + 1], logits[:, : place + 1]):
+# +            if not torch.equal(model(changed)[:, :place], logits[:, :place]):
 
+
+# %% wrong: looks-ahead | compares up to place - 2 | killed by: the place before sees it
+# edit of: compares place itself too
+# -            if not torch.equal(model(changed)[:, : place + 1], logits[:, : place + 1]):
+# +            if not torch.equal(model(changed)[:, : place - 1], logits[:, : place - 1]):
+
+
+# %% wrong: looks-ahead | draws other tokens for the rest, once | killed by: one token of the vocabulary
+def looks_ahead(model, tokens, place):
+    logits = model(tokens)
+    changed = tokens.clone()
+    changed[:, place:] = torch.randint(logits.shape[-1], changed[:, place:].shape)
+    return not torch.equal(model(changed)[:, :place], logits[:, :place])
 
-def predictor_loss(predictor, x, mask):
-    return routing_loss(predictor(x.detach()), mask)
 
+# %% wrong: looks-ahead | all variants in one large batch, where rounding differs | killed by: the shape
+@torch.no_grad()
+def looks_ahead(model, tokens, place):
+    logits = model(tokens)
+    for row in range(len(tokens)):
+        variants = []
+        for later in range(place, tokens.shape[1]):
+            for other in range(logits.shape[-1]):
+                changed = tokens[row].clone()
+                changed[later] = other
+                variants.append(changed)
+        if (model(torch.stack(variants))[:, :place] != logits[row, :place]).any():
+            return True
+    return False
 
-# %% wrong: routing-losses | one loss for each row | killed by: one number
-def routing_loss(r, mask):
-    return nn.functional.binary_cross_entropy_with_logits(r, mask.to(r.dtype), reduction="none").mean(1)
 
-
-def predictor_loss(predictor, x, mask):
-    return routing_loss(predictor(x.detach()), mask)
-
-
-# %% wrong: routing-losses | summed over the tokens, mean over the batch | killed by: routing loss
-def routing_loss(r, mask):
-    return nn.functional.binary_cross_entropy_with_logits(r, mask.to(r.dtype), reduction="sum") / len(r)
-
-
-def predictor_loss(predictor, x, mask):
-    return routing_loss(predictor(x.detach()), mask)
-
-
-# %% wrong: routing-losses | sigmoid, and then a loss that takes logits | killed by: routing loss
-def routing_loss(r, mask):
-    return nn.functional.binary_cross_entropy_with_logits(r.sigmoid(), mask.to(r.dtype))
-
-
-def predictor_loss(predictor, x, mask):
-    return routing_loss(predictor(x.detach()), mask)
-
-
-# %% wrong: routing-losses | the targets the other way round | killed by: routing loss
-def routing_loss(r, mask):
-    return nn.functional.binary_cross_entropy_with_logits(r, (~mask).to(r.dtype))
-
-
-def predictor_loss(predictor, x, mask):
-    return routing_loss(predictor(x.detach()), mask)
-
-
-# %% wrong: routing-losses | the log-likelihood without its sign | killed by: routing loss
-def routing_loss(r, mask):
-    return torch.where(mask, nn.functional.logsigmoid(r), nn.functional.logsigmoid(-r)).mean()
-
-
-def predictor_loss(predictor, x, mask):
-    return routing_loss(predictor(x.detach()), mask)
-
-
-# %% wrong: routing-losses | of the k alone | killed by: routing loss
-def routing_loss(r, mask):
-    return -nn.functional.logsigmoid(r[mask]).mean()
-
-
-def predictor_loss(predictor, x, mask):
-    return routing_loss(predictor(x.detach()), mask)
-
-
-# %% wrong: routing-losses | of the k alone, divided by all | killed by: routing loss
-def routing_loss(r, mask):
-    return -(mask * nn.functional.logsigmoid(r)).mean()
-
-
-def predictor_loss(predictor, x, mask):
-    return routing_loss(predictor(x.detach()), mask)
-
-
-# %% wrong: routing-losses | a softmax over the tokens | killed by: routing loss
-def routing_loss(r, mask):
-    return -r.log_softmax(1)[mask].mean()
-
-
-def predictor_loss(predictor, x, mask):
-    return routing_loss(predictor(x.detach()), mask)
-
-
-# %% wrong: routing-losses | squared distance | killed by: routing loss
-def routing_loss(r, mask):
-    return (r.sigmoid() - mask.to(r.dtype)).square().mean()
-
-
-def predictor_loss(predictor, x, mask):
-    return routing_loss(predictor(x.detach()), mask)
-
-
-# %% wrong: routing-losses | both kinds weighted alike | killed by: routing loss
-def routing_loss(r, mask):
-    return (nn.functional.softplus(-r[mask]).mean() + nn.functional.softplus(r[~mask]).mean()) / 2
-
-
-def predictor_loss(predictor, x, mask):
-    return routing_loss(predictor(x.detach()), mask)
-
-
-# %% wrong: routing-losses | the share of wrong decisions | killed by: routing loss
-def routing_loss(r, mask):
-    return ((r > 0) != mask).to(r.dtype).mean().requires_grad_()
-
-
-def predictor_loss(predictor, x, mask):
-    return routing_loss(predictor(x.detach()), mask)
-
-
-# %% wrong: routing-losses | r is detached | killed by: r learns
-def routing_loss(r, mask):
-    return nn.functional.binary_cross_entropy_with_logits(r.detach(), mask.to(r.dtype))
-
-
-def predictor_loss(predictor, x, mask):
-    return nn.functional.binary_cross_entropy_with_logits(predictor(x.detach()), mask.to(x.dtype))
-
-
-# %% wrong: routing-losses | on probabilities, whose logarithm is cut off | killed by: large logits
-def routing_loss(r, mask):
-    return nn.functional.binary_cross_entropy(r.sigmoid(), mask.to(r.dtype))
-
-
-def predictor_loss(predictor, x, mask):
-    return routing_loss(predictor(x.detach()), mask)
-
-
-# %% wrong: routing-losses | probabilities and logarithms by hand | killed by: large logits
-def routing_loss(r, mask):
-    p = r.sigmoid()
-    return -torch.where(mask, p.log(), (1 - p).log()).mean()
-
-
-def predictor_loss(predictor, x, mask):
-    return routing_loss(predictor(x.detach()), mask)
-
-
-# %% wrong: routing-losses | the predictor's gradient goes on to x | killed by: x is left alone
-def routing_loss(r, mask):
-    return nn.functional.binary_cross_entropy_with_logits(r, mask.to(r.dtype))
-
-
-def predictor_loss(predictor, x, mask):
-    return routing_loss(predictor(x), mask)
-
-
-# %% wrong: routing-losses | detaches what the predictor says | killed by: the predictor learns
-def routing_loss(r, mask):
-    return nn.functional.binary_cross_entropy_with_logits(r, mask.to(r.dtype))
-
-
-def predictor_loss(predictor, x, mask):
-    return routing_loss(predictor(x).detach(), mask)
-
-
-# %% wrong: routing-losses | no gradient for anything inside the predictor | killed by: the predictor learns
-def routing_loss(r, mask):
-    return nn.functional.binary_cross_entropy_with_logits(r, mask.to(r.dtype))
-
-
-def predictor_loss(predictor, x, mask):
-    with torch.no_grad():
-        log_odds = predictor(x)
-    return routing_loss(log_odds, mask)
-
-
-# %% wrong: routing-losses | cuts x off in place | killed by: x stays in its graph
-def routing_loss(r, mask):
-    return nn.functional.binary_cross_entropy_with_logits(r, mask.to(r.dtype))
-
-
-def predictor_loss(predictor, x, mask):
-    x.detach_()
-    return routing_loss(predictor(x), mask)
-
-
-# %% wrong: routing-losses | sigmoid in the predictor's loss | killed by: predictor loss
-def routing_loss(r, mask):
-    return nn.functional.binary_cross_entropy_with_logits(r, mask.to(r.dtype))
-
-
-def predictor_loss(predictor, x, mask):
-    return routing_loss(predictor(x.detach()).sigmoid(), mask)
-
-
-# %% wrong: routing-losses | the predictor is put to evaluation | killed by: still in training mode
-def routing_loss(r, mask):
-    return nn.functional.binary_cross_entropy_with_logits(r, mask.to(r.dtype))
-
-
-def predictor_loss(predictor, x, mask):
-    return routing_loss(predictor.eval()(x.detach()), mask)
-
-
-# %% wrong: routing-losses | logits and targets swapped | killed by: routing loss
-def routing_loss(r, mask):
-    return nn.functional.binary_cross_entropy_with_logits(mask.to(r.dtype), r)
-
-
-def predictor_loss(predictor, x, mask):
-    return nn.functional.binary_cross_entropy_with_logits(predictor(x.detach()), mask.to(x.dtype))
-
-
-# %% wrong: routing-losses | the mask stays boolean | killed by: runs
-def routing_loss(r, mask):
-    return nn.functional.binary_cross_entropy_with_logits(r, mask)
-
-
-def predictor_loss(predictor, x, mask):
-    return routing_loss(predictor(x.detach()), mask)
+# %% wrong: looks-ahead | any place, not the one asked for | killed by: place matters
+# edit of: compares place itself too
+# -    for later in range(place, tokens.shape[1]):
+# +    for later in range(1, tokens.shape[1]):
+# …
+# -            if not torch.equal(model(changed)[:, : place + 1], logits[:, : place + 1]):
+# +            if not torch.equal(model(changed)[:, :later], logits[:, :later]):
+
+
+# %% wrong: looks-ahead | writes into the caller's tokens | killed by: tokens stay
+def looks_ahead(model, tokens, place):
+    logits = model(tokens)[:, :place]
+    for later in range(place, tokens.shape[1]):
+        for other in range(model(tokens).shape[-1]):
+            tokens[:, later] = other
+            if not torch.equal(model(tokens)[:, :place], logits):
+                return True
+    return False
+
+
+# %% wrong: looks-ahead | a tensor of one truth | killed by: True or False
+def looks_ahead(model, tokens, place):
+    logits = model(tokens)
+    found = torch.tensor(False)
+    for later in range(place, tokens.shape[1]):
+        for other in range(logits.shape[-1]):
+            changed = tokens.clone()
+            changed[:, later] = other
+            found = found | (model(changed)[:, :place] != logits[:, :place]).any()
+    return found
+
+
+# %% wrong: looks-ahead | allclose | killed by: by a hair
+# edit of: compares place itself too
+# -            if not torch.equal(model(changed)[:, : place + 1], logits[:, : place + 1]):
+# +            if not torch.allclose(model(changed)[:, :place], logits[:, :place]):
+
+
+# %% wrong: looks-ahead | all logits have to change | killed by: the first place sees it
+# edit of: compares place itself too
+# -            if not torch.equal(model(changed)[:, : place + 1], logits[:, : place + 1]):
+# +            if (model(changed)[:, :place] != logits[:, :place]).all():
+
+
+# %% wrong: looks-ahead | compares what is written: the argmax | killed by: a small leak
+# edit of: compares place itself too
+# -            if not torch.equal(model(changed)[:, : place + 1], logits[:, : place + 1]):
+# +            if not torch.equal(model(changed)[:, :place].argmax(-1), logits[:, :place].argmax(-1)):
+
+
+# %% wrong: looks-ahead | compares the sums over the vocabulary | killed by: a leak that cancels
+# edit of: compares place itself too
+# -            if not torch.equal(model(changed)[:, : place + 1], logits[:, : place + 1]):
+# +            if ((model(changed)[:, :place].sum(-1) - logits[:, :place].sum(-1)).abs() > 1e-13).any():
+
+
+# %% wrong: looks-ahead | compares the first logit of each place | killed by: one logit
+# edit of: compares place itself too
+# -            if not torch.equal(model(changed)[:, : place + 1], logits[:, : place + 1]):
+# +            if not torch.equal(model(changed)[:, :place, 0], logits[:, :place, 0]):
+
+
+# %% wrong: looks-ahead | the first row of the batch | killed by: the last row
+# edit of: compares place itself too
+# -            if not torch.equal(model(changed)[:, : place + 1], logits[:, : place + 1]):
+# +            if not torch.equal(model(changed)[0, :place], logits[0, :place]):
+
+
+# %% wrong: looks-ahead | changes the first row alone | killed by: the last row
+# edit of: compares place itself too
+# -            changed[:, later] = other
+# -            if not torch.equal(model(changed)[:, : place + 1], logits[:, : place + 1]):
+# +            changed[0, later] = other
+# +            if not torch.equal(model(changed)[:, :place], logits[:, :place]):
+
+
+# %% wrong: looks-ahead | the largest difference, which is NaN between infinities | killed by: minus infinity
+# edit of: compares place itself too
+# -            if not torch.equal(model(changed)[:, : place + 1], logits[:, : place + 1]):
+# +            if (model(changed)[:, :place] - logits[:, :place]).abs().max() > 0:
+
+
+# %% wrong: looks-ahead | a difference that is not 0, which NaN is not | killed by: minus infinity, causal
+# edit of: compares place itself too
+# -            if not torch.equal(model(changed)[:, : place + 1], logits[:, : place + 1]):
+# +            if ((model(changed) - logits)[:, :place] != 0).any():
+
+
+# %% wrong: looks-ahead | tries a place and forgets what the others said | killed by: the token at place
+# edit of: a tensor of one truth
+# -    found = torch.tensor(False)
+# +    found = False
+# …
+# -            found = found | (model(changed)[:, :place] != logits[:, :place]).any()
+# +            found = not torch.equal(model(changed)[:, :place], logits[:, :place])
+
+
+# %% wrong: looks-ahead | the vocabulary ends with the largest token of the text | killed by: one token of the vocabulary
+def looks_ahead(model, tokens, place):
+    before = model(tokens)[:, :place]
+    for later in range(place, tokens.shape[1]):
+        for other in range(int(tokens.max()) + 1):
+            changed = tokens.clone()
+            changed[:, later] = other
+            if not torch.equal(model(changed)[:, :place], before):
+                return True
+    return False
+
+
+# %% wrong: looks-ahead | all later tokens become the same one | killed by: one at a time
+# edit of: changes the token at place alone
+# -        changed[:, place] = other
+# +        changed[:, place:] = other
+
+
+# %% wrong: looks-ahead | every token at every later place, and what moves by more than 1e-4 | killed by: a small leak
+# edit of: compares place itself too
+# -            if not torch.equal(model(changed)[:, : place + 1], logits[:, : place + 1]):
+# +            if ((model(changed) - logits)[:, :place].abs() > 1e-4).any():
+
+
+# %% wrong: looks-ahead | says what the first replacement showed | killed by: the last token
+# edit of: compares place itself too
+# -            if not torch.equal(model(changed)[:, : place + 1], logits[:, : place + 1]):
+# -                return True
+# -    return False
+# +            return not torch.equal(model(changed)[:, :place], logits[:, :place])
 
 
 # %% right: routing-losses | softplus with a sign
@@ -1361,407 +964,154 @@ def predictor_loss(predictor, x, mask):
     return routing_loss(predictor(numbers), mask)
 
 
-# %% wrong: causal-step | r times the update replaces the token | killed by: a layer without a router
-def causal_step(layers, x, place, caches):
-    positions = torch.tensor([place])
-    for layer, cache in zip(layers, caches, strict=True):
-        weight = 1.0
-        if layer.router is not None:
-            weight = layer.router(x)
-            log_odds = weight if layer.predictor is None else layer.predictor(x)
-            if log_odds.item() <= 0:
-                continue
-        x = weight * layer.block.update(x, positions=positions, cache=cache)
-    return x
+# %% wrong: routing-losses | the sum | killed by: routing loss
+def routing_loss(r, mask):
+    return nn.functional.binary_cross_entropy_with_logits(r, mask.to(r.dtype), reduction="sum")
 
 
-# %% wrong: causal-step | the weight is not on the path | killed by: a layer with a router
-def causal_step(layers, x, place, caches):
-    positions = torch.tensor([place])
-    for layer, cache in zip(layers, caches, strict=True):
-        weight = 1.0
-        if layer.router is not None:
-            weight = layer.router(x)
-            log_odds = weight if layer.predictor is None else layer.predictor(x)
-            if log_odds.item() <= 0:
-                continue
-        x = x + layer.block.update(x, positions=positions, cache=cache)
-    return x
+def predictor_loss(predictor, x, mask):
+    return routing_loss(predictor(x.detach()), mask)
 
 
-# %% wrong: causal-step | a double residual | killed by: a layer without a router
-def causal_step(layers, x, place, caches):
-    positions = torch.tensor([place])
-    for layer, cache in zip(layers, caches, strict=True):
-        weight = 1.0
-        if layer.router is not None:
-            weight = layer.router(x)
-            log_odds = weight if layer.predictor is None else layer.predictor(x)
-            if log_odds.item() <= 0:
-                continue
-        x = x + (x + weight * layer.block.update(x, positions=positions, cache=cache))
-    return x
+# %% wrong: routing-losses | one loss for each row | killed by: one number
+# edit of: the sum
+# -    return nn.functional.binary_cross_entropy_with_logits(r, mask.to(r.dtype), reduction="sum")
+# +    return nn.functional.binary_cross_entropy_with_logits(r, mask.to(r.dtype), reduction="none").mean(1)
 
 
-# %% wrong: causal-step | the predictor's log-odds are the weight | killed by: a layer with a predictor
-def causal_step(layers, x, place, caches):
-    positions = torch.tensor([place])
-    for layer, cache in zip(layers, caches, strict=True):
-        weight = 1.0
-        if layer.router is not None:
-            weight = layer.router(x)
-            log_odds = weight if layer.predictor is None else layer.predictor(x)
-            if log_odds.item() <= 0:
-                continue
-        x = x + (weight if layer.router is None else log_odds) * layer.block.update(x, positions=positions, cache=cache)
-    return x
+# %% wrong: routing-losses | summed over the tokens, mean over the batch | killed by: routing loss
+# edit of: the sum
+# -    return nn.functional.binary_cross_entropy_with_logits(r, mask.to(r.dtype), reduction="sum")
+# +    return nn.functional.binary_cross_entropy_with_logits(r, mask.to(r.dtype), reduction="sum") / len(r)
 
 
-# %% wrong: causal-step | sigmoid of r is the weight | killed by: a layer with a router
-def causal_step(layers, x, place, caches):
-    positions = torch.tensor([place])
-    for layer, cache in zip(layers, caches, strict=True):
-        weight = 1.0
-        if layer.router is not None:
-            weight = layer.router(x)
-            log_odds = weight if layer.predictor is None else layer.predictor(x)
-            if log_odds.item() <= 0:
-                continue
-        x = x + (weight if layer.router is None else weight.sigmoid()) * layer.block.update(
-            x, positions=positions, cache=cache
-        )
-    return x
+# %% wrong: routing-losses | sigmoid, and then a loss that takes logits | killed by: routing loss
+# edit of: the sum
+# -    return nn.functional.binary_cross_entropy_with_logits(r, mask.to(r.dtype), reduction="sum")
+# +    return nn.functional.binary_cross_entropy_with_logits(r.sigmoid(), mask.to(r.dtype))
 
 
-# %% wrong: causal-step | r without its sign | killed by: a layer with a predictor
-def causal_step(layers, x, place, caches):
-    positions = torch.tensor([place])
-    for layer, cache in zip(layers, caches, strict=True):
-        weight = 1.0
-        if layer.router is not None:
-            weight = layer.router(x)
-            log_odds = weight if layer.predictor is None else layer.predictor(x)
-            if log_odds.item() <= 0:
-                continue
-        x = x + abs(weight) * layer.block.update(x, positions=positions, cache=cache)
-    return x
+# %% wrong: routing-losses | the targets the other way round | killed by: routing loss
+# edit of: the sum
+# -    return nn.functional.binary_cross_entropy_with_logits(r, mask.to(r.dtype), reduction="sum")
+# +    return nn.functional.binary_cross_entropy_with_logits(r, (~mask).to(r.dtype))
 
 
-# %% wrong: causal-step | a layer without a router has the weight 0 | killed by: a layer without a router
-def causal_step(layers, x, place, caches):
-    positions = torch.tensor([place])
-    for layer, cache in zip(layers, caches, strict=True):
-        weight = 0.0
-        if layer.router is not None:
-            weight = layer.router(x)
-            log_odds = weight if layer.predictor is None else layer.predictor(x)
-            if log_odds.item() <= 0:
-                continue
-        x = x + weight * layer.block.update(x, positions=positions, cache=cache)
-    return x
+# %% wrong: routing-losses | the log-likelihood without its sign | killed by: routing loss
+# edit of: the sum
+# -    return nn.functional.binary_cross_entropy_with_logits(r, mask.to(r.dtype), reduction="sum")
+# +    return torch.where(mask, nn.functional.logsigmoid(r), nn.functional.logsigmoid(-r)).mean()
 
 
-# %% wrong: causal-step | break in place of continue | killed by: four caches
-def causal_step(layers, x, place, caches):
-    positions = torch.tensor([place])
-    for layer, cache in zip(layers, caches, strict=True):
-        weight = 1.0
-        if layer.router is not None:
-            weight = layer.router(x)
-            log_odds = weight if layer.predictor is None else layer.predictor(x)
-            if log_odds.item() <= 0:
-                break
-        x = x + weight * layer.block.update(x, positions=positions, cache=cache)
-    return x
+# %% wrong: routing-losses | of the k alone | killed by: routing loss
+# edit of: the sum
+# -    return nn.functional.binary_cross_entropy_with_logits(r, mask.to(r.dtype), reduction="sum")
+# +    return -nn.functional.logsigmoid(r[mask]).mean()
 
 
-# %% wrong: causal-step | a token that passes by becomes 0 | killed by: a layer with a router
-def causal_step(layers, x, place, caches):
-    positions = torch.tensor([place])
-    for layer, cache in zip(layers, caches, strict=True):
-        weight = 1.0
-        if layer.router is not None:
-            weight = layer.router(x)
-            log_odds = weight if layer.predictor is None else layer.predictor(x)
-            if log_odds.item() <= 0:
-                x = 0 * x
-                continue
-        x = x + weight * layer.block.update(x, positions=positions, cache=cache)
-    return x
+# %% wrong: routing-losses | of the k alone, divided by all | killed by: routing loss
+# edit of: the sum
+# -    return nn.functional.binary_cross_entropy_with_logits(r, mask.to(r.dtype), reduction="sum")
+# +    return -(mask * nn.functional.logsigmoid(r)).mean()
 
 
-# %% wrong: causal-step | everyone runs, as the first of one | killed by: a layer with a router
-def causal_step(layers, x, place, caches):
-    positions = torch.tensor([place])
-    for layer, cache in zip(layers, caches, strict=True):
-        weight = 1.0
-        if layer.router is not None:
-            weight = layer.router(x)
-            log_odds = weight if layer.predictor is None else layer.predictor(x)
-            if expert_choice(log_odds[..., 0], 1).logical_not().item():
-                continue
-        x = x + weight * layer.block.update(x, positions=positions, cache=cache)
-    return x
+# %% wrong: routing-losses | a softmax over the tokens | killed by: routing loss
+# edit of: the sum
+# -    return nn.functional.binary_cross_entropy_with_logits(r, mask.to(r.dtype), reduction="sum")
+# +    return -r.log_softmax(1)[mask].mean()
 
 
-# %% wrong: causal-step | a probability compared with 0 | killed by: a layer with a router
-def causal_step(layers, x, place, caches):
-    positions = torch.tensor([place])
-    for layer, cache in zip(layers, caches, strict=True):
-        weight = 1.0
-        if layer.router is not None:
-            weight = layer.router(x)
-            log_odds = weight if layer.predictor is None else layer.predictor(x)
-            if log_odds.sigmoid().item() <= 0:
-                continue
-        x = x + weight * layer.block.update(x, positions=positions, cache=cache)
-    return x
+# %% wrong: routing-losses | squared distance | killed by: routing loss
+# edit of: the sum
+# -    return nn.functional.binary_cross_entropy_with_logits(r, mask.to(r.dtype), reduction="sum")
+# +    return (r.sigmoid() - mask.to(r.dtype)).square().mean()
 
 
-# %% wrong: causal-step | r decides where there is a predictor | killed by: a layer with a predictor
-def causal_step(layers, x, place, caches):
-    positions = torch.tensor([place])
-    for layer, cache in zip(layers, caches, strict=True):
-        weight = 1.0
-        if layer.router is not None:
-            weight = layer.router(x)
-            log_odds = weight
-            if log_odds.item() <= 0:
-                continue
-        x = x + weight * layer.block.update(x, positions=positions, cache=cache)
-    return x
+# %% wrong: routing-losses | both kinds weighted alike | killed by: routing loss
+# edit of: the sum
+# -    return nn.functional.binary_cross_entropy_with_logits(r, mask.to(r.dtype), reduction="sum")
+# +    return (nn.functional.softplus(-r[mask]).mean() + nn.functional.softplus(r[~mask]).mean()) / 2
 
 
-# %% wrong: causal-step | the other way round | killed by: a layer with a router
-def causal_step(layers, x, place, caches):
-    positions = torch.tensor([place])
-    for layer, cache in zip(layers, caches, strict=True):
-        weight = 1.0
-        if layer.router is not None:
-            weight = layer.router(x)
-            log_odds = weight if layer.predictor is None else layer.predictor(x)
-            if log_odds.item() > 0:
-                continue
-        x = x + weight * layer.block.update(x, positions=positions, cache=cache)
-    return x
+# %% wrong: routing-losses | the share of wrong decisions | killed by: routing loss
+# edit of: the sum
+# -    return nn.functional.binary_cross_entropy_with_logits(r, mask.to(r.dtype), reduction="sum")
+# +    return ((r > 0) != mask).to(r.dtype).mean().requires_grad_()
 
 
-# %% wrong: causal-step | nobody runs where there is a router | killed by: a layer with a router
-def causal_step(layers, x, place, caches):
-    positions = torch.tensor([place])
-    for layer, cache in zip(layers, caches, strict=True):
-        weight = 1.0
-        if layer.router is not None:
-            weight = layer.router(x)
-            log_odds = weight if layer.predictor is None else layer.predictor(x)
-            if True:
-                continue
-        x = x + weight * layer.block.update(x, positions=positions, cache=cache)
-    return x
+# %% wrong: routing-losses | r is detached | killed by: r learns
+def routing_loss(r, mask):
+    return nn.functional.binary_cross_entropy_with_logits(r.detach(), mask.to(r.dtype))
 
 
-# %% wrong: causal-step | writes those who pass by to the cache as well | killed by: a layer with a router
-def causal_step(layers, x, place, caches):
-    positions = torch.tensor([place])
-    for layer, cache in zip(layers, caches, strict=True):
-        weight = 1.0
-        if layer.router is not None:
-            weight = layer.router(x)
-            log_odds = weight if layer.predictor is None else layer.predictor(x)
-            if log_odds.item() <= 0:
-                layer.block.update(x, positions=positions, cache=cache)
-                continue
-        x = x + weight * layer.block.update(x, positions=positions, cache=cache)
-    return x
+def predictor_loss(predictor, x, mask):
+    return nn.functional.binary_cross_entropy_with_logits(predictor(x.detach()), mask.to(x.dtype))
 
 
-# %% wrong: causal-step | the first layer's state decides in every layer | killed by: four caches
-def causal_step(layers, x, place, caches):
-    positions = torch.tensor([place])
-    first = x
-    for layer, cache in zip(layers, caches, strict=True):
-        weight = 1.0
-        if layer.router is not None:
-            weight = layer.router(first)
-            log_odds = weight if layer.predictor is None else layer.predictor(first)
-            if log_odds.item() <= 0:
-                continue
-        x = x + weight * layer.block.update(x, positions=positions, cache=cache)
-    return x
+# %% wrong: routing-losses | on probabilities, whose logarithm is cut off | killed by: large logits
+# edit of: the sum
+# -    return nn.functional.binary_cross_entropy_with_logits(r, mask.to(r.dtype), reduction="sum")
+# +    return nn.functional.binary_cross_entropy(r.sigmoid(), mask.to(r.dtype))
 
 
-# %% wrong: causal-step | every update is of the first state | killed by: four layers
-def causal_step(layers, x, place, caches):
-    positions = torch.tensor([place])
-    first = x
-    for layer, cache in zip(layers, caches, strict=True):
-        weight = 1.0
-        if layer.router is not None:
-            weight = layer.router(x)
-            log_odds = weight if layer.predictor is None else layer.predictor(x)
-            if log_odds.item() <= 0:
-                continue
-        x = first + weight * layer.block.update(first, positions=positions, cache=cache)
-    return x
+# %% wrong: routing-losses | probabilities and logarithms by hand | killed by: large logits
+# edit of: the sum
+# -    return nn.functional.binary_cross_entropy_with_logits(r, mask.to(r.dtype), reduction="sum")
+# +    p = r.sigmoid()
+# +    return -torch.where(mask, p.log(), (1 - p).log()).mean()
 
 
-# %% wrong: causal-step | positions from 1 | killed by: a layer without a router
-def causal_step(layers, x, place, caches):
-    positions = torch.tensor([place + 1])
-    for layer, cache in zip(layers, caches, strict=True):
-        weight = 1.0
-        if layer.router is not None:
-            weight = layer.router(x)
-            log_odds = weight if layer.predictor is None else layer.predictor(x)
-            if log_odds.item() <= 0:
-                continue
-        x = x + weight * layer.block.update(x, positions=positions, cache=cache)
-    return x
+# %% wrong: routing-losses | the predictor's gradient goes on to x | killed by: x is left alone
+def routing_loss(r, mask):
+    return nn.functional.binary_cross_entropy_with_logits(r, mask.to(r.dtype))
 
 
-# %% wrong: causal-step | every token stands at 0 | killed by: a layer without a router
-def causal_step(layers, x, place, caches):
-    positions = torch.tensor([0])
-    for layer, cache in zip(layers, caches, strict=True):
-        weight = 1.0
-        if layer.router is not None:
-            weight = layer.router(x)
-            log_odds = weight if layer.predictor is None else layer.predictor(x)
-            if log_odds.item() <= 0:
-                continue
-        x = x + weight * layer.block.update(x, positions=positions, cache=cache)
-    return x
+def predictor_loss(predictor, x, mask):
+    return routing_loss(predictor(x), mask)
 
 
-# %% wrong: causal-step | one cache for all layers | killed by: four caches
-def causal_step(layers, x, place, caches):
-    positions = torch.tensor([place])
-    for layer, cache in zip(layers, [caches[0]] * len(layers), strict=True):
-        weight = 1.0
-        if layer.router is not None:
-            weight = layer.router(x)
-            log_odds = weight if layer.predictor is None else layer.predictor(x)
-            if log_odds.item() <= 0:
-                continue
-        x = x + weight * layer.block.update(x, positions=positions, cache=cache)
-    return x
+# %% wrong: routing-losses | detaches what the predictor says | killed by: the predictor learns
+# edit of: the predictor's gradient goes on to x
+# -    return routing_loss(predictor(x), mask)
+# +    return routing_loss(predictor(x).detach(), mask)
 
 
-# %% wrong: causal-step | log-odds of 0 run | killed by: log-odds of 0
-def causal_step(layers, x, place, caches):
-    positions = torch.tensor([place])
-    for layer, cache in zip(layers, caches, strict=True):
-        weight = 1.0
-        if layer.router is not None:
-            weight = layer.router(x)
-            log_odds = weight if layer.predictor is None else layer.predictor(x)
-            if log_odds.item() < 0:
-                continue
-        x = x + weight * layer.block.update(x, positions=positions, cache=cache)
-    return x
+# %% wrong: routing-losses | no gradient for anything inside the predictor | killed by: the predictor learns
+# edit of: the predictor's gradient goes on to x
+# -    return routing_loss(predictor(x), mask)
+# +    with torch.no_grad():
+# +        log_odds = predictor(x)
+# +    return routing_loss(log_odds, mask)
 
 
-# %% wrong: causal-step | every layer gets the first state | killed by: four caches
-def causal_step(layers, x, place, caches):
-    for layer, cache in zip(layers, caches, strict=True):
-        weight, state = 1.0, x
-        if layer.router is not None:
-            weight = layer.router(x)
-            log_odds = weight if layer.predictor is None else layer.predictor(x)
-            if log_odds.item() <= 0:
-                continue
-        state = x + weight * layer.block.update(x, positions=torch.tensor([place]), cache=cache)
-    return state
+# %% wrong: routing-losses | cuts x off in place | killed by: x stays in its graph
+# edit of: the predictor's gradient goes on to x
+#  def predictor_loss(predictor, x, mask):
+# +    x.detach_()
 
 
-# %% wrong: causal-step | counts what the cache holds for a position | killed by: a layer with a router
-def causal_step(layers, x, place, caches):
-    for layer, cache in zip(layers, caches, strict=True):
-        weight = 1.0
-        if layer.router is not None:
-            weight = layer.router(x)
-            log_odds = weight if layer.predictor is None else layer.predictor(x)
-            if log_odds.item() <= 0:
-                continue
-        x = x + weight * layer.block.update(x, positions=torch.tensor([cache.length]), cache=cache)
-    return x
+# %% wrong: routing-losses | sigmoid in the predictor's loss | killed by: predictor loss
+# edit of: the predictor's gradient goes on to x
+# -    return routing_loss(predictor(x), mask)
+# +    return routing_loss(predictor(x.detach()).sigmoid(), mask)
 
 
-# %% wrong: causal-step | computes the update first and decides afterwards, with a copy of the cache | killed by: nothing for nothing
-def causal_step(layers, x, place, caches):
-    for layer, cache in zip(layers, caches, strict=True):
-        log_odds, weight = torch.ones(1), 1.0
-        if layer.router is not None:
-            weight = layer.router(x)
-            log_odds = weight if layer.predictor is None else layer.predictor(x)
-        spare = LayerCache()
-        if cache.length:
-            spare.append(cache.keys, cache.values, cache.positions)
-        update = layer.block.update(x, positions=torch.tensor([place]), cache=spare)
-        if log_odds.item() > 0:
-            added = spare.keys[:, :, -1:], spare.values[:, :, -1:], spare.positions[:, -1:]
-            cache.append(*added)
-            x = x + weight * update
-    return x
+# %% wrong: routing-losses | the predictor is put to evaluation | killed by: still in training mode
+# edit of: the predictor's gradient goes on to x
+# -    return routing_loss(predictor(x), mask)
+# +    return routing_loss(predictor.eval()(x.detach()), mask)
 
 
-# %% wrong: causal-step | adds into the token that it was given | killed by: x stays
-def causal_step(layers, x, place, caches):
-    for layer, cache in zip(layers, caches, strict=True):
-        weight = 1.0
-        if layer.router is not None:
-            weight = layer.router(x).clone()
-            log_odds = weight if layer.predictor is None else layer.predictor(x)
-            if log_odds.item() <= 0:
-                continue
-        x += weight * layer.block.update(x, positions=torch.tensor([place]), cache=cache)
-    return x
+# %% wrong: routing-losses | logits and targets swapped | killed by: routing loss
+# edit of: r is detached
+# -    return nn.functional.binary_cross_entropy_with_logits(r.detach(), mask.to(r.dtype))
+# +    return nn.functional.binary_cross_entropy_with_logits(mask.to(r.dtype), r)
 
 
-# %% wrong: causal-step | gives a vector | killed by: shape
-def causal_step(layers, x, place, caches):
-    for layer, cache in zip(layers, caches, strict=True):
-        weight = 1.0
-        if layer.router is not None:
-            weight = layer.router(x)
-            log_odds = weight if layer.predictor is None else layer.predictor(x)
-            if log_odds.item() <= 0:
-                continue
-        x = x + weight * layer.block.update(x, positions=torch.tensor([place]), cache=cache)
-    return x[0, 0]
-
-
-# %% wrong: causal-step | a new cache in each step | killed by: a layer without a router
-def causal_step(layers, x, place, caches):
-    for layer in layers:
-        weight = 1.0
-        if layer.router is not None:
-            weight = layer.router(x)
-            log_odds = weight if layer.predictor is None else layer.predictor(x)
-            if log_odds.item() <= 0:
-                continue
-        x = x + weight * layer.block.update(x, positions=torch.tensor([place]), cache=LayerCache())
-    return x
-
-
-# %% wrong: causal-step | the position is a number, no tensor | killed by: runs
-def causal_step(layers, x, place, caches):
-    for layer, cache in zip(layers, caches, strict=True):
-        r = 1.0 if layer.router is None else layer.router(x)
-        odds = r if layer.predictor is None else layer.predictor(x)
-        if layer.router is None or odds > 0:
-            x = x + r * layer.block.update(x, positions=place, cache=cache)
-    return x
-
-
-# %% wrong: causal-step | every routed layer is asked for its predictor | killed by: runs
-def causal_step(layers, x, place, caches):
-    for layer, cache in zip(layers, caches, strict=True):
-        if layer.router is not None and layer.predictor(x) <= 0:
-            continue
-        r = 1.0 if layer.router is None else layer.router(x)
-        x = x + r * layer.block.update(x, positions=torch.tensor([place]), cache=cache)
-    return x
+# %% wrong: routing-losses | the mask stays boolean | killed by: runs
+# edit of: the sum
+# -    return nn.functional.binary_cross_entropy_with_logits(r, mask.to(r.dtype), reduction="sum")
+# +    return nn.functional.binary_cross_entropy_with_logits(r, mask)
 
 
 # %% right: causal-step | recursive, one layer and then the rest
@@ -1791,616 +1141,279 @@ def causal_step(layers, x, place, caches):
     return state
 
 
-# %% wrong: predict-mod | those who pass by are counted | killed by: tokens that run
-def predict():
-    return {
-        "tokens that run": 168,
-        "FLOPs of the linear layers": 4.5 / 8,
-        "FLOPs of attention": (4 + 4 / 64) / 8,
-        "FLOPs masked": 1,
-        "a longer window": "falls",
-        "accuracy of always no": 0.875,
-        "looks ahead": "top_k",
-    }
-
-
-def agreement(log_odds, mask):
-    said = log_odds > 0
-    return (said == mask).double().mean().item(), said[mask].double().mean().item()
-
-
-# %% wrong: predict-mod | 192 / 12.5 | killed by: tokens that run
-def predict():
-    return {
-        "tokens that run": 192 / 12.5,
-        "FLOPs of the linear layers": 4.5 / 8,
-        "FLOPs of attention": (4 + 4 / 64) / 8,
-        "FLOPs masked": 1,
-        "a longer window": "falls",
-        "accuracy of always no": 0.875,
-        "looks ahead": "top_k",
-    }
-
-
-def agreement(log_odds, mask):
-    said = log_odds > 0
-    return (said == mask).double().mean().item(), said[mask].double().mean().item()
-
-
-# %% wrong: predict-mod | every layer routes | killed by: FLOPs of the linear layers
-def predict():
-    return {
-        "tokens that run": 24,
-        "FLOPs of the linear layers": 1 / 8,
-        "FLOPs of attention": (4 + 4 / 64) / 8,
-        "FLOPs masked": 1,
-        "a longer window": "falls",
-        "accuracy of always no": 0.875,
-        "looks ahead": "top_k",
-    }
-
-
-def agreement(log_odds, mask):
-    said = log_odds > 0
-    return (said == mask).double().mean().item(), said[mask].double().mean().item()
-
-
-# %% wrong: predict-mod | a routed layer costs nothing | killed by: FLOPs of the linear layers
-def predict():
-    return {
-        "tokens that run": 24,
-        "FLOPs of the linear layers": 0.5,
-        "FLOPs of attention": (4 + 4 / 64) / 8,
-        "FLOPs masked": 1,
-        "a longer window": "falls",
-        "accuracy of always no": 0.875,
-        "looks ahead": "top_k",
-    }
-
-
-def agreement(log_odds, mask):
-    said = log_odds > 0
-    return (said == mask).double().mean().item(), said[mask].double().mean().item()
-
-
-# %% wrong: predict-mod | the routed layers leave an eighth out | killed by: FLOPs of the linear layers
-def predict():
-    return {
-        "tokens that run": 24,
-        "FLOPs of the linear layers": 7.5 / 8,
-        "FLOPs of attention": (4 + 4 / 64) / 8,
-        "FLOPs masked": 1,
-        "a longer window": "falls",
-        "accuracy of always no": 0.875,
-        "looks ahead": "top_k",
-    }
-
-
-def agreement(log_odds, mask):
-    said = log_odds > 0
-    return (said == mask).double().mean().item(), said[mask].double().mean().item()
-
-
-# %% wrong: predict-mod | in percent | killed by: FLOPs of the linear layers
-def predict():
-    return {
-        "tokens that run": 24,
-        "FLOPs of the linear layers": 56.25,
-        "FLOPs of attention": (4 + 4 / 64) / 8,
-        "FLOPs masked": 1,
-        "a longer window": "falls",
-        "accuracy of always no": 0.875,
-        "looks ahead": "top_k",
-    }
-
-
-def agreement(log_odds, mask):
-    said = log_odds > 0
-    return (said == mask).double().mean().item(), said[mask].double().mean().item()
-
-
-# %% wrong: predict-mod | attention grows like the linear layers | killed by: FLOPs of attention
-def predict():
-    return {
-        "tokens that run": 24,
-        "FLOPs of the linear layers": 4.5 / 8,
-        "FLOPs of attention": 4.5 / 8,
-        "FLOPs masked": 1,
-        "a longer window": "falls",
-        "accuracy of always no": 0.875,
-        "looks ahead": "top_k",
-    }
-
-
-def agreement(log_odds, mask):
-    said = log_odds > 0
-    return (said == mask).double().mean().item(), said[mask].double().mean().item()
-
-
-# %% wrong: predict-mod | a sixteenth for a square | killed by: FLOPs of attention
-def predict():
-    return {
-        "tokens that run": 24,
-        "FLOPs of the linear layers": 4.5 / 8,
-        "FLOPs of attention": 4.25 / 8,
-        "FLOPs masked": 1,
-        "a longer window": "falls",
-        "accuracy of always no": 0.875,
-        "looks ahead": "top_k",
-    }
-
-
-def agreement(log_odds, mask):
-    said = log_odds > 0
-    return (said == mask).double().mean().item(), said[mask].double().mean().item()
-
-
-# %% wrong: predict-mod | masked saves as much as gathered | killed by: FLOPs masked
-def predict():
-    return {
-        "tokens that run": 24,
-        "FLOPs of the linear layers": 4.5 / 8,
-        "FLOPs of attention": (4 + 4 / 64) / 8,
-        "FLOPs masked": 4.5 / 8,
-        "a longer window": "falls",
-        "accuracy of always no": 0.875,
-        "looks ahead": "top_k",
-    }
-
-
-def agreement(log_odds, mask):
-    said = log_odds > 0
-    return (said == mask).double().mean().item(), said[mask].double().mean().item()
-
-
-# %% wrong: predict-mod | always no is right about the k | killed by: accuracy of always no
-def predict():
-    return {
-        "tokens that run": 24,
-        "FLOPs of the linear layers": 4.5 / 8,
-        "FLOPs of attention": (4 + 4 / 64) / 8,
-        "FLOPs masked": 1,
-        "a longer window": "falls",
-        "accuracy of always no": 1 / 8,
-        "looks ahead": "top_k",
-    }
-
-
-def agreement(log_odds, mask):
-    said = log_odds > 0
-    return (said == mask).double().mean().item(), said[mask].double().mean().item()
-
-
-# %% wrong: predict-mod | always no is a coin | killed by: accuracy of always no
-def predict():
-    return {
-        "tokens that run": 24,
-        "FLOPs of the linear layers": 4.5 / 8,
-        "FLOPs of attention": (4 + 4 / 64) / 8,
-        "FLOPs masked": 1,
-        "a longer window": "falls",
-        "accuracy of always no": 0.5,
-        "looks ahead": "top_k",
-    }
-
-
-def agreement(log_odds, mask):
-    said = log_odds > 0
-    return (said == mask).double().mean().item(), said[mask].double().mean().item()
-
-
-# %% wrong: predict-mod | the share rises | killed by: a longer window
-def predict():
-    return {
-        "tokens that run": 24,
-        "FLOPs of the linear layers": 4.5 / 8,
-        "FLOPs of attention": (4 + 4 / 64) / 8,
-        "FLOPs masked": 1,
-        "a longer window": "rises",
-        "accuracy of always no": 0.875,
-        "looks ahead": "top_k",
-    }
-
-
-def agreement(log_odds, mask):
-    said = log_odds > 0
-    return (said == mask).double().mean().item(), said[mask].double().mean().item()
-
-
-# %% wrong: predict-mod | the share stays | killed by: a longer window
-def predict():
-    return {
-        "tokens that run": 24,
-        "FLOPs of the linear layers": 4.5 / 8,
-        "FLOPs of attention": (4 + 4 / 64) / 8,
-        "FLOPs masked": 1,
-        "a longer window": "stays",
-        "accuracy of always no": 0.875,
-        "looks ahead": "top_k",
-    }
-
-
-def agreement(log_odds, mask):
-    said = log_odds > 0
-    return (said == mask).double().mean().item(), said[mask].double().mean().item()
-
-
-# %% wrong: predict-mod | a threshold looks ahead | killed by: looks ahead
-def predict():
-    return {
-        "tokens that run": 24,
-        "FLOPs of the linear layers": 4.5 / 8,
-        "FLOPs of attention": (4 + 4 / 64) / 8,
-        "FLOPs masked": 1,
-        "a longer window": "falls",
-        "accuracy of always no": 0.875,
-        "looks ahead": "threshold",
-    }
-
-
-def agreement(log_odds, mask):
-    said = log_odds > 0
-    return (said == mask).double().mean().item(), said[mask].double().mean().item()
-
-
-# %% wrong: predict-mod | the predictor looks ahead, as it predicts | killed by: looks ahead
-def predict():
-    return {
-        "tokens that run": 24,
-        "FLOPs of the linear layers": 4.5 / 8,
-        "FLOPs of attention": (4 + 4 / 64) / 8,
-        "FLOPs masked": 1,
-        "a longer window": "falls",
-        "accuracy of always no": 0.875,
-        "looks ahead": "predictor",
-    }
-
-
-def agreement(log_odds, mask):
-    said = log_odds > 0
-    return (said == mask).double().mean().item(), said[mask].double().mean().item()
-
-
-# %% wrong: predict-mod | a word that was not offered | killed by: a word
-def predict():
-    return {
-        "tokens that run": 24,
-        "FLOPs of the linear layers": 4.5 / 8,
-        "FLOPs of attention": (4 + 4 / 64) / 8,
-        "FLOPs masked": 1,
-        "a longer window": "falls",
-        "accuracy of always no": 0.875,
-        "looks ahead": "random",
-    }
-
-
-def agreement(log_odds, mask):
-    said = log_odds > 0
-    return (said == mask).double().mean().item(), said[mask].double().mean().item()
-
-
-# %% wrong: predict-mod | a number as text | killed by: a number
-def predict():
-    return {
-        "tokens that run": "24",
-        "FLOPs of the linear layers": 4.5 / 8,
-        "FLOPs of attention": (4 + 4 / 64) / 8,
-        "FLOPs masked": 1,
-        "a longer window": "falls",
-        "accuracy of always no": 0.875,
-        "looks ahead": "top_k",
-    }
-
-
-def agreement(log_odds, mask):
-    said = log_odds > 0
-    return (said == mask).double().mean().item(), said[mask].double().mean().item()
-
-
-# %% wrong: predict-mod | a name is missing | killed by: seven names
-def predict():
-    return {
-        "tokens that run": 24,
-        "FLOPs of the linear layers": 4.5 / 8,
-        "FLOPs of attention": (4 + 4 / 64) / 8,
-        "a longer window": "falls",
-        "accuracy of always no": 0.875,
-        "looks ahead": "top_k",
-    }
-
-
-def agreement(log_odds, mask):
-    said = log_odds > 0
-    return (said == mask).double().mean().item(), said[mask].double().mean().item()
-
-
-# %% wrong: predict-mod | the rule is compared with one half | killed by: accuracy
-def predict():
-    return {
-        "tokens that run": 24,
-        "FLOPs of the linear layers": 4.5 / 8,
-        "FLOPs of attention": (4 + 4 / 64) / 8,
-        "FLOPs masked": 1,
-        "a longer window": "falls",
-        "accuracy of always no": 0.875,
-        "looks ahead": "top_k",
-    }
-
-
-def agreement(log_odds, mask):
-    said = log_odds > 0.5
-    return (said == mask).double().mean().item(), said[mask].double().mean().item()
-
-
-# %% wrong: predict-mod | the share that is wrong | killed by: accuracy
-def predict():
-    return {
-        "tokens that run": 24,
-        "FLOPs of the linear layers": 4.5 / 8,
-        "FLOPs of attention": (4 + 4 / 64) / 8,
-        "FLOPs masked": 1,
-        "a longer window": "falls",
-        "accuracy of always no": 0.875,
-        "looks ahead": "top_k",
-    }
-
-
-def agreement(log_odds, mask):
-    said = log_odds > 0
-    return (said != mask).double().mean().item(), said[mask].double().mean().item()
-
-
-# %% wrong: predict-mod | a number of tokens | killed by: accuracy
-def predict():
-    return {
-        "tokens that run": 24,
-        "FLOPs of the linear layers": 4.5 / 8,
-        "FLOPs of attention": (4 + 4 / 64) / 8,
-        "FLOPs masked": 1,
-        "a longer window": "falls",
-        "accuracy of always no": 0.875,
-        "looks ahead": "top_k",
-    }
-
-
-def agreement(log_odds, mask):
-    said = log_odds > 0
-    return float((said == mask).sum()), said[mask].double().mean().item()
-
-
-# %% wrong: predict-mod | tokens found, of all tokens | killed by: accuracy
-def predict():
-    return {
-        "tokens that run": 24,
-        "FLOPs of the linear layers": 4.5 / 8,
-        "FLOPs of attention": (4 + 4 / 64) / 8,
-        "FLOPs masked": 1,
-        "a longer window": "falls",
-        "accuracy of always no": 0.875,
-        "looks ahead": "top_k",
-    }
-
-
-def agreement(log_odds, mask):
-    said = log_odds > 0
-    return (said & mask).double().mean().item(), said[mask].double().mean().item()
-
-
-# %% wrong: predict-mod | the share of its yes that is right | killed by: found of the k
-def predict():
-    return {
-        "tokens that run": 24,
-        "FLOPs of the linear layers": 4.5 / 8,
-        "FLOPs of attention": (4 + 4 / 64) / 8,
-        "FLOPs masked": 1,
-        "a longer window": "falls",
-        "accuracy of always no": 0.875,
-        "looks ahead": "top_k",
-    }
-
-
-def agreement(log_odds, mask):
-    said = log_odds > 0
-    return (said == mask).double().mean().item(), mask[said].double().mean().item()
-
-
-# %% wrong: predict-mod | found, of all tokens | killed by: found of the k
-def predict():
-    return {
-        "tokens that run": 24,
-        "FLOPs of the linear layers": 4.5 / 8,
-        "FLOPs of attention": (4 + 4 / 64) / 8,
-        "FLOPs masked": 1,
-        "a longer window": "falls",
-        "accuracy of always no": 0.875,
-        "looks ahead": "top_k",
-    }
-
-
-def agreement(log_odds, mask):
-    said = log_odds > 0
-    return (said == mask).double().mean().item(), (said & mask).double().mean().item()
-
-
-# %% wrong: predict-mod | missed | killed by: found of the k
-def predict():
-    return {
-        "tokens that run": 24,
-        "FLOPs of the linear layers": 4.5 / 8,
-        "FLOPs of attention": (4 + 4 / 64) / 8,
-        "FLOPs masked": 1,
-        "a longer window": "falls",
-        "accuracy of always no": 0.875,
-        "looks ahead": "top_k",
-    }
-
-
-def agreement(log_odds, mask):
-    said = log_odds > 0
-    return (said == mask).double().mean().item(), (~said)[mask].double().mean().item()
-
-
-# %% wrong: predict-mod | the two shares swapped | killed by: accuracy
-def predict():
-    return {
-        "tokens that run": 24,
-        "FLOPs of the linear layers": 4.5 / 8,
-        "FLOPs of attention": (4 + 4 / 64) / 8,
-        "FLOPs masked": 1,
-        "a longer window": "falls",
-        "accuracy of always no": 0.875,
-        "looks ahead": "top_k",
-    }
-
-
-def agreement(log_odds, mask):
-    said = log_odds > 0
-    return said[mask].double().mean().item(), (said == mask).double().mean().item()
-
-
-# %% wrong: predict-mod | tensors in place of floats | killed by: two floats
-def predict():
-    return {
-        "tokens that run": 24,
-        "FLOPs of the linear layers": 4.5 / 8,
-        "FLOPs of attention": (4 + 4 / 64) / 8,
-        "FLOPs masked": 1,
-        "a longer window": "falls",
-        "accuracy of always no": 0.875,
-        "looks ahead": "top_k",
-    }
-
-
-def agreement(log_odds, mask):
-    said = log_odds > 0
-    return (said == mask).double().mean(), said[mask].double().mean()
-
-
-# %% wrong: predict-mod | log-odds of 0 are a yes | killed by: log-odds of 0
-def predict():
-    return {
-        "tokens that run": 24,
-        "FLOPs of the linear layers": 4.5 / 8,
-        "FLOPs of attention": (4 + 4 / 64) / 8,
-        "FLOPs masked": 1,
-        "a longer window": "falls",
-        "accuracy of always no": 0.875,
-        "looks ahead": "top_k",
-    }
-
-
-def agreement(log_odds, mask):
-    said = log_odds >= 0
-    return (said == mask).double().mean().item(), said[mask].double().mean().item()
-
-
-# %% wrong: predict-mod | the lecture's sixteen tokens | killed by: tokens that run
-def predict():
-    return {
-        "tokens that run": 16,
-        "FLOPs of the linear layers": (4 + 4 / 8) / 8,
-        "FLOPs of attention": (4 + 4 / 64) / 8,
-        "FLOPs masked": 1.0,
-        "a longer window": "falls",
-        "accuracy of always no": 7 / 8,
-        "looks ahead": "top_k",
-    }
-
-
-def agreement(log_odds, mask):
-    said = log_odds > 0
-    return (said == mask).double().mean().item(), said[mask].double().mean().item()
-
-
-# %% wrong: predict-mod | rounded to two digits | killed by: FLOPs of the linear layers
-def predict():
-    return {
-        "tokens that run": 24,
-        "FLOPs of the linear layers": 0.56,
-        "FLOPs of attention": (4 + 4 / 64) / 8,
-        "FLOPs masked": 1.0,
-        "a longer window": "falls",
-        "accuracy of always no": 7 / 8,
-        "looks ahead": "top_k",
-    }
-
-
-def agreement(log_odds, mask):
-    said = log_odds > 0
-    return (said == mask).double().mean().item(), said[mask].double().mean().item()
-
-
-# %% wrong: predict-mod | rounded to three digits | killed by: FLOPs of attention
-def predict():
-    return {
-        "tokens that run": 24,
-        "FLOPs of the linear layers": (4 + 4 / 8) / 8,
-        "FLOPs of attention": 0.508,
-        "FLOPs masked": 1.0,
-        "a longer window": "falls",
-        "accuracy of always no": 7 / 8,
-        "looks ahead": "top_k",
-    }
-
-
-def agreement(log_odds, mask):
-    said = log_odds > 0
-    return (said == mask).double().mean().item(), said[mask].double().mean().item()
-
-
-# %% wrong: predict-mod | the share that is wrong, in percent | killed by: accuracy of always no
-def predict():
-    return {
-        "tokens that run": 24,
-        "FLOPs of the linear layers": (4 + 4 / 8) / 8,
-        "FLOPs of attention": (4 + 4 / 64) / 8,
-        "FLOPs masked": 1.0,
-        "a longer window": "falls",
-        "accuracy of always no": 12.5,
-        "looks ahead": "top_k",
-    }
-
-
-def agreement(log_odds, mask):
-    said = log_odds > 0
-    return (said == mask).double().mean().item(), said[mask].double().mean().item()
-
-
-# %% wrong: predict-mod | a hyphen in the name of the routing | killed by: a word
-def predict():
-    return {
-        "tokens that run": 24,
-        "FLOPs of the linear layers": (4 + 4 / 8) / 8,
-        "FLOPs of attention": (4 + 4 / 64) / 8,
-        "FLOPs masked": 1.0,
-        "a longer window": "falls",
-        "accuracy of always no": 7 / 8,
-        "looks ahead": "top-k",
-    }
-
-
-def agreement(log_odds, mask):
-    said = log_odds > 0
-    return (said == mask).double().mean().item(), said[mask].double().mean().item()
-
-
-# %% wrong: predict-mod | a mean of the rows | killed by: found
-def predict():
-    return {
-        "tokens that run": 24,
-        "FLOPs of the linear layers": 4.5 / 8,
-        "FLOPs of attention": (4 + 4 / 64) / 8,
-        "FLOPs masked": 1,
-        "a longer window": "falls",
-        "accuracy of always no": 0.875,
-        "looks ahead": "top_k",
-    }
-
-
-def agreement(log_odds, mask):
-    said = log_odds > 0
-    rows = ((said & mask).sum(1) / mask.sum(1).clamp(min=1)).double()
-    return (said == mask).double().mean().item(), rows.mean().item()
+# %% wrong: causal-step | r times the update replaces the token | killed by: a layer without a router
+def causal_step(layers, x, place, caches):
+    positions = torch.tensor([place])
+    for layer, cache in zip(layers, caches, strict=True):
+        weight = 1.0
+        if layer.router is not None:
+            weight = layer.router(x)
+            log_odds = weight if layer.predictor is None else layer.predictor(x)
+            if log_odds.item() <= 0:
+                continue
+        x = weight * layer.block.update(x, positions=positions, cache=cache)
+    return x
+
+
+# %% wrong: causal-step | the weight is not on the path | killed by: a layer with a router
+# edit of: r times the update replaces the token
+# -        x = weight * layer.block.update(x, positions=positions, cache=cache)
+# +        x = x + layer.block.update(x, positions=positions, cache=cache)
+
+
+# %% wrong: causal-step | a double residual | killed by: a layer without a router
+# edit of: r times the update replaces the token
+# -        x = weight * layer.block.update(x, positions=positions, cache=cache)
+# +        x = x + (x + weight * layer.block.update(x, positions=positions, cache=cache))
+
+
+# %% wrong: causal-step | the predictor's log-odds are the weight | killed by: a layer with a predictor
+# edit of: r times the update replaces the token
+# -        x = weight * layer.block.update(x, positions=positions, cache=cache)
+# +        x = x + (weight if layer.router is None else log_odds) * layer.block.update(x, positions=positions, cache=cache)
+
+
+# %% wrong: causal-step | sigmoid of r is the weight | killed by: a layer with a router
+# edit of: r times the update replaces the token
+# -        x = weight * layer.block.update(x, positions=positions, cache=cache)
+# +        x = x + (weight if layer.router is None else weight.sigmoid()) * layer.block.update(
+# +            x, positions=positions, cache=cache
+# +        )
+
+
+# %% wrong: causal-step | r without its sign | killed by: a layer with a predictor
+# edit of: r times the update replaces the token
+# -        x = weight * layer.block.update(x, positions=positions, cache=cache)
+# +        x = x + abs(weight) * layer.block.update(x, positions=positions, cache=cache)
+
+
+# %% wrong: causal-step | a layer without a router has the weight 0 | killed by: a layer without a router
+# edit of: r times the update replaces the token
+# -        weight = 1.0
+# +        weight = 0.0
+# …
+# -        x = weight * layer.block.update(x, positions=positions, cache=cache)
+# +        x = x + weight * layer.block.update(x, positions=positions, cache=cache)
+
+
+# %% wrong: causal-step | break in place of continue | killed by: four caches
+# edit of: r times the update replaces the token
+# -                continue
+# -        x = weight * layer.block.update(x, positions=positions, cache=cache)
+# +                break
+# +        x = x + weight * layer.block.update(x, positions=positions, cache=cache)
+
+
+# %% wrong: causal-step | a token that passes by becomes 0 | killed by: a layer with a router
+# edit of: r times the update replaces the token
+#              if log_odds.item() <= 0:
+# +                x = 0 * x
+# …
+# -        x = weight * layer.block.update(x, positions=positions, cache=cache)
+# +        x = x + weight * layer.block.update(x, positions=positions, cache=cache)
+
+
+# %% wrong: causal-step | everyone runs, as the first of one | killed by: a layer with a router
+# edit of: r times the update replaces the token
+# -            if log_odds.item() <= 0:
+# +            if expert_choice(log_odds[..., 0], 1).logical_not().item():
+# …
+# -        x = weight * layer.block.update(x, positions=positions, cache=cache)
+# +        x = x + weight * layer.block.update(x, positions=positions, cache=cache)
+
+
+# %% wrong: causal-step | a probability compared with 0 | killed by: a layer with a router
+# edit of: r times the update replaces the token
+# -            if log_odds.item() <= 0:
+# +            if log_odds.sigmoid().item() <= 0:
+# …
+# -        x = weight * layer.block.update(x, positions=positions, cache=cache)
+# +        x = x + weight * layer.block.update(x, positions=positions, cache=cache)
+
+
+# %% wrong: causal-step | r decides where there is a predictor | killed by: a layer with a predictor
+# edit of: r times the update replaces the token
+# -            log_odds = weight if layer.predictor is None else layer.predictor(x)
+# +            log_odds = weight
+# …
+# -        x = weight * layer.block.update(x, positions=positions, cache=cache)
+# +        x = x + weight * layer.block.update(x, positions=positions, cache=cache)
+
+
+# %% wrong: causal-step | the other way round | killed by: a layer with a router
+# edit of: r times the update replaces the token
+# -            if log_odds.item() <= 0:
+# +            if log_odds.item() > 0:
+# …
+# -        x = weight * layer.block.update(x, positions=positions, cache=cache)
+# +        x = x + weight * layer.block.update(x, positions=positions, cache=cache)
+
+
+# %% wrong: causal-step | nobody runs where there is a router | killed by: a layer with a router
+# edit of: r times the update replaces the token
+# -            if log_odds.item() <= 0:
+# +            if True:
+# …
+# -        x = weight * layer.block.update(x, positions=positions, cache=cache)
+# +        x = x + weight * layer.block.update(x, positions=positions, cache=cache)
+
+
+# %% wrong: causal-step | writes those who pass by to the cache as well | killed by: a layer with a router
+# edit of: r times the update replaces the token
+#              if log_odds.item() <= 0:
+# +                layer.block.update(x, positions=positions, cache=cache)
+# …
+# -        x = weight * layer.block.update(x, positions=positions, cache=cache)
+# +        x = x + weight * layer.block.update(x, positions=positions, cache=cache)
+
+
+# %% wrong: causal-step | the first layer's state decides in every layer | killed by: four caches
+# edit of: r times the update replaces the token
+#      positions = torch.tensor([place])
+# +    first = x
+# …
+# -            weight = layer.router(x)
+# -            log_odds = weight if layer.predictor is None else layer.predictor(x)
+# +            weight = layer.router(first)
+# +            log_odds = weight if layer.predictor is None else layer.predictor(first)
+# …
+# -        x = weight * layer.block.update(x, positions=positions, cache=cache)
+# +        x = x + weight * layer.block.update(x, positions=positions, cache=cache)
+
+
+# %% wrong: causal-step | every update is of the first state | killed by: four layers
+# edit of: r times the update replaces the token
+#      positions = torch.tensor([place])
+# +    first = x
+# …
+# -        x = weight * layer.block.update(x, positions=positions, cache=cache)
+# +        x = first + weight * layer.block.update(first, positions=positions, cache=cache)
+
+
+# %% wrong: causal-step | positions from 1 | killed by: a layer without a router
+# edit of: r times the update replaces the token
+# -    positions = torch.tensor([place])
+# +    positions = torch.tensor([place + 1])
+# …
+# -        x = weight * layer.block.update(x, positions=positions, cache=cache)
+# +        x = x + weight * layer.block.update(x, positions=positions, cache=cache)
+
+
+# %% wrong: causal-step | every token stands at 0 | killed by: a layer without a router
+# edit of: r times the update replaces the token
+# -    positions = torch.tensor([place])
+# +    positions = torch.tensor([0])
+# …
+# -        x = weight * layer.block.update(x, positions=positions, cache=cache)
+# +        x = x + weight * layer.block.update(x, positions=positions, cache=cache)
+
+
+# %% wrong: causal-step | one cache for all layers | killed by: four caches
+# edit of: r times the update replaces the token
+# -    for layer, cache in zip(layers, caches, strict=True):
+# +    for layer, cache in zip(layers, [caches[0]] * len(layers), strict=True):
+# …
+# -        x = weight * layer.block.update(x, positions=positions, cache=cache)
+# +        x = x + weight * layer.block.update(x, positions=positions, cache=cache)
+
+
+# %% wrong: causal-step | log-odds of 0 run | killed by: log-odds of 0
+# edit of: r times the update replaces the token
+# -            if log_odds.item() <= 0:
+# +            if log_odds.item() < 0:
+# …
+# -        x = weight * layer.block.update(x, positions=positions, cache=cache)
+# +        x = x + weight * layer.block.update(x, positions=positions, cache=cache)
+
+
+# %% wrong: causal-step | every layer gets the first state | killed by: four caches
+def causal_step(layers, x, place, caches):
+    for layer, cache in zip(layers, caches, strict=True):
+        weight, state = 1.0, x
+        if layer.router is not None:
+            weight = layer.router(x)
+            log_odds = weight if layer.predictor is None else layer.predictor(x)
+            if log_odds.item() <= 0:
+                continue
+        state = x + weight * layer.block.update(x, positions=torch.tensor([place]), cache=cache)
+    return state
+
+
+# %% wrong: causal-step | counts what the cache holds for a position | killed by: a layer with a router
+# edit of: r times the update replaces the token
+# -    positions = torch.tensor([place])
+# …
+# -        x = weight * layer.block.update(x, positions=positions, cache=cache)
+# +        x = x + weight * layer.block.update(x, positions=torch.tensor([cache.length]), cache=cache)
+
+
+# %% wrong: causal-step | computes the update first and decides afterwards, with a copy of the cache | killed by: nothing for nothing
+def causal_step(layers, x, place, caches):
+    for layer, cache in zip(layers, caches, strict=True):
+        log_odds, weight = torch.ones(1), 1.0
+        if layer.router is not None:
+            weight = layer.router(x)
+            log_odds = weight if layer.predictor is None else layer.predictor(x)
+        spare = LayerCache()
+        if cache.length:
+            spare.append(cache.keys, cache.values, cache.positions)
+        update = layer.block.update(x, positions=torch.tensor([place]), cache=spare)
+        if log_odds.item() > 0:
+            added = spare.keys[:, :, -1:], spare.values[:, :, -1:], spare.positions[:, -1:]
+            cache.append(*added)
+            x = x + weight * update
+    return x
+
+
+# %% wrong: causal-step | adds into the token that it was given | killed by: x stays
+# edit of: r times the update replaces the token
+# -    positions = torch.tensor([place])
+# …
+# -            weight = layer.router(x)
+# +            weight = layer.router(x).clone()
+# …
+# -        x = weight * layer.block.update(x, positions=positions, cache=cache)
+# +        x += weight * layer.block.update(x, positions=torch.tensor([place]), cache=cache)
+
+
+# %% wrong: causal-step | gives a vector | killed by: shape
+# edit of: r times the update replaces the token
+# -    positions = torch.tensor([place])
+# …
+# -        x = weight * layer.block.update(x, positions=positions, cache=cache)
+# -    return x
+# +        x = x + weight * layer.block.update(x, positions=torch.tensor([place]), cache=cache)
+# +    return x[0, 0]
+
+
+# %% wrong: causal-step | a new cache in each step | killed by: a layer without a router
+# edit of: r times the update replaces the token
+# -    positions = torch.tensor([place])
+# -    for layer, cache in zip(layers, caches, strict=True):
+# +    for layer in layers:
+# …
+# -        x = weight * layer.block.update(x, positions=positions, cache=cache)
+# +        x = x + weight * layer.block.update(x, positions=torch.tensor([place]), cache=LayerCache())
+
+
+# %% wrong: causal-step | the position is a number, no tensor | killed by: runs
+def causal_step(layers, x, place, caches):
+    for layer, cache in zip(layers, caches, strict=True):
+        r = 1.0 if layer.router is None else layer.router(x)
+        odds = r if layer.predictor is None else layer.predictor(x)
+        if layer.router is None or odds > 0:
+            x = x + r * layer.block.update(x, positions=place, cache=cache)
+    return x
+
+
+# %% wrong: causal-step | every routed layer is asked for its predictor | killed by: runs
+def causal_step(layers, x, place, caches):
+    for layer, cache in zip(layers, caches, strict=True):
+        if layer.router is not None and layer.predictor(x) <= 0:
+            continue
+        r = 1.0 if layer.router is None else layer.router(x)
+        x = x + r * layer.block.update(x, positions=torch.tensor([place]), cache=cache)
+    return x
 
 
 # %% right: predict-mod | numbers written out, counts in plain Python
@@ -2439,3 +1452,321 @@ def agreement(log_odds, mask):
     hit = int(((log_odds > 0) & mask).sum())
     passed = int(((log_odds <= 0) & ~mask).sum())
     return (hit + passed) / mask.numel(), hit / int(mask.sum())
+
+
+# %% wrong: predict-mod | those who pass by are counted | killed by: tokens that run
+def predict():
+    return {
+        "tokens that run": 168,
+        "FLOPs of the linear layers": 4.5 / 8,
+        "FLOPs of attention": (4 + 4 / 64) / 8,
+        "FLOPs masked": 1,
+        "a longer window": "falls",
+        "accuracy of always no": 0.875,
+        "looks ahead": "top_k",
+    }
+
+
+def agreement(log_odds, mask):
+    said = log_odds > 0
+    return (said == mask).double().mean().item(), said[mask].double().mean().item()
+
+
+# %% wrong: predict-mod | 192 / 12.5 | killed by: tokens that run
+# edit of: those who pass by are counted
+# -        "tokens that run": 168,
+# +        "tokens that run": 192 / 12.5,
+
+
+# %% wrong: predict-mod | every layer routes | killed by: FLOPs of the linear layers
+# edit of: those who pass by are counted
+# -        "tokens that run": 168,
+# -        "FLOPs of the linear layers": 4.5 / 8,
+# +        "tokens that run": 24,
+# +        "FLOPs of the linear layers": 1 / 8,
+
+
+# %% wrong: predict-mod | a routed layer costs nothing | killed by: FLOPs of the linear layers
+# edit of: those who pass by are counted
+# -        "tokens that run": 168,
+# -        "FLOPs of the linear layers": 4.5 / 8,
+# +        "tokens that run": 24,
+# +        "FLOPs of the linear layers": 0.5,
+
+
+# %% wrong: predict-mod | the routed layers leave an eighth out | killed by: FLOPs of the linear layers
+# edit of: those who pass by are counted
+# -        "tokens that run": 168,
+# -        "FLOPs of the linear layers": 4.5 / 8,
+# +        "tokens that run": 24,
+# +        "FLOPs of the linear layers": 7.5 / 8,
+
+
+# %% wrong: predict-mod | in percent | killed by: FLOPs of the linear layers
+# edit of: those who pass by are counted
+# -        "tokens that run": 168,
+# -        "FLOPs of the linear layers": 4.5 / 8,
+# +        "tokens that run": 24,
+# +        "FLOPs of the linear layers": 56.25,
+
+
+# %% wrong: predict-mod | attention grows like the linear layers | killed by: FLOPs of attention
+# edit of: those who pass by are counted
+# -        "tokens that run": 168,
+# +        "tokens that run": 24,
+# …
+# -        "FLOPs of attention": (4 + 4 / 64) / 8,
+# +        "FLOPs of attention": 4.5 / 8,
+
+
+# %% wrong: predict-mod | a sixteenth for a square | killed by: FLOPs of attention
+# edit of: those who pass by are counted
+# -        "tokens that run": 168,
+# +        "tokens that run": 24,
+# …
+# -        "FLOPs of attention": (4 + 4 / 64) / 8,
+# +        "FLOPs of attention": 4.25 / 8,
+
+
+# %% wrong: predict-mod | masked saves as much as gathered | killed by: FLOPs masked
+# edit of: those who pass by are counted
+# -        "tokens that run": 168,
+# +        "tokens that run": 24,
+# …
+# -        "FLOPs masked": 1,
+# +        "FLOPs masked": 4.5 / 8,
+
+
+# %% wrong: predict-mod | always no is right about the k | killed by: accuracy of always no
+# edit of: those who pass by are counted
+# -        "tokens that run": 168,
+# +        "tokens that run": 24,
+# …
+# -        "accuracy of always no": 0.875,
+# +        "accuracy of always no": 1 / 8,
+
+
+# %% wrong: predict-mod | always no is a coin | killed by: accuracy of always no
+# edit of: those who pass by are counted
+# -        "tokens that run": 168,
+# +        "tokens that run": 24,
+# …
+# -        "accuracy of always no": 0.875,
+# +        "accuracy of always no": 0.5,
+
+
+# %% wrong: predict-mod | the share rises | killed by: a longer window
+# edit of: those who pass by are counted
+# -        "tokens that run": 168,
+# +        "tokens that run": 24,
+# …
+# -        "a longer window": "falls",
+# +        "a longer window": "rises",
+
+
+# %% wrong: predict-mod | the share stays | killed by: a longer window
+# edit of: those who pass by are counted
+# -        "tokens that run": 168,
+# +        "tokens that run": 24,
+# …
+# -        "a longer window": "falls",
+# +        "a longer window": "stays",
+
+
+# %% wrong: predict-mod | a threshold looks ahead | killed by: looks ahead
+# edit of: those who pass by are counted
+# -        "tokens that run": 168,
+# +        "tokens that run": 24,
+# …
+# -        "looks ahead": "top_k",
+# +        "looks ahead": "threshold",
+
+
+# %% wrong: predict-mod | the predictor looks ahead, as it predicts | killed by: looks ahead
+# edit of: those who pass by are counted
+# -        "tokens that run": 168,
+# +        "tokens that run": 24,
+# …
+# -        "looks ahead": "top_k",
+# +        "looks ahead": "predictor",
+
+
+# %% wrong: predict-mod | a word that was not offered | killed by: a word
+# edit of: those who pass by are counted
+# -        "tokens that run": 168,
+# +        "tokens that run": 24,
+# …
+# -        "looks ahead": "top_k",
+# +        "looks ahead": "random",
+
+
+# %% wrong: predict-mod | a number as text | killed by: a number
+# edit of: those who pass by are counted
+# -        "tokens that run": 168,
+# +        "tokens that run": "24",
+
+
+# %% wrong: predict-mod | a name is missing | killed by: seven names
+# edit of: those who pass by are counted
+# -        "tokens that run": 168,
+# +        "tokens that run": 24,
+# …
+# -        "FLOPs masked": 1,
+
+
+# %% wrong: predict-mod | the rule is compared with one half | killed by: accuracy
+# edit of: those who pass by are counted
+# -        "tokens that run": 168,
+# +        "tokens that run": 24,
+# …
+# -    said = log_odds > 0
+# +    said = log_odds > 0.5
+
+
+# %% wrong: predict-mod | the share that is wrong | killed by: accuracy
+# edit of: those who pass by are counted
+# -        "tokens that run": 168,
+# +        "tokens that run": 24,
+# …
+# -    return (said == mask).double().mean().item(), said[mask].double().mean().item()
+# +    return (said != mask).double().mean().item(), said[mask].double().mean().item()
+
+
+# %% wrong: predict-mod | a number of tokens | killed by: accuracy
+# edit of: those who pass by are counted
+# -        "tokens that run": 168,
+# +        "tokens that run": 24,
+# …
+# -    return (said == mask).double().mean().item(), said[mask].double().mean().item()
+# +    return float((said == mask).sum()), said[mask].double().mean().item()
+
+
+# %% wrong: predict-mod | tokens found, of all tokens | killed by: accuracy
+# edit of: those who pass by are counted
+# -        "tokens that run": 168,
+# +        "tokens that run": 24,
+# …
+# -    return (said == mask).double().mean().item(), said[mask].double().mean().item()
+# +    return (said & mask).double().mean().item(), said[mask].double().mean().item()
+
+
+# %% wrong: predict-mod | the share of its yes that is right | killed by: found of the k
+# edit of: those who pass by are counted
+# -        "tokens that run": 168,
+# +        "tokens that run": 24,
+# …
+# -    return (said == mask).double().mean().item(), said[mask].double().mean().item()
+# +    return (said == mask).double().mean().item(), mask[said].double().mean().item()
+
+
+# %% wrong: predict-mod | found, of all tokens | killed by: found of the k
+# edit of: those who pass by are counted
+# -        "tokens that run": 168,
+# +        "tokens that run": 24,
+# …
+# -    return (said == mask).double().mean().item(), said[mask].double().mean().item()
+# +    return (said == mask).double().mean().item(), (said & mask).double().mean().item()
+
+
+# %% wrong: predict-mod | missed | killed by: found of the k
+# edit of: those who pass by are counted
+# -        "tokens that run": 168,
+# +        "tokens that run": 24,
+# …
+# -    return (said == mask).double().mean().item(), said[mask].double().mean().item()
+# +    return (said == mask).double().mean().item(), (~said)[mask].double().mean().item()
+
+
+# %% wrong: predict-mod | the two shares swapped | killed by: accuracy
+# edit of: those who pass by are counted
+# -        "tokens that run": 168,
+# +        "tokens that run": 24,
+# …
+# -    return (said == mask).double().mean().item(), said[mask].double().mean().item()
+# +    return said[mask].double().mean().item(), (said == mask).double().mean().item()
+
+
+# %% wrong: predict-mod | tensors in place of floats | killed by: two floats
+# edit of: those who pass by are counted
+# -        "tokens that run": 168,
+# +        "tokens that run": 24,
+# …
+# -    return (said == mask).double().mean().item(), said[mask].double().mean().item()
+# +    return (said == mask).double().mean(), said[mask].double().mean()
+
+
+# %% wrong: predict-mod | log-odds of 0 are a yes | killed by: log-odds of 0
+# edit of: those who pass by are counted
+# -        "tokens that run": 168,
+# +        "tokens that run": 24,
+# …
+# -    said = log_odds > 0
+# +    said = log_odds >= 0
+
+
+# %% wrong: predict-mod | the lecture's sixteen tokens | killed by: tokens that run
+# edit of: the teacher's
+# -        "tokens that run": 24,
+# -        "FLOPs of the linear layers": (4 + 4 / 8) / 8,  # four whole layers, and four of which an eighth runs
+# -        "FLOPs of attention": (4 + 4 / 64) / 8,  # an eighth of the queries meets an eighth of the keys
+# -        "FLOPs masked": 1.0,  # everything is computed, and then most of it thrown away
+# -        "a longer window": "falls",  # attention has the smaller share, and weighs more and more
+# +        "tokens that run": 16,
+# +        "FLOPs of the linear layers": (4 + 4 / 8) / 8,
+# +        "FLOPs of attention": (4 + 4 / 64) / 8,
+# +        "FLOPs masked": 1.0,
+# +        "a longer window": "falls",
+
+
+# %% wrong: predict-mod | rounded to two digits | killed by: FLOPs of the linear layers
+# edit of: the teacher's
+# -        "FLOPs of the linear layers": (4 + 4 / 8) / 8,  # four whole layers, and four of which an eighth runs
+# -        "FLOPs of attention": (4 + 4 / 64) / 8,  # an eighth of the queries meets an eighth of the keys
+# -        "FLOPs masked": 1.0,  # everything is computed, and then most of it thrown away
+# -        "a longer window": "falls",  # attention has the smaller share, and weighs more and more
+# +        "FLOPs of the linear layers": 0.56,
+# +        "FLOPs of attention": (4 + 4 / 64) / 8,
+# +        "FLOPs masked": 1.0,
+# +        "a longer window": "falls",
+
+
+# %% wrong: predict-mod | rounded to three digits | killed by: FLOPs of attention
+# edit of: the teacher's
+# -        "FLOPs of the linear layers": (4 + 4 / 8) / 8,  # four whole layers, and four of which an eighth runs
+# -        "FLOPs of attention": (4 + 4 / 64) / 8,  # an eighth of the queries meets an eighth of the keys
+# -        "FLOPs masked": 1.0,  # everything is computed, and then most of it thrown away
+# -        "a longer window": "falls",  # attention has the smaller share, and weighs more and more
+# +        "FLOPs of the linear layers": (4 + 4 / 8) / 8,
+# +        "FLOPs of attention": 0.508,
+# +        "FLOPs masked": 1.0,
+# +        "a longer window": "falls",
+
+
+# %% wrong: predict-mod | the share that is wrong, in percent | killed by: accuracy of always no
+# edit of: the teacher's
+# -        "FLOPs of the linear layers": (4 + 4 / 8) / 8,  # four whole layers, and four of which an eighth runs
+# -        "FLOPs of attention": (4 + 4 / 64) / 8,  # an eighth of the queries meets an eighth of the keys
+# -        "FLOPs masked": 1.0,  # everything is computed, and then most of it thrown away
+# -        "a longer window": "falls",  # attention has the smaller share, and weighs more and more
+# -        "accuracy of always no": 7 / 8,
+# +        "FLOPs of the linear layers": (4 + 4 / 8) / 8,
+# +        "FLOPs of attention": (4 + 4 / 64) / 8,
+# +        "FLOPs masked": 1.0,
+# +        "a longer window": "falls",
+# +        "accuracy of always no": 12.5,
+
+
+# %% wrong: predict-mod | a hyphen in the name of the routing | killed by: a word
+# edit of: the teacher's
+# -        "looks ahead": "top_k",
+# +        "looks ahead": "top-k",
+
+
+# %% wrong: predict-mod | a mean of the rows | killed by: found
+# edit of: those who pass by are counted
+# -        "tokens that run": 168,
+# +        "tokens that run": 24,
+# …
+# -    return (said == mask).double().mean().item(), said[mask].double().mean().item()
+# +    rows = ((said & mask).sum(1) / mask.sum(1).clamp(min=1)).double()
+# +    return (said == mask).double().mean().item(), rows.mean().item()
