@@ -38,6 +38,11 @@ def exercise(unit: str) -> Path:
     return EXERCISES / unit / f"{unit}.ipynb"
 
 
+def checks_file(unit: str) -> Path:
+    """The checks of a unit: they stand beside the teacher's notebook, and go along with the student's."""
+    return SOLUTIONS / unit / f"checks_{unit.split('_', maxsplit=1)[1]}.py"
+
+
 def read(path: Path) -> NotebookNode:
     """A notebook, with its format checked."""
     return nbformat.read(path, as_version=4)

@@ -173,6 +173,16 @@ def run(unit: str, task: str, code: str) -> list[Outcome]:
     return outcomes
 
 
+def left_behind(unit: str, task: str) -> set[str]:
+    """The names that the visible checks of a task add to the learner's, or give another value."""
+    space = dict(_before(unit, task))
+    _execute(source_of(unit, task), space)
+    before = dict(space)
+    check = next(cell for cell in tasks(teacher(unit))[task] if is_check(cell))
+    _execute(check.source, space)
+    return {name for name, value in space.items() if name not in before or before[name] is not value}
+
+
 def stopped_by(outcomes: list[Outcome]) -> str | None:
     """The first check that stopped an answer; None if it passed them all."""
     return next((outcome.stopped_by for outcome in outcomes if outcome.stopped_by is not None), None)

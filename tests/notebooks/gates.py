@@ -20,6 +20,7 @@ from tools.notebooks import (
     ROOT,
     SOLUTIONS,
     WORK,
+    checks_file,
     code_digest,
     exercise,
     grade_id,
@@ -34,11 +35,12 @@ from tools.notebooks import (
 
 
 class Unit(NamedTuple):
-    """The two notebooks of a unit."""
+    """The two notebooks of a unit, and the file of its checks."""
 
     name: str
     source: NotebookNode
     released: NotebookNode
+    checks: str = ""
 
 
 class Lecture(NamedTuple):
@@ -52,7 +54,8 @@ class Lecture(NamedTuple):
 @cache
 def unit_of(name: str) -> Unit:
     """A unit of the course; not to be changed."""
-    return Unit(name, read(solution(name)), read(exercise(name)))
+    file = checks_file(name)
+    return Unit(name, read(solution(name)), read(exercise(name)), file.read_text() if file.exists() else "")
 
 
 @cache
@@ -350,6 +353,85 @@ def nothing_leaks(unit: Unit) -> list[str]:
     return wrong
 
 
+MOST_LINES = 450
+"""Source lines of an exercise, prose and all."""
+MOST_CHECK_LINES = 6
+"""Lines of a cell of visible checks."""
+
+
+def short(unit: Unit) -> list[str]:
+    """What a learner scrolls past: the whole exercise, and each check cell."""
+    total = sum(len(cell.source.split("\n")) for cell in unit.released.cells)
+    wrong = [f"{total} lines, and {MOST_LINES} are allowed"] if total > MOST_LINES else []
+    for cell in filter(is_check, unit.released.cells):
+        lines = len(cell.source.split("\n"))
+        if lines > MOST_CHECK_LINES:
+            wrong.append(f"{cell.id}: {lines} lines, and {MOST_CHECK_LINES} are allowed")
+    return wrong
+
+
+def hints_first(unit: Unit) -> list[str]:
+    """Text, stub, hints, check: help stands where one is stuck, not below what says so."""
+    wrong = []
+    for task in tasks(unit.source):
+        names = [cell.id for cell in unit.source.cells]
+        order = [f"{task}-{part}" for part in ("task", "answer", "hints", "check", "hidden")]
+        places = [names.index(name) for name in order if name in names]
+        if len(places) < len(order) or places != sorted(places):
+            wrong.append(f"{task}: the order must be {', '.join(order)}")
+    return wrong
+
+
+def checks_beside(unit: Unit) -> list[str]:
+    """The checks stand in the file beside the notebook, and cells do nothing but call the function of their task."""
+    tree = _tree(unit.checks)
+    if tree is None or not tree.body:
+        return ["there is no file of checks beside the notebook, or it is not plain Python"]
+    module = checks_file(unit.name).stem
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    wrong, used = [], dict[str, str]()
+    for cell in filter(is_check, unit.source.cells):
+        body = (_tree(cell.source) or ast.Module([], [])).body
+        imports = [ast.unparse(node) for node in body if isinstance(node, ast.Import | ast.ImportFrom)]
+        if not {f"import {module}", "from dynlib import checks"} <= set(imports):
+            wrong.append(
+                f"{cell.id}: must import {module} and checks itself, whatever a cell above made of these names"
+            )
+        blocks = [node for node in body if isinstance(node, ast.With)]
+        calls = [
+            node.func.attr
+            for block in blocks
+            for node in ast.walk(block)
+            if isinstance(node, ast.Call) and ast.unparse(node.func).startswith(f"{module}.")
+            if isinstance(node.func, ast.Attribute) and ast.unparse(node.args[0] if node.args else node) == "check"
+        ]
+        if cell.id.endswith("-check") and (len(body) != 3 or len(blocks) != 1 or len(blocks[0].body) != 1):
+            wrong.append(f"{cell.id}: must be two imports and one block of one call")
+        if len(set(calls)) != 1 or calls[0] not in functions:
+            wrong.append(f"{cell.id}: must call one function of {module}, with check first; it calls {calls or 'none'}")
+        elif used.setdefault(task_of(cell), calls[0]) != calls[0]:
+            wrong.append(f"{cell.id}: calls {calls[0]}, and the visible check {used[task_of(cell)]}")
+    for name in used.values():
+        if not ast.get_docstring(functions[name]):
+            wrong.append(f"{module}.{name}: no docstring that says what it looks at")
+    return wrong
+
+
+def checks_keep_quiet(unit: Unit) -> list[str]:
+    """The file of checks, which learners get: no line of an answer, no hidden case, no error swallowed."""
+    told = {line.strip() for line in unit.checks.split("\n")}
+    wrong = []
+    for cell in unit.source.cells:
+        for what in ("SOLUTION", "HIDDEN TESTS"):
+            for line in _split(cell.source, what)[1]:
+                if _gives_away(line) and line.strip() in told:
+                    wrong.append(f"{cell.id}: the file of checks holds {line.strip()!r}")
+    for node in ast.walk(_tree(unit.checks) or ast.Module([], [])):
+        if isinstance(node, ast.ExceptHandler) and (node.type is None or "Exception" in ast.unparse(node.type)):
+            wrong.append(f"line {node.lineno}: an except that takes every error")
+    return wrong
+
+
 def enough_tasks(unit: Unit) -> list[str]:
     """Three to six tasks, one of which asks to predict and then measure; the warm-up has two."""
     least, most = (2, 2) if unit.name.startswith("00") else (3, 6)
@@ -379,6 +461,10 @@ UNIT_GATES: dict[str, Callable[[Unit], list[str]]] = {
     "nothing swallowed": lambda unit: nothing_swallowed(unit.source),
     "nothing leaks": nothing_leaks,
     "enough tasks": enough_tasks,
+    "short": short,
+    "hints first": hints_first,
+    "checks beside": checks_beside,
+    "checks keep quiet": checks_keep_quiet,
 }
 
 

@@ -23,6 +23,7 @@ from tools.notebooks import (
     LECTURES,
     ROOT,
     SOLUTIONS,
+    checks_file,
     exercise,
     grade_id,
     is_answer,
@@ -52,14 +53,15 @@ def test_exercises_are_what_nbgrader_makes_of_the_solutions(tmp_path: Path) -> N
     different = []
     for unit in units():
         made = release(unit, tmp_path)
-        if made.read_bytes() != exercise(unit).read_bytes():
+        names = {file.name for folder in (made.parent, exercise(unit).parent) for file in folder.glob("*.*")}
+        if any(_bytes(made.parent / name) != _bytes(exercise(unit).parent / name) for name in names):
             different.append(unit)
     assert different == [], "`make exercises` was not run, or an exercise was edited by hand"
     assert _files(tmp_path) == _files(EXERCISES)
 
 
-def test_there_is_no_file_beside_the_notebooks() -> None:
-    expected = {f"{unit}/{unit}.ipynb" for unit in units()}
+def test_beside_each_notebook_stand_its_checks_and_nothing_else() -> None:
+    expected = {f"{unit}/{file}" for unit in units() for file in (f"{unit}.ipynb", checks_file(unit).name)}
     assert _files(SOLUTIONS) == expected
     assert _files(EXERCISES) == expected
 
@@ -82,7 +84,8 @@ def test_grade_ids_are_those_written_down() -> None:
 def test_a_released_notebook_stops_at_its_first_stub_with_a_sentence(unit: str, tmp_path: Path) -> None:
     notebook = read(exercise(unit))
     first = next(iter(tasks(notebook)))
-    client = NotebookClient(notebook, timeout=60, kernel_name="python3", resources={"metadata": {"path": tmp_path}})
+    folder = shutil.copytree(exercise(unit).parent, tmp_path / unit)
+    client = NotebookClient(notebook, timeout=60, kernel_name="python3", resources={"metadata": {"path": folder}})
     with pytest.raises(CellExecutionError):
         client.execute()
     failed = [
@@ -175,7 +178,7 @@ SPOILERS: list[tuple[str, str, Callable[[NotebookNode, NotebookNode], object]]] 
     ("graded as agreed", "points for an answer", _mark("double-answer", points=1)),
     ("graded as agreed", "a check with another ending", _mark("double-check", grade_id="double-test")),
     ("one of each", "no hidden checks", _without("double-hidden")),
-    ("one of each", "checks above the answer", _source(lambda s: s.cells.insert(2, s.cells.pop(4)))),
+    ("one of each", "checks above the answer", _source(lambda s: s.cells.insert(2, s.cells.pop(5)))),
     ("told beforehand", "other points", _mark("double-hidden", points=5)),
     ("told beforehand", "no minutes", _text("double-task", "minutes", "moments")),
     ("told beforehand", "no difficulty", _text("double-task", "difficulty 1", "difficulty 7")),
@@ -207,6 +210,23 @@ SPOILERS: list[tuple[str, str, Callable[[NotebookNode, NotebookNode], object]]] 
     ("nothing leaks", "the answer", lambda source, released: _leak(source, released, "double-answer", "toys-title")),
     ("nothing leaks", "a hidden test", lambda source, released: _leak(source, released, "double-hidden", "toys-setup")),
     ("enough tasks", "too few", _source(lambda s: s.update(cells=s.cells[:7]))),
+    ("short", "a long check", _released_text("double-check", "from dynlib", "x = 1\nx = 2\nfrom dynlib")),
+    ("short", "a long page", lambda source, released: toys.cell_of(released, "toys-title").update(source="a\n" * 450)),
+    ("hints first", "hints below", _source(lambda s: s.cells.insert(5, s.cells.pop(4)))),
+    ("checks beside", "no file", lambda source, released: " "),
+    ("checks beside", "no such function", lambda source, released: CHECKS.replace("def task", "def other")),
+    ("checks beside", "a function that says nothing", lambda source, released: CHECKS.replace('"""One number."""', "")),
+    ("checks beside", "a name from above", _text("double-check", "import checks_toys\n", "")),
+    ("checks beside", "the voice from above", _text("double-hidden", "from dynlib import checks\n", "")),
+    ("checks beside", "work in the cell", _text("double-check", "    checks_toys", "    x = 1\n    checks_toys")),
+    ("checks beside", "another function", _text("double-hidden", "checks_toys.task(check", "checks_toys.task(checks")),
+    ("checks keep quiet", "the answer", lambda source, released: _tell(source, "double-answer")),
+    ("checks keep quiet", "a hidden case", lambda source, released: _tell(source, "double-hidden")),
+    (
+        "checks keep quiet",
+        "all errors",
+        lambda s, r: f"{CHECKS}    try:\n        x\n    except Exception:\n        x\n",
+    ),
     ("enough tasks", "none to predict", _source(lambda s: _everywhere(s, "Predict, then measure", "Give"))),
 ]
 
@@ -214,8 +234,15 @@ SPOILERS: list[tuple[str, str, Callable[[NotebookNode, NotebookNode], object]]] 
 def _leak(source: NotebookNode, released: NotebookNode, name: str, into: str) -> None:
     cell = toys.cell_of(source, name)
     cell.source = cell.source.replace("return x + x", "return (x + x + x + x) / 2  # twice")
-    line = next(line for line in cell.source.split("\n") if "return (" in line or "check.equal" in line)
+    line = next(line for line in cell.source.split("\n") if "return (" in line or "checks_toys.task" in line)
     toys.cell_of(released, into).source += f"\n{line}"
+
+
+def _tell(source: NotebookNode, name: str) -> str:
+    cell = toys.cell_of(source, name)
+    cell.source = cell.source.replace("return x + x", "return (x + x + x + x) / 2  # twice")
+    line = next(line for line in cell.source.split("\n") if "return (" in line or "checks_toys.task" in line)
+    return f"{CHECKS}{line}\n"
 
 
 def _everywhere(notebook: NotebookNode, old: str, new: str) -> None:
@@ -223,14 +250,36 @@ def _everywhere(notebook: NotebookNode, old: str, new: str) -> None:
         cell.source = cell.source.replace(old, new)
 
 
+CHECKS = '''"""The checks of the toys."""
+
+
+def task(check, answer, given, expected):
+    """One number."""
+    check.equal("seen", answer(given), expected, tested=f"{given}")
+'''
+
+
 def _toy() -> tuple[NotebookNode, NotebookNode]:
+    """A toy unit in the form of the course: checks in a file, hints above them."""
     source = toys.unit()
+    for task in toys.POINTS:
+        hints = toys.cell_of(source, f"{task}-hints")
+        source.cells.remove(hints)
+        source.cells.insert(source.cells.index(toys.cell_of(source, f"{task}-check")), hints)
+        for part in ("check", "hidden"):
+            cell = toys.cell_of(source, f"{task}-{part}")
+            expected, given = toys.EXPECTED[task][:2] if part == "check" else toys.EXPECTED[task][2:]
+            block = "import checks_toys\nfrom dynlib import checks\n\nwith checks.task("
+            cell.source = cell.source.replace("with checks.task(", block)
+            cell.source = re.sub(
+                r"check\.equal\(.*", f"checks_toys.task(check, {task}, {given}, {expected})", cell.source
+            )
     return source, toys.released(source)
 
 
 @pytest.mark.parametrize("gate", UNIT_GATES)
 def test_a_unit_in_order_passes_the_gate(gate: str) -> None:
-    assert UNIT_GATES[gate](Unit("99_toys", *_toy())) == []
+    assert UNIT_GATES[gate](Unit("99_toys", *_toy(), CHECKS)) == []
 
 
 @pytest.mark.parametrize(("gate", "spoil"), [(g, s) for g, _, s in SPOILERS], ids=[f"{g}: {w}" for g, w, _ in SPOILERS])
@@ -238,8 +287,8 @@ def test_a_spoiled_unit_is_stopped_by_the_gate(
     gate: str, spoil: Callable[[NotebookNode, NotebookNode], object]
 ) -> None:
     source, released = _toy()
-    spoil(source, released)
-    assert UNIT_GATES[gate](Unit("99_toys", source, released)) != []
+    checks = spoil(source, released)
+    assert UNIT_GATES[gate](Unit("99_toys", source, released, checks if isinstance(checks, str) else CHECKS)) != []
 
 
 def test_every_gate_is_seen_to_close() -> None:
@@ -297,11 +346,15 @@ def test_a_marker_that_is_not_closed_stops_the_release_and_the_old_one_stays(
     assert (course / "exercises" / "99_toys" / "99_toys.ipynb").read_bytes() == before
 
 
+def _bytes(path: Path) -> bytes | None:
+    return path.read_bytes() if path.exists() else None
+
+
 def _files(folder: Path) -> set[str]:
     return {
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")
-        if path.is_file() and ".ipynb_checkpoints" not in path.parts and path.name != ".DS_Store"
+        if path.is_file() and not {".ipynb_checkpoints", "__pycache__"} & set(path.parts) and path.name != ".DS_Store"
     }
 
 
