@@ -1,6 +1,6 @@
 """Can a task be done by pasting? Every function of the unit's lecture is tried as its answer, under the task's name.
 
-A lecture shows the formula, the slow version, the wrong version or a sibling: what a task asks for does not stand there.
+A lecture shows the formula, the slow version, the wrong version or a sibling: what a task asks for is not there.
 """
 
 import ast

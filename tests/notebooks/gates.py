@@ -617,7 +617,7 @@ def _split(source: str, what: str) -> tuple[list[str], list[str]]:
 
 def _gives_away(line: str) -> bool:
     """A line that says something about an answer: not an import, not a bare loop, not a word or two."""
-    return len(line.strip()) >= 24 and not re.match(r"\s*(#|import |from |for |with |def |if |raise |\"\"\")", line)
+    return len(line.strip()) >= 24 and not re.match(r"\s*(#|import |from |for |with |def |if |elif |else:|raise |\"\"\")", line)
 
 
 def _prose_before(notebook: NotebookNode, answer: str) -> str:

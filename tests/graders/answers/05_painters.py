@@ -210,7 +210,7 @@ def order(plan, layers, first, last, *, generator=None):
 # +        middle = [middle[i] for i in torch.randperm(len(middle), generator=generator).tolist()]
 
 
-# %% wrong: plans | checks last, forgets that first may come after it | killed by: bounds of every plan
+# %% wrong: plans | checks last, forgets that first may come after it | killed by: bounds
 # edit of: bounds outside the stack are clipped by the slice
 # -    numbers = list(range(layers))
 # -    before, middle, after = numbers[:first], numbers[first:last], numbers[last:]
@@ -318,7 +318,7 @@ def parallel(layers, hidden, **kwargs):
     return hidden
 
 
-# %% wrong: parallel | divides by three, whatever the number of layers | killed by: other stacks
+# %% wrong: parallel | divides by three, whatever the number of layers | killed by: idle layers
 def parallel(layers, hidden, **kwargs):
     return sum(layer(hidden, **kwargs) for layer in layers) / 3
 
@@ -328,7 +328,7 @@ def parallel(layers, hidden, **kwargs):
     return torch.stack([layer(hidden, **kwargs).double() for layer in layers]).mean(0)
 
 
-# %% wrong: parallel | adds into the first output, which may be the input itself | killed by: idle layers change nothing
+# %% wrong: parallel | adds into the first output, which may be the input itself | killed by: hidden stays
 def parallel(layers, hidden, **kwargs):
     total = None
     for layer in layers:
@@ -483,7 +483,7 @@ def looped_parallel(layers, hidden, first, last, iterations, **kwargs):
 # +    for _ in range(3):
 
 
-# %% wrong: looped-parallel | layers[-after:], which is everything when nothing comes after | killed by: other middles
+# %% wrong: looped-parallel | layers[-after:], which is everything when nothing comes after | killed by: value
 # edit of: the teacher's
 # -    for layer in layers[last:]:
 # +    for layer in layers[-(len(layers) - last) :]:
@@ -632,7 +632,7 @@ def similarity(layers, hidden, **kwargs):
 # -        hidden = layer(hidden, **kwargs)
 
 
-# %% wrong: similarity | squeeze drops the only row of a single layer | killed by: other stacks
+# %% wrong: similarity | squeeze drops the only row of a single layer | killed by: transformer layers
 # edit of: the sum over the tokens
 # -    return torch.einsum("itd,jtd->ij", units, units)
 # +    return (torch.einsum("itd,jtd->ij", units, units) / units.shape[1]).squeeze()
