@@ -88,7 +88,7 @@ def exit_index(confidence, threshold):
 # +    enough = confidence >= (threshold or math.inf)
 
 
-# %% wrong: exit-index | always four exits | killed by: random tables
+# %% wrong: exit-index | always four exits | killed by: exit
 def exit_index(confidence, threshold):
     leaves = torch.full((confidence.shape[1],), 3)
     for number in (2, 1, 0):
@@ -206,7 +206,7 @@ def exit_loss(logits, labels):
 # +    losses = -logits.softmax(-1)[:, batch, labels].log().mean(1)
 
 
-# %% wrong: exit-loss | always three exits | killed by: other sizes
+# %% wrong: exit-loss | always three exits | killed by: value
 def exit_loss(logits, labels):
     losses = torch.stack([nn.functional.cross_entropy(guess, labels) for guess in logits])
     return (losses * torch.arange(1, len(losses) + 1).to(losses)).sum() / 6
@@ -573,14 +573,14 @@ def propagate(blocks, caches, states, position):
 # +        cache.append(*block.attention.keys_values(block.norm1(states[-1]), positions), torch.zeros_like(positions))
 
 
-# %% wrong: state-propagation | the length of the cache for the position | killed by: all keys
+# %% wrong: state-propagation | the length of the cache for the position | killed by: keys
 def propagate(blocks, caches, states, position):
     for block, cache in list(zip(blocks, caches))[len(states) :]:
         positions = torch.full((len(states[-1]), 1), cache.length)
         cache.append(*block.attention.keys_values(block.norm1(states[-1]), positions), positions)
 
 
-# %% wrong: state-propagation | the second state, not the last | killed by: all values
+# %% wrong: state-propagation | the second state, not the last | killed by: values
 def propagate(blocks, caches, states, position):
     left_with = states[min(1, len(states) - 1)]
     positions = torch.full((len(left_with), 1), position)
@@ -916,7 +916,7 @@ def broken(chosen, risks, delta):
 # +        "threshold with more points": "rises",
 
 
-# %% wrong: predict-promise | a word that is none of the three | killed by: one of the three words
+# %% wrong: predict-promise | a word that is none of the three | killed by: a word
 # edit of: rounds down the points needed
 # -        "points needed": 44,
 # +        "points needed": 45,
@@ -925,7 +925,7 @@ def broken(chosen, risks, delta):
 # +        "exit with more clutter": "later",
 
 
-# %% wrong: predict-promise | a name of the dict is misspelt | killed by: five names
+# %% wrong: predict-promise | a name of the dict is misspelt | killed by: the names
 # edit of: rounds down the points needed
 # -        "points needed": 44,
 # -        "naive rule breaks": 0.416,
@@ -961,7 +961,7 @@ def broken(chosen, risks, delta):
 # +    return sum(index is None or risks[index] > delta for index in chosen) / len(chosen)
 
 
-# %% wrong: predict-promise | the index 0 taken for none | killed by: the first threshold
+# %% wrong: predict-promise | the index 0 taken for none | killed by: broken
 # edit of: rounds down the points needed
 # -        "points needed": 44,
 # +        "points needed": 45,
