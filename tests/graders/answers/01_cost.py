@@ -78,6 +78,9 @@ def block_flops(*, batch, tokens, dim, heads, hidden):
 
 
 # %% right: linear-bytes | by asking a layer for its tensors
+from torch import nn
+
+
 def linear_bytes(rows, inputs, outputs, dtype, *, bias=True):
     with torch.device("meta"):
         layer = nn.Linear(inputs, outputs, bias=bias, dtype=dtype)
@@ -126,7 +129,7 @@ def linear_bytes(rows, inputs, outputs, dtype, *, bias=True):
     return (inputs * outputs + (rows * outputs if bias else 0) + rows * (inputs + outputs)) * dtype.itemsize
 
 
-# %% wrong: linear-bytes | a number always has four bytes | killed by: dtype
+# %% wrong: linear-bytes | a number always has four bytes | killed by: activations
 def linear_bytes(rows, inputs, outputs, dtype, *, bias=True):
     return 4 * (inputs * outputs + (outputs if bias else 0) + rows * (inputs + outputs))
 
