@@ -1,6 +1,6 @@
 """One look for every figure: colours that colour-blind readers can tell apart, labelled axes, a caption."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,6 +27,7 @@ STYLE: Any = {
     "grid.color": "#E6E6E6",
     "axes.axisbelow": True,
     "legend.frameon": False,
+    "legend.fontsize": "small",
     "lines.linewidth": 1.8,
     "font.size": 10,
     "figure.dpi": 90,
@@ -60,6 +61,67 @@ def label(axes: Axes, x: str, y: str, title: str = "") -> None:
     axes.set(xlabel=x, ylabel=y, title=title)
 
 
+def bare(axes: Any) -> None:
+    """No ticks, no grid, no frame: for images, one axes or an array of them."""
+    for place in getattr(axes, "flat", [axes]):
+        place.set(xticks=[], yticks=[])
+        place.grid(False)
+        place.spines[:].set_visible(False)
+
+
+_GREYS: dict[str, Any] = {"vmin": 0, "vmax": 1}
+
+
+def image(axes: Axes, pixels: Any, title: str = "", *, colour: str = INK, **style: Any) -> Any:
+    """One image, 0 … 1 in greys unless ``style`` says otherwise, under a small title; what ``imshow`` returns."""
+    drawn = axes.imshow(pixels, **_GREYS | style)
+    axes.set_title(title, fontsize=9, loc="center", color=colour)
+    bare(axes)
+    return drawn
+
+
+def spread(axes: Axes, x: Iterable[Any], intervals: Iterable[Any], *, band: bool = False, **style: Any) -> Any:
+    """Numbers with their intervals: points with bars, or a line in a band; what the line is drawn by.
+
+    Args:
+        axes: to draw on.
+        x: where, ``[n]``.
+        intervals: ``n`` of ``dynlib.cost``'s ``Interval`` or ``Ratio``: the number, then ``low`` and ``high``.
+        band: a shaded band in place of the bars, for curves.
+        style: of the line: ``label``, ``color``, ``fmt``, …
+    """
+    middle, low, high, arms = _arms(intervals)
+    at = [float(place) for place in x]
+    if band:
+        (line,) = axes.plot(at, middle, **style)
+        axes.fill_between(at, low, high, color=line.get_color(), alpha=0.18, linewidth=0)
+        return line
+    return axes.errorbar(at, middle, yerr=arms, **_POINTS | style)
+
+
+_POINTS: dict[str, Any] = {"fmt": "o", "capsize": 3}
+
+
+def _arms(intervals: Iterable[Any]) -> tuple[Sequence[float], Sequence[float], Sequence[float], Any]:
+    # the numbers, the ends of their intervals, and how far below and above each number those are
+    middle, low, high = zip(*intervals, strict=True)
+    return middle, low, high, [[abs(m - e) for m, e in zip(middle, ends, strict=True)] for ends in (low, high)]
+
+
+def forest(axes: Axes, intervals: Mapping[str, Any], *, zero: float | None = 0.0, **style: Any) -> None:
+    """Named intervals one below the other, the first on top, and a line at ``zero`` (none for ``None``)."""
+    middle, *_, arms = _arms(intervals.values())
+    if zero is not None:
+        axes.axvline(zero, color=GREY, linewidth=1)
+    axes.errorbar(middle, range(len(intervals)), xerr=arms, **_POINTS | style)
+    axes.set(yticks=range(len(intervals)), yticklabels=list(intervals), ylim=(len(intervals) - 0.5, -0.5))
+
+
+def legend_beside(axes: Axes, **style: Any) -> None:
+    """The legend to the right of the axes, where it covers no curve."""
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), **style)
+
+
 def show_images(images: Sequence[Any], titles: Sequence[str], caption: str, *, columns: int = 8) -> None:
     """Images in rows, each under its title."""
     rows = -(-len(images) // columns)
@@ -67,9 +129,8 @@ def show_images(images: Sequence[Any], titles: Sequence[str], caption: str, *, c
         flat = [axes] if rows == columns == 1 else list(axes.flat)
         for place in flat:
             place.axis("off")
-        for place, image, title in zip(flat, images, titles, strict=False):
-            place.imshow(image, vmin=0, vmax=1)
-            place.set_title(title, fontsize=8, loc="center")
+        for place, pixels, title in zip(flat, images, titles, strict=False):
+            image(place, pixels, title)
 
 
 def _caption(drawing: Figure, caption: str) -> None:

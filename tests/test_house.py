@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "dynlib"
 
-GROUND = {"choice", "cost", "data", "backbone", "causes", "checks", "training", "plotting"}
+GROUND = {"choice", "cost", "data", "backbone", "causes", "checks", "training", "plotting", "page"}
 ROOMS = {"depth", "tokens", "width"}
 ABOVE = {"edge", "kernels", "zoo"}
 

@@ -5,17 +5,21 @@ A multiply-add is two FLOPs, everywhere.
 
 from dynlib.cost.count import Cost, Share, count
 from dynlib.cost.energy import Energy, estimate_energy
+from dynlib.cost.interval import Interval, interval, wilson
 from dynlib.cost.measure import Peak, Ratio, Timing, machine_peak, timed
 
 __all__ = [
     "Cost",
     "Energy",
+    "Interval",
     "Peak",
     "Ratio",
     "Share",
     "Timing",
     "count",
     "estimate_energy",
+    "interval",
     "machine_peak",
     "timed",
+    "wilson",
 ]

@@ -3,7 +3,7 @@
 from dynlib.data.digits import ClutteredDigits, Digits, cluttered_digits, digits
 from dynlib.data.needles import Needles, needles
 from dynlib.data.terrain import Terrain, path_cost, shortest_path, terrain
-from dynlib.data.topics import alphabet, decode, encode, topics, windows
+from dynlib.data.topics import alphabet, decode, encode, text, topics, windows
 
 __all__ = [
     "ClutteredDigits",
@@ -19,6 +19,7 @@ __all__ = [
     "path_cost",
     "shortest_path",
     "terrain",
+    "text",
     "topics",
     "windows",
 ]

@@ -36,6 +36,15 @@ def topics(split: Literal["train", "test"] = "train") -> dict[str, str]:
     return {name: text for name, text in _pages().items() if (name in TEST_TOPICS) == (split == "test")}
 
 
+def text(split: Literal["train", "test"] = "train") -> str:
+    """The topics of a split as one text, pages in the order of their names, an empty line between two.
+
+    Raises:
+        ValueError: for a split of another name.
+    """
+    return "\n\n".join(topics(split).values())
+
+
 @cache
 def alphabet() -> str:
     """Every character that occurs in the topics, in order: the vocabulary of ``unit="characters"``."""

@@ -6,7 +6,7 @@ from pydoc_data.topics import topics as pages
 import pytest
 import torch
 
-from dynlib.data import alphabet, decode, encode, topics, windows
+from dynlib.data import alphabet, decode, encode, text, topics, windows
 from dynlib.data.topics import TEST_TOPICS
 
 
@@ -137,3 +137,17 @@ def test_numbers_outside_the_vocabulary_are_refused(unit: str) -> None:
 def test_a_change_to_what_was_handed_out_does_not_reach_others() -> None:
     topics("test").clear()
     assert topics("test").keys() == TEST_TOPICS
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_the_text_of_a_split_holds_its_topics_with_an_empty_line_between(split: str) -> None:
+    parts = topics(split)  # type: ignore[arg-type]
+    whole = text(split)  # type: ignore[arg-type]
+    assert whole == "\n\n".join(parts[name] for name in sorted(parts))
+    assert len(whole) == sum(map(len, parts.values())) + 2 * (len(parts) - 1)
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+def test_a_text_of_no_split_is_refused() -> None:
+    with pytest.raises(ValueError, match="'train' or 'test'; got 'dev'"):
+        text("dev")  # type: ignore[arg-type]
