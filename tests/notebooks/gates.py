@@ -15,8 +15,10 @@ from typing import NamedTuple
 import nbformat
 from nbformat import NotebookNode
 
+from tests.notebooks.live import chosen_words
 from tools.notebooks import (
     EXERCISES,
+    LECTURES,
     ROOT,
     SOLUTIONS,
     WORK,
@@ -567,6 +569,76 @@ def widgets_with_twins(lecture: Lecture) -> list[str]:
     return wrong
 
 
+CONVERTED: set[str] = set()
+"""The lectures, by the names of their files, that pass the three gates below; it grows to all."""
+
+
+def converted(look: Callable[[NotebookNode], list[str]]) -> Callable[[Lecture], list[str]]:
+    """A gate for the lectures that are in CONVERTED, and for those of no unit, such as toys."""
+
+    def gate(lecture: Lecture) -> list[str]:
+        ours = lecture.path.is_relative_to(LECTURES) and lecture.path.exists()
+        return [] if ours and lecture.path.stem not in CONVERTED else look(lecture.notebook)
+
+    gate.__doc__ = look.__doc__
+    return gate
+
+
+def folded(cell: NotebookNode) -> bool:
+    """Jupyter shows a bar in place of the code."""
+    return bool(cell.metadata.get("jupyter", {}).get("source_hidden"))
+
+
+def folded_alike(notebook: NotebookNode) -> list[str]:
+    """A folded cell says so to Jupyter (source_hidden) and to what makes web pages (the tag hide-input)."""
+    return [
+        f"{cell.id}: source_hidden and the tag hide-input come together"
+        for cell in _code(notebook)
+        if folded(cell) != ("hide-input" in cell.metadata.get("tags", []))
+    ]
+
+
+OPEN_LINES, OPEN_LINES_OF_A_CELL = 250, 30
+
+
+def mostly_mechanism(notebook: NotebookNode) -> list[str]:
+    """What stands open is the mechanism: little code, none before the first picture, none that draws or tabulates."""
+    wrong, lines, seen = [], 0, False
+    for cell in _code(notebook):
+        seen = seen or any("image/png" in output.get("data", {}) for output in cell.outputs)
+        if folded(cell):
+            continue
+        own = sum(bool(line.strip()) for line in cell.source.split("\n"))
+        lines += own
+        if not seen:
+            wrong.append(f"{cell.id}: open code before the first picture")
+        if own > OPEN_LINES_OF_A_CELL:
+            wrong.append(f"{cell.id}: {own} open lines, and a cell may have {OPEN_LINES_OF_A_CELL}")
+        shown = re.search(
+            r"\bplotting\.(figure|show_images)\b|\bpage\.(table|say)\b|\bMarkdown\(|\bwidgets\.", cell.source
+        )
+        if shown:
+            wrong.append(f"{cell.id}: {shown[0]} shows something, and such cells are folded")
+    if lines > OPEN_LINES:
+        wrong.append(f"{lines} open lines, and a lecture may have {OPEN_LINES}")
+    return wrong
+
+
+def words_follow_numbers(notebook: NotebookNode) -> list[str]:
+    """No words are chosen by code where the numbers are fixed: there a sentence is prose, and an assertion holds it.
+
+    Live is what is measured while the reader watches, what a widget moves, and what cells tagged ``live`` hold.
+    """
+    cells = list(_code(notebook))
+    found = chosen_words([_tree(cell.source) or ast.Module([], []) for cell in cells])
+    return [
+        f"{cell.id}: chooses words by {test!r}, which is not measured in this run"
+        for cell, tests in zip(cells, found, strict=True)
+        for test in tests
+        if "live" not in cell.metadata.get("tags", [])
+    ]
+
+
 def whole(look: Callable[[NotebookNode], list[str]]) -> Callable[[Lecture], list[str]]:
     """A gate that looks at the notebook alone."""
     return lambda lecture: look(lecture.notebook)
@@ -586,6 +658,9 @@ LECTURE_GATES: dict[str, Callable[[Lecture], list[str]]] = {
     "first screen": first_screen,
     "one style": one_style,
     "widgets with twins": widgets_with_twins,
+    "folded alike": converted(folded_alike),
+    "mostly mechanism": converted(mostly_mechanism),
+    "words follow numbers": converted(words_follow_numbers),
 }
 
 
@@ -617,7 +692,9 @@ def _split(source: str, what: str) -> tuple[list[str], list[str]]:
 
 def _gives_away(line: str) -> bool:
     """A line that says something about an answer: not an import, not a bare loop, not a word or two."""
-    return len(line.strip()) >= 24 and not re.match(r"\s*(#|import |from |for |with |def |if |elif |else:|raise |\"\"\")", line)
+    return len(line.strip()) >= 24 and not re.match(
+        r"\s*(#|import |from |for |with |def |if |elif |else:|raise |\"\"\")", line
+    )
 
 
 def _prose_before(notebook: NotebookNode, answer: str) -> str:
