@@ -255,7 +255,7 @@ def route(scores, k, epsilon):
 # +    return torch.where(mask, p, 0.0)
 
 
-# %% wrong: route | sorts the scores of the caller in place | killed by: scores stay
+# %% wrong: route | sorts the scores of the caller in place | killed by: input untouched
 # edit of: the weights are not cut
 # -    z = scores / epsilon
 # +    z = scores.div_(epsilon)
@@ -816,7 +816,7 @@ def conditional_feed_forward(x, light, heavy, u, k, epsilon):
 # +    added = weights[mask].unsqueeze(-1) * heavy(x[mask].detach())
 
 
-# %% wrong: conditional-ff | normalises the tokens of the caller in place | killed by: x stays
+# %% wrong: conditional-ff | normalises the tokens of the caller in place | killed by: input untouched
 def conditional_feed_forward(x, light, heavy, u, k, epsilon):
     if not x.requires_grad:
         x /= x.norm(dim=-1, keepdim=True)
@@ -825,7 +825,7 @@ def conditional_feed_forward(x, light, heavy, u, k, epsilon):
     return light(x).index_put(mask.nonzero(as_tuple=True), added, accumulate=True)
 
 
-# %% wrong: conditional-ff | writes into what light returned, which may be x | killed by: x stays with idle parts
+# %% wrong: conditional-ff | writes into what light returned, which may be x | killed by: input untouched
 # edit of: the teacher's
 # -    return out.index_put(mask.nonzero(as_tuple=True), added, accumulate=True)
 # +    out[mask] += added
@@ -1118,13 +1118,13 @@ def local_attention(query, key, value, window):
     return out
 
 
-# %% wrong: local-attention | a window of the sequence or more is cut to half of it | killed by: other lengths
+# %% wrong: local-attention | a window of the sequence or more is cut to half of it | killed by: a long window
 # edit of: the teacher's
 #      tokens, size = query.shape[2:]
 # +    window = min(window, max(tokens // 2, 1))
 
 
-# %% wrong: local-attention | all scores of a row -inf, in rows that are cut off | killed by: gradients
+# %% wrong: local-attention | all scores of a row -inf, in rows that are cut off | killed by: gradient of value
 # edit of: the teacher's
 # -    blocks = -(-tokens // window)
 # +    blocks = -(-tokens // window) + 2
@@ -1139,7 +1139,7 @@ def local_attention(query, key, value, window):
 # +    weights = weights / weights.sum(-1, keepdim=True)
 
 
-# %% wrong: local-attention | scales the queries of the caller in place | killed by: inputs stay
+# %% wrong: local-attention | scales the queries of the caller in place | killed by: input untouched
 # edit of: the teacher's
 #      tokens, size = query.shape[2:]
 # +    if not query.requires_grad:
@@ -1579,7 +1579,7 @@ def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
 # +    scaled = (key_weights[asked].detach().unsqueeze(-1) * x[asked]).view(batch, keys, dim)
 
 
-# %% wrong: routed-attention | writes into light | killed by: light stays
+# %% wrong: routed-attention | writes into light | killed by: input untouched
 # edit of: one router for both, u_key
 # -    asking, query_weights = route(x @ u_key, queries, epsilon)
 # +    asking, query_weights = route(x @ u_query, queries, epsilon)
@@ -1591,7 +1591,7 @@ def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
 # +    return light
 
 
-# %% wrong: routed-attention | scales the tokens of the caller in place | killed by: x stays
+# %% wrong: routed-attention | scales the tokens of the caller in place | killed by: input untouched
 # edit of: one router for both, u_key
 # -    asking, query_weights = route(x @ u_key, queries, epsilon)
 # +    asking, query_weights = route(x @ u_query, queries, epsilon)
@@ -1629,7 +1629,7 @@ def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
 # +    added = (query_weights / query_weights.sum(1, keepdim=True))[asking].unsqueeze(-1) * attended
 
 
-# %% wrong: routed-attention | a head as large as dim is taken for granted | killed by: other sizes
+# %% wrong: routed-attention | a head as large as dim is taken for granted | killed by: value
 # edit of: the teacher's
 # -    scores = query @ heavy.key(scaled).mT / math.sqrt(query.shape[-1])
 # -    attended = heavy.output(scores.softmax(-1) @ heavy.value(scaled)).flatten(0, 1)
@@ -1638,7 +1638,7 @@ def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
 # +    attended = heavy.output(scores.softmax(-1) @ value).flatten(0, 1)
 
 
-# %% wrong: routed-attention | x is detached on its way to queries, keys and values | killed by: gradient of x, other sizes
+# %% wrong: routed-attention | x is detached on its way to queries, keys and values | killed by: gradient of x
 # edit of: one router for both, u_key
 # -    asking, query_weights = route(x @ u_key, queries, epsilon)
 # +    asking, query_weights = route(x @ u_query, queries, epsilon)
@@ -2280,7 +2280,7 @@ def concentration(routed, needles):
 # +        "weights before a norm": "zero",
 
 
-# %% wrong: predict-colt5 | a name is missing | killed by: eight names
+# %% wrong: predict-colt5 | a name is missing | killed by: the names
 # edit of: queries alone
 # -        "share of pairs": 1 / 16,
 # +        "share of pairs": 1 / 128,
