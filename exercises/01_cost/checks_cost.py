@@ -187,10 +187,10 @@ def roofline(
     for name, flops, moved in work:
         seconds, bound = answer(float(flops), float(moved), peak=peak, bandwidth=bandwidth)
         ticks, waits_for = _simulated(flops, moved, *per_tick)
-        computing, moving = flops / peak, moved / bandwidth
+        together = flops / peak + moved / bandwidth
         wrong = {
-            "they work at the same time, not one after the other": computing + moving,
-            "the work is done when arithmetic and memory are both done": min(computing, moving),
+            "they work at the same time, not one after the other": together,
+            "the work is done when arithmetic and memory are both done": together - ticks / 1000,
             "a time is work divided by a rate": max(peak / max(flops, 1), bandwidth / max(moved, 1)),
         }
         check.close(
@@ -201,7 +201,7 @@ def roofline(
             likely="arithmetic and memory work at the same time: the slower of the two decides",
             mistakes={says: value for says, value in wrong.items() if value != ticks / 1000},
         )
-        even = computing == moving
+        even = flops * per_tick[1] == moved * per_tick[0]
         check.equal(
             "ridge" if even else "bound",
             bound,
