@@ -332,7 +332,8 @@ def _watched(prompt: int, new: int, cache: bool) -> tuple[int, int]:
         read, past = inputs[0].shape[1], options["cache"]
         passes.append((read, read * (read + (past.length if past is not None else 0))))
 
-    model.blocks[0].attention.register_forward_pre_hook(note, with_kwargs=True)
+    block: Any = model.blocks[0]
+    block.attention.register_forward_pre_hook(note, with_kwargs=True)
     model.generate(torch.arange(prompt)[None] % 11, new, use_cache=cache)
     return sum(read for read, _ in passes), sum(pairs for _, pairs in passes)
 
@@ -407,14 +408,13 @@ def predict(
 
 
 def _factor(model: CausalLM, prompt: int, new: int, cache: bool) -> float:
-    """From what a token and a pair cost, pass by pass."""
-    per_token, per_pair = _prices(model)
-    flops = []
-    for step in range(2 * new):
-        length = prompt + step
-        read = 1 if cache and step else length
-        flops.append(read * per_token + read * length * per_pair)
-    return sum(flops) / sum(flops[:new])
+    """From what a token and a pair cost, and how many of both a small model was seen to read and to compare."""
+    prices = _prices(model)
+    once, twice = (
+        sum(price * number for price, number in zip(prices, _watched(prompt, many, cache), strict=True))
+        for many in (new, 2 * new)
+    )
+    return twice / once
 
 
 # ---- task 6: median_ratio
