@@ -65,6 +65,27 @@ def route(scores, k, epsilon):
     return mask, torch.where(mask, p, torch.zeros_like(p))
 
 
+# %% right: route | m counted up, row by row
+def route(scores, k, epsilon):
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    rank = order.argsort(dim=1)
+    mask = rank < k
+    if k == 0:
+        return mask, torch.zeros_like(scores)
+    z = scores / epsilon
+    m = torch.zeros(len(z), 1, dtype=torch.int64)
+    for b, row in enumerate(z.detach()):
+        for held in range(k):
+            rest = row[rank[b] >= held]
+            if math.log(k - held) + rest.max() - rest.logsumexp(0) <= 0:
+                break
+        m[b] = held
+    saturated = rank < m
+    p = (k - m) * z.masked_fill(saturated, -math.inf).softmax(1)
+    p = torch.where(saturated, 1.0, p.clamp(max=1))
+    return mask, torch.where(mask, p, 0.0)
+
+
 # %% wrong: route | k · softmax, above 1 for the best | killed by: weights
 def route(scores, k, epsilon):
     rank = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
@@ -131,155 +152,105 @@ def route(scores, k, epsilon):
 
 
 # %% wrong: route | the weights are not cut | killed by: weights
-def route(scores, k, epsilon):
-    order = scores.argsort(dim=1, descending=True, stable=True)
-    rank = order.argsort(dim=1)
-    mask = rank < k
-    if k == 0:
-        return mask, torch.zeros_like(scores)
-    z = scores / epsilon
-    m = torch.zeros(len(z), 1, dtype=torch.int64)
-    for b, row in enumerate(z.detach()):
-        for held in range(k):
-            rest = row[rank[b] >= held]
-            if math.log(k - held) + rest.max() - rest.logsumexp(0) <= 0:
-                break
-        m[b] = held
-    saturated = rank < m
-    p = (k - m) * z.masked_fill(saturated, -math.inf).softmax(1)
-    p = torch.where(saturated, 1.0, p.clamp(max=1))
-    return mask, p
+# edit of: m counted up, row by row
+# -    return mask, torch.where(mask, p, 0.0)
+# +    return mask, p
 
 
 # %% wrong: route | rescaled to sum to k after the cut | killed by: weights
-# edit of: the weights are not cut
-# -    return mask, p
+# edit of: m counted up, row by row
+# -    return mask, torch.where(mask, p, 0.0)
 # +    p = torch.where(mask, p, 0.0)
 # +    return mask, p * k / p.sum(1, keepdim=True)
 
 
 # %% wrong: route | multiplies by epsilon | killed by: weights
-# edit of: the weights are not cut
+# edit of: m counted up, row by row
 # -    z = scores / epsilon
 # +    z = scores * epsilon
-# …
-# -    return mask, p
-# +    return mask, torch.where(mask, p, 0.0)
 
 
 # %% wrong: route | epsilon is not used | killed by: weights
-# edit of: the weights are not cut
+# edit of: m counted up, row by row
 # -    z = scores / epsilon
 # +    z = scores
-# …
-# -    return mask, p
-# +    return mask, torch.where(mask, p, 0.0)
 
 
 # %% wrong: route | m of the first sequence for the whole batch | killed by: weights
-# edit of: the weights are not cut
+# edit of: m counted up, row by row
 #          m[b] = held
 # +    m = m[:1]
-# …
-# -    return mask, p
-# +    return mask, torch.where(mask, p, 0.0)
 
 
 # %% wrong: route | the k smallest | killed by: mask
-# edit of: the weights are not cut
+# edit of: m counted up, row by row
 # -    order = scores.argsort(dim=1, descending=True, stable=True)
 # +    order = scores.argsort(dim=1, descending=False, stable=True)
 # …
 # -    saturated = rank < m
 # +    saturated = rank >= scores.shape[1] - m
-# …
-# -    return mask, p
-# +    return mask, torch.where(mask, p, 0.0)
 
 
 # %% wrong: route | strictly above the k-th largest: one too few | killed by: mask
-# edit of: the weights are not cut
+# edit of: m counted up, row by row
 # -    mask = rank < k
 # +    mask = scores > scores.sort(1, descending=True).values[:, max(k - 1, 0), None]
-# …
-# -    return mask, p
-# +    return mask, torch.where(mask, p, 0.0)
 
 
 # %% wrong: route | the mask is True where a token is left out | killed by: mask
-# edit of: the weights are not cut
-# -    return mask, p
+# edit of: m counted up, row by row
+# -    return mask, torch.where(mask, p, 0.0)
 # +    return ~mask, torch.where(mask, p, 0.0)
 
 
 # %% wrong: route | the mask in floating point | killed by: mask
-# edit of: the weights are not cut
-# -    return mask, p
+# edit of: m counted up, row by row
+# -    return mask, torch.where(mask, p, 0.0)
 # +    return mask.to(scores.dtype), torch.where(mask, p, 0.0)
 
 
 # %% wrong: route | 2 k of the whole batch in place of k of each sequence | killed by: mask
-# edit of: the weights are not cut
+# edit of: m counted up, row by row
 # -    mask = rank < k
 # +    mask = torch.zeros_like(scores, dtype=torch.bool)
 # +    mask.view(-1)[scores.flatten().topk(k * len(scores)).indices] = True
-# …
-# -    return mask, p
-# +    return mask, torch.where(mask, p, 0.0)
 
 
 # %% wrong: route | sorts along the batch | killed by: mask
-def route(scores, k, epsilon):
-    order = scores.argsort(dim=0, descending=True, stable=True)
-    rank = order.argsort(dim=0)
-    mask = rank < 1
-    if k == 0:
-        return mask, torch.zeros_like(scores)
-    z = scores / epsilon
-    m = torch.zeros(len(z), 1, dtype=torch.int64)
-    for b, row in enumerate(z.detach()):
-        for held in range(k):
-            rest = row
-            if math.log(k - held) + rest.max() - rest.logsumexp(0) <= 0:
-                break
-        m[b] = held
-    saturated = rank < m
-    p = (k - m) * z.masked_fill(saturated, -math.inf).softmax(1)
-    p = torch.where(saturated, 1.0, p.clamp(max=1))
-    return mask, torch.where(mask, p, 0.0)
+# edit of: m counted up, row by row
+# -    order = scores.argsort(dim=1, descending=True, stable=True)
+# -    rank = order.argsort(dim=1)
+# -    mask = rank < k
+# +    order = scores.argsort(dim=0, descending=True, stable=True)
+# +    rank = order.argsort(dim=0)
+# +    mask = rank < 1
+# …
+# -            rest = row[rank[b] >= held]
+# +            rest = row
 
 
 # %% wrong: route | returns the weights alone | killed by: a pair
-# edit of: the weights are not cut
-# -    return mask, p
+# edit of: m counted up, row by row
+# -    return mask, torch.where(mask, p, 0.0)
 # +    return torch.where(mask, p, 0.0)
 
 
 # %% wrong: route | sorts the scores of the caller in place | killed by: input untouched
-# edit of: the weights are not cut
+# edit of: m counted up, row by row
 # -    z = scores / epsilon
 # +    z = scores.div_(epsilon)
-# …
-# -    return mask, p
-# +    return mask, torch.where(mask, p, 0.0)
 
 
 # %% wrong: route | at least the k-th largest, equals all routed | killed by: ties
-# edit of: the weights are not cut
+# edit of: m counted up, row by row
 # -    mask = rank < k
 # +    mask = scores >= scores.sort(1, descending=True).values[:, max(k - 1, 0), None] if k else rank < 0
-# …
-# -    return mask, p
-# +    return mask, torch.where(mask, p, 0.0)
 
 
 # %% wrong: route | of equals the later first | killed by: ties
-# edit of: the weights are not cut
+# edit of: m counted up, row by row
 # -    order = scores.argsort(dim=1, descending=True, stable=True)
 # +    order = scores.argsort(dim=1, stable=True).flip(1)
-# …
-# -    return mask, p
-# +    return mask, torch.where(mask, p, 0.0)
 
 
 # %% wrong: route | divides 0 by 0 for k = 0 | killed by: k = 0
@@ -315,77 +286,63 @@ def route(scores, k, epsilon):
 
 
 # %% wrong: route | the number saturated is at least one | killed by: weights
-# edit of: the weights are not cut
+# edit of: m counted up, row by row
 # -        for held in range(k):
 # +        for held in range(min(1, k - 1), k):
-# …
-# -    return mask, p
-# +    return mask, torch.where(mask, p, 0.0)
 
 
 # %% wrong: route | all but the last of the routed are saturated | killed by: weights
-# edit of: the weights are not cut
+# edit of: m counted up, row by row
 # -        m[b] = held
 # +        m[b] = k - 1
-# …
-# -    return mask, p
-# +    return mask, torch.where(mask, p, 0.0)
 
 
 # %% wrong: route | the iteration, stopped after 20 steps | killed by: small epsilon
-# edit of: k · softmax, above 1 for the best
-# -    z = scores / epsilon
-# -    p = k * z.softmax(1)
-# -    return mask, torch.where(mask, p, 0.0)
-# +    if k == scores.shape[1]:
-# +        return mask, torch.ones_like(scores)
-# +    b = -scores
-# +    for _ in range(20 if epsilon < 0.5 else 2000):
-# +        a = epsilon * (math.log(k) - ((scores + b) / epsilon).logsumexp(1, keepdim=True))
-# +        b = -(scores + a).relu()
-# +    return mask, torch.where(mask, ((scores + a + b) / epsilon).exp(), 0.0)
+def route(scores, k, epsilon):
+    rank = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    mask = rank < k
+    if k == 0:
+        return mask, torch.zeros_like(scores)
+    if k == scores.shape[1]:
+        return mask, torch.ones_like(scores)
+    b = -scores
+    for _ in range(20 if epsilon < 0.5 else 2000):
+        a = epsilon * (math.log(k) - ((scores + b) / epsilon).logsumexp(1, keepdim=True))
+        b = -(scores + a).relu()
+    return mask, torch.where(mask, ((scores + a + b) / epsilon).exp(), 0.0)
 
 
 # %% wrong: route | the weights are detached | killed by: gradient
-# edit of: the weights are not cut
-# -    return mask, p
+# edit of: m counted up, row by row
+# -    return mask, torch.where(mask, p, 0.0)
 # +    return mask, torch.where(mask, p, 0.0).detach()
 
 
 # %% wrong: route | computed without a graph | killed by: gradient
-# edit of: the weights are not cut
+# edit of: m counted up, row by row
 # -    z = scores / epsilon
 # +    z = scores.detach() / epsilon
-# …
-# -    return mask, p
-# +    return mask, torch.where(mask, p, 0.0)
 
 
 # %% wrong: route | nu is taken for a constant | killed by: gradient
-# edit of: the weights are not cut
+# edit of: m counted up, row by row
 # -    p = (k - m) * z.masked_fill(saturated, -math.inf).softmax(1)
 # +    rest = z.masked_fill(saturated, -math.inf)
 # +    p = (k - m) * (rest - rest.logsumexp(1, keepdim=True).detach()).exp()
-# …
-# -    return mask, p
-# +    return mask, torch.where(mask, p, 0.0)
 
 
 # %% wrong: route | the right weights with the gradient of a softmax | killed by: gradient
-# edit of: the weights are not cut
-# -    return mask, p
+# edit of: m counted up, row by row
+# -    return mask, torch.where(mask, p, 0.0)
 # +    p = torch.where(mask, p, 0.0).detach()
 # +    soft = torch.where(mask, z.softmax(1), 0.0)
 # +    return mask, (p - soft.detach()) + soft
 
 
 # %% wrong: route | always in double precision | killed by: dtype
-# edit of: the weights are not cut
+# edit of: m counted up, row by row
 # -    z = scores / epsilon
 # +    z = scores.double() / epsilon
-# …
-# -    return mask, p
-# +    return mask, torch.where(mask, p, 0.0)
 
 
 # %% wrong: route | the branch that is not taken makes nan of the gradient | killed by: finite gradients
@@ -482,78 +439,79 @@ def route(scores, k, epsilon):
 
 
 # %% wrong: route | the last m that fits, not the first | killed by: weights
-# edit of: k · softmax, above 1 for the best
-# -    p = k * z.softmax(1)
-# -    return mask, torch.where(mask, p, 0.0)
-# +    m = torch.zeros(len(scores), 1)
-# +    for t in range(k):
-# +        rest = z.masked_fill(rank < t, -math.inf)
-# +        fits = math.log(k - t) + rest.amax(1, keepdim=True) - rest.logsumexp(1, keepdim=True) <= 0
-# +        m = torch.where(fits, t, m)
-# +    soft = (k - m) * z.masked_fill(rank < m, -math.inf).softmax(1)
-# +    return mask, torch.where(mask, torch.where(rank < m, torch.ones_like(soft), soft), 0)
+def route(scores, k, epsilon):
+    rank = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    mask = rank < k
+    if k == 0:
+        return mask, torch.zeros_like(scores)
+    z = scores / epsilon
+    m = torch.zeros(len(scores), 1)
+    for t in range(k):
+        rest = z.masked_fill(rank < t, -math.inf)
+        fits = math.log(k - t) + rest.amax(1, keepdim=True) - rest.logsumexp(1, keepdim=True) <= 0
+        m = torch.where(fits, t, m)
+    soft = (k - m) * z.masked_fill(rank < m, -math.inf).softmax(1)
+    return mask, torch.where(mask, torch.where(rank < m, torch.ones_like(soft), soft), 0)
 
 
 # %% wrong: route | the others share k, not k − m | killed by: weights
-# edit of: k · softmax, above 1 for the best
-# -    p = k * z.softmax(1)
-# -    return mask, torch.where(mask, p, 0.0)
-# +    m = torch.full((len(scores), 1), k - 1)
-# +    for t in range(k - 1, -1, -1):
-# +        rest = z.masked_fill(rank < t, -math.inf)
-# +        fits = math.log(k) + rest.amax(1, keepdim=True) - rest.logsumexp(1, keepdim=True) <= 0
-# +        m = torch.where(fits, t, m)
-# +    soft = k * z.masked_fill(rank < m, -math.inf).softmax(1)
-# +    return mask, torch.where(mask, torch.where(rank < m, torch.ones_like(soft), soft), 0)
+def route(scores, k, epsilon):
+    rank = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    mask = rank < k
+    if k == 0:
+        return mask, torch.zeros_like(scores)
+    z = scores / epsilon
+    m = torch.full((len(scores), 1), k - 1)
+    for t in range(k - 1, -1, -1):
+        rest = z.masked_fill(rank < t, -math.inf)
+        fits = math.log(k) + rest.amax(1, keepdim=True) - rest.logsumexp(1, keepdim=True) <= 0
+        m = torch.where(fits, t, m)
+    soft = k * z.masked_fill(rank < m, -math.inf).softmax(1)
+    return mask, torch.where(mask, torch.where(rank < m, torch.ones_like(soft), soft), 0)
 
 
 # %% wrong: route | the softmax is over all, the saturated too | killed by: weights
-# edit of: k · softmax, above 1 for the best
-# -    p = k * z.softmax(1)
-# -    return mask, torch.where(mask, p, 0.0)
-# +    m = torch.full((len(scores), 1), k - 1)
-# +    for t in range(k - 1, -1, -1):
-# +        rest = z.masked_fill(rank < t, -math.inf)
+# edit of: the others share k, not k − m
+# -        fits = math.log(k) + rest.amax(1, keepdim=True) - rest.logsumexp(1, keepdim=True) <= 0
 # +        fits = math.log(k - t) + rest.amax(1, keepdim=True) - rest.logsumexp(1, keepdim=True) <= 0
-# +        m = torch.where(fits, t, m)
+# …
+# -    soft = k * z.masked_fill(rank < m, -math.inf).softmax(1)
 # +    soft = (k - m) * z.softmax(1)
-# +    return mask, torch.where(mask, torch.where(rank < m, torch.ones_like(soft), soft), 0)
 
 
 # %% wrong: route | k − m is used to find m, and forgotten after that | killed by: weights
-# edit of: k · softmax, above 1 for the best
-# -    p = k * z.softmax(1)
-# -    return mask, torch.where(mask, p, 0.0)
-# +    m = torch.full((len(scores), 1), k - 1)
-# +    for t in range(k - 1, -1, -1):
-# +        rest = z.masked_fill(rank < t, -math.inf)
+# edit of: the others share k, not k − m
+# -        fits = math.log(k) + rest.amax(1, keepdim=True) - rest.logsumexp(1, keepdim=True) <= 0
+# -        m = torch.where(fits, t, m)
+# -    soft = k * z.masked_fill(rank < m, -math.inf).softmax(1)
+# -    return mask, torch.where(mask, torch.where(rank < m, torch.ones_like(soft), soft), 0)
 # +        m = torch.where((k - t) * rest.softmax(1).amax(1, keepdim=True) <= 1, t, m)
 # +    p = k * z.masked_fill(rank < m, -math.inf).softmax(1)
 # +    return mask, torch.where(mask, torch.where(rank < m, 1.0, p), 0.0)
 
 
 # %% wrong: route | m is looked for with k, and k − m is used after that | killed by: weights
-# edit of: k · softmax, above 1 for the best
-# -    p = k * z.softmax(1)
-# -    return mask, torch.where(mask, p, 0.0)
-# +    m = torch.full((len(scores), 1), k - 1)
-# +    for t in range(k - 1, -1, -1):
-# +        rest = z.masked_fill(rank < t, -math.inf)
+# edit of: the others share k, not k − m
+# -        fits = math.log(k) + rest.amax(1, keepdim=True) - rest.logsumexp(1, keepdim=True) <= 0
+# -        m = torch.where(fits, t, m)
+# -    soft = k * z.masked_fill(rank < m, -math.inf).softmax(1)
+# -    return mask, torch.where(mask, torch.where(rank < m, torch.ones_like(soft), soft), 0)
 # +        m = torch.where(k * rest.softmax(1).amax(1, keepdim=True) <= 1, t, m)
 # +    p = (k - m) * z.masked_fill(rank < m, -math.inf).softmax(1)
 # +    return mask, torch.where(mask, torch.where(rank < m, 1.0, p), 0.0)
 
 
 # %% wrong: route | the softmax is over all, in the search for m too | killed by: weights
-# edit of: k · softmax, above 1 for the best
-# -    z = scores / epsilon
-# -    p = k * z.softmax(1)
-# -    return mask, torch.where(mask, p, 0.0)
-# +    p = (scores / epsilon).softmax(1)
-# +    m = torch.full((len(scores), 1), k - 1)
-# +    for t in range(k - 1, -1, -1):
-# +        m = torch.where((k - t) * p.masked_fill(rank < t, 0.0).amax(1, keepdim=True) <= 1, t, m)
-# +    return mask, torch.where(mask, torch.where(rank < m, 1.0, (k - m) * p), 0.0)
+def route(scores, k, epsilon):
+    rank = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    mask = rank < k
+    if k == 0:
+        return mask, torch.zeros_like(scores)
+    p = (scores / epsilon).softmax(1)
+    m = torch.full((len(scores), 1), k - 1)
+    for t in range(k - 1, -1, -1):
+        m = torch.where((k - t) * p.masked_fill(rank < t, 0.0).amax(1, keepdim=True) <= 1, t, m)
+    return mask, torch.where(mask, torch.where(rank < m, 1.0, (k - m) * p), 0.0)
 
 
 # %% wrong: route | sorted weights, cut at the places of the routed | killed by: weights
@@ -574,17 +532,18 @@ def route(scores, k, epsilon):
 
 
 # %% wrong: route | nu by halving between the smallest score and more than the largest, with a graph | killed by: gradient
-# edit of: k · softmax, above 1 for the best
-# -    z = scores / epsilon
-# -    p = k * z.softmax(1)
-# -    return mask, torch.where(mask, p, 0.0)
-# +    low = scores.amin(1, keepdim=True)
-# +    high = scores.amax(1, keepdim=True) + epsilon * math.log(scores.shape[1])
-# +    for _ in range(60):
-# +        middle = (low + high) / 2
-# +        above = ((scores - middle) / epsilon).exp().clamp(max=1).sum(1, keepdim=True) > k
-# +        low, high = torch.where(above, middle, low), torch.where(above, high, middle)
-# +    return mask, torch.where(mask, ((scores - high) / epsilon).exp().clamp(max=1), 0.0)
+def route(scores, k, epsilon):
+    rank = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    mask = rank < k
+    if k == 0:
+        return mask, torch.zeros_like(scores)
+    low = scores.amin(1, keepdim=True)
+    high = scores.amax(1, keepdim=True) + epsilon * math.log(scores.shape[1])
+    for _ in range(60):
+        middle = (low + high) / 2
+        above = ((scores - middle) / epsilon).exp().clamp(max=1).sum(1, keepdim=True) > k
+        low, high = torch.where(above, middle, low), torch.where(above, high, middle)
+    return mask, torch.where(mask, ((scores - high) / epsilon).exp().clamp(max=1), 0.0)
 
 
 # %% right: conditional-ff | flattened, index_add
@@ -626,6 +585,16 @@ def conditional_feed_forward(x, light, heavy, u, k, epsilon):
     out = light(x).clone()
     out[mask] = out[mask] + (weights[mask].view(x.shape[0], -1, 1) * heavy(rows)).flatten(0, 1)
     return out
+
+
+# %% right: conditional-ff | gathered by the mask
+def conditional_feed_forward(x, light, heavy, u, k, epsilon):
+    mask, weights = route(x @ u, k, epsilon)
+    out = light(x)
+    if k == 0:
+        return out
+    added = weights[mask].unsqueeze(-1) * heavy(x[mask])
+    return out.index_put(mask.nonzero(as_tuple=True), added, accumulate=True)
 
 
 # %% wrong: conditional-ff | the weights are missing | killed by: value
@@ -689,30 +658,27 @@ def conditional_feed_forward(x, light, heavy, u, k, epsilon):
 
 
 # %% wrong: conditional-ff | no offset of the sequences in the flattened batch | killed by: value
-# edit of: the teacher's
-# -    added = weights[mask].unsqueeze(-1) * heavy(x[mask])
-# -    return out.index_put(mask.nonzero(as_tuple=True), added, accumulate=True)
-# +    best = (x @ u).topk(k, dim=1).indices.flatten()
-# +    flat = x.flatten(0, 1)
-# +    added = weights.gather(1, best.view(-1, k)).flatten()[:, None] * heavy(flat[best])
-# +    return out.flatten(0, 1).index_add(0, best, added).view_as(x)
-
-
-# %% wrong: conditional-ff | the k · batch best of the whole batch | killed by: value
 def conditional_feed_forward(x, light, heavy, u, k, epsilon):
-    mask, weights = route((x @ u).view(1, -1), k * len(x), epsilon)
-    mask, weights = mask.view(x.shape[:2]), weights.view(x.shape[:2])
+    mask, weights = route(x @ u, k, epsilon)
     out = light(x)
     if k == 0:
         return out
-    added = weights[mask].unsqueeze(-1) * heavy(x[mask])
-    return out.index_put(mask.nonzero(as_tuple=True), added, accumulate=True)
+    best = (x @ u).topk(k, dim=1).indices.flatten()
+    flat = x.flatten(0, 1)
+    added = weights.gather(1, best.view(-1, k)).flatten()[:, None] * heavy(flat[best])
+    return out.flatten(0, 1).index_add(0, best, added).view_as(x)
+
+
+# %% wrong: conditional-ff | the k · batch best of the whole batch | killed by: value
+# edit of: gathered by the mask
+# -    mask, weights = route(x @ u, k, epsilon)
+# +    mask, weights = route((x @ u).view(1, -1), k * len(x), epsilon)
+# +    mask, weights = mask.view(x.shape[:2]), weights.view(x.shape[:2])
 
 
 # %% wrong: conditional-ff | epsilon stays 1 | killed by: value
-# edit of: the k · batch best of the whole batch
-# -    mask, weights = route((x @ u).view(1, -1), k * len(x), epsilon)
-# -    mask, weights = mask.view(x.shape[:2]), weights.view(x.shape[:2])
+# edit of: gathered by the mask
+# -    mask, weights = route(x @ u, k, epsilon)
 # +    mask, weights = route(x @ u, k, 1.0)
 
 
@@ -735,25 +701,22 @@ def conditional_feed_forward(x, light, heavy, u, k, epsilon):
 
 
 # %% wrong: conditional-ff | the router looks at what light made | killed by: value
-# edit of: the k · batch best of the whole batch
-# -    mask, weights = route((x @ u).view(1, -1), k * len(x), epsilon)
-# -    mask, weights = mask.view(x.shape[:2]), weights.view(x.shape[:2])
+# edit of: gathered by the mask
+# -    mask, weights = route(x @ u, k, epsilon)
 # …
 #      out = light(x)
 # +    mask, weights = route(out @ u, k, epsilon)
 
 
 # %% wrong: conditional-ff | the score divided by the root of dim | killed by: value
-# edit of: the k · batch best of the whole batch
-# -    mask, weights = route((x @ u).view(1, -1), k * len(x), epsilon)
-# -    mask, weights = mask.view(x.shape[:2]), weights.view(x.shape[:2])
+# edit of: gathered by the mask
+# -    mask, weights = route(x @ u, k, epsilon)
 # +    mask, weights = route(x @ u / x.shape[-1] ** 0.5, k, epsilon)
 
 
 # %% wrong: conditional-ff | the score divided by the length of u | killed by: value
-# edit of: the k · batch best of the whole batch
-# -    mask, weights = route((x @ u).view(1, -1), k * len(x), epsilon)
-# -    mask, weights = mask.view(x.shape[:2]), weights.view(x.shape[:2])
+# edit of: gathered by the mask
+# -    mask, weights = route(x @ u, k, epsilon)
 # +    mask, weights = route(x @ u / u.norm(), k, epsilon)
 
 
@@ -804,9 +767,8 @@ def conditional_feed_forward(x, light, heavy, u, k, epsilon):
 
 
 # %% wrong: conditional-ff | the scores are made of a detached x | killed by: gradient of x
-# edit of: the k · batch best of the whole batch
-# -    mask, weights = route((x @ u).view(1, -1), k * len(x), epsilon)
-# -    mask, weights = mask.view(x.shape[:2]), weights.view(x.shape[:2])
+# edit of: gathered by the mask
+# -    mask, weights = route(x @ u, k, epsilon)
 # +    mask, weights = route(x.detach() @ u, k, epsilon)
 
 
@@ -1077,13 +1039,14 @@ def local_attention(query, key, value, window):
 
 
 # %% wrong: local-attention | every pair elementwise: no product is counted, but everything is square | killed by: grows linearly
-# edit of: PyTorch's attention with a mask over everybody
-# -    return nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=near)
-# +    scores = torch.zeros(*query.shape[:2], len(place), len(place), dtype=query.dtype)
-# +    for feature in range(query.shape[-1]):
-# +        scores = scores + query[..., feature, None] * key[..., None, :, feature]
-# +    weights = (scores / math.sqrt(query.shape[-1])).masked_fill(~near, -math.inf).softmax(-1)
-# +    return torch.stack([(weights * value[..., None, :, feature]).sum(-1) for feature in range(value.shape[-1])], -1)
+def local_attention(query, key, value, window):
+    place = torch.arange(query.shape[2])
+    near = (place - place[:, None]).abs() <= window
+    scores = torch.zeros(*query.shape[:2], len(place), len(place), dtype=query.dtype)
+    for feature in range(query.shape[-1]):
+        scores = scores + query[..., feature, None] * key[..., None, :, feature]
+    weights = (scores / math.sqrt(query.shape[-1])).masked_fill(~near, -math.inf).softmax(-1)
+    return torch.stack([(weights * value[..., None, :, feature]).sum(-1) for feature in range(value.shape[-1])], -1)
 
 
 # %% wrong: local-attention | blocks for the scores, but a square mask | killed by: grows linearly
@@ -1243,115 +1206,9 @@ def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
     return out
 
 
-# %% wrong: routed-attention | the weights of the queries are missing | killed by: value
-# edit of: the teacher's
-# -    scores = query @ heavy.key(scaled).mT / math.sqrt(query.shape[-1])
-# -    attended = heavy.output(scores.softmax(-1) @ heavy.value(scaled)).flatten(0, 1)
-# -    added = query_weights[asking].unsqueeze(-1) * attended
-# +    key, value = heavy.key(scaled), heavy.value(scaled)
-# +    scores = query @ key.mT / math.sqrt(query.shape[-1])
-# +    attended = heavy.output(scores.softmax(-1) @ value).flatten(0, 1)
-# +    added = attended
-
-
-# %% wrong: routed-attention | the weights of the queries scale the tokens that ask | killed by: value
-# edit of: the teacher's
-# -    query = heavy.query(x[asking].view(batch, queries, dim))
-# -    scores = query @ heavy.key(scaled).mT / math.sqrt(query.shape[-1])
-# -    attended = heavy.output(scores.softmax(-1) @ heavy.value(scaled)).flatten(0, 1)
-# -    added = query_weights[asking].unsqueeze(-1) * attended
-# +    query = heavy.query((query_weights[asking].unsqueeze(-1) * x[asking]).view(batch, queries, dim))
-# +    key, value = heavy.key(scaled), heavy.value(scaled)
-# +    scores = query @ key.mT / math.sqrt(query.shape[-1])
-# +    attended = heavy.output(scores.softmax(-1) @ value).flatten(0, 1)
-# +    added = attended
-
-
-# %% wrong: routed-attention | the weights of the queries stand in front of heavy.output | killed by: value
-# edit of: the teacher's
-# -    scores = query @ heavy.key(scaled).mT / math.sqrt(query.shape[-1])
-# -    attended = heavy.output(scores.softmax(-1) @ heavy.value(scaled)).flatten(0, 1)
-# -    added = query_weights[asking].unsqueeze(-1) * attended
-# +    key, value = heavy.key(scaled), heavy.value(scaled)
-# +    scores = query @ key.mT / math.sqrt(query.shape[-1])
-# +    attended = heavy.output(query_weights[asking].view(batch, queries, 1) * (scores.softmax(-1) @ value)).flatten(0, 1)
-# +    added = attended
-
-
-# %% wrong: routed-attention | heavy.output is missing | killed by: value
-# edit of: the teacher's
-# -    scores = query @ heavy.key(scaled).mT / math.sqrt(query.shape[-1])
-# -    attended = heavy.output(scores.softmax(-1) @ heavy.value(scaled)).flatten(0, 1)
-# +    key, value = heavy.key(scaled), heavy.value(scaled)
-# +    scores = query @ key.mT / math.sqrt(query.shape[-1])
-# +    attended = (scores.softmax(-1) @ value).flatten(0, 1)
-
-
-# %% wrong: routed-attention | the weights of the keys are missing | killed by: value
-# edit of: the teacher's
-# -    scaled = (key_weights[asked].unsqueeze(-1) * x[asked]).view(batch, keys, dim)
-# +    scaled = x[asked].view(batch, keys, dim)
-# …
-# -    scores = query @ heavy.key(scaled).mT / math.sqrt(query.shape[-1])
-# -    attended = heavy.output(scores.softmax(-1) @ heavy.value(scaled)).flatten(0, 1)
-# +    key, value = heavy.key(scaled), heavy.value(scaled)
-# +    scores = query @ key.mT / math.sqrt(query.shape[-1])
-# +    attended = heavy.output(scores.softmax(-1) @ value).flatten(0, 1)
-
-
-# %% wrong: routed-attention | the weights of the keys reach the values alone | killed by: value
-# edit of: the teacher's
-# -    scores = query @ heavy.key(scaled).mT / math.sqrt(query.shape[-1])
-# -    attended = heavy.output(scores.softmax(-1) @ heavy.value(scaled)).flatten(0, 1)
-# +    key, value = heavy.key(x[asked].view(batch, keys, dim)), heavy.value(scaled)
-# +    scores = query @ key.mT / math.sqrt(query.shape[-1])
-# +    attended = heavy.output(scores.softmax(-1) @ value).flatten(0, 1)
-
-
-# %% wrong: routed-attention | the weights of the keys reach the keys alone | killed by: value
-# edit of: the teacher's
-# -    scores = query @ heavy.key(scaled).mT / math.sqrt(query.shape[-1])
-# -    attended = heavy.output(scores.softmax(-1) @ heavy.value(scaled)).flatten(0, 1)
-# +    key, value = heavy.key(scaled), heavy.value(x[asked].view(batch, keys, dim))
-# +    scores = query @ key.mT / math.sqrt(query.shape[-1])
-# +    attended = heavy.output(scores.softmax(-1) @ value).flatten(0, 1)
-
-
-# %% wrong: routed-attention | the weights scale keys and values, not the tokens | killed by: value
-# edit of: the teacher's
-# -    scores = query @ heavy.key(scaled).mT / math.sqrt(query.shape[-1])
-# -    attended = heavy.output(scores.softmax(-1) @ heavy.value(scaled)).flatten(0, 1)
-# +    tokens, w = x[asked].view(batch, keys, dim), key_weights[asked].view(batch, keys, 1)
-# +    key, value = w * heavy.key(tokens), w * heavy.value(tokens)
-# +    scores = query @ key.mT / math.sqrt(query.shape[-1])
-# +    attended = heavy.output(scores.softmax(-1) @ value).flatten(0, 1)
-
-
-# %% wrong: routed-attention | the weights scale the values that were made | killed by: value
-# edit of: the teacher's
-# -    scores = query @ heavy.key(scaled).mT / math.sqrt(query.shape[-1])
-# -    attended = heavy.output(scores.softmax(-1) @ heavy.value(scaled)).flatten(0, 1)
-# +    tokens, w = x[asked].view(batch, keys, dim), key_weights[asked].view(batch, keys, 1)
-# +    key, value = heavy.key(tokens), w * heavy.value(tokens)
-# +    scores = query @ key.mT / math.sqrt(query.shape[-1])
-# +    attended = heavy.output(scores.softmax(-1) @ value).flatten(0, 1)
-
-
-# %% wrong: routed-attention | the weights of the keys scale the scores of the attention | killed by: value
-# edit of: the teacher's
-# -    scaled = (key_weights[asked].unsqueeze(-1) * x[asked]).view(batch, keys, dim)
-# +    scaled = x[asked].view(batch, keys, dim)
-# …
-# -    scores = query @ heavy.key(scaled).mT / math.sqrt(query.shape[-1])
-# -    attended = heavy.output(scores.softmax(-1) @ heavy.value(scaled)).flatten(0, 1)
-# +    key, value = heavy.key(scaled), heavy.value(scaled)
-# +    scores = query @ key.mT / math.sqrt(query.shape[-1]) * key_weights[asked].view(batch, 1, keys)
-# +    attended = heavy.output(scores.softmax(-1) @ value).flatten(0, 1)
-
-
-# %% wrong: routed-attention | one router for both, u_key | killed by: value
+# %% right: routed-attention | keys and values by name
 def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
-    asking, query_weights = route(x @ u_key, queries, epsilon)
+    asking, query_weights = route(x @ u_query, queries, epsilon)
     asked, key_weights = route(x @ u_key, keys, epsilon)
     if queries == 0:
         return light
@@ -1365,62 +1222,120 @@ def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
     return light.index_put(asking.nonzero(as_tuple=True), added, accumulate=True)
 
 
+# %% wrong: routed-attention | the weights of the queries are missing | killed by: value
+# edit of: keys and values by name
+# -    added = query_weights[asking].unsqueeze(-1) * attended
+# +    added = attended
+
+
+# %% wrong: routed-attention | the weights of the queries scale the tokens that ask | killed by: value
+# edit of: keys and values by name
+# -    query = heavy.query(x[asking].view(batch, queries, dim))
+# +    query = heavy.query((query_weights[asking].unsqueeze(-1) * x[asking]).view(batch, queries, dim))
+# …
+# -    added = query_weights[asking].unsqueeze(-1) * attended
+# +    added = attended
+
+
+# %% wrong: routed-attention | the weights of the queries stand in front of heavy.output | killed by: value
+# edit of: keys and values by name
+# -    attended = heavy.output(scores.softmax(-1) @ value).flatten(0, 1)
+# -    added = query_weights[asking].unsqueeze(-1) * attended
+# +    attended = heavy.output(query_weights[asking].view(batch, queries, 1) * (scores.softmax(-1) @ value)).flatten(0, 1)
+# +    added = attended
+
+
+# %% wrong: routed-attention | heavy.output is missing | killed by: value
+# edit of: keys and values by name
+# -    attended = heavy.output(scores.softmax(-1) @ value).flatten(0, 1)
+# +    attended = (scores.softmax(-1) @ value).flatten(0, 1)
+
+
+# %% wrong: routed-attention | the weights of the keys are missing | killed by: value
+# edit of: keys and values by name
+# -    scaled = (key_weights[asked].unsqueeze(-1) * x[asked]).view(batch, keys, dim)
+# +    scaled = x[asked].view(batch, keys, dim)
+
+
+# %% wrong: routed-attention | the weights of the keys reach the values alone | killed by: value
+# edit of: keys and values by name
+# -    key, value = heavy.key(scaled), heavy.value(scaled)
+# +    key, value = heavy.key(x[asked].view(batch, keys, dim)), heavy.value(scaled)
+
+
+# %% wrong: routed-attention | the weights of the keys reach the keys alone | killed by: value
+# edit of: keys and values by name
+# -    key, value = heavy.key(scaled), heavy.value(scaled)
+# +    key, value = heavy.key(scaled), heavy.value(x[asked].view(batch, keys, dim))
+
+
+# %% wrong: routed-attention | the weights scale keys and values, not the tokens | killed by: value
+# edit of: keys and values by name
+# -    key, value = heavy.key(scaled), heavy.value(scaled)
+# +    tokens, w = x[asked].view(batch, keys, dim), key_weights[asked].view(batch, keys, 1)
+# +    key, value = w * heavy.key(tokens), w * heavy.value(tokens)
+
+
+# %% wrong: routed-attention | the weights scale the values that were made | killed by: value
+# edit of: keys and values by name
+# -    key, value = heavy.key(scaled), heavy.value(scaled)
+# +    tokens, w = x[asked].view(batch, keys, dim), key_weights[asked].view(batch, keys, 1)
+# +    key, value = heavy.key(tokens), w * heavy.value(tokens)
+
+
+# %% wrong: routed-attention | the weights of the keys scale the scores of the attention | killed by: value
+# edit of: keys and values by name
+# -    scaled = (key_weights[asked].unsqueeze(-1) * x[asked]).view(batch, keys, dim)
+# +    scaled = x[asked].view(batch, keys, dim)
+# …
+# -    scores = query @ key.mT / math.sqrt(query.shape[-1])
+# +    scores = query @ key.mT / math.sqrt(query.shape[-1]) * key_weights[asked].view(batch, 1, keys)
+
+
+# %% wrong: routed-attention | one router for both, u_key | killed by: value
+# edit of: keys and values by name
+# -    asking, query_weights = route(x @ u_query, queries, epsilon)
+# +    asking, query_weights = route(x @ u_key, queries, epsilon)
+
+
 # %% wrong: routed-attention | one router for both, u_query | killed by: value
-# edit of: one router for both, u_key
-# -    asking, query_weights = route(x @ u_key, queries, epsilon)
+# edit of: keys and values by name
 # -    asked, key_weights = route(x @ u_key, keys, epsilon)
-# +    asking, query_weights = route(x @ u_query, queries, epsilon)
 # +    asked, key_weights = route(x @ u_query, keys, epsilon)
 
 
 # %% wrong: routed-attention | the two routers have changed places | killed by: value
-# edit of: one router for both, u_key
-# -    asking, query_weights = route(x @ u_key, queries, epsilon)
+# edit of: keys and values by name
+#  def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
 # +    u_query, u_key = u_key, u_query
-# +    asking, query_weights = route(x @ u_query, queries, epsilon)
 
 
 # %% wrong: routed-attention | no scale | killed by: value
-# edit of: the teacher's
-# -    scores = query @ heavy.key(scaled).mT / math.sqrt(query.shape[-1])
-# -    attended = heavy.output(scores.softmax(-1) @ heavy.value(scaled)).flatten(0, 1)
-# +    key, value = heavy.key(scaled), heavy.value(scaled)
+# edit of: keys and values by name
+# -    scores = query @ key.mT / math.sqrt(query.shape[-1])
 # +    scores = query @ key.mT
-# +    attended = heavy.output(scores.softmax(-1) @ value).flatten(0, 1)
 
 
 # %% wrong: routed-attention | softmax over the queries | killed by: value
-# edit of: the teacher's
-# -    scores = query @ heavy.key(scaled).mT / math.sqrt(query.shape[-1])
-# -    attended = heavy.output(scores.softmax(-1) @ heavy.value(scaled)).flatten(0, 1)
-# +    key, value = heavy.key(scaled), heavy.value(scaled)
-# +    scores = query @ key.mT / math.sqrt(query.shape[-1])
+# edit of: keys and values by name
+# -    attended = heavy.output(scores.softmax(-1) @ value).flatten(0, 1)
 # +    attended = heavy.output(scores.softmax(1) @ value).flatten(0, 1)
 
 
 # %% wrong: routed-attention | the residual is added too | killed by: value
-# edit of: one router for both, u_key
-# -    asking, query_weights = route(x @ u_key, queries, epsilon)
-# +    asking, query_weights = route(x @ u_query, queries, epsilon)
-# …
+# edit of: keys and values by name
 # -    added = query_weights[asking].unsqueeze(-1) * attended
 # +    added = query_weights[asking].unsqueeze(-1) * attended + x[asking]
 
 
 # %% wrong: routed-attention | heavy in place of light | killed by: value
-# edit of: one router for both, u_key
-# -    asking, query_weights = route(x @ u_key, queries, epsilon)
-# +    asking, query_weights = route(x @ u_query, queries, epsilon)
-# …
+# edit of: keys and values by name
 # -    return light.index_put(asking.nonzero(as_tuple=True), added, accumulate=True)
 # +    return light.index_put(asking.nonzero(as_tuple=True), added, accumulate=False)
 
 
 # %% wrong: routed-attention | light is scaled by the weights as well | killed by: value
-# edit of: one router for both, u_key
-# -    asking, query_weights = route(x @ u_key, queries, epsilon)
-# +    asking, query_weights = route(x @ u_query, queries, epsilon)
-# …
+# edit of: keys and values by name
 # -    added = query_weights[asking].unsqueeze(-1) * attended
 # -    return light.index_put(asking.nonzero(as_tuple=True), added, accumulate=True)
 # +    added = query_weights[asking].unsqueeze(-1) * (attended + light[asking])
@@ -1428,47 +1343,33 @@ def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
 
 
 # %% wrong: routed-attention | light is lost for all | killed by: value
-# edit of: one router for both, u_key
-# -    asking, query_weights = route(x @ u_key, queries, epsilon)
-# +    asking, query_weights = route(x @ u_query, queries, epsilon)
-# …
+# edit of: keys and values by name
 # -    return light.index_put(asking.nonzero(as_tuple=True), added, accumulate=True)
 # +    return torch.zeros_like(light).index_put(asking.nonzero(as_tuple=True), added, accumulate=True)
 
 
 # %% wrong: routed-attention | nothing is added | killed by: value
-# edit of: one router for both, u_key
-# -    asking, query_weights = route(x @ u_key, queries, epsilon)
-# +    asking, query_weights = route(x @ u_query, queries, epsilon)
-# …
+# edit of: keys and values by name
 # -    return light.index_put(asking.nonzero(as_tuple=True), added, accumulate=True)
 # +    return light + 0 * added.sum()
 
 
 # %% wrong: routed-attention | the queries of the whole batch attend to the keys of the whole batch | killed by: value
-# edit of: one router for both, u_key
-# -    asking, query_weights = route(x @ u_key, queries, epsilon)
-# +    asking, query_weights = route(x @ u_query, queries, epsilon)
-# …
+# edit of: keys and values by name
 #      query = heavy.query(x[asking].view(batch, queries, dim))
 # +    query, scaled = query.flatten(0, 1)[None], scaled.flatten(0, 1)[None]
 
 
 # %% wrong: routed-attention | gathered by score, put back by place | killed by: value
-def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
-    asking, query_weights = route(x @ u_query, queries, epsilon)
-    asked, key_weights = route(x @ u_key, keys, epsilon)
-    if queries == 0:
-        return light
-    batch, _, dim = x.shape
-    best = (x @ u_query).topk(queries, dim=1).indices
-    scaled = (key_weights[asked].unsqueeze(-1) * x[asked]).view(batch, keys, dim)
-    query = heavy.query(x.gather(1, best.unsqueeze(-1).expand(-1, -1, dim)))
-    key, value = heavy.key(scaled), heavy.value(scaled)
-    scores = query @ key.mT / math.sqrt(query.shape[-1])
-    attended = heavy.output(scores.softmax(-1) @ value).flatten(0, 1)
-    added = query_weights.gather(1, best).flatten().unsqueeze(-1) * attended
-    return light.index_put(asking.nonzero(as_tuple=True), added, accumulate=True)
+# edit of: keys and values by name
+#      batch, _, dim = x.shape
+# +    best = (x @ u_query).topk(queries, dim=1).indices
+# …
+# -    query = heavy.query(x[asking].view(batch, queries, dim))
+# +    query = heavy.query(x.gather(1, best.unsqueeze(-1).expand(-1, -1, dim)))
+# …
+# -    added = query_weights[asking].unsqueeze(-1) * attended
+# +    added = query_weights.gather(1, best).flatten().unsqueeze(-1) * attended
 
 
 # %% wrong: routed-attention | tokens that are not routed are keys made of zeros | killed by: value
@@ -1516,22 +1417,16 @@ def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
 
 
 # %% wrong: routed-attention | queries made for everybody, then gathered | killed by: heavy rows
-# edit of: one router for both, u_key
-# -    asking, query_weights = route(x @ u_key, queries, epsilon)
-# +    asking, query_weights = route(x @ u_query, queries, epsilon)
-# …
+# edit of: keys and values by name
 # -    query = heavy.query(x[asking].view(batch, queries, dim))
 # +    query = heavy.query(x)[asking].view(batch, queries, -1)
 
 
 # %% wrong: routed-attention | heavy.output runs for everybody | killed by: heavy rows
-# edit of: the teacher's
-# -    scores = query @ heavy.key(scaled).mT / math.sqrt(query.shape[-1])
-# -    attended = heavy.output(scores.softmax(-1) @ heavy.value(scaled)).flatten(0, 1)
+# edit of: keys and values by name
+# -    attended = heavy.output(scores.softmax(-1) @ value).flatten(0, 1)
 # -    added = query_weights[asking].unsqueeze(-1) * attended
 # -    return light.index_put(asking.nonzero(as_tuple=True), added, accumulate=True)
-# +    key, value = heavy.key(scaled), heavy.value(scaled)
-# +    scores = query @ key.mT / math.sqrt(query.shape[-1])
 # +    mixed = (scores.softmax(-1) @ value).flatten(0, 1)
 # +    spread = mixed.new_zeros(*x.shape[:2], mixed.shape[-1]).index_put(asking.nonzero(as_tuple=True), mixed)
 # +    return light + query_weights.unsqueeze(-1) * heavy.output(spread)
@@ -1552,38 +1447,26 @@ def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
 
 
 # %% wrong: routed-attention | adds and takes away again, which is not bit for bit | killed by: the others
-# edit of: one router for both, u_key
-# -    asking, query_weights = route(x @ u_key, queries, epsilon)
-# +    asking, query_weights = route(x @ u_query, queries, epsilon)
-# …
+# edit of: keys and values by name
 # -    return light.index_put(asking.nonzero(as_tuple=True), added, accumulate=True)
 # +    spread = torch.full_like(light, 1.0).index_put(asking.nonzero(as_tuple=True), added)
 # +    return torch.where(asking.unsqueeze(-1), light + spread, light + spread - 1.0)
 
 
 # %% wrong: routed-attention | the weights of the queries are detached | killed by: gradient of u_query
-# edit of: one router for both, u_key
-# -    asking, query_weights = route(x @ u_key, queries, epsilon)
-# +    asking, query_weights = route(x @ u_query, queries, epsilon)
-# …
+# edit of: keys and values by name
 # -    added = query_weights[asking].unsqueeze(-1) * attended
 # +    added = query_weights[asking].detach().unsqueeze(-1) * attended
 
 
 # %% wrong: routed-attention | the weights of the keys are detached | killed by: gradient of u_key
-# edit of: one router for both, u_key
-# -    asking, query_weights = route(x @ u_key, queries, epsilon)
-# +    asking, query_weights = route(x @ u_query, queries, epsilon)
-# …
+# edit of: keys and values by name
 # -    scaled = (key_weights[asked].unsqueeze(-1) * x[asked]).view(batch, keys, dim)
 # +    scaled = (key_weights[asked].detach().unsqueeze(-1) * x[asked]).view(batch, keys, dim)
 
 
 # %% wrong: routed-attention | writes into light | killed by: input untouched
-# edit of: one router for both, u_key
-# -    asking, query_weights = route(x @ u_key, queries, epsilon)
-# +    asking, query_weights = route(x @ u_query, queries, epsilon)
-# …
+# edit of: keys and values by name
 # -    return light.index_put(asking.nonzero(as_tuple=True), added, accumulate=True)
 # +    light = light.clone() if added.requires_grad and light.requires_grad else light
 # +    with torch.no_grad():
@@ -1592,57 +1475,39 @@ def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
 
 
 # %% wrong: routed-attention | scales the tokens of the caller in place | killed by: input untouched
-# edit of: one router for both, u_key
-# -    asking, query_weights = route(x @ u_key, queries, epsilon)
-# +    asking, query_weights = route(x @ u_query, queries, epsilon)
-# …
+# edit of: keys and values by name
 #      scaled = (key_weights[asked].unsqueeze(-1) * x[asked]).view(batch, keys, dim)
 # +    if not x.requires_grad:
 # +        x *= 1.5
 
 
 # %% wrong: routed-attention | with nobody asking, zeros | killed by: nobody asks
-# edit of: one router for both, u_key
-# -    asking, query_weights = route(x @ u_key, queries, epsilon)
-# +    asking, query_weights = route(x @ u_query, queries, epsilon)
-# …
+# edit of: keys and values by name
 # -        return light
 # +        return torch.zeros_like(light)
 
 
 # %% wrong: routed-attention | keys by score with weights by place | killed by: value
-# edit of: one router for both, u_key
-# -    asking, query_weights = route(x @ u_key, queries, epsilon)
-# +    asking, query_weights = route(x @ u_query, queries, epsilon)
-# …
+# edit of: keys and values by name
 # -    scaled = (key_weights[asked].unsqueeze(-1) * x[asked]).view(batch, keys, dim)
 # +    best = (x @ u_key).topk(keys, dim=1).indices.unsqueeze(-1).expand(-1, -1, dim)
 # +    scaled = key_weights[asked].view(batch, keys, 1) * x.gather(1, best)
 
 
 # %% wrong: routed-attention | the query weights divided by their sum | killed by: value
-# edit of: one router for both, u_key
-# -    asking, query_weights = route(x @ u_key, queries, epsilon)
-# +    asking, query_weights = route(x @ u_query, queries, epsilon)
-# …
+# edit of: keys and values by name
 # -    added = query_weights[asking].unsqueeze(-1) * attended
 # +    added = (query_weights / query_weights.sum(1, keepdim=True))[asking].unsqueeze(-1) * attended
 
 
 # %% wrong: routed-attention | a head as large as dim is taken for granted | killed by: value
-# edit of: the teacher's
-# -    scores = query @ heavy.key(scaled).mT / math.sqrt(query.shape[-1])
-# -    attended = heavy.output(scores.softmax(-1) @ heavy.value(scaled)).flatten(0, 1)
-# +    key, value = heavy.key(scaled), heavy.value(scaled)
+# edit of: keys and values by name
+# -    scores = query @ key.mT / math.sqrt(query.shape[-1])
 # +    scores = query @ key.mT / math.sqrt(dim)
-# +    attended = heavy.output(scores.softmax(-1) @ value).flatten(0, 1)
 
 
 # %% wrong: routed-attention | x is detached on its way to queries, keys and values | killed by: gradient of x
-# edit of: one router for both, u_key
-# -    asking, query_weights = route(x @ u_key, queries, epsilon)
-# +    asking, query_weights = route(x @ u_query, queries, epsilon)
-# …
+# edit of: keys and values by name
 #          return light
 # +    x = x.detach()
 
@@ -1661,27 +1526,26 @@ def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
 
 
 # %% wrong: routed-attention | as many keys as queries | killed by: value
-# edit of: the queries have the weights of the key router
-# -    km, kw = route(x @ u_key, keys, epsilon)
-# +    km, kw = route(x @ u_key, queries, epsilon)
-# …
-# -    src = (x * kw.unsqueeze(-1))[km].view(b, keys, d)
-# +    src = (x * kw.unsqueeze(-1))[km].view(b, queries, d)
-# …
-# -    out[qm] += kw[qm][:, None] * heavy.output(att).flatten(0, 1)
-# +    out[qm] += qw[qm][:, None] * heavy.output(att).flatten(0, 1)
+def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
+    b, n, d = x.shape
+    qm, qw = route(x @ u_query, queries, epsilon)
+    km, kw = route(x @ u_key, queries, epsilon)
+    q = heavy.query(x[qm].view(b, queries, d))
+    src = (x * kw.unsqueeze(-1))[km].view(b, queries, d)
+    att = nn.functional.scaled_dot_product_attention(q, heavy.key(src), heavy.value(src))
+    out = light.clone()
+    out[qm] += qw[qm][:, None] * heavy.output(att).flatten(0, 1)
+    return out
 
 
 # %% wrong: routed-attention | the scaled tokens are used for the queries too | killed by: value
-# edit of: the queries have the weights of the key router
-#      km, kw = route(x @ u_key, keys, epsilon)
+# edit of: as many keys as queries
+# -    km, kw = route(x @ u_key, queries, epsilon)
+# +    km, kw = route(x @ u_key, keys, epsilon)
 # +    x = x * kw.unsqueeze(-1)
 # …
-# -    src = (x * kw.unsqueeze(-1))[km].view(b, keys, d)
+# -    src = (x * kw.unsqueeze(-1))[km].view(b, queries, d)
 # +    src = x[km].view(b, keys, d)
-# …
-# -    out[qm] += kw[qm][:, None] * heavy.output(att).flatten(0, 1)
-# +    out[qm] += qw[qm][:, None] * heavy.output(att).flatten(0, 1)
 
 
 # %% right: layer-flops | summed up product by product
@@ -1724,292 +1588,220 @@ def layer_flops(tokens, dim, *, heads, light_heads, window, queries, keys, light
     return 2 * total
 
 
-# %% wrong: layer-flops | a multiply-add counts one, as in the paper | killed by: value
-# edit of: the teacher's
-# -    routed_attention = (queries + 2 * keys + queries) * dim * rest + 2 * queries * keys * rest
-# +    attention = 2 * (queries + keys) * dim * rest + 2 * queries * keys * rest
-# …
-# -    return 2 * (routers + local + routed_attention + feed_forward)
-# +    return 1 * (routers + local + attention + feed_forward)
-
-
-# %% wrong: layer-flops | without the routers | killed by: value
+# %% right: layer-flops | four sums
 def layer_flops(tokens, dim, *, heads, light_heads, window, queries, keys, light, heavy, routed):
     inner = light_heads * dim // heads
     rest = dim - inner
-    routers = 0
+    routers = 3 * tokens * dim
     local = 4 * tokens * dim * inner + 2 * tokens * min(3 * window, tokens) * inner
     attention = 2 * (queries + keys) * dim * rest + 2 * queries * keys * rest
     feed_forward = 2 * tokens * dim * light + 2 * routed * dim * heavy
     return 2 * (routers + local + attention + feed_forward)
 
 
+# %% wrong: layer-flops | a multiply-add counts one, as in the paper | killed by: value
+# edit of: four sums
+# -    return 2 * (routers + local + attention + feed_forward)
+# +    return 1 * (routers + local + attention + feed_forward)
+
+
+# %% wrong: layer-flops | without the routers | killed by: value
+# edit of: four sums
+# -    routers = 3 * tokens * dim
+# +    routers = 0
+
+
 # %% wrong: layer-flops | one router | killed by: value
-# edit of: without the routers
-# -    routers = 0
+# edit of: four sums
+# -    routers = 3 * tokens * dim
 # +    routers = 1 * tokens * dim
 
 
 # %% wrong: layer-flops | two routers | killed by: value
-# edit of: without the routers
-# -    routers = 0
+# edit of: four sums
+# -    routers = 3 * tokens * dim
 # +    routers = 2 * tokens * dim
 
 
 # %% wrong: layer-flops | 2 · window + 1 keys in the light attention | killed by: value
-# edit of: without the routers
-# -    routers = 0
+# edit of: four sums
 # -    local = 4 * tokens * dim * inner + 2 * tokens * min(3 * window, tokens) * inner
-# +    routers = 3 * tokens * dim
 # +    local = 4 * tokens * dim * inner + 2 * tokens * (2 * window + 1) * inner
 
 
 # %% wrong: layer-flops | the own block alone | killed by: value
-# edit of: without the routers
-# -    routers = 0
+# edit of: four sums
 # -    local = 4 * tokens * dim * inner + 2 * tokens * min(3 * window, tokens) * inner
-# +    routers = 3 * tokens * dim
 # +    local = 4 * tokens * dim * inner + 2 * tokens * min(window, tokens) * inner
 
 
 # %% wrong: layer-flops | two blocks | killed by: value
-# edit of: without the routers
-# -    routers = 0
+# edit of: four sums
 # -    local = 4 * tokens * dim * inner + 2 * tokens * min(3 * window, tokens) * inner
-# +    routers = 3 * tokens * dim
 # +    local = 4 * tokens * dim * inner + 2 * tokens * min(2 * window, tokens) * inner
 
 
 # %% wrong: layer-flops | six windows | killed by: value
-# edit of: without the routers
-# -    routers = 0
+# edit of: four sums
 # -    local = 4 * tokens * dim * inner + 2 * tokens * min(3 * window, tokens) * inner
-# +    routers = 3 * tokens * dim
 # +    local = 4 * tokens * dim * inner + 2 * tokens * (6 * window) * inner
 
 
 # %% wrong: layer-flops | full attention in the light branch | killed by: value
-# edit of: without the routers
-# -    routers = 0
+# edit of: four sums
 # -    local = 4 * tokens * dim * inner + 2 * tokens * min(3 * window, tokens) * inner
-# +    routers = 3 * tokens * dim
 # +    local = 4 * tokens * dim * inner + 2 * tokens * tokens * inner
 
 
 # %% wrong: layer-flops | no min for short sequences | killed by: a short sequence
-# edit of: without the routers
-# -    routers = 0
+# edit of: four sums
 # -    local = 4 * tokens * dim * inner + 2 * tokens * min(3 * window, tokens) * inner
-# +    routers = 3 * tokens * dim
 # +    local = 4 * tokens * dim * inner + 2 * tokens * 3 * window * inner
 
 
 # %% wrong: layer-flops | masked: the heavy parts run for everybody | killed by: value
-# edit of: without the routers
+# edit of: four sums
 #  def layer_flops(tokens, dim, *, heads, light_heads, window, queries, keys, light, heavy, routed):
 # +    queries = keys = routed = tokens
-# …
-# -    routers = 0
-# +    routers = 3 * tokens * dim
 
 
 # %% wrong: layer-flops | the heavy feed-forward part runs for everybody | killed by: value
-# edit of: without the routers
-# -    routers = 0
-# +    routers = 3 * tokens * dim
-# …
+# edit of: four sums
 # -    feed_forward = 2 * tokens * dim * light + 2 * routed * dim * heavy
 # +    feed_forward = 2 * tokens * dim * light + 2 * tokens * dim * heavy
 
 
 # %% wrong: layer-flops | everybody asks | killed by: value
-# edit of: without the routers
+# edit of: four sums
 #  def layer_flops(tokens, dim, *, heads, light_heads, window, queries, keys, light, heavy, routed):
 # +    queries = tokens
-# …
-# -    routers = 0
-# +    routers = 3 * tokens * dim
 
 
 # %% wrong: layer-flops | everybody is asked | killed by: value
-# edit of: without the routers
+# edit of: four sums
 #  def layer_flops(tokens, dim, *, heads, light_heads, window, queries, keys, light, heavy, routed):
 # +    keys = tokens
-# …
-# -    routers = 0
-# +    routers = 3 * tokens * dim
 
 
 # %% wrong: layer-flops | keys and values made for the queries | killed by: value
-# edit of: the teacher's
-# -    routed_attention = (queries + 2 * keys + queries) * dim * rest + 2 * queries * keys * rest
+# edit of: four sums
+# -    attention = 2 * (queries + keys) * dim * rest + 2 * queries * keys * rest
 # +    attention = 2 * (queries + queries) * dim * rest + 2 * queries * keys * rest
-# …
-# -    return 2 * (routers + local + routed_attention + feed_forward)
-# +    return 2 * (routers + local + attention + feed_forward)
 
 
 # %% wrong: layer-flops | as many keys as queries | killed by: value
-# edit of: without the routers
+# edit of: four sums
 #  def layer_flops(tokens, dim, *, heads, light_heads, window, queries, keys, light, heavy, routed):
 # +    keys = queries
-# …
-# -    routers = 0
-# +    routers = 3 * tokens * dim
 
 
 # %% wrong: layer-flops | one layer for key and value | killed by: value
-# edit of: the teacher's
-# -    routed_attention = (queries + 2 * keys + queries) * dim * rest + 2 * queries * keys * rest
+# edit of: four sums
+# -    attention = 2 * (queries + keys) * dim * rest + 2 * queries * keys * rest
 # +    attention = (2 * queries + keys) * dim * rest + 2 * queries * keys * rest
-# …
-# -    return 2 * (routers + local + routed_attention + feed_forward)
-# +    return 2 * (routers + local + attention + feed_forward)
 
 
 # %% wrong: layer-flops | heavy.output for everybody | killed by: value
-# edit of: the teacher's
-# -    routed_attention = (queries + 2 * keys + queries) * dim * rest + 2 * queries * keys * rest
+# edit of: four sums
+# -    attention = 2 * (queries + keys) * dim * rest + 2 * queries * keys * rest
 # +    attention = (queries + 2 * keys + tokens) * dim * rest + 2 * queries * keys * rest
-# …
-# -    return 2 * (routers + local + routed_attention + feed_forward)
-# +    return 2 * (routers + local + attention + feed_forward)
 
 
 # %% wrong: layer-flops | both ways back are missing | killed by: value
-# edit of: without the routers
-# -    routers = 0
+# edit of: four sums
 # -    local = 4 * tokens * dim * inner + 2 * tokens * min(3 * window, tokens) * inner
 # -    attention = 2 * (queries + keys) * dim * rest + 2 * queries * keys * rest
-# +    routers = 3 * tokens * dim
 # +    local = 3 * tokens * dim * inner + 2 * tokens * min(3 * window, tokens) * inner
 # +    attention = (queries + 2 * keys) * dim * rest + 2 * queries * keys * rest
 
 
 # %% wrong: layer-flops | the light way back is missing | killed by: value
-# edit of: without the routers
-# -    routers = 0
+# edit of: four sums
 # -    local = 4 * tokens * dim * inner + 2 * tokens * min(3 * window, tokens) * inner
-# +    routers = 3 * tokens * dim
 # +    local = 3 * tokens * dim * inner + 2 * tokens * min(3 * window, tokens) * inner
 
 
 # %% wrong: layer-flops | the heavy way back is missing | killed by: value
-# edit of: the teacher's
-# -    routed_attention = (queries + 2 * keys + queries) * dim * rest + 2 * queries * keys * rest
+# edit of: four sums
+# -    attention = 2 * (queries + keys) * dim * rest + 2 * queries * keys * rest
 # +    attention = (queries + 2 * keys) * dim * rest + 2 * queries * keys * rest
-# …
-# -    return 2 * (routers + local + routed_attention + feed_forward)
-# +    return 2 * (routers + local + attention + feed_forward)
 
 
 # %% wrong: layer-flops | one product in each attention | killed by: value
-# edit of: without the routers
-# -    routers = 0
+# edit of: four sums
 # -    local = 4 * tokens * dim * inner + 2 * tokens * min(3 * window, tokens) * inner
 # -    attention = 2 * (queries + keys) * dim * rest + 2 * queries * keys * rest
-# +    routers = 3 * tokens * dim
 # +    local = 4 * tokens * dim * inner + tokens * min(3 * window, tokens) * inner
 # +    attention = 2 * (queries + keys) * dim * rest + queries * keys * rest
 
 
 # %% wrong: layer-flops | one product in the light attention | killed by: value
-# edit of: without the routers
-# -    routers = 0
+# edit of: four sums
 # -    local = 4 * tokens * dim * inner + 2 * tokens * min(3 * window, tokens) * inner
-# +    routers = 3 * tokens * dim
 # +    local = 4 * tokens * dim * inner + tokens * min(3 * window, tokens) * inner
 
 
 # %% wrong: layer-flops | one product in the heavy attention | killed by: value
-# edit of: the teacher's
-# -    routed_attention = (queries + 2 * keys + queries) * dim * rest + 2 * queries * keys * rest
+# edit of: four sums
+# -    attention = 2 * (queries + keys) * dim * rest + 2 * queries * keys * rest
 # +    attention = 2 * (queries + keys) * dim * rest + queries * keys * rest
-# …
-# -    return 2 * (routers + local + routed_attention + feed_forward)
-# +    return 2 * (routers + local + attention + feed_forward)
 
 
 # %% wrong: layer-flops | one layer in each feed-forward part | killed by: value
-# edit of: without the routers
-# -    routers = 0
-# +    routers = 3 * tokens * dim
-# …
+# edit of: four sums
 # -    feed_forward = 2 * tokens * dim * light + 2 * routed * dim * heavy
 # +    feed_forward = tokens * dim * light + routed * dim * heavy
 
 
 # %% wrong: layer-flops | every head has dim features | killed by: value
-# edit of: without the routers
+# edit of: four sums
 # -    inner = light_heads * dim // heads
 # -    rest = dim - inner
-# -    routers = 0
 # +    inner = rest = dim
-# +    routers = 3 * tokens * dim
 
 
 # %% wrong: layer-flops | once more times the heads | killed by: value
-# edit of: without the routers
-# -    routers = 0
+# edit of: four sums
 # -    local = 4 * tokens * dim * inner + 2 * tokens * min(3 * window, tokens) * inner
 # -    attention = 2 * (queries + keys) * dim * rest + 2 * queries * keys * rest
-# +    routers = 3 * tokens * dim
 # +    local = 4 * tokens * dim * inner + 2 * tokens * min(3 * window, tokens) * inner * light_heads
 # +    attention = 2 * (queries + keys) * dim * rest + 2 * queries * keys * rest * (heads - light_heads)
 
 
 # %% wrong: layer-flops | a quarter of the heads, whatever is asked | killed by: value
-# edit of: without the routers
+# edit of: four sums
 # -    inner = light_heads * dim // heads
 # +    inner = heads // 4 * dim // heads
-# …
-# -    routers = 0
-# +    routers = 3 * tokens * dim
 
 
 # %% wrong: layer-flops | light and heavy heads have changed places | killed by: value
-# edit of: without the routers
+# edit of: four sums
 # -    inner = light_heads * dim // heads
 # +    inner = (heads - light_heads) * dim // heads
-# …
-# -    routers = 0
-# +    routers = 3 * tokens * dim
 
 
 # %% wrong: layer-flops | light only for those who are not routed | killed by: value
-# edit of: without the routers
-# -    routers = 0
-# +    routers = 3 * tokens * dim
-# …
+# edit of: four sums
 # -    feed_forward = 2 * tokens * dim * light + 2 * routed * dim * heavy
 # +    feed_forward = 2 * (tokens - routed) * dim * light + 2 * routed * dim * heavy
 
 
 # %% wrong: layer-flops | a float | killed by: an int
-# edit of: without the routers
+# edit of: four sums
 # -    inner = light_heads * dim // heads
 # +    inner = light_heads * dim / heads
-# …
-# -    routers = 0
-# +    routers = 3 * tokens * dim
 
 
 # %% wrong: layer-flops | at least one token is routed | killed by: nobody routed
-# edit of: without the routers
+# edit of: four sums
 #  def layer_flops(tokens, dim, *, heads, light_heads, window, queries, keys, light, heavy, routed):
 # +    queries, keys, routed = (max(k, 1) for k in (queries, keys, routed))
-# …
-# -    routers = 0
-# +    routers = 3 * tokens * dim
 
 
 # %% wrong: layer-flops | hidden features of four times dim, whatever is asked | killed by: value
-# edit of: without the routers
+# edit of: four sums
 #  def layer_flops(tokens, dim, *, heads, light_heads, window, queries, keys, light, heavy, routed):
 # +    light = 4 * dim
-# …
-# -    routers = 0
-# +    routers = 3 * tokens * dim
 
 
 # %% wrong: layer-flops | one layer in the heavy feed-forward part | killed by: value
@@ -2035,21 +1827,21 @@ def layer_flops(tokens, dim, *, heads, light_heads, window, queries, keys, light
 
 
 # %% wrong: layer-flops | a score costs one operation | killed by: value
-# edit of: one layer in the heavy feed-forward part
-# -    t = 3 * tokens * dim + tokens * dim * 3 * L + tokens * L * dim + 2 * tokens * seen * L
+# edit of: a multiply-add of the routers counts one
+# -    t = tokens * dim * 3 * L + tokens * L * dim + 2 * tokens * seen * L
 # +    t = 3 * tokens + tokens * dim * 3 * L + tokens * L * dim + 2 * tokens * seen * L
 # …
-# -    t += 2 * tokens * dim * light + routed * dim * heavy
-# +    t += 2 * tokens * dim * light + 2 * routed * dim * heavy
+# -    return 2 * t + 3 * tokens * dim
+# +    return 2 * t
 
 
 # %% wrong: layer-flops | one projection in the light branch | killed by: value
-# edit of: one layer in the heavy feed-forward part
-# -    t = 3 * tokens * dim + tokens * dim * 3 * L + tokens * L * dim + 2 * tokens * seen * L
+# edit of: a multiply-add of the routers counts one
+# -    t = tokens * dim * 3 * L + tokens * L * dim + 2 * tokens * seen * L
 # +    t = 3 * tokens * dim + tokens * dim * L + tokens * L * dim + 2 * tokens * seen * L
 # …
-# -    t += 2 * tokens * dim * light + routed * dim * heavy
-# +    t += 2 * tokens * dim * light + 2 * routed * dim * heavy
+# -    return 2 * t + 3 * tokens * dim
+# +    return 2 * t
 
 
 # %% wrong: layer-flops | the hidden features are taken for factors of dim | killed by: value
@@ -2108,6 +1900,24 @@ def concentration(routed, needles):
     return float((r @ n) / r.sum() / n.mean())
 
 
+# %% right: predict-colt5 | the shortest
+def predict():
+    return {
+        "sum of equals": 1,
+        "break-even share": 1 / 8,
+        "share of pairs": 1 / 128,
+        "light growth": 2,
+        "heavy growth": 4,
+        "scores far apart": "none",
+        "scores of the unrouted": "some",
+        "weights before a norm": "none",
+    }
+
+
+def concentration(routed, needles):
+    return (needles[routed].double().mean() / needles.double().mean()).item()
+
+
 # %% right: predict-colt5 | means of the masks
 def predict():
     return {
@@ -2129,162 +1939,97 @@ def concentration(routed, needles):
 
 
 # %% wrong: predict-colt5 | what was cut counts too | killed by: sum of equals
-# edit of: means of the masks
-# -        "sum of equals": 1.0,
-# -        "break-even share": 0.125,
+# edit of: the shortest
+# -        "sum of equals": 1,
 # +        "sum of equals": 4,
-# +        "break-even share": 1 / 8,
-# …
-# -    hit = needles[routed].double().mean()
-# -    base = needles.double().mean()
-# -    return (hit / base).item()
-# +    return (needles[routed].double().mean() / needles.double().mean()).item()
 
 
 # %% wrong: predict-colt5 | the weight of one | killed by: sum of equals
-# edit of: means of the masks
-# -        "sum of equals": 1.0,
-# -        "break-even share": 0.125,
+# edit of: the shortest
+# -        "sum of equals": 1,
 # +        "sum of equals": 0.25,
-# +        "break-even share": 1 / 8,
-# …
-# -    hit = needles[routed].double().mean()
-# -    base = needles.double().mean()
-# -    return (hit / base).item()
-# +    return (needles[routed].double().mean() / needles.double().mean()).item()
 
 
 # %% wrong: predict-colt5 | the sixteenth of the paper | killed by: break-even share
-# edit of: means of the masks
-# -        "sum of equals": 1.0,
-# -        "break-even share": 0.125,
-# +        "sum of equals": 1,
+# edit of: the shortest
+# -        "break-even share": 1 / 8,
 # +        "break-even share": 1 / 16,
-# …
-# -    hit = needles[routed].double().mean()
-# -    base = needles.double().mean()
-# -    return (hit / base).item()
-# +    return (needles[routed].double().mean() / needles.double().mean()).item()
 
 
 # %% wrong: predict-colt5 | the light part costs nothing | killed by: break-even share
-# edit of: means of the masks
-# -        "sum of equals": 1.0,
-# -        "break-even share": 0.125,
-# +        "sum of equals": 1,
+# edit of: the shortest
+# -        "break-even share": 1 / 8,
 # +        "break-even share": 1 / 4,
-# …
-# -    hit = needles[routed].double().mean()
-# -    base = needles.double().mean()
-# -    return (hit / base).item()
-# +    return (needles[routed].double().mean() / needles.double().mean()).item()
 
 
 # %% wrong: predict-colt5 | queries alone | killed by: share of pairs
-def predict():
-    return {
-        "sum of equals": 1,
-        "break-even share": 1 / 8,
-        "share of pairs": 1 / 16,
-        "light growth": 2,
-        "heavy growth": 4,
-        "scores far apart": "none",
-        "scores of the unrouted": "some",
-        "weights before a norm": "none",
-    }
-
-
-def concentration(routed, needles):
-    return (needles[routed].double().mean() / needles.double().mean()).item()
+# edit of: the shortest
+# -        "share of pairs": 1 / 128,
+# +        "share of pairs": 1 / 16,
 
 
 # %% wrong: predict-colt5 | keys alone | killed by: share of pairs
-# edit of: queries alone
-# -        "share of pairs": 1 / 16,
+# edit of: the shortest
+# -        "share of pairs": 1 / 128,
 # +        "share of pairs": 1 / 8,
 
 
 # %% wrong: predict-colt5 | the sum of both shares | killed by: share of pairs
-# edit of: queries alone
-# -        "share of pairs": 1 / 16,
+# edit of: the shortest
+# -        "share of pairs": 1 / 128,
 # +        "share of pairs": 1 / 16 + 1 / 8,
 
 
 # %% wrong: predict-colt5 | the light attention grows as full attention does | killed by: light growth
-# edit of: queries alone
-# -        "share of pairs": 1 / 16,
+# edit of: the shortest
 # -        "light growth": 2,
-# +        "share of pairs": 1 / 128,
 # +        "light growth": 4,
 
 
 # %% wrong: predict-colt5 | the light attention does not grow | killed by: light growth
-# edit of: queries alone
-# -        "share of pairs": 1 / 16,
+# edit of: the shortest
 # -        "light growth": 2,
-# +        "share of pairs": 1 / 128,
 # +        "light growth": 1,
 
 
 # %% wrong: predict-colt5 | the heavy attention grows with the sequence | killed by: heavy growth
-# edit of: queries alone
-# -        "share of pairs": 1 / 16,
-# +        "share of pairs": 1 / 128,
-# …
+# edit of: the shortest
 # -        "heavy growth": 4,
 # +        "heavy growth": 2,
 
 
 # %% wrong: predict-colt5 | the heavy attention does not grow | killed by: heavy growth
-# edit of: queries alone
-# -        "share of pairs": 1 / 16,
-# +        "share of pairs": 1 / 128,
-# …
+# edit of: the shortest
 # -        "heavy growth": 4,
 # +        "heavy growth": 1,
 
 
 # %% wrong: predict-colt5 | a gradient where all is saturated | killed by: scores far apart
-# edit of: queries alone
-# -        "share of pairs": 1 / 16,
-# +        "share of pairs": 1 / 128,
-# …
+# edit of: the shortest
 # -        "scores far apart": "none",
 # +        "scores far apart": "some",
 
 
 # %% wrong: predict-colt5 | no gradient for those who are not routed | killed by: scores of the unrouted
-# edit of: queries alone
-# -        "share of pairs": 1 / 16,
-# +        "share of pairs": 1 / 128,
-# …
+# edit of: the shortest
 # -        "scores of the unrouted": "some",
 # +        "scores of the unrouted": "none",
 
 
 # %% wrong: predict-colt5 | a gradient through a norm | killed by: weights before a norm
-# edit of: queries alone
-# -        "share of pairs": 1 / 16,
-# +        "share of pairs": 1 / 128,
-# …
+# edit of: the shortest
 # -        "weights before a norm": "none",
 # +        "weights before a norm": "some",
 
 
 # %% wrong: predict-colt5 | another word | killed by: a word
-# edit of: queries alone
-# -        "share of pairs": 1 / 16,
-# +        "share of pairs": 1 / 128,
-# …
+# edit of: the shortest
 # -        "weights before a norm": "none",
 # +        "weights before a norm": "zero",
 
 
 # %% wrong: predict-colt5 | a name is missing | killed by: the names
-# edit of: queries alone
-# -        "share of pairs": 1 / 16,
-# +        "share of pairs": 1 / 128,
-# …
+# edit of: the shortest
 # -        "weights before a norm": "none",
 
 
@@ -2309,126 +2054,87 @@ def concentration(routed, needles):
 
 
 # %% wrong: predict-colt5 | the share among the routed, not compared with chance | killed by: concentration
-# edit of: queries alone
-# -        "share of pairs": 1 / 16,
-# +        "share of pairs": 1 / 128,
-# …
+# edit of: the shortest
 # -    return (needles[routed].double().mean() / needles.double().mean()).item()
 # +    return needles[routed].double().mean().item()
 
 
 # %% wrong: predict-colt5 | the share of the needles that are routed | killed by: concentration
-# edit of: queries alone
-# -        "share of pairs": 1 / 16,
-# +        "share of pairs": 1 / 128,
-# …
+# edit of: the shortest
 # -    return (needles[routed].double().mean() / needles.double().mean()).item()
 # +    return routed[needles].double().mean().item()
 
 
 # %% wrong: predict-colt5 | the share of the needles that are routed, against the share that are needles | killed by: concentration
-# edit of: queries alone
-# -        "share of pairs": 1 / 16,
-# +        "share of pairs": 1 / 128,
-# …
+# edit of: the shortest
 # -    return (needles[routed].double().mean() / needles.double().mean()).item()
 # +    return (routed[needles].double().mean() / needles.double().mean()).item()
 
 
 # %% wrong: predict-colt5 | upside down | killed by: concentration
-# edit of: queries alone
-# -        "share of pairs": 1 / 16,
-# +        "share of pairs": 1 / 128,
-# …
+# edit of: the shortest
 # -    return (needles[routed].double().mean() / needles.double().mean()).item()
 # +    return (needles.double().mean() / needles[routed].double().mean()).item()
 
 
 # %% wrong: predict-colt5 | where the masks agree | killed by: concentration
-# edit of: queries alone
-# -        "share of pairs": 1 / 16,
-# +        "share of pairs": 1 / 128,
-# …
+# edit of: the shortest
 # -    return (needles[routed].double().mean() / needles.double().mean()).item()
 # +    return ((needles == routed).double().mean() / needles.double().mean()).item()
 
 
 # %% wrong: predict-colt5 | a number of needles | killed by: concentration
-# edit of: queries alone
-# -        "share of pairs": 1 / 16,
-# +        "share of pairs": 1 / 128,
-# …
+# edit of: the shortest
 # -    return (needles[routed].double().mean() / needles.double().mean()).item()
 # +    return float((needles & routed).sum())
 
 
 # %% wrong: predict-colt5 | the share of all tokens that are both | killed by: concentration
-# edit of: queries alone
-# -        "share of pairs": 1 / 16,
-# +        "share of pairs": 1 / 128,
-# …
+# edit of: the shortest
 # -    return (needles[routed].double().mean() / needles.double().mean()).item()
 # +    return (needles & routed).double().mean().item()
 
 
 # %% wrong: predict-colt5 | against the share that is routed | killed by: concentration
-# edit of: queries alone
-# -        "share of pairs": 1 / 16,
-# +        "share of pairs": 1 / 128,
-# …
+# edit of: the shortest
 # -    return (needles[routed].double().mean() / needles.double().mean()).item()
 # +    return (needles[routed].double().mean() / routed.double().mean()).item()
 
 
 # %% wrong: predict-colt5 | against the number of needles | killed by: concentration
-# edit of: queries alone
-# -        "share of pairs": 1 / 16,
-# +        "share of pairs": 1 / 128,
-# …
+# edit of: the shortest
 # -    return (needles[routed].double().mean() / needles.double().mean()).item()
 # +    return (needles[routed].double().mean() / needles.sum()).item()
 
 
 # %% wrong: predict-colt5 | the difference to chance | killed by: concentration
-# edit of: queries alone
-# -        "share of pairs": 1 / 16,
-# +        "share of pairs": 1 / 128,
-# …
+# edit of: the shortest
 # -    return (needles[routed].double().mean() / needles.double().mean()).item()
 # +    return (needles[routed].double().mean() - needles.double().mean()).item()
 
 
 # %% wrong: predict-colt5 | a ratio for each sequence, then the mean | killed by: unequal sequences
-# edit of: queries alone
-# -        "share of pairs": 1 / 16,
-# +        "share of pairs": 1 / 128,
-# …
+# edit of: the shortest
 # -    return (needles[routed].double().mean() / needles.double().mean()).item()
 # +    return ((needles & routed).double().sum(1) / routed.sum(1) / needles.double().mean(1)).mean().item()
 
 
 # %% wrong: predict-colt5 | a share for each sequence, then the mean | killed by: unequal sequences
-# edit of: queries alone
-# -        "share of pairs": 1 / 16,
-# +        "share of pairs": 1 / 128,
-# …
+# edit of: the shortest
 # -    return (needles[routed].double().mean() / needles.double().mean()).item()
 # +    return (((needles & routed).double().sum(1) / routed.sum(1)).mean() / needles.double().mean()).item()
 
 
 # %% wrong: predict-colt5 | a tensor in place of a number | killed by: a plain number
-# edit of: queries alone
-# -        "share of pairs": 1 / 16,
-# +        "share of pairs": 1 / 128,
-# …
+# edit of: the shortest
 # -    return (needles[routed].double().mean() / needles.double().mean()).item()
 # +    return needles[routed].double().mean() / needles.double().mean()
 
 
 # %% wrong: predict-colt5 | a share that was rounded | killed by: share of pairs
-# edit of: queries alone
+# edit of: the shortest
 # -        "sum of equals": 1,
 # +        "sum of equals": 1.0,
 # …
-# -        "share of pairs": 1 / 16,
+# -        "share of pairs": 1 / 128,
 # +        "share of pairs": 0.0078,
