@@ -165,9 +165,9 @@ def test_all_that_a_module_promises_is_there() -> None:
 
 FIXED = {
     "dynlib.choice": "gumbel_noise gumbel_max gumbel_softmax gumbel_sigmoid straight_through softmax_ste",
-    "dynlib.cost": "Cost count timed estimate_energy machine_peak",
+    "dynlib.cost": "Cost count timed estimate_energy machine_peak interval",
     "dynlib.backbone": "Attention FeedForward Block ViT CausalLM",
-    "dynlib.data": "digits cluttered_digits topics",
+    "dynlib.data": "digits cluttered_digits topics text",
     "dynlib.zoo": "load names card",
     "dynlib.training": "train",
 }

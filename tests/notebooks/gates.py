@@ -572,6 +572,7 @@ def widgets_with_twins(lecture: Lecture) -> list[str]:
 CONVERTED: set[str] = {
     "00_start_here",
     "01_cost",
+    "02_gumbel",
 }
 """The lectures, by the names of their files, that pass the three gates below; it grows to all."""
 
