@@ -129,6 +129,11 @@ SPOILERS: list[tuple[str, str, Callable[[NotebookNode], object]]] = [
     ("mostly mechanism", "a picture", _code("with plotting.figure('What to see.') as axes:\n    axes.plot(x)")),
     ("mostly mechanism", "a table", _code("page.table(['a'], [[1]])")),
     ("mostly mechanism", "an open widget", lambda n: _fold(n.cells[2], False)),
+    ("stands once", "an interval", _code("def interval(values):\n    return values")),
+    ("stands once", "a study", _code("study = json.loads(file.read_text())")),
+    ("stands once", "the topics", _code("text = '\\n\\n'.join(topics('test').values())")),
+    ("stands once", "a table", _code("rows = ['| a | b |', '|---|---|']")),
+    ("stands once", "bare axes", _code("axes.set(xticks=[], yticks=[])")),
     ("words follow numbers", "a choice", _code("print('better' if a < b else 'worse')")),
 ]
 
