@@ -443,7 +443,7 @@ def mixture_of_depths(block, x, r, mask):
     return result
 
 
-# %% wrong: gathered-block | one call for each row | killed by: one call for two rows
+# %% wrong: gathered-block | one call for each row | killed by: one call
 def mixture_of_depths(block, x, r, mask):
     result = x.clone()
     for row in range(len(x)):
@@ -509,13 +509,13 @@ def mixture_of_depths(block, x, r, mask):
     return x.index_put((rows, places), x[rows, places] + r[rows, places][:, None] * update)
 
 
-# %% wrong: gathered-block | the weight is detached | killed by: the router learns
+# %% wrong: gathered-block | the weight is detached | killed by: gradient of r
 # edit of: r times the update replaces the token
 # -    return x.index_put((rows, places), r[rows, places][:, None] * update)
 # +    return x.index_put((rows, places), x[rows, places] + r.detach()[rows, places][:, None] * update)
 
 
-# %% wrong: gathered-block | the weight as numbers, read out one by one | killed by: the router learns
+# %% wrong: gathered-block | the weight as numbers, read out one by one | killed by: gradient of r
 # edit of: r times the update replaces the token
 # -    return x.index_put((rows, places), r[rows, places][:, None] * update)
 # +    weight = [r[row, place].item() for row, place in zip(rows.tolist(), places.tolist(), strict=True)]
@@ -575,7 +575,7 @@ def mixture_of_depths(block, x, r, mask):
     return result
 
 
-# %% wrong: gathered-block | all rows end to end, as one sequence | killed by: two rows
+# %% wrong: gathered-block | all rows end to end, as one sequence | killed by: rows
 def mixture_of_depths(block, x, r, mask):
     if not mask.any():
         return x
@@ -598,6 +598,9 @@ def mixture_of_depths(block, x, r, mask):
 
 
 # %% right: looks-ahead | each row on its own
+import itertools
+
+
 @torch.no_grad()
 def looks_ahead(model, tokens, place):
     logits = model(tokens)
@@ -892,7 +895,7 @@ def looks_ahead(model, tokens, place):
 # +            if (model(changed)[:, :place] - logits[:, :place]).abs().max() > 0:
 
 
-# %% wrong: looks-ahead | a difference that is not 0, which NaN is not | killed by: minus infinity, causal
+# %% wrong: looks-ahead | a difference that is not 0, which NaN is not | killed by: minus infinity
 # edit of: compares place itself too
 # -            if not torch.equal(model(changed)[:, : place + 1], logits[:, : place + 1]):
 # +            if ((model(changed) - logits)[:, :place] != 0).any():
@@ -1606,7 +1609,7 @@ def agreement(log_odds, mask):
 # +        "tokens that run": "24",
 
 
-# %% wrong: predict-mod | a name is missing | killed by: seven names
+# %% wrong: predict-mod | a name is missing | killed by: the names
 # edit of: those who pass by are counted
 # -        "tokens that run": 168,
 # +        "tokens that run": 24,
@@ -1762,7 +1765,7 @@ def agreement(log_odds, mask):
 # +        "looks ahead": "top-k",
 
 
-# %% wrong: predict-mod | a mean of the rows | killed by: found
+# %% wrong: predict-mod | a mean of the rows | killed by: found of the k
 # edit of: those who pass by are counted
 # -        "tokens that run": 168,
 # +        "tokens that run": 24,
