@@ -573,6 +573,8 @@ CONVERTED: set[str] = {
     "00_start_here",
     "01_cost",
     "02_gumbel",
+    "04_early_exit",
+    "05_painters",
 }
 """The lectures, by the names of their files, that pass the four gates below; it grows to all."""
 
