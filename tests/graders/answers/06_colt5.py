@@ -546,6 +546,31 @@ def route(scores, k, epsilon):
     return mask, torch.where(mask, ((scores - high) / epsilon).exp().clamp(max=1), 0.0)
 
 
+# %% wrong: route | a sort that is stable only for short rows | killed by: ties
+# edit of: m counted up, row by row
+# -    order = scores.argsort(dim=1, descending=True, stable=True)
+# +    order = scores.argsort(dim=1, descending=True)
+
+
+# %% wrong: route | the saturated are masked by a number that is not low enough | killed by: gradient where one leads
+# edit of: m counted up, row by row
+# -    p = (k - m) * z.masked_fill(saturated, -math.inf).softmax(1)
+# +    p = (k - m) * z.masked_fill(saturated, -100.0).softmax(1)
+
+
+# %% wrong: route | a graph through sums that overflow backwards | killed by: finite gradients
+# edit of: m counted up, row by row
+# -    p = (k - m) * z.masked_fill(saturated, -math.inf).softmax(1)
+# +    rest = z.gather(1, order).flip(1).logcumsumexp(1).flip(1).gather(1, m)
+# +    p = ((k - m).to(z.dtype).log() + z - rest).exp()
+
+
+# %% wrong: route | a logarithm of whole numbers, which is float32 | killed by: weights
+# edit of: m counted up, row by row
+# -    p = (k - m) * z.masked_fill(saturated, -math.inf).softmax(1)
+# +    p = ((k - m).log() + z.masked_fill(saturated, -math.inf).log_softmax(1)).exp()
+
+
 # %% right: conditional-ff | flattened, index_add
 def conditional_feed_forward(x, light, heavy, u, k, epsilon):
     mask, weights = route((x * u).sum(-1), k, epsilon)
@@ -808,6 +833,20 @@ def conditional_feed_forward(x, light, heavy, u, k, epsilon):
     out = light(x).clone()
     out[mask] += weights[mask][:, None] * heavy(x[mask])
     return out
+
+
+# %% wrong: conditional-ff | heavy runs without a graph | killed by: gradient of x
+# edit of: gathered by the mask
+# -    added = weights[mask].unsqueeze(-1) * heavy(x[mask])
+# +    with torch.no_grad():
+# +        made = heavy(x[mask])
+# +    added = weights[mask].unsqueeze(-1) * made
+
+
+# %% wrong: conditional-ff | a mask of its own by topk, which keeps equals in no order | killed by: equal tokens
+# edit of: gathered by the mask
+#      out = light(x)
+# +    mask = torch.zeros_like(mask).scatter(1, (x @ u).topk(k, dim=1).indices, True)
 
 
 # %% right: local-attention | a loop over blocks
@@ -1150,6 +1189,15 @@ def local_attention(query, key, value, window):
         s = query[:, :, i : i + 1] @ key[:, :, a:b].mT / d**0.5
         out.append(s.softmax(-1) @ value[:, :, a:b])
     return torch.cat(out, 2)
+
+
+# %% wrong: local-attention | full attention with a mask for short sequences | killed by: cost
+# edit of: the teacher's
+#      tokens, size = query.shape[2:]
+# +    place = torch.arange(tokens)
+# +    if tokens <= 256:
+# +        near = (place - place[:, None]).abs() <= window
+# +        return nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=near)
 
 
 # %% right: routed-attention | flattened, with PyTorch's attention and index_add
@@ -1546,6 +1594,24 @@ def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
 # …
 # -    src = (x * kw.unsqueeze(-1))[km].view(b, queries, d)
 # +    src = x[km].view(b, keys, d)
+
+
+# %% wrong: routed-attention | the values are made of detached tokens | killed by: gradient of u_key
+# edit of: keys and values by name
+# -    key, value = heavy.key(scaled), heavy.value(scaled)
+# +    key, value = heavy.key(scaled), heavy.value(scaled.detach())
+
+
+# %% wrong: routed-attention | the keys are routed with an epsilon of 1 | killed by: value
+# edit of: keys and values by name
+# -    asked, key_weights = route(x @ u_key, keys, epsilon)
+# +    asked, key_weights = route(x @ u_key, keys, 1.0)
+
+
+# %% wrong: routed-attention | divided by the root of the number of keys | killed by: value
+# edit of: keys and values by name
+# -    scores = query @ key.mT / math.sqrt(query.shape[-1])
+# +    scores = query @ key.mT / math.sqrt(keys)
 
 
 # %% right: layer-flops | summed up product by product
