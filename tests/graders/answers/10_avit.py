@@ -270,7 +270,7 @@ def halting(h, epsilon):
 # +    return depth, remainder, h.detach() * before + remainder[:, None] * at
 
 
-# %% wrong: halting | squeezes a size of 1 away | killed by: N of other scores
+# %% wrong: halting | squeezes a size of 1 away | killed by: shapes
 # edit of: a sum that equals the limit does not halt
 # -    enough = h.cumsum(1) > 1 - epsilon
 # +    enough = h.cumsum(1) >= 1 - epsilon
@@ -325,6 +325,9 @@ def halting(h, epsilon):
 
 
 # %% right: ponder | weights and sums written out
+import math
+
+
 def ponder_loss(depth, remainder):
     there = (depth != 0).to(remainder.dtype)
     return ((depth.to(remainder.dtype) + remainder) * there).sum() / there.sum()
@@ -534,7 +537,7 @@ def depth_prior_loss(p, target, deviation=1.0):
 # +    return (depth + remainder)[depth > 0].mean()
 # …
 # -    return (-0.5 * ((layer - target) / deviation) ** 2).softmax(0)
-# +    return (-0.5 * ((layer - target) / deviation) ** 2).exp() / (deviation * math.sqrt(2 * math.pi))
+# +    return (-0.5 * ((layer - target) / deviation) ** 2).exp() / (deviation * (2 * torch.pi) ** 0.5)
 
 
 # %% wrong: ponder | a prior over the layers 0 to L - 1 | killed by: prior
@@ -652,9 +655,8 @@ def depth_prior_loss(p, target, deviation=1.0):
 # +    return (depth + remainder)[depth > 0].mean()
 # …
 # -    return (mean * (mean.clamp_min(1e-300 if p.dtype == torch.float64 else 1e-37).log() - log_prior)).sum()
-# +    return (mean * (mean.clamp_min(1e-300 if p.dtype == torch.float64 else 1e-37).log() - log_prior)).sum() / math.log(
-# +        2
-# +    )
+# +    nats = (mean * (mean.clamp_min(1e-300 if p.dtype == torch.float64 else 1e-37).log() - log_prior)).sum()
+# +    return nats / torch.tensor(2.0, dtype=p.dtype).log()
 
 
 # %% wrong: ponder | H with the tokens that were never there | killed by: divergence
@@ -744,7 +746,7 @@ def depth_prior_loss(p, target, deviation=1.0):
 # +    return (mean * (mean.log() - log_prior)).sum()
 
 
-# %% wrong: ponder | drops the deviation on the way to the prior | killed by: other divergences
+# %% wrong: ponder | drops the deviation on the way to the prior | killed by: divergence
 # edit of: tokens that were never there count
 # -    return (depth + remainder).mean()
 # +    return (depth + remainder)[depth > 0].mean()
@@ -762,7 +764,7 @@ def depth_prior_loss(p, target, deviation=1.0):
 # +    log_prior = (-0.5 * ((layer - target) / deviation) ** 2).softmax(0).log().to(p.dtype)
 
 
-# %% wrong: ponder | a prior in float64 makes the loss float64 | killed by: float32 divergence
+# %% wrong: ponder | a prior in float64 makes the loss float64 | killed by: divergence
 # edit of: tokens that were never there count
 # -    return (depth + remainder).mean()
 # +    return (depth + remainder)[depth > 0].mean()
@@ -1000,7 +1002,7 @@ def masked_layer(block, x, running):
 # +    return torch.where(running[..., None], after, x.detach())
 
 
-# %% wrong: masked-layer | blends with numbers, which moves halted tokens by a rounding | killed by: bit by bit
+# %% wrong: masked-layer | blends with numbers, which moves halted tokens by a rounding | killed by: halted tokens stay
 # edit of: nobody's key, but the layer moves them
 # -    return after
 # +    return after - (~running)[..., None] * (after - x)
@@ -1280,7 +1282,7 @@ def put_back(x, packed, running):
 # +    return packed
 
 
-# %% wrong: take-out | ranks by 100 minus the place, which is below 0 from the hundredth token on | killed by: other packed
+# %% wrong: take-out | ranks by 100 minus the place, which is below 0 from the hundredth token on | killed by: packed
 # edit of: all images in one row, without padding
 # -    packed = x[running]
 # -    return packed, torch.ones(len(packed), dtype=torch.bool)
@@ -1349,7 +1351,7 @@ def put_back(x, packed, running):
 # +    home = x
 
 
-# %% wrong: take-out | 0 times NaN in the padding | killed by: other ways back
+# %% wrong: take-out | 0 times NaN in the padding | killed by: put back
 # edit of: padding comes home
 # -    order = (~running).int().argsort(dim=1, stable=True)[:, : packed.shape[1], None]
 # -    return x.scatter(1, order.expand_as(packed), packed)
@@ -1811,7 +1813,7 @@ def adaptive_forward(blocks, x, score, epsilon):
 # -        x = masked_layer(block, x, running)
 
 
-# %% wrong: mixture | sums in float32 | killed by: other R
+# %% wrong: mixture | sums in float32 | killed by: R
 # edit of: a sum that equals the limit does not halt
 # -    total, remainder = x.new_zeros(running.shape), x.new_zeros(running.shape)
 # +    total, remainder = torch.zeros(running.shape), x.new_zeros(running.shape)
@@ -2100,7 +2102,7 @@ def auc(depth, is_digit):
 # +        "linear, gathered": 44.615384615,
 
 
-# %% wrong: predict-avit | a name of its own | killed by: seven names
+# %% wrong: predict-avit | a name of its own | killed by: the names
 # edit of: a mask saves what it throws away
 # -        "linear, masked": 232 / 520,
 # +        "linear, masked": 1.0,
@@ -2282,7 +2284,7 @@ def auc(depth, is_digit):
 # +    return (wins + ties / 2) / max(1, len(one) * len(other))
 
 
-# %% wrong: predict-avit | looks for the digit alone, not for the background | killed by: both kinds missing
+# %% wrong: predict-avit | looks for the digit alone, not for the background | killed by: both kinds
 # edit of: a mask saves what it throws away
 # -        "linear, masked": 232 / 520,
 # +        "linear, masked": 1.0,
@@ -2294,7 +2296,7 @@ def auc(depth, is_digit):
 # +    return (wins + ties / 2) / max(1, len(one) * len(other))
 
 
-# %% wrong: predict-avit | differences of small whole numbers run over | killed by: other auc
+# %% wrong: predict-avit | differences of small whole numbers run over | killed by: auc
 # edit of: a mask saves what it throws away
 # -        "linear, masked": 232 / 520,
 # +        "linear, masked": 1.0,
@@ -2303,7 +2305,7 @@ def auc(depth, is_digit):
 # +    wins = ((one[:, None] - other) > 0).sum().item()
 
 
-# %% wrong: predict-avit | depths made whole numbers | killed by: other auc
+# %% wrong: predict-avit | depths made whole numbers | killed by: auc
 # edit of: a mask saves what it throws away
 # -        "linear, masked": 232 / 520,
 # +        "linear, masked": 1.0,
@@ -2312,7 +2314,7 @@ def auc(depth, is_digit):
 # +    depth = depth.long()
 
 
-# %% wrong: predict-avit | a mean in float32 | killed by: other auc
+# %% wrong: predict-avit | a mean in float32 | killed by: auc
 # edit of: a mask saves what it throws away
 # -        "linear, masked": 232 / 520,
 # +        "linear, masked": 1.0,
