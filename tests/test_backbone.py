@@ -1,8 +1,10 @@
 """The static transformer, held against PyTorch's own layers and against slow loops that say the formula aloud."""
 
 import cmath
+import itertools
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import pytest
 import torch
@@ -376,6 +378,174 @@ def test_adding_tokens_one_by_one_seldom_moves_the_past() -> None:
     assert len(places) <= 9  # 1, 2, 4, …, 256
     assert torch.equal(cache.keys[0, 1, :, 3], torch.arange(200.0))
     assert torch.equal(cache.positions[0], torch.arange(200))
+
+
+MODES: dict[str, Callable[[], AbstractContextManager[object]]] = {
+    "inference": torch.inference_mode,
+    "no_grad": torch.no_grad,
+    "grad": torch.enable_grad,
+}
+
+
+@pytest.mark.parametrize("modes", list(itertools.product(MODES, repeat=3)), ids="-".join)
+def test_a_cache_begun_in_one_mode_goes_on_in_any_other(modes: tuple[str, ...]) -> None:
+    model, tokens = make_lm(), make_tokens(2, 9)
+    full, cache, start = model(tokens), model.new_cache(), 0
+    for mode, length in zip(modes, (4, 1, 4), strict=True):
+        for piece in tokens[:, start : start + length].split(2, dim=1):  # buffers with room, and without
+            with MODES[mode]():
+                logits = model(piece, cache=cache)
+            torch.testing.assert_close(logits.clone(), full[:, start : start + piece.shape[1]], **EXACT)
+            start += piece.shape[1]
+    assert logits.requires_grad == (modes[-1] == "grad")
+    if modes[-1] == "grad":
+        logits.sum().backward()
+        assert all(parameter.grad is not None for parameter in model.blocks.parameters())
+
+
+@pytest.mark.parametrize("chunks", [[6], [1] * 6, [3, 1, 2], [2, 4]], ids=str)
+def test_gradients_pass_through_a_cache_as_through_the_whole_sequence(chunks: list[int]) -> None:
+    model, tokens = make_lm(), make_tokens(2, 6)
+    weight = normal(2, 6, 11, seed=3)
+    expected = torch.autograd.grad((model(tokens) * weight).sum(), tuple(model.parameters()))
+    cache = model.new_cache()
+    logits = torch.cat([model(piece, cache=cache) for piece in tokens.split(chunks, dim=1)], dim=1)
+    with torch.no_grad():  # what is written afterwards leaves the graph alone
+        model(tokens[:, :1], cache=cache)
+        cache[0].truncate(2)
+        model.blocks[0](normal(2, 3, 16), cache=cache[0])
+    got = torch.autograd.grad((logits * weight).sum(), tuple(model.parameters()))
+    for mine, theirs in zip(got, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-9)
+
+
+def test_a_cache_without_gradients_can_be_attended_to_with_them_and_written_on() -> None:
+    attention, x = make_block(causal=True, rotary=True).attention.requires_grad_(False), normal(1, 6, 16)
+    ask = normal(1, 16).requires_grad_()  # an adapter of the queries alone
+    attention.query_key_value.register_forward_hook(
+        lambda _module, _inputs, out: torch.cat([out[..., :16] + ask, out[..., 16:]], dim=-1)
+    )
+    (expected,) = torch.autograd.grad(attention(x).square().sum(), ask)
+    cache = LayerCache()
+    outs = [attention(piece, cache=cache) for piece in x.split([3, 1, 1, 1], dim=1)]
+    (got,) = torch.autograd.grad(torch.cat(outs, dim=1).square().sum(), ask)
+    torch.testing.assert_close(got, expected, **EXACT)
+
+
+@pytest.mark.parametrize("length", [0, 1, 4, 7])
+def test_a_truncated_cache_is_the_cache_of_the_shorter_text(length: int) -> None:
+    model, tokens, others = make_lm(), make_tokens(2, 7), make_tokens(2, 5, seed=3)
+    cache, short = model.new_cache(), model.new_cache()
+    model(tokens, cache=cache)
+    for layer in cache:
+        layer.truncate(length)
+    if length:
+        model(tokens[:, :length], cache=short)
+        torch.testing.assert_close(cache[1].keys, short[1].keys, **EXACT)
+        assert torch.equal(cache[1].positions, short[1].positions)
+    else:
+        with pytest.raises(ValueError, match="empty"):
+            _ = cache[0].keys
+    torch.testing.assert_close(model(others, cache=cache), model(others, cache=short), **EXACT)
+    assert [layer.length for layer in cache] == [length + 5] * 3
+
+
+def test_an_emptied_cache_takes_another_batch() -> None:
+    model, cache = make_lm(), LayerCache()
+    model.blocks[0](normal(2, 3, 16), cache=cache)
+    cache.truncate(0)
+    model.blocks[0](normal(5, 3, 16), cache=cache)
+    assert cache.keys.shape[0] == 5
+
+
+@pytest.mark.parametrize(
+    "rows", [[1], [2, 0], [1, 1, 2, 0], torch.tensor([2, 2]), torch.tensor([0], dtype=torch.int32)]
+)
+def test_selected_samples_go_on_as_they_would_alone(rows: list[int] | Tensor) -> None:
+    model, tokens = make_lm(), make_tokens(3, 5)
+    cache, chosen = model.new_cache(), torch.as_tensor(rows).long()
+    model(tokens, cache=cache)
+    selected = [layer.select(rows) for layer in cache]
+    following = make_tokens(len(rows), 2, seed=3)
+    logits = model(following, cache=selected)
+    torch.testing.assert_close(logits, model(torch.cat([tokens[chosen], following], dim=1))[:, 5:], **EXACT)
+    assert cache[0].length == 5, "the cache selected from stays as it was"
+    torch.testing.assert_close(model(tokens, cache=cache), model(tokens.repeat(1, 2))[:, 5:], **EXACT)
+    assert LayerCache().select([0]).length == 0
+
+
+@pytest.mark.parametrize("past", [0, 4])
+@pytest.mark.parametrize("rows", [[0], [2, 1], [0, 1, 2]])
+def test_some_samples_run_without_the_others_in_one_cache(rows: list[int], past: int) -> None:
+    block, x, following = make_block(causal=True, rotary=True), normal(3, 4, 16), normal(3, 2, 16, seed=2)
+    cache, last = LayerCache(), normal(3, 1, 16, seed=3)
+    if past:
+        block(x, cache=cache)
+    where = torch.arange(past, past + 2)
+    some = block(following[rows], positions=where, cache=cache.only(rows, batch=3))
+    assert cache.length == past + 2
+    seen = block(last, positions=torch.tensor([past + 2]), cache=cache)
+    for sample in range(3):
+        parts = [x[sample]] * (past > 0) + [following[sample]] * (sample in rows) + [last[sample]]
+        places = torch.cat([torch.arange(past), where[: 2 * (sample in rows)], torch.tensor([past + 2])])
+        alone = block(torch.cat(parts)[None], positions=places)[0]
+        torch.testing.assert_close(seen[sample], alone[-1:], **EXACT)
+        if sample in rows:
+            torch.testing.assert_close(some[rows.index(sample)], alone[-3:-1], **EXACT)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_samples_left_out_can_be_given_their_tokens_afterwards(mode: str) -> None:
+    block, x, following = make_block(causal=True, rotary=True), normal(3, 4, 16), normal(3, 1, 16, seed=2)
+    with MODES[mode]():
+        cache, whole, where = LayerCache(), LayerCache(), torch.full((3, 1), 4)
+        for layer in (cache, whole):
+            block(x, cache=layer)
+        block(following, cache=whole)
+        block(following[[1]], positions=where[:1], cache=cache.only([1], batch=3))
+        owed = block.attention.keys_values(block.norm1(following[[2, 0]]), where[:2])
+        cache.complete([2, 0], *owed, where[:2])
+    for mine, theirs in ((cache.keys, whole.keys), (cache.values, whole.values), (cache.positions, whole.positions)):
+        torch.testing.assert_close(mine.clone(), theirs.clone(), **EXACT)
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+@pytest.mark.parametrize(
+    ("ask", "error", "says"),
+    [
+        (lambda cache: cache.truncate(5), ValueError, "holds 4 tokens and can go back to 0 … 4; got 5"),
+        (lambda cache: cache.truncate(-1), ValueError, "got -1"),
+        (lambda cache: cache.truncate(2.0), TypeError, "int.*float"),
+        (lambda cache: cache.truncate(True), TypeError, "int.*bool"),
+        (lambda cache: cache.only([0], batch=3).truncate(1), ValueError, "truncate the whole cache"),
+        (lambda cache: cache.select([3]), ValueError, r"0 … 2; got \[3\]"),
+        (lambda cache: cache.select([-1]), ValueError, r"got \[-1\]"),
+        (lambda cache: cache.select([]), ValueError, "at least one"),
+        (lambda cache: cache.select(torch.tensor(1)), ValueError, "at least one"),
+        (lambda cache: cache.select([0.0]), TypeError, "whole numbers"),
+        (lambda cache: cache.select(torch.tensor([True, False, True])), TypeError, "not by a mask"),
+        (lambda cache: cache.only([1, 1], batch=3), ValueError, "name it once"),
+        (lambda cache: cache.only([0], batch=2), ValueError, "batch of 3 samples; got batch=2"),
+        (lambda cache: LayerCache().only([2], batch=2), ValueError, "0 … 1"),
+        (lambda cache: cache.complete([0], *normal(2, 1, 4, 5, 4), torch.zeros(1, 5)), ValueError, "last 5"),
+        (
+            lambda cache: cache.complete([0], *normal(2, 2, 4, 1, 4), torch.zeros(1, 1)),
+            ValueError,
+            "must stay the same",
+        ),
+        (lambda cache: LayerCache().complete([0], *normal(2, 1, 4, 1, 4), torch.zeros(1, 1)), ValueError, "holds 0"),
+    ],
+)
+def test_what_a_cache_cannot_do_is_refused_and_leaves_it_alone(
+    ask: Callable[[LayerCache], object], error: type[Exception], says: str
+) -> None:
+    attention, x, cache = make_block(causal=True, rotary=True).attention, normal(3, 4, 16), LayerCache()
+    attention(x, cache=cache)
+    before = cache.keys.clone()
+    with pytest.raises(error, match=says):
+        ask(cache)
+    assert cache.length == 4
+    assert torch.equal(cache.keys, before)
 
 
 # The two models
