@@ -24,6 +24,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.module import _has_any_global_hook
 
 
 class LayerCache:
@@ -215,9 +216,11 @@ class _Only(LayerCache):
 
     def append(self, keys: Tensor, values: Tensor, positions: Tensor) -> None:
         rows = self._rows.to(keys.device)
-        spread = [part.new_zeros(self._batch, *part.shape[1:]).index_copy(0, rows, part) for part in (keys, values)]
+        keys, values = (
+            part.new_zeros(self._batch, *part.shape[1:]).index_copy(0, rows, part) for part in (keys, values)
+        )
         nobody = positions.new_full((self._batch, positions.shape[1]), -1)
-        self._whole.append(*spread, nobody.index_copy(0, rows, positions))
+        self._whole.append(keys, values, nobody.index_copy(0, rows, positions))
         self.length = self._whole.length
 
     def truncate(self, length: int) -> None:
@@ -293,10 +296,15 @@ class Attention(nn.Module):
         """The keys and values of these tokens alone: what a layer that is skipped still owes to its cache.
 
         ``x`` is what :meth:`forward` would get. Positions left out are 0, 1, 2, …: give them where there is a past.
+        The queries cost nothing where ``query_key_value`` is a plain linear layer. What was put in its place (an
+        adapter, a quantised layer), and one that is hooked, is called as a whole.
         """
-        dim = x.shape[-1]
-        weight, bias = self.query_key_value.weight[dim:], self.query_key_value.bias[dim:]
-        keys, values = self._split(F.linear(x, weight, bias), 2)
+        layer = self.query_key_value
+        if _is_plain(layer):
+            dim = x.shape[-1]
+            keys, values = self._split(F.linear(x, layer.weight[dim:], layer.bias[dim:]), 2)
+        else:
+            _, keys, values = self._split(layer(x), 3)
         return (rotate(keys, _positions(positions, x)) if self.rotary else keys), values
 
     def forward(
@@ -377,6 +385,19 @@ class Attention(nn.Module):
     def _split(self, packed: Tensor, parts: int) -> tuple[Tensor, ...]:
         # [batch, tokens, parts·dim] -> parts × [batch, heads, tokens, head_dim]
         return packed.unflatten(-1, (parts, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    """Whether a call of this linear layer is its weight and bias and nothing else, so that rows of it can be taken."""
+    hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
+    return (
+        type(layer) is nn.Linear
+        and type(layer.weight) in (Tensor, nn.Parameter)  # and not one that keeps its numbers in its own way
+        and layer.bias is not None
+        and "forward" not in vars(layer)
+        and not any(hooks)
+        and not _has_any_global_hook()
+    )
 
 
 def _check_key_mask(key_mask: Tensor, expected: tuple[int, int]) -> None:
@@ -595,8 +616,14 @@ class CausalLM(nn.Module):
         return self.embedding(tokens)
 
     def readout(self, tokens: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens vocabulary"]:
-        """Features to logits of the next token."""
-        return F.linear(self.norm(tokens), self.embedding.weight)
+        """Features to logits of the next token: products with the embeddings of all tokens.
+
+        What was put in the place of ``embedding`` (an adapter, a quantised table) is asked for them.
+        """
+        table = self.embedding
+        shared = type(table).forward is nn.Embedding.forward and "forward" not in vars(table)
+        every = table.weight if shared else table(torch.arange(self.vocabulary, device=tokens.device))
+        return F.linear(self.norm(tokens), every)
 
     def new_cache(self) -> list[LayerCache]:
         """An empty cache, one entry per block."""
@@ -633,36 +660,67 @@ class CausalLM(nn.Module):
         prompt: Int[Tensor, "batch tokens"],
         new_tokens: int,
         *,
+        key_mask: Bool[Tensor, "batch tokens"] | None = None,
+        positions: Int[Tensor, "batch tokens"] | Int[Tensor, " tokens"] | None = None,
         temperature: float = 0.0,
         use_cache: bool = True,
         generator: torch.Generator | None = None,
     ) -> Int[Tensor, "batch all"]:
         """The prompt and ``new_tokens`` more, one at a time.
 
+        Prompts of different lengths are filled up on the left, and ``key_mask`` or ``positions`` say what is filling:
+        each then goes on as it would alone.
+
         Args:
             prompt: where to start.
             new_tokens: how many to add.
+            key_mask: False where a token of the prompt only fills up a shorter one. The last of each must be there.
+            positions: where each token of the prompt stands; -1 where it is only filling. The new ones follow the last.
+                Left out, 0, 1, 2, …, counted over the tokens that are there.
             temperature: 0 takes the likeliest token; above, samples from softmax(logits / temperature).
             use_cache: keep keys and values. Without, every step runs the whole sequence again.
             generator: for the sampling.
 
         Raises:
-            ValueError: if ``new_tokens`` or ``temperature`` is negative or NaN, or the prompt is empty.
+            TypeError: if ``new_tokens`` is no int, ``key_mask`` is not bool, or ``positions`` are not whole numbers.
+            ValueError: if ``new_tokens`` or ``temperature`` is negative or NaN, the prompt is empty, ``key_mask`` or
+                ``positions`` do not fit it, or the last token of a prompt is not there.
         """
+        if isinstance(new_tokens, bool) or not isinstance(new_tokens, int):
+            raise TypeError(f"new_tokens must be an int; got {type(new_tokens).__name__}: use int(new_tokens)")
         if not (new_tokens >= 0 and temperature >= 0):
             raise ValueError(f"new_tokens and temperature must not be negative; got {new_tokens} and {temperature}")
+        given = key_mask is not None or positions is not None
+        places = _places(prompt, key_mask, positions)
         tokens, unread = prompt, prompt
         cache = self.new_cache() if use_cache else None
         for _ in range(new_tokens):
-            # Said outright: layers that hold only some of the tokens cannot count them.
-            new = torch.arange(tokens.shape[1] - unread.shape[1], tokens.shape[1], device=prompt.device)
-            logits = (self(unread, positions=new, cache=cache) if use_cache else self(tokens))[:, -1]
+            if cache is not None:  # said outright: layers that hold only some of the tokens cannot count them
+                logits = self(unread, positions=places[:, -unread.shape[1] :], cache=cache)[:, -1]
+            else:
+                logits = self(tokens, positions=places if given else None)[:, -1]
             if temperature == 0:
                 unread = logits.argmax(-1, keepdim=True)
             else:
                 unread = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)
             tokens = torch.cat([tokens, unread], dim=1)
+            places = torch.cat([places, places[:, -1:] + 1], dim=1)
         return tokens
+
+
+def _places(prompt: Tensor, key_mask: Tensor | None, positions: Tensor | None) -> Tensor:
+    """Where every token of a prompt stands, -1 for one that only fills up a shorter prompt."""
+    there = torch.ones_like(prompt, dtype=torch.bool)
+    if key_mask is not None:
+        _check_key_mask(key_mask, (prompt.shape[0], prompt.shape[1]))
+        there = key_mask
+    places = there.cumsum(1) - 1 if positions is None else _positions(positions, prompt[..., None])
+    places = torch.where(there, places, -1)
+    if prompt.numel() and int(places[:, -1].min()) < 0:
+        raise ValueError(
+            "the last token of a prompt is not there, and the text goes on from it: fill up shorter prompts on the left"
+        )
+    return places
 
 
 def _initialise(model: nn.Module, depth: int) -> None:

@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import prune
 
 from dynlib.backbone import Attention, Block, CausalLM, FeedForward, LayerCache, ViT, rotate
+from dynlib.cost import count
 
 EXACT = {"rtol": 0, "atol": 1e-12}  # for float64
 
@@ -269,6 +271,160 @@ def test_a_token_that_may_attend_to_nothing_gets_zeros_from_the_heads(causal: bo
     assert x.grad.isfinite().all()
     assert (x.grad[0] == 0).all()
     assert (x.grad[1] != 0).any()
+
+
+# Layers replaced, wrapped and hooked
+
+
+class Adapter(nn.Module):
+    """As adapters are made: the layer with its weight in sight, and a low-rank part on top."""
+
+    def __init__(self, base: nn.Module, wide: int, out: int) -> None:
+        super().__init__()
+        self.base, self.down = base, nn.Linear(wide, 2, bias=False, dtype=torch.float64)
+        self.up = nn.Linear(2, out, bias=False, dtype=torch.float64)
+
+    @property
+    def weight(self) -> Tensor:
+        return self.base.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        return self.base.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base(x) + self.up(self.down(x))
+
+
+class Subclass(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+def subclass(layer: nn.Linear) -> nn.Module:
+    other = Subclass(16, 48, dtype=torch.float64)
+    other.load_state_dict(layer.state_dict())
+    return other
+
+
+def monkey_patched(layer: nn.Linear) -> nn.Module:
+    plain = layer.forward
+    layer.forward = lambda x: 3 * plain(x)  # type: ignore[method-assign]
+    return layer
+
+
+def hooked(layer: nn.Linear) -> nn.Module:
+    layer.register_forward_hook(lambda _module, _inputs, out: out + 1)
+    return layer
+
+
+def hooked_before(layer: nn.Linear) -> nn.Module:
+    layer.register_forward_pre_hook(lambda _module, inputs: (inputs[0] * 2,))
+    return layer
+
+
+def without_bias(layer: nn.Linear) -> nn.Module:
+    other = nn.Linear(16, 48, bias=False, dtype=torch.float64)
+    other.weight = layer.weight
+    return other
+
+
+REPLACED: dict[str, Callable[[nn.Linear], nn.Module]] = {
+    "plain": lambda layer: layer,
+    "adapter": lambda layer: Adapter(layer, 16, 48),
+    "subclass": subclass,
+    "monkey-patched": monkey_patched,
+    "hooked": hooked,
+    "hooked before": hooked_before,
+    "without bias": without_bias,
+    "weight norm": nn.utils.parametrizations.weight_norm,
+    "spectral norm": nn.utils.parametrizations.spectral_norm,
+    "pruned": lambda layer: prune.l1_unstructured(layer, "weight", amount=0.5),
+    "frozen": lambda layer: layer.requires_grad_(False),
+}
+
+
+@pytest.mark.parametrize("name", REPLACED)
+def test_keys_and_values_alone_are_those_of_whatever_layer_stands_there(name: str) -> None:
+    attention, x = make_block(causal=True, rotary=True).attention.eval(), normal(2, 5, 16)
+    attention.query_key_value = REPLACED[name](attention.query_key_value).eval()
+    cache, where = LayerCache(), torch.arange(3, 8).expand(2, 5)
+    attention(x, positions=where, cache=cache)
+    keys, values = attention.keys_values(x, where)
+    torch.testing.assert_close(keys, cache.keys, **EXACT)
+    torch.testing.assert_close(values, cache.values, **EXACT)
+
+
+def test_keys_and_values_alone_call_a_hook_of_all_modules() -> None:
+    attention, called = make_block().attention, []
+    handle = nn.modules.module.register_module_forward_hook(lambda module, _inputs, _out: called.append(module))
+    try:
+        attention.keys_values(normal(2, 5, 16))
+    finally:
+        handle.remove()
+    assert called == [attention.query_key_value]
+
+
+def test_keys_and_values_alone_cost_two_thirds_of_a_plain_layer() -> None:
+    attention, x = make_block().attention, normal(2, 5, 16)
+    assert count(lambda x: attention.keys_values(x), x).flops == 2 * 2 * 5 * 16 * 32
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_quantised_layer_gives_its_keys_and_values_alone() -> None:
+    lm, tokens = make_lm().float(), make_tokens(2, 5)
+    small = torch.ao.quantization.quantize_dynamic(lm, {nn.Linear}, dtype=torch.qint8)
+    block, x, cache = small.blocks[0], small.embed(tokens), LayerCache()
+    block(x, cache=cache)
+    keys, values = block.attention.keys_values(block.norm1(x), torch.arange(5).expand(2, 5))
+    torch.testing.assert_close(keys, cache.keys)
+    torch.testing.assert_close(values, cache.values)
+
+
+class EmbeddingAdapter(nn.Module):
+    """A low-rank change of a table, beside the table."""
+
+    def __init__(self, base: nn.Embedding) -> None:
+        super().__init__()
+        self.base, self.rows = base, nn.Embedding(11, 2, dtype=torch.float64)
+        self.up = nn.Linear(2, 16, bias=False, dtype=torch.float64)
+
+    @property
+    def weight(self) -> Tensor:
+        return self.base.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.base(tokens) + self.up(self.rows(tokens))
+
+
+class ScaledEmbedding(nn.Embedding):
+    def forward(self, tokens: Tensor) -> Tensor:
+        return 2 * super().forward(tokens)
+
+
+@pytest.mark.parametrize("subclassed", [False, True])
+def test_a_language_model_reads_out_with_whatever_embedding_stands_there(subclassed: bool) -> None:
+    model, x = make_lm(), normal(2, 3, 16)
+    plain = model.embedding
+    model.embedding = ScaledEmbedding(11, 16, dtype=torch.float64) if subclassed else EmbeddingAdapter(plain)
+    table = model.embedding(torch.arange(11))
+    assert not torch.allclose(table, model.embedding.weight)
+    torch.testing.assert_close(model.readout(x), model.norm(x) @ table.T, **EXACT)
+    model(make_tokens(2, 3)).logsumexp(-1).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.embedding.parameters())
+
+
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing")  # the first layers' inputs ask for no gradient
+@pytest.mark.parametrize("make", [make_vit, make_lm])
+def test_backward_hooks_may_stand_on_every_module(make: Callable[[], nn.Module]) -> None:
+    model, inputs = make().double(), normal(2, 2, 8, 8) if make is make_vit else make_tokens(2, 5)
+    seen: list[nn.Module] = []
+    for module in model.modules():
+        module.register_full_backward_hook(lambda module, _inputs, _outputs: seen.append(module))
+    model(inputs).logsumexp(-1).sum().backward()
+    called = {module for module in model.modules() if not isinstance(module, nn.ModuleList)}
+    assert called - set(seen) <= {getattr(model, "embedding", None)}  # its input has no gradient
 
 
 # The cache
@@ -722,6 +878,65 @@ def test_sampling_follows_the_softmax_of_logits_over_temperature() -> None:
     share = drawn.bincount(minlength=11) / count
     # 20,000 draws; each share within 5 of its standard deviations: a false alarm in 11 · 6e-7 < 1e-5 of seeds
     assert ((share - law).abs() <= 5 * (law * (1 - law) / count).sqrt()).all()
+
+
+@pytest.mark.parametrize("said", ["key_mask", "positions", "both"])
+@pytest.mark.parametrize("use_cache", [True, False])
+@pytest.mark.parametrize("temperature", [0.0, 1.5])
+def test_prompts_filled_up_on_the_left_go_on_as_each_would_alone(
+    said: str, use_cache: bool, temperature: float
+) -> None:
+    model, lengths, seeds = make_lm(), [1, 6, 4], range(3)
+    prompts = [make_tokens(1, length, seed=seed) for seed, length in zip(seeds, lengths, strict=True)]
+    prompt = torch.cat([F.pad(tokens, (6 - tokens.shape[1], 0), value=7) for tokens in prompts])
+    there = torch.arange(6) >= 6 - torch.tensor(lengths)[:, None]
+    places = torch.where(there, there.cumsum(1) - 1, -1)
+    told = {"key_mask": there, "positions": places if said == "positions" else places.clamp_min(0)}
+    told = told if said == "both" else {said: told[said]}
+    together = model.generate(prompt, 8, use_cache=use_cache, **told)
+    assert torch.equal(together[:, :6], prompt)
+    for row, tokens in enumerate(prompts):
+        assert torch.equal(together[row, 6:], model.generate(tokens, 8)[0, tokens.shape[1] :])
+    drawn = [
+        model.generate(prompt, 8, temperature=1.5, use_cache=cached, generator=torch.Generator().manual_seed(0), **told)
+        for cached in (True, False)
+    ]
+    assert torch.equal(*drawn)
+
+
+def test_new_tokens_follow_the_position_of_the_last() -> None:
+    model, prompt = make_lm(), make_tokens(2, 3)
+    places = torch.tensor([[0, 4, 9], [2, 3, 4]])
+    tokens = model.generate(prompt, 5, positions=places)
+    everywhere = torch.cat([places, places[:, -1:] + torch.arange(1, 6)], dim=1)
+    assert torch.equal(tokens[:, 3:], model(tokens, positions=everywhere)[:, 2:-1].argmax(-1))
+    assert torch.equal(model.generate(prompt, 5, positions=torch.arange(3)), model.generate(prompt, 5))
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+@pytest.mark.parametrize(
+    ("told", "error", "says"),
+    [
+        ({"key_mask": torch.tensor([[True, True, False], [True] * 3])}, ValueError, "fill up shorter prompts on the l"),
+        ({"positions": torch.tensor([0, 1, -1])}, ValueError, "last token of a prompt is not there"),
+        ({"key_mask": torch.ones(2, 4, dtype=torch.bool)}, ValueError, r"one entry per key.*got \(2, 4\)"),
+        ({"key_mask": torch.ones(2, 3)}, TypeError, "must be bool"),
+        ({"positions": torch.arange(4)}, ValueError, r"got \(4,\)"),
+        ({"positions": torch.arange(3.0)}, TypeError, "float32"),
+    ],
+)
+def test_a_prompt_that_is_not_described_right_is_refused(
+    told: dict[str, Tensor], error: type[Exception], says: str
+) -> None:
+    with pytest.raises(error, match=says):
+        make_lm().generate(make_tokens(2, 3), 2, **told)
+
+
+@pytest.mark.parametrize("new_tokens", [2.0, True, "2"])
+@pytest.mark.usefixtures("as_users_run_it")
+def test_the_number_of_new_tokens_is_an_int(new_tokens: object) -> None:
+    with pytest.raises(TypeError, match="new_tokens must be an int"):
+        make_lm().generate(make_tokens(1, 2), new_tokens)  # type: ignore[arg-type]
 
 
 def test_generating_nothing_returns_the_prompt() -> None:
