@@ -26,7 +26,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dynlib.choice.inputs import check_dtype, check_filled, check_logits, check_tau, check_top, widen
+from dynlib.inputs import check_dtype, check_filled, check_logits, check_tau, check_top, widen
 
 
 def gumbel_noise(like: Float[Tensor, "*shape"], *, generator: torch.Generator | None = None) -> Float[Tensor, "*shape"]:

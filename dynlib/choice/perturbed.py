@@ -38,7 +38,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from dynlib.choice.gumbel import gumbel_noise
-from dynlib.choice.inputs import TINY, check_dtype, check_filled, widen
+from dynlib.inputs import TINY, check_dtype, check_filled, widen
 
 Solver = Callable[[Tensor], Tensor]
 Noise = Literal["gaussian", "gumbel"]

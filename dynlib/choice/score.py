@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dynlib.choice.inputs import DTYPES, widen
+from dynlib.inputs import DTYPES, widen
 
 
 def score_function_loss(

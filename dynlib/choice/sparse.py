@@ -37,7 +37,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from dynlib.choice.inputs import DTYPES, check_dtype, check_logits, check_top, widen
+from dynlib.inputs import DTYPES, check_dtype, check_logits, check_top, widen
 
 
 def sparsemax(logits: Float[Tensor, "*shape"], *, dim: int = -1) -> Float[Tensor, "*shape"]:

@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from dynlib.choice.gumbel import gumbel_noise, straight_through
-from dynlib.choice.inputs import TINY, check_logits, check_tau, check_top, widen
+from dynlib.inputs import TINY, check_logits, check_tau, check_top, widen
 
 FAR = -1e30  # as a logarithm: never chosen, and yet a number to compute with
 WAYS = 8  # how many numbers of saturated scores are asked about at a time

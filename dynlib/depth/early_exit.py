@@ -27,7 +27,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dynlib.choice.inputs import check_logits, check_top, widen
+from dynlib.inputs import check_logits, check_top, widen
 
 Confidence = Callable[[Tensor], Tensor]
 """Logits [..., classes] to how sure they are [...], never negative, and 1 at most."""

@@ -29,7 +29,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from dynlib.backbone import Block, ViT
-from dynlib.choice.inputs import widen
+from dynlib.inputs import widen
 
 Execution = Literal["gathered", "masked"]
 

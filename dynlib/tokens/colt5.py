@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 from dynlib.backbone import FeedForward, rotate
 from dynlib.choice import soft_topk
-from dynlib.choice.inputs import widen
+from dynlib.inputs import widen
 from dynlib.tokens.routing import check_capacity, expert_choice, kept
 
 Routing = Literal["learned", "even"]

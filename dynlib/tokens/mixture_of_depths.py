@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dynlib.backbone import LayerCache
-from dynlib.choice.inputs import widen
+from dynlib.inputs import widen
 from dynlib.tokens.routing import check_capacity, expert_choice, kept
 
 Routing = Literal["top_k", "random", "threshold", "predictor"]

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from dynlib.choice.inputs import check_filled
+from dynlib.inputs import check_filled
 
 
 def kept(capacity: float | int, tokens: int) -> int:
