@@ -26,6 +26,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.module import _has_any_global_hook
 
+from dynlib.choice.inputs import check_tensor
+from dynlib.transforms import look
+
 
 class LayerCache:
     """The keys, values and positions that one attention layer has seen so far.
@@ -401,6 +404,7 @@ def _is_plain(layer: nn.Module) -> bool:
 
 
 def _check_key_mask(key_mask: Tensor, expected: tuple[int, int]) -> None:
+    check_tensor(key_mask, "key_mask")
     if key_mask.dtype != torch.bool:
         raise TypeError(f"key_mask must be bool, True where a key may be attended to; got {key_mask.dtype}")
     if key_mask.shape != expected:
@@ -414,6 +418,7 @@ def _positions(positions: Tensor | None, x: Tensor, start: int = 0) -> Tensor:
     batch, tokens, _ = x.shape
     if positions is None:
         positions = torch.arange(start, start + tokens, device=x.device)
+    check_tensor(positions, "positions")
     if positions.dtype not in (torch.int64, torch.int32):
         raise TypeError(f"positions must be int64 or int32; got {positions.dtype}")
     if positions.shape not in ((tokens,), (batch, tokens)):
@@ -550,6 +555,7 @@ class ViT(nn.Module):
             ValueError: if the images have another size than the model was made for, or there are none.
             TypeError: if they are not floating-point numbers.
         """
+        check_tensor(images, "images")
         if not images.is_floating_point():
             raise TypeError(f"images must be floating-point, ink 1 and paper 0; got {images.dtype}")
         expected = (self.channels, self.image_size, self.image_size)
@@ -604,16 +610,21 @@ class CausalLM(nn.Module):
 
         Raises:
             TypeError: if the tokens are not whole numbers.
-            ValueError: if there are none, or one is outside the vocabulary.
+            ValueError: if they are not [batch, tokens], there are none, or one is outside the vocabulary. In a graph
+                that is compiled or exported that is not looked at, and is the embedding's error.
         """
+        check_tensor(tokens, "tokens")
         if tokens.dtype not in (torch.int64, torch.int32):
             raise TypeError(f"tokens must be int64 or int32; got {tokens.dtype}: encode text first")
-        if tokens.numel() == 0:
-            raise ValueError(f"there must be at least one token; got shape {tuple(tokens.shape)}")
+        if tokens.ndim != 2 or tokens.numel() == 0:
+            raise ValueError(f"tokens must be [batch, tokens], at least one token; got shape {tuple(tokens.shape)}")
+        look(self._check_vocabulary, tokens)
+        return self.embedding(tokens)
+
+    def _check_vocabulary(self, tokens: Tensor) -> None:
         low, high = int(tokens.min()), int(tokens.max())
         if low < 0 or high >= self.vocabulary:
             raise ValueError(f"tokens must lie in 0 … {self.vocabulary - 1}; got {low} … {high}")
-        return self.embedding(tokens)
 
     def readout(self, tokens: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens vocabulary"]:
         """Features to logits of the next token: products with the embeddings of all tokens.
@@ -710,17 +721,23 @@ class CausalLM(nn.Module):
 
 def _places(prompt: Tensor, key_mask: Tensor | None, positions: Tensor | None) -> Tensor:
     """Where every token of a prompt stands, -1 for one that only fills up a shorter prompt."""
+    check_tensor(prompt, "the prompt")
     there = torch.ones_like(prompt, dtype=torch.bool)
     if key_mask is not None:
         _check_key_mask(key_mask, (prompt.shape[0], prompt.shape[1]))
         there = key_mask
     places = there.cumsum(1) - 1 if positions is None else _positions(positions, prompt[..., None])
     places = torch.where(there, places, -1)
-    if prompt.numel() and int(places[:, -1].min()) < 0:
+    if prompt.numel():
+        look(_check_last, places[:, -1])
+    return places
+
+
+def _check_last(places: Tensor) -> None:
+    if int(places.min()) < 0:
         raise ValueError(
             "the last token of a prompt is not there, and the text goes on from it: fill up shorter prompts on the left"
         )
-    return places
 
 
 def _initialise(model: nn.Module, depth: int) -> None:
