@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.module import _has_any_global_hook
 
-from dynlib.choice.inputs import check_tensor
+from dynlib.inputs import check_tensor
 from dynlib.transforms import look
 
 

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from dynlib.transforms import look
+
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 TINY = torch.finfo(torch.float32).tiny
 
@@ -12,8 +14,17 @@ def widen(logits: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
+def check_tensor(value: object, name: str = "the input") -> None:
+    """Raises TypeError for what is no tensor: a list, a NumPy array, a number."""
+    if not isinstance(value, Tensor):
+        kind = type(value)
+        given = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+        raise TypeError(f"{name} must be a tensor; got {given}: make one with torch.as_tensor")
+
+
 def check_dtype(tensor: Tensor) -> None:
-    """Raises TypeError for a tensor that is not of one of ``DTYPES``."""
+    """Raises TypeError for what is no tensor, or not of one of ``DTYPES``."""
+    check_tensor(tensor)
     if tensor.dtype not in DTYPES:
         raise TypeError(
             f"need float16, bfloat16, float32 or float64; got {tensor.dtype}: convert with .float() if these are logits"
@@ -44,6 +55,10 @@ def check_tau(tau: object) -> None:
 
 def check_top(top: Tensor) -> None:
     """One look at the largest of every row finds each logit that makes no distribution: NaN, +inf, or only −inf."""
+    look(_check_top, top)
+
+
+def _check_top(top: Tensor) -> None:
     if top.isfinite().all():
         return
     if top.isnan().any():
