@@ -1,4 +1,12 @@
-"""What every choice asks of its input: a floating-point tensor, a dimension, and rows that make a distribution."""
+"""What all of the house asks of its input: tensors of tokens, masks and logits, whole numbers, numbers, names.
+
+Each check raises an error that says what was given, what is allowed and what to do; those that give something back give
+what was checked.
+"""
+
+import math
+from collections.abc import Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -66,3 +74,119 @@ def _check_top(top: Tensor) -> None:
     if top.isposinf().any():
         raise ValueError("a logit is +inf: to force a choice, set the logits of all others to -inf")
     raise ValueError("a row of logits is -inf throughout: leave at least one choice possible")
+
+
+def check_whole(name: str, value: object, *, least: int | None = None, most: int | None = None, what: str = "") -> int:
+    """The value, if it is an int and no bool, and from ``least`` to ``most``.
+
+    Args:
+        name: what the caller calls it.
+        value: what was given.
+        least, most: the bounds, both allowed; none if left out.
+        what: what it counts, for the message: "tokens".
+
+    Raises:
+        TypeError: if it is no int.
+        ValueError: if it is out of bounds.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        of = f", a number of {what}" if what else ""
+        raise TypeError(f"{name} must be an int{of}; got {value!r}: use int({name})")
+    if (least is not None and value < least) or (most is not None and value > most):
+        raise ValueError(f"{name} must be {_between(least, most)}{f' {what}' if what else ''}; got {value}")
+    return value
+
+
+def check_number(
+    name: str, value: object, *, least: float | int = -math.inf, most: float | int = math.inf, open: bool = False
+) -> float:
+    """The value as a float, if it is a finite real number and no bool, from ``least`` to ``most``.
+
+    Args:
+        name, value: as in :func:`check_whole`.
+        least, most: the bounds; allowed themselves unless they are infinite.
+        open: ``least`` itself is not allowed.
+
+    Raises:
+        TypeError: if it is no number.
+        ValueError: if it is NaN, infinite or out of bounds.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number; got {value!r}: use float({name}) if it holds one")
+    number = float(value)
+    if not math.isfinite(number) or not least <= number <= most or (open and number == least):
+        if least == -math.inf and most == math.inf:
+            raise ValueError(f"{name} must be finite; got {value!r}")
+        if open:
+            bounds = "positive" if least == 0 else f"above {least:g}"
+            bounds += " and finite" if most == math.inf else f" and at most {most:g}"
+        else:
+            low, high = (None if math.isinf(end) else end for end in (least, most))
+            bounds = _between(low, high) + (" and finite" if high is None else "")
+        raise ValueError(f"{name} must be {bounds}; got {value!r}")
+    return number
+
+
+def check_name(name: str, value: object, allowed: Sequence[str]) -> None:
+    """Raises ValueError for what is none of the ``allowed`` names."""
+    if not isinstance(value, str) or value not in allowed:
+        known = " or ".join(map(repr, allowed)) if len(allowed) < 3 else f"one of {', '.join(map(repr, allowed))}"
+        raise ValueError(f"{name} must be {known}; got {value!r}")
+
+
+def check_features(x: object, dim: int) -> None:
+    """Raises TypeError or ValueError for what is not tokens [batch, tokens, dim], floating-point, none of them 0."""
+    check_tensor(x, "the tokens")
+    assert isinstance(x, Tensor)
+    if not x.is_floating_point():
+        raise TypeError(f"tokens must be floating-point features; got {x.dtype}: embed them first")
+    if x.ndim != 3 or x.numel() == 0 or x.shape[-1] != dim:
+        raise ValueError(f"tokens must be [batch, tokens, {dim}], none of them 0; got {tuple(x.shape)}")
+
+
+def check_key_mask(key_mask: object, batch: int, tokens: int, cached: int = 0) -> None:
+    """Raises TypeError or ValueError for what is no mask over the keys: bool [batch, cached + tokens].
+
+    Args:
+        key_mask: True where a token is there, and may be attended to; first the cached ones.
+        batch, tokens: of the tokens that are given.
+        cached: how many stand in a cache.
+    """
+    check_tensor(key_mask, "key_mask")
+    assert isinstance(key_mask, Tensor)
+    if key_mask.dtype != torch.bool:
+        raise TypeError(
+            f"key_mask must be bool, True where a token is there and may be attended to; got {key_mask.dtype}: use "
+            "mask.bool()"
+        )
+    if key_mask.shape != (batch, cached + tokens):
+        which = " (cached tokens, then the tokens of x)" if cached else ""
+        raise ValueError(
+            f"key_mask must have one entry per key, {(batch, cached + tokens)}{which}; got {tuple(key_mask.shape)}"
+        )
+
+
+def spread_positions(positions: Tensor | None, x: Tensor, start: int = 0) -> Tensor:
+    """The positions of the tokens x [batch, tokens, dim], one for each of them; ``start`` and on if left out.
+
+    Raises:
+        TypeError: if they are no tensor of int64 or int32.
+        ValueError: if they are neither [tokens] nor [batch, tokens].
+    """
+    batch, tokens = x.shape[:2]
+    if positions is None:
+        positions = torch.arange(start, start + tokens, device=x.device)
+    check_tensor(positions, "positions")
+    if positions.dtype not in (torch.int64, torch.int32):
+        raise TypeError(f"positions must be int64 or int32; got {positions.dtype}")
+    if positions.shape not in ((tokens,), (batch, tokens)):
+        raise ValueError(
+            f"positions must be [tokens] or [batch, tokens] = {(batch, tokens)}; got {tuple(positions.shape)}"
+        )
+    return positions.expand(batch, tokens)
+
+
+def _between(least: float | int | None, most: float | int | None) -> str:
+    if least is None:
+        return "anything" if most is None else f"at most {most:g}"
+    return f"at least {least:g}" if most is None else f"{least:g} … {most:g}"

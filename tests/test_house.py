@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "dynlib"
 
-GROUND = {"choice", "cost", "data", "backbone", "checks", "training", "plotting"}
+GROUND = {"inputs", "transforms", "deciding", "choice", "cost", "data", "backbone", "checks", "training", "plotting"}
 ROOMS = {"depth", "tokens", "width"}
 ABOVE = {"edge", "kernels", "zoo"}
 

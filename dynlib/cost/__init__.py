@@ -6,8 +6,10 @@ A multiply-add is two FLOPs, everywhere.
 from dynlib.cost.count import Cost, Share, count
 from dynlib.cost.energy import Energy, estimate_energy
 from dynlib.cost.measure import Peak, Ratio, Timing, machine_peak, timed
+from dynlib.cost.risk_control import Certificate, learn_then_test
 
 __all__ = [
+    "Certificate",
     "Cost",
     "Energy",
     "Peak",
@@ -16,6 +18,7 @@ __all__ = [
     "Timing",
     "count",
     "estimate_energy",
+    "learn_then_test",
     "machine_peak",
     "timed",
 ]
