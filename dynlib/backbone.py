@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.module import _has_any_global_hook
 
-from dynlib.inputs import check_tensor
+from dynlib.inputs import check_key_mask, check_tensor, check_whole, spread_positions
 from dynlib.transforms import look
 
 
@@ -109,10 +109,7 @@ class LayerCache:
             TypeError: if ``length`` is not an int.
             ValueError: if it is negative, or more than the cache holds.
         """
-        if isinstance(length, bool) or not isinstance(length, int):
-            raise TypeError(f"length must be an int, a number of tokens; got {type(length).__name__}: use int(length)")
-        if not 0 <= length <= self.length:
-            raise ValueError(f"the cache holds {self.length} tokens and can go back to 0 … {self.length}; got {length}")
+        check_whole("length", length, least=0, most=self.length, what="tokens, which the cache holds")
         if length == 0:
             self._keys = self._values = self._positions = None
         self.length = length
@@ -308,7 +305,7 @@ class Attention(nn.Module):
             keys, values = self._split(F.linear(x, layer.weight[dim:], layer.bias[dim:]), 2)
         else:
             _, keys, values = self._split(layer(x), 3)
-        return (rotate(keys, _positions(positions, x)) if self.rotary else keys), values
+        return (rotate(keys, spread_positions(positions, x)) if self.rotary else keys), values
 
     def forward(
         self,
@@ -333,11 +330,11 @@ class Attention(nn.Module):
             TypeError: if ``key_mask`` is not bool, or ``positions`` are not whole numbers.
         """
         if key_mask is not None:
-            _check_key_mask(key_mask, (x.shape[0], x.shape[1] + (cache.length if cache else 0)))
+            check_key_mask(key_mask, x.shape[0], x.shape[1], cached=cache.length if cache else 0)
         query, keys, values = self._split(self.query_key_value(x), 3)
         ordered = positions is None and key_mask is None and cache is None
         # Positions matter only where something depends on them: a mask, a rotation, or a past.
-        where = None if ordered and not self.rotary else _positions(positions, x, start=cache.length if cache else 0)
+        where = None if ordered and not self.rotary else spread_positions(positions, x, cache.length if cache else 0)
         if self.rotary and where is not None:
             query, keys = rotate(query, where), rotate(keys, where)
         if ordered:
@@ -401,31 +398,6 @@ def _is_plain(layer: nn.Module) -> bool:
         and not any(hooks)
         and not _has_any_global_hook()
     )
-
-
-def _check_key_mask(key_mask: Tensor, expected: tuple[int, int]) -> None:
-    check_tensor(key_mask, "key_mask")
-    if key_mask.dtype != torch.bool:
-        raise TypeError(f"key_mask must be bool, True where a key may be attended to; got {key_mask.dtype}")
-    if key_mask.shape != expected:
-        raise ValueError(
-            f"key_mask must have one entry per key, {expected} (cached tokens, then the tokens of x); got "
-            f"{tuple(key_mask.shape)}"
-        )
-
-
-def _positions(positions: Tensor | None, x: Tensor, start: int = 0) -> Tensor:
-    batch, tokens, _ = x.shape
-    if positions is None:
-        positions = torch.arange(start, start + tokens, device=x.device)
-    check_tensor(positions, "positions")
-    if positions.dtype not in (torch.int64, torch.int32):
-        raise TypeError(f"positions must be int64 or int32; got {positions.dtype}")
-    if positions.shape not in ((tokens,), (batch, tokens)):
-        raise ValueError(
-            f"positions must be [tokens] or [batch, tokens] = {(batch, tokens)}; got {tuple(positions.shape)}"
-        )
-    return positions.expand(batch, tokens)
 
 
 class FeedForward(nn.Module):
@@ -559,10 +531,10 @@ class ViT(nn.Module):
         if not images.is_floating_point():
             raise TypeError(f"images must be floating-point, ink 1 and paper 0; got {images.dtype}")
         expected = (self.channels, self.image_size, self.image_size)
-        if images.shape[1:] != expected or len(images) == 0:
+        if images.shape[1:] != expected or images.shape[0] == 0:
             raise ValueError(f"images must be [batch, {', '.join(map(str, expected))}]; got {tuple(images.shape)}")
         patches = self.patches(images).flatten(2).transpose(1, 2)
-        return torch.cat([self.class_token.expand(len(images), -1, -1), patches], dim=1) + self.position
+        return torch.cat([self.class_token.expand(images.shape[0], -1, -1), patches], dim=1) + self.position
 
     def readout(self, tokens: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch classes"]:
         """Tokens to class logits, read from the class token."""
@@ -697,10 +669,9 @@ class CausalLM(nn.Module):
             ValueError: if ``new_tokens`` or ``temperature`` is negative or NaN, the prompt is empty, ``key_mask`` or
                 ``positions`` do not fit it, or the last token of a prompt is not there.
         """
-        if isinstance(new_tokens, bool) or not isinstance(new_tokens, int):
-            raise TypeError(f"new_tokens must be an int; got {type(new_tokens).__name__}: use int(new_tokens)")
-        if not (new_tokens >= 0 and temperature >= 0):
-            raise ValueError(f"new_tokens and temperature must not be negative; got {new_tokens} and {temperature}")
+        check_whole("new_tokens", new_tokens, least=0)
+        if not temperature >= 0:
+            raise ValueError(f"temperature must be at least 0; got {temperature}")
         given = key_mask is not None or positions is not None
         places = _places(prompt, key_mask, positions)
         tokens, unread = prompt, prompt
@@ -724,9 +695,9 @@ def _places(prompt: Tensor, key_mask: Tensor | None, positions: Tensor | None) -
     check_tensor(prompt, "the prompt")
     there = torch.ones_like(prompt, dtype=torch.bool)
     if key_mask is not None:
-        _check_key_mask(key_mask, (prompt.shape[0], prompt.shape[1]))
+        check_key_mask(key_mask, prompt.shape[0], prompt.shape[1])
         there = key_mask
-    places = there.cumsum(1) - 1 if positions is None else _positions(positions, prompt[..., None])
+    places = there.cumsum(1) - 1 if positions is None else spread_positions(positions, prompt)
     places = torch.where(there, places, -1)
     if prompt.numel():
         look(_check_last, places[:, -1])

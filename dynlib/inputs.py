@@ -53,12 +53,20 @@ def check_logits(logits: Tensor, dim: int) -> None:
         raise ValueError(f"logits of shape {tuple(logits.shape)} have no dimension {dim}: choose dim among theirs")
 
 
-def check_tau(tau: object) -> None:
-    """Raises TypeError or ValueError for a temperature that is not a positive, finite number."""
-    if not isinstance(tau, float | int):
-        raise TypeError(f"tau must be a number; got {type(tau).__name__}: use float(tau)")
-    if not TINY <= tau <= 1 / TINY:  # False for NaN too
-        raise ValueError(f"tau must be positive and finite, from {TINY:.1e} to {1 / TINY:.1e}; got {tau}")
+def check_scale(name: str, value: object, *, instead: str = "") -> None:
+    """Raises TypeError or ValueError for what is no positive, finite number that all dtypes can divide by.
+
+    Args:
+        name, value: what the caller calls it, and what was given.
+        instead: what else to do, for the message.
+    """
+    if isinstance(value, bool) or not isinstance(value, float | int):
+        raise TypeError(f"{name} must be a number; got {type(value).__name__}: use float({name})")
+    if not TINY <= value <= 1 / TINY:  # False for NaN too
+        raise ValueError(
+            f"{name} must be positive and finite, from {TINY:.1e} to {1 / TINY:.1e}; got {value}{instead and ': '}"
+            f"{instead}"
+        )
 
 
 def check_top(top: Tensor) -> None:

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from dynlib.inputs import check_whole
+
 
 @dataclass
 class History:
@@ -26,8 +28,7 @@ class History:
 
     def smooth(self, window: int = 20) -> list[float]:
         """The losses as running means over up to ``window`` steps, to plot."""
-        if window < 1:
-            raise ValueError(f"window must be at least 1 step; got {window}")
+        check_whole("window", window, least=1)
         starts = [max(0, step + 1 - window) for step in range(len(self.losses))]
         return [sum(self.losses[a : b + 1]) / (b + 1 - a) for b, a in enumerate(starts)]
 
@@ -85,10 +86,9 @@ def train(
         FloatingPointError: if the loss or its gradient is no longer finite.
     """
     weights = [p for p in model.parameters() if p.requires_grad]
-    if steps < 1 or not weights:
+    if check_whole("steps", steps) < 1 or not weights:
         raise ValueError(f"nothing to train: steps={steps}, parameters that ask for a gradient: {len(weights)}")
-    if every < 1:
-        raise ValueError(f"every must be at least 1 step; got {every}")
+    check_whole("every", every, least=1)
     schedule = [learning_rate(step, steps=steps, peak=lr, warmup=warmup) for step in range(steps)]
     groups = [
         {"params": [p for p in weights if p.ndim >= 2], "weight_decay": weight_decay},

@@ -20,8 +20,8 @@ def look(check: Callable[[Tensor], object], tensor: Tensor) -> None:
     """Call ``check(tensor)``, which reads values and raises an error if it does not like one.
 
     Under ``vmap`` it is given the values of all calls at once, with one more dimension in front, so that it must count
-    dimensions from the end. In a graph that is compiled or exported, and on the meta device, nothing is looked at: an input that is
-    wrong gives there what the operators make of it.
+    dimensions from the end. In a graph that is compiled or exported, and on the meta device, nothing is looked at: an
+    input that is wrong gives there what the operators make of it.
     """
     if torch.compiler.is_compiling() or tensor.is_meta:
         return
@@ -66,7 +66,7 @@ class BatchedFunction(Function):
     """Where each result has it; one number, or a tuple."""
 
     @classmethod
-    def vmap(cls, info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:  # type: ignore[override]
+    def vmap(cls, info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
         """The function on all of a batch at once."""
         placed = []
         for argument, dim, place in zip(arguments, in_dims, cls.batch_in, strict=True):
@@ -85,7 +85,8 @@ class FirstDerivative(BatchedFunction):
     """What a ``backward`` calls that is not to be differentiated again: it refuses, where a wrong number might come.
 
     Give it something that depends on what was differentiated (an input or output of the forward pass), or it is not
-    asked. ``once_differentiable`` does not know ``torch.func``.
+    asked. ``once_differentiable`` does not know ``torch.func``. Batches of gradients (``is_grads_batched``) come
+    without :meth:`vmap`: what depends on the gradient is not to be written in place into what does not.
     """
 
     @staticmethod

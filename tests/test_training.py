@@ -409,5 +409,5 @@ def test_smoothing_is_a_mean_over_the_last_steps() -> None:
     assert history.smooth(3) == pytest.approx([4, 3, 2, 8 / 3, 7 / 3])
     assert history.smooth(100) == pytest.approx([4, 3, 2, 3, 13 / 5])
     assert History().smooth() == []
-    with pytest.raises(ValueError, match="at least 1 step; got 0"):
+    with pytest.raises(ValueError, match="window must be at least 1; got 0"):
         history.smooth(0)

@@ -26,7 +26,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dynlib.inputs import check_dtype, check_filled, check_logits, check_tau, check_tensor, check_top, widen
+from dynlib.inputs import check_dtype, check_filled, check_logits, check_scale, check_tensor, check_top, widen
 from dynlib.transforms import look
 
 
@@ -145,7 +145,7 @@ def gumbel_softmax(
         ValueError: as in :func:`gumbel_max`, or if ``tau`` is not positive and finite.
     """
     check_logits(logits, dim)
-    check_tau(tau)
+    check_scale("tau", tau)
     return _relaxed_argmax(_perturb(logits, generator), tau, hard=hard, dim=dim).to(logits.dtype)
 
 
@@ -155,7 +155,7 @@ def softmax_ste(logits: Float[Tensor, "*shape"], tau: float | int = 1.0, *, dim:
     Of several largest logits the first is taken. Arguments and errors as in :func:`gumbel_softmax`.
     """
     check_logits(logits, dim)
-    check_tau(tau)
+    check_scale("tau", tau)
     return _relaxed_argmax(widen(logits), tau, hard=True, dim=dim).to(logits.dtype)
 
 
@@ -182,7 +182,7 @@ def gumbel_sigmoid(
         ValueError: if there are no logits, one is NaN, or ``tau`` is not positive and finite.
     """
     check_filled(logits)
-    check_tau(tau)
+    check_scale("tau", tau)
     look(_check_no_nan, logits)
     # y = σ((l + u₁ − u₀) / τ), and 1 where l + u₁ − u₀ > 0
     scores = _perturb(logits, generator)

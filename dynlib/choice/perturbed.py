@@ -37,7 +37,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dynlib.choice.gumbel import gumbel_noise
-from dynlib.inputs import TINY, check_dtype, check_filled, check_tensor, widen
+from dynlib.inputs import check_dtype, check_filled, check_name, check_scale, check_tensor, check_whole, widen
 from dynlib.transforms import BatchedFunction, FirstDerivative, look
 
 Solver = Callable[[Tensor], Tensor]
@@ -273,20 +273,10 @@ class _Solved(BatchedFunction):
 def _check_options(
     theta: Tensor, samples: int, sigma: float | int, noise: str, item_dims: int, generator: torch.Generator | None
 ) -> None:
-    for name, number in (("samples", samples), ("item_dims", item_dims)):
-        if not isinstance(number, int) or isinstance(number, bool):
-            raise TypeError(f"{name} must be an int; got {type(number).__name__}")
-    if samples < 1:
-        raise ValueError(f"samples must be at least 1; got {samples}: without a draw there is no mean")
-    if not isinstance(sigma, float | int) or isinstance(sigma, bool):
-        raise TypeError(f"sigma must be a number; got {type(sigma).__name__}: use float(sigma)")
-    if not TINY <= sigma <= 1 / TINY:  # False for NaN too
-        raise ValueError(
-            f"sigma must be positive and finite, from {TINY:.1e} to {1 / TINY:.1e}; got {sigma}: without noise call "
-            "the solver itself"
-        )
-    if noise not in ("gaussian", "gumbel"):
-        raise ValueError(f"noise must be 'gaussian' or 'gumbel'; got {noise!r}")
+    check_whole("samples", samples, least=1)
+    check_whole("item_dims", item_dims)
+    check_scale("sigma", sigma, instead="without noise call the solver itself")
+    check_name("noise", noise, ("gaussian", "gumbel"))
     if theta.ndim == 0:
         raise ValueError("theta is a single number: give a problem at least one dimension, with theta.unsqueeze(-1)")
     if not 1 <= item_dims <= theta.ndim:

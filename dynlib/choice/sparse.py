@@ -358,7 +358,6 @@ def _rows_of(alpha: float | int | Tensor, logits: Tensor, dim: int) -> float | T
         ) from None
     wide = torch.promote_types(logits.dtype, torch.float32)
 
-
     def check(alpha: Tensor) -> None:
         if not ((alpha >= 1) & (alpha <= torch.finfo(wide).max)).all():  # False for NaN too
             raise ValueError(
@@ -387,7 +386,6 @@ def _distribution(target: Tensor, logits: Tensor, dim: int) -> Tensor:
         )
     if target.dtype == torch.int64:
 
-
         def check(target: Tensor) -> None:
             if target.min() < 0 or target.max() >= p.shape[-1]:
                 raise ValueError(f"class indices must be 0 to {p.shape[-1] - 1}; got {target.min()} to {target.max()}")
@@ -397,7 +395,6 @@ def _distribution(target: Tensor, logits: Tensor, dim: int) -> Tensor:
     if target.requires_grad:
         raise ValueError("a target gets no gradient: use target.detach()")
     y = target.to(p.dtype).movedim(dim, -1)
-
 
     def check_sums(y: Tensor) -> None:
         sums = y.sum(-1)

@@ -30,7 +30,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dynlib.choice.gumbel import gumbel_noise, straight_through
-from dynlib.inputs import TINY, check_logits, check_tau, check_top, widen
+from dynlib.inputs import check_logits, check_scale, check_top, check_whole, widen
 from dynlib.transforms import BatchedFunction, FirstDerivative, double, look
 
 FAR = -1e30  # as a logarithm: never chosen, and yet a number to compute with
@@ -79,7 +79,7 @@ def relaxed_topk(
         As above; TypeError or ValueError if ``tau`` is not a positive, finite number.
     """
     _check(logits, k, dim)
-    check_tau(tau)
+    check_scale("tau", tau)
     keys = _perturb(logits, generator)
     drawn = _largest(keys, k, dim)[1]
     khot = _zeros(keys)
@@ -118,7 +118,7 @@ def soft_topk(
         As above; TypeError or ValueError if ``epsilon`` is not a positive, finite number.
     """
     _check(scores, k, dim)
-    _check_epsilon(epsilon)
+    check_scale("epsilon", epsilon)
     s = widen(scores)
     top = _largest(s, k, dim)[0]
     if k == 0:
@@ -333,16 +333,6 @@ def _check_enough(values: Tensor, k: int, dim: int) -> None:
 def _check(scores: Tensor, k: object, dim: int) -> None:
     """Raises TypeError or ValueError for what can be seen without the values."""
     check_logits(scores, dim)
-    if isinstance(k, bool) or not isinstance(k, int):
-        raise TypeError(f"k must be an int; got {type(k).__name__}: use int(k)")
     n = scores.shape[dim]
-    if not 0 <= k <= n:
+    if not 0 <= check_whole("k", k) <= n:
         raise ValueError(f"k must be from 0 to {n}, the size of dimension {dim}; got {k}: nothing can be chosen twice")
-
-
-def _check_epsilon(epsilon: object) -> None:
-    """Raises TypeError or ValueError for a smoothing that is not a positive, finite number."""
-    if not isinstance(epsilon, float | int):
-        raise TypeError(f"epsilon must be a number; got {type(epsilon).__name__}: use float(epsilon)")
-    if not TINY <= epsilon <= 1 / TINY:  # False for NaN too
-        raise ValueError(f"epsilon must be positive and finite, from {TINY:.1e} to {1 / TINY:.1e}; got {epsilon}")
