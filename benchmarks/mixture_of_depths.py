@@ -12,7 +12,8 @@ from benchmarks.race import Race, Ways, race, where_it_pays
 from benchmarks.table import Case, Row
 from dynlib.backbone import CausalLM
 from dynlib.cost import count, timed
-from dynlib.tokens.mixture_of_depths import MixtureOfDepths, record
+from dynlib.deciding import record
+from dynlib.tokens.mixture_of_depths import MixtureOfDepths
 
 # features of a token, tokens, capacity, every how many blocks; 32 samples each
 SIZES = (
@@ -156,12 +157,12 @@ def _calibrate(model: CausalLM, text: Tensor) -> float:
     layers = [block for block in model.blocks if isinstance(block, MixtureOfDepths)]
     for number, layer in enumerate(layers):
         layer.routing = "predictor"
-        with record(model) as routed:
+        with record(model, MixtureOfDepths) as routed:
             model(text)
-        said = routed[number].predicted
+        said = list(routed.values())[number][0].predicted
         assert said is not None
         assert isinstance(layer.predictor, torch.nn.Sequential)
         layer.predictor[-1].bias -= said.quantile(1 - layer.capacity)
-    with record(model) as routed:
+    with record(model, MixtureOfDepths) as routed:
         model(text)
-    return torch.stack([layer.mask for layer in routed]).double().mean().item()
+    return torch.stack([layer.mask for (layer,) in routed.values()]).double().mean().item()
