@@ -91,7 +91,7 @@ def _race(dim: int, tokens: int, capacity: float, every: int, quick: bool, *, re
                 found[f"its dense layers {within} samples at a time"] = partial(run, model, batch, within)
         return found
 
-    return race(ways(ours, every > 1), ways(dense, False), modules=(ours, dense), repeats=repeats)
+    return race(ways(ours, every > 1), ways(dense, False), repeats=repeats)
 
 
 def _row(dim: int, tokens: int, capacity: float, every: int, quick: bool) -> Row:
@@ -139,7 +139,7 @@ def _steps(quick: bool) -> Row:
 
     timing = timed(partial(write, ours), partial(write, dense), repeats=9, warmup=1)
     share, low, high = timing.ratio(0, 1)
-    few, all_ = count(write, ours, modules=ours).flops, count(write, dense, modules=dense).flops
+    few, all_ = count(write, ours).flops, count(write, dense).flops
     return Row(
         mechanism=f"mixture of depths, {_share(capacity, 2)}, writing with a cache",
         size=f"dim {dim}, {len(ours.blocks)} layers, batch 1, {tokens} tokens one by one",
