@@ -111,7 +111,7 @@ def count(
     its compiled kernel may skip blocks.
 
     **Threads.** Work that the counted code gives to other threads counts: threads that it starts, calls that it hands
-    to a ``ThreadPoolExecutor`` or ``multiprocessing.pool.ThreadPool``, and autograd's threads. It counts until ``model``
+    to a ``ThreadPoolExecutor`` or ``multiprocessing.pool.ThreadPool``, autograd's threads. It counts until ``model``
     returns: wait for it. A thread that was there before and takes its work out of a queue of its own is not seen; if it
     calls a part of ``model``, that is an error. Processes are not seen.
 
