@@ -47,7 +47,7 @@ class _Look(Function):
         return None, None
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], tensor: Tensor, check: Callable[[Tensor], object]) -> Any:
+    def vmap(info: Any, in_dims: tuple[Any, ...], tensor: Tensor, check: Callable[[Tensor], object]) -> Any:
         (dim, _) = in_dims
         return _Look.apply(tensor if dim is None else tensor.movedim(dim, 0), check), None
 
@@ -66,7 +66,7 @@ class BatchedFunction(Function):
     """Where each result has it; one number, or a tuple."""
 
     @classmethod
-    def vmap(cls, info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
+    def vmap(cls, info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
         """The function on all of a batch at once."""
         placed = []
         for argument, dim, place in zip(arguments, in_dims, cls.batch_in, strict=True):
