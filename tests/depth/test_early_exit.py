@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from dynlib.backbone import ViT
 from dynlib.cost import count
+from dynlib.deciding import record
 from dynlib.depth.early_exit import (
     ExitHead,
     MultiExit,
@@ -31,6 +32,7 @@ from dynlib.depth.early_exit import (
 FALSE_ALARM = 1e-6  # of every statistical test here
 CONFIDENCES = [max_probability, margin, negative_entropy]
 DEPTH, DIM, CLASSES, SIDE = 5, 8, 4, 8
+TOKENS = 5  # of a sample, the class token among them
 EXITS = (1, 3, 4)
 EXACT = {"rtol": 0, "atol": 1e-10}  # for float64
 few = settings(max_examples=40, deadline=None, derandomize=True)
@@ -111,7 +113,7 @@ def test_without_early_exits_it_is_the_backbone(exits):
     assert model.exits == (DEPTH,)
     for execution in ("gathered", "masked"):
         assert torch.equal(model.predict(images, 0.5, execution=execution).logits, model.backbone(images))
-    assert torch.equal(model.predict(images, []).exit, torch.zeros(3, dtype=torch.int64))
+    assert torch.equal(model.predict(images, []).exit, torch.full((3,), DEPTH))
 
 
 def test_the_last_layer_may_be_named_as_an_exit():
@@ -183,7 +185,7 @@ def test_any_backbone_in_three_steps_may_have_exits():
     x = torch.tensor([[0.1, 0.2], [1.0, 2.0], [0.5, 0.3]])
     expected = torch.stack([2 * x.sum(1), 4 * x.sum(1), 8 * x.sum(1)])
     assert torch.allclose(model(x)[..., 0], expected)
-    assert model.predict(x, 0.95).exit.tolist() == [2, 0, 1]  # σ(0.6), σ(1.2); σ(6); σ(1.6), σ(3.2)
+    assert model.predict(x, 0.95).exit.tolist() == [3, 1, 2]  # σ(0.6), σ(1.2); σ(6); σ(1.6), σ(3.2)
 
 
 # Executions
@@ -194,20 +196,20 @@ def test_any_backbone_in_three_steps_may_have_exits():
     thresholds=st.one_of(st.floats(0, 1.1), st.lists(st.floats(0, 1.1), min_size=3, max_size=3)),
     confidence=st.sampled_from(CONFIDENCES),
     seed=st.integers(0, 100),
-    chunk=st.sampled_from([None, 1, 3, 100]),
+    rows=st.sampled_from([None, 1, 2 * TOKENS - 1, 3 * TOKENS, 1000]),
 )
 @few
 @torch.no_grad()
-def test_a_batch_leaves_as_its_samples_alone(batch, thresholds, confidence, seed, chunk):
+def test_a_batch_leaves_as_its_samples_alone(batch, thresholds, confidence, seed, rows):
     model, images = make_model(), make_images(batch, seed=seed)
     limits = thresholds if isinstance(thresholds, list) else [thresholds] * len(EXITS)
-    gathered = model.predict(images, thresholds, confidence=confidence, chunk=chunk)
+    gathered = model.predict(images, thresholds, confidence=confidence, rows=rows)
     masked = model.predict(images, thresholds, confidence=confidence, execution="masked")
     guesses = [guesses_of_one(model, image) for image in images]
     exits = [leave_alone(guess, limits, confidence) for guess in guesses]
     picked = torch.stack([guess[exit] for guess, exit in zip(guesses, exits, strict=True)])
     for prediction in (gathered, masked):
-        assert prediction.exit.tolist() == exits
+        assert prediction.exit.tolist() == [model.exits[exit] for exit in exits]
         assert prediction.exit.dtype == torch.int64
         torch.testing.assert_close(prediction.logits, picked, **EXACT)
         torch.testing.assert_close(prediction.confidence, confidence(picked), **EXACT)
@@ -216,7 +218,8 @@ def test_a_batch_leaves_as_its_samples_alone(batch, thresholds, confidence, seed
 @torch.no_grad()
 def test_the_samples_of_these_tests_leave_at_every_exit():
     exits = make_model().predict(make_images(200), 0.8).exit
-    assert torch.bincount(exits, minlength=len(EXITS) + 1).min() >= 5
+    assert exits.unique().tolist() == [*EXITS, DEPTH]
+    assert min((exits == layer).sum() for layer in (*EXITS, DEPTH)) >= 5
 
 
 @pytest.mark.parametrize("execution", ["gathered", "masked"])
@@ -229,9 +232,9 @@ def test_a_threshold_above_one_is_bit_for_bit_the_full_model(execution, confiden
         head.linear.weight *= 1000
     prediction = model.predict(images, threshold, confidence=confidence, execution=execution)
     assert torch.equal(prediction.logits, model.backbone(images))
-    assert (prediction.exit == len(EXITS)).all()
+    assert (prediction.exit == DEPTH).all()
     # while at 1 those leave whose confidence float32 rounds to 1, and these heads shout
-    assert (model.predict(images, 1.0, confidence=confidence, execution=execution).exit == 0).any()
+    assert (model.predict(images, 1.0, confidence=confidence, execution=execution).exit == EXITS[0]).any()
 
 
 @pytest.mark.parametrize("execution", ["gathered", "masked"])
@@ -243,7 +246,7 @@ def test_at_threshold_zero_all_leave_at_the_first_exit(execution, confidence, sc
     for parameter in model.heads.parameters():
         parameter *= scale  # undecided, as it is, or shouting
     prediction = model.predict(images, 0, confidence=confidence, execution=execution)
-    assert (prediction.exit == 0).all()
+    assert (prediction.exit == EXITS[0]).all()
     torch.testing.assert_close(prediction.logits, model(images)[0])
 
 
@@ -253,8 +256,8 @@ def test_a_larger_threshold_never_lets_a_sample_leave_earlier(confidence):
     model, images = make_model(), make_images(40)
     sweep = [model.predict(images, t, confidence=confidence).exit for t in np.linspace(0, 1.1, 12)]
     assert all((later >= earlier).all() for earlier, later in pairwise(sweep))
-    assert (sweep[0] == 0).all()
-    assert (sweep[-1] == len(EXITS)).all()
+    assert (sweep[0] == EXITS[0]).all()
+    assert (sweep[-1] == DEPTH).all()
     # one threshold raised, the others as they are
     one = [model.predict(images, [0.6, t, 0.7], confidence=confidence).exit for t in np.linspace(0, 1.1, 12)]
     assert all((later >= earlier).all() for earlier, later in pairwise(one))
@@ -267,7 +270,7 @@ def test_a_sure_sample_neither_waits_for_an_unsure_one_nor_takes_it_along():
     pair = images[[int(sure.argmin()), int(sure.argmax())]]
     for limit in (sure.min().item() + 1e-6, sure.max().item() - 1e-6):  # below the mean, and above it
         exits = model.predict(pair, [limit, 2.0, 2.0]).exit
-        assert exits.tolist() == [len(EXITS), 0]
+        assert exits.tolist() == [DEPTH, EXITS[0]]
 
 
 @torch.no_grad()
@@ -278,15 +281,14 @@ def test_a_block_meets_only_the_samples_that_are_still_there():
     for block in model.backbone.blocks:
         block.register_forward_pre_hook(lambda _, given: met.append(len(given[0])))
     model.predict(images, 0.8)
-    starts = [1, 2, 2, 3, 4]  # how many exits lie before block 1 … 5, plus one
-    assert met == [int((exits >= start - 1).sum()) for start in starts]
+    assert met == [int((exits >= layer).sum()) for layer in range(1, DEPTH + 1)]
     assert met[0] > met[1] > met[-1] > 0
     met.clear()
     model.predict(images, 0.0)
     assert met == [60]
     met.clear()
-    model.predict(images[:7], 2.0, chunk=3)
-    # chunk by chunk through the layers between two exits, of which 2 and 3 are one stretch
+    model.predict(images[:7], 2.0, rows=3 * TOKENS)
+    # three samples at a time through the layers between two exits, of which 2 and 3 are one stretch
     assert met == [3, 3, 1, *(3, 3, 3, 3, 1, 1), *(3, 3, 1), *(3, 3, 1)]
 
 
@@ -321,9 +323,9 @@ def test_counted_flops_fall_with_the_threshold_and_include_the_heads():
     assert sweep[-1] == embedding + block + head_flops(32)
     # between: layers and heads of those who were still there
     exits = model.predict(images, 0.7).exit
-    layers = sum(model.exits[exit] for exit in exits.tolist())
-    heads = sum(min(exit + 1, len(EXITS)) for exit in exits.tolist())
-    readouts = int((exits == len(EXITS)).sum())
+    layers = int(exits.sum())
+    heads = sum(sum(layer <= exit for layer in EXITS) for exit in exits.tolist())
+    readouts = int((exits == DEPTH).sum())
     assert sweep[2] == embedding + block // 32 * layers + head_flops(heads) + head_flops(readouts)
 
 
@@ -452,8 +454,8 @@ def test_a_confidence_at_the_threshold_is_enough():
     assert exit_index(torch.tensor([[0.5, 0.25], [0.0, 0.0]]), 0.5).tolist() == [0, 1]
     model = MultiExit(Counter(), [1, 2], heads=[Total(), Total()])
     x = torch.zeros(2, 3)  # heads that cannot tell: a confidence of exactly one half
-    assert model.predict(x, 0.5).exit.tolist() == [0, 0]
-    assert model.predict(x, math.nextafter(0.5, 1)).exit.tolist() == [2, 2]
+    assert model.predict(x, 0.5).exit.tolist() == [1, 1]
+    assert model.predict(x, math.nextafter(0.5, 1)).exit.tolist() == [3, 3]
 
 
 # Errors of the exits
@@ -468,9 +470,9 @@ def test_a_confidence_at_the_threshold_is_enough():
         ([-1], ValueError, "no exit after layer -1"),
         ([2, 2], ValueError, "once"),
         ([3, 1], ValueError, "rise"),
-        ([1.0], TypeError, "whole number"),
-        ([True], TypeError, "whole number"),
-        (["2"], TypeError, "whole number"),
+        ([1.0], TypeError, "exit must be an int"),
+        ([True], TypeError, "exit must be an int"),
+        (["2"], TypeError, "exit must be an int"),
     ],
 )
 @pytest.mark.usefixtures("as_users_run_it")
@@ -491,7 +493,7 @@ def test_backbones_and_heads_that_do_not_fit_are_refused():
         MultiExit(make_vit(depth=0), [])
     wrong = MultiExit(make_vit(), [1, 2], heads=[nn.Identity(), nn.Identity()])
     for run in (lambda x: wrong(x), lambda x: wrong.predict(x, 0.5)):
-        with pytest.raises(ValueError, match=r"exit 0, after layer 1, must give logits \[batch, classes\]"):
+        with pytest.raises(ValueError, match=r"the exit after layer 1 must give logits \[batch, classes\]"):
             run(make_images(2))
 
 
@@ -530,8 +532,9 @@ def test_a_bad_threshold_is_refused_where_there_is_no_early_exit_too():
     ("options", "says"),
     [
         ({"execution": "fused"}, "'gathered' or 'masked'"),
-        ({"chunk": 0}, "from 1 on"),
-        ({"chunk": 2, "execution": "masked"}, "for 'gathered'"),
+        ({"rows": 0}, "at least 1 tokens"),
+        ({"rows": 2, "execution": "masked"}, "the work of 'gathered'"),
+        ({"confidence": "state"}, "function of logits, or one of 'max_probability'"),
         ({"confidence": lambda logits: max_probability(logits).mean()}, "each sample on its own"),
         ({"confidence": lambda logits: logits.amax(-1) * math.nan}, "NaN"),
         ({"confidence": lambda logits: logits.amax(-1) * math.nan, "execution": "masked"}, "NaN"),
@@ -605,6 +608,82 @@ def test_confidences_of_another_shape_are_refused(confidence):
 def test_losses_that_cannot_be_are_refused(logits, labels, weights, error, says):
     with pytest.raises(error, match=says):
         exit_loss(logits, labels, weights=weights)
+
+
+# Around it
+
+
+def test_the_exit_of_a_sample_is_the_layer_after_which_it_left():
+    model, images = make_model(), make_images(60)
+    with record(model, MultiExit) as records:
+        for execution in ("gathered", "masked"):
+            model.predict(images, 0.8, execution=execution)
+    gathered, masked = records[""]
+    logits = model(images)
+    assert gathered.exit.unique().tolist() == [*EXITS, DEPTH]
+    assert torch.equal(gathered.exit, masked.exit)
+    index = torch.tensor([model.exits.index(layer) for layer in masked.exit.tolist()])
+    assert torch.equal(index, exit_index(max_probability(logits), 0.8))
+    assert torch.equal(masked.logits, logits[index, torch.arange(60)])
+
+
+@pytest.mark.parametrize(
+    ("name", "function"),
+    [("max_probability", max_probability), ("softmax_diff", margin), ("negative_entropy", negative_entropy)],
+)
+def test_a_confidence_may_be_given_by_its_name(name, function):
+    model, images = make_model(), make_images(40)
+    named, given = (model.predict(images, 0.7, confidence=confidence) for confidence in (name, function))
+    assert torch.equal(named.exit, given.exit)
+    assert torch.equal(named.confidence, given.confidence)
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+def test_rows_are_a_whole_number_of_tokens():
+    with pytest.raises(TypeError, match="rows must be an int, a number of tokens"):
+        make_model().predict(make_images(2), 0.5, rows=2.5)
+
+
+@pytest.mark.parametrize("limit", [0.1, 1 / 3, 0.7, 1 + 1e-12])
+def test_a_threshold_is_compared_exactly_in_float32(limit):
+    near = torch.tensor([limit], dtype=torch.float32)
+    confidence = torch.cat([near, near.nextafter(torch.zeros(1)), near.nextafter(torch.full((1,), 2.0))])
+    expected = [0 if value >= limit else 1 for value in confidence.tolist()]
+    assert exit_index(torch.stack([confidence, confidence]), limit).tolist() == expected
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+def test_arrays_and_lists_are_told_how_to_become_tensors():
+    logits, labels = torch.zeros(2, 3, 4), torch.tensor([0, 1, 2])
+    for run in (
+        lambda: exit_loss(logits, labels.numpy()),
+        lambda: exit_loss(logits.numpy(), labels),
+        lambda: max_probability(logits.numpy()),
+        lambda: exit_index([[0.5]], 0.5),
+        lambda: make_model().predict(make_images(2).numpy(), 0.5),
+    ):
+        with pytest.raises(TypeError, match=r"must be a tensor; got .*torch\.as_tensor"):
+            run()
+
+
+def test_losses_and_confidences_have_gradients_per_sample():
+    logits, labels = torch.randn(3, 5, 4, generator=seeded(3)), torch.randint(4, (5,), generator=seeded(4))
+
+    def loss(one: Tensor, label: Tensor) -> Tensor:
+        return exit_loss(one[:, None], label[None])
+
+    each = torch.func.vmap(torch.func.grad(loss), in_dims=(1, 0))(logits, labels)
+    expected = [torch.func.grad(loss)(logits[:, sample], labels[sample]) for sample in range(5)]
+    torch.testing.assert_close(each, torch.stack(expected))
+    for confidence in CONFIDENCES:
+        together = torch.func.vmap(confidence)(logits)
+        torch.testing.assert_close(together, confidence(logits))
+
+
+def test_the_logits_of_all_exits_can_be_exported():
+    model, images = make_model(), make_images(3)
+    exported = torch.export.export(model, (images,)).module()
+    torch.testing.assert_close(exported(images), model(images), **EXACT)
 
 
 # On a GPU
