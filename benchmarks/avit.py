@@ -53,7 +53,7 @@ def _race(dim: int, batch: int, tokens: int, quick: bool, *, repeats: int = 15) 
     chunks = sorted({min(chunk, batch) for chunk in (*CHUNKS, batch)})
     ours: Ways = {f"about {rows} tokens at a time": partial(gathered, rows) for rows in ROWS}
     peer: Ways = {f"{chunk} images at a time": partial(dense, chunk) for chunk in chunks}
-    return race(ours, peer, modules=(model, vit), repeats=repeats)
+    return race(ours, peer, repeats=repeats)
 
 
 def _row(dim: int, batch: int, tokens: int, quick: bool) -> Row:

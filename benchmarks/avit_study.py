@@ -151,14 +151,14 @@ def pay(models: dict[float | str, nn.Module], images: Tensor, *, repeats: int = 
         return min(places, key=timing.seconds.__getitem__)
 
     best = fastest(PLAIN, "dense")
-    whole = count(partial(dense, plain, len(images)), modules=plain).flops
+    whole = count(partial(dense, plain, len(images))).flops
     rows: dict[float | str, dict[str, Any]] = {
         PLAIN: {"images a second": len(images) / timing.seconds[best], "images at a time": ways[best][2]}
     }
     for weight, model in halting.items():
         here = fastest(weight, "gathered")
         rows[weight] = {
-            "share of FLOPs": count(partial(gathered, model, ways[here][2]), modules=model).flops / whole,
+            "share of FLOPs": count(partial(gathered, model, ways[here][2])).flops / whole,
             "throughput": list(timing.ratio(best, here)),
             "tokens at a time": ways[here][2],
             "throughput, masked": list(timing.ratio(best, fastest(weight, "masked"))),

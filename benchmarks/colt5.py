@@ -44,7 +44,7 @@ def _race(length: int, quick: bool, *, repeats: int = 15) -> Race:
         chunks = sorted({max(number // length, 1) for number in (tokens // 8, tokens // 2, tokens)})
         return {f"{chunk * length} tokens at a time": partial(run, model, chunk) for chunk in chunks}
 
-    return race(ways(ours), ways(dense), modules=(ours, dense), repeats=repeats)
+    return race(ways(ours), ways(dense), repeats=repeats)
 
 
 def _row(length: int, quick: bool) -> Row:

@@ -16,7 +16,8 @@ from tqdm.auto import tqdm
 from benchmarks.study import head, interval, rounded, write
 from dynlib.cost import count
 from dynlib.data import Needles, needles
-from dynlib.tokens.colt5 import ConditionalAttention, Router, record
+from dynlib.deciding import record
+from dynlib.tokens.colt5 import ConditionalAttention, Router
 from dynlib.training import train
 from dynlib.zoo.needles import NeedleReader, reading_loss
 
@@ -79,9 +80,9 @@ def measure(model: NeedleReader, test: Needles) -> dict[str, Any]:
     """
     logits, chosen = [], []
     for tokens in test.tokens.split(FEW):
-        with record(model) as routed:
+        with record(model, Router) as routed:
             logits.append(model(tokens))
-        chosen.append({name: each.mask for name, each in routed.items()})
+        chosen.append({name: each.mask for name, (each,) in routed.items()})
     said = torch.cat(logits)
     rows = torch.arange(len(test))
     routers = {}

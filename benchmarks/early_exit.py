@@ -35,8 +35,10 @@ def _measure(dim: int, batch: int, quick: bool) -> Row:
     images = torch.rand(batch, 1, side, side, generator=torch.Generator().manual_seed(0))
     thresholds = _thresholds(max_probability(model(images)), round(LEAVING * batch))
 
+    tokens = vit.embed(images[:1]).shape[1]
+
     def gathered(chunk: int | None) -> Tensor:
-        return model.predict(images, thresholds, chunk=chunk).logits
+        return model.predict(images, thresholds, rows=None if chunk is None else chunk * tokens).logits
 
     def dense(chunk: int | None) -> Tensor:
         return torch.cat([vit(part) for part in images.split(chunk or batch)])
@@ -45,7 +47,6 @@ def _measure(dim: int, batch: int, quick: bool) -> Row:
     run = race(
         {name: partial(gathered, chunk) for name, chunk in chunks.items()},
         {name: partial(dense, chunk) for name, chunk in chunks.items()},
-        modules=(model, vit),
         repeats=7 if quick else 15,
     )
     return Row(

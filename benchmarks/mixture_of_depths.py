@@ -12,7 +12,8 @@ from benchmarks.race import Race, Ways, race, where_it_pays
 from benchmarks.table import Case, Row
 from dynlib.backbone import CausalLM
 from dynlib.cost import count, timed
-from dynlib.tokens.mixture_of_depths import MixtureOfDepths, record
+from dynlib.deciding import record
+from dynlib.tokens.mixture_of_depths import MixtureOfDepths
 
 # features of a token, tokens, capacity, every how many blocks; 32 samples each
 SIZES = (
@@ -90,7 +91,7 @@ def _race(dim: int, tokens: int, capacity: float, every: int, quick: bool, *, re
                 found[f"its dense layers {within} samples at a time"] = partial(run, model, batch, within)
         return found
 
-    return race(ways(ours, every > 1), ways(dense, False), modules=(ours, dense), repeats=repeats)
+    return race(ways(ours, every > 1), ways(dense, False), repeats=repeats)
 
 
 def _row(dim: int, tokens: int, capacity: float, every: int, quick: bool) -> Row:
@@ -138,7 +139,7 @@ def _steps(quick: bool) -> Row:
 
     timing = timed(partial(write, ours), partial(write, dense), repeats=9, warmup=1)
     share, low, high = timing.ratio(0, 1)
-    few, all_ = count(write, ours, modules=ours).flops, count(write, dense, modules=dense).flops
+    few, all_ = count(write, ours).flops, count(write, dense).flops
     return Row(
         mechanism=f"mixture of depths, {_share(capacity, 2)}, writing with a cache",
         size=f"dim {dim}, {len(ours.blocks)} layers, batch 1, {tokens} tokens one by one",
@@ -156,12 +157,12 @@ def _calibrate(model: CausalLM, text: Tensor) -> float:
     layers = [block for block in model.blocks if isinstance(block, MixtureOfDepths)]
     for number, layer in enumerate(layers):
         layer.routing = "predictor"
-        with record(model) as routed:
+        with record(model, MixtureOfDepths) as routed:
             model(text)
-        said = routed[number].predicted
+        said = list(routed.values())[number][0].predicted
         assert said is not None
         assert isinstance(layer.predictor, torch.nn.Sequential)
         layer.predictor[-1].bias -= said.quantile(1 - layer.capacity)
-    with record(model) as routed:
+    with record(model, MixtureOfDepths) as routed:
         model(text)
-    return torch.stack([layer.mask for layer in routed]).double().mean().item()
+    return torch.stack([layer.mask for (layer,) in routed.values()]).double().mean().item()

@@ -23,7 +23,8 @@ from benchmarks.study import head, write
 from dynlib.backbone import CausalLM
 from dynlib.cost import count
 from dynlib.data import encode, topics
-from dynlib.tokens.mixture_of_depths import MixtureOfDepths, set_routing
+from dynlib.deciding import setting
+from dynlib.tokens.mixture_of_depths import MixtureOfDepths
 from dynlib.training import History, train
 from dynlib.zoo.recipes import (
     SMALL,
@@ -100,9 +101,8 @@ def measure(model: CausalLM) -> dict[str, float]:
     results: Numbers = {"flops": flops_per_token(model), **small_lm_figures(model)}
     if any(isinstance(block, MixtureOfDepths) and block.routing == "top_k" for block in model.blocks):
         for routing in ("threshold", "predictor"):
-            set_routing(model, routing)
-            results[f"flops_by_{routing}"] = flops_per_token(model)
-        set_routing(model, "top_k")
+            with setting(model, MixtureOfDepths, routing=routing):
+                results[f"flops_by_{routing}"] = flops_per_token(model)
     return {key.replace("test_", ""): value for key, value in results.items()}
 
 

@@ -4,8 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
-
 from dynlib.cost import count, machine_peak, timed
 
 Ways = dict[str, Callable[[], Any]]
@@ -51,7 +49,7 @@ class Race:
         }
 
 
-def race(ours: Ways, peer: Ways, *, modules: tuple[nn.Module, nn.Module], repeats: int = 15) -> Race:
+def race(ours: Ways, peer: Ways, *, repeats: int = 15) -> Race:
     """Choose the fastest way of each side in a heat, then time these two alone, so that the choice does not flatter.
 
     FLOPs are those of the chosen ways, counted.
@@ -63,7 +61,7 @@ def race(ours: Ways, peer: Ways, *, modules: tuple[nn.Module, nn.Module], repeat
     runs = ours[names[0]], peer[names[1]]
     timing = timed(*runs, repeats=repeats, warmup=0)
     share, low, high = timing.ratio(0, 1)
-    few, all_ = (count(run, modules=module).flops for run, module in zip(runs, modules, strict=True))
+    few, all_ = (count(run).flops for run in runs)
     return Race(*names, (few, all_), (timing.seconds[0], timing.seconds[1]), share, (low, high))
 
 

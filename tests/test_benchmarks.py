@@ -94,7 +94,6 @@ def test_a_race_takes_each_side_in_its_fastest_way_and_counts_that_way():
         run = race(
             {"slow": lambda: large(many), "fast": lambda: small(few)},
             {"one": lambda: large(many), "twice": lambda: (large(many), large(many))},
-            modules=(torch.nn.ModuleList([small, large]), large),
             repeats=7,
         )
     assert (run.ours, run.peer) == ("fast", "one")

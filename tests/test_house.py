@@ -15,7 +15,20 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "dynlib"
 
-GROUND = {"choice", "cost", "data", "backbone", "causes", "checks", "training", "plotting", "page"}
+GROUND = {
+    "inputs",
+    "transforms",
+    "deciding",
+    "choice",
+    "cost",
+    "data",
+    "backbone",
+    "causes",
+    "checks",
+    "training",
+    "plotting",
+    "page",
+}
 ROOMS = {"depth", "tokens", "width"}
 ABOVE = {"edge", "kernels", "zoo"}
 

@@ -32,8 +32,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dynlib.backbone import Block, CausalLM, LayerCache
-from dynlib.choice.inputs import widen
 from dynlib.depth.early_exit import margin
+from dynlib.inputs import widen
 
 Confidence = Literal["softmax_diff", "state", "classifier"]
 

@@ -1,17 +1,34 @@
-"""How many tokens of a sequence are chosen, and which: the part that CoLT5 and Mixture-of-Depths share.
+"""How many tokens of a sequence are chosen, which, and their record: what CoLT5 and Mixture-of-Depths share.
 
 Source: arXiv:2202.09368 (the layer picks its tokens, not the token its layer: expert choice).
 """
 
 import math
 from numbers import Real
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from dynlib.choice.inputs import check_filled
+from dynlib.inputs import check_filled
+
+
+class Routed(NamedTuple):
+    """Whom one router chose in one call, and why."""
+
+    mask: Bool[Tensor, "batch tokens"]
+    """True where a token was routed, and the layer's block or heavy branch runs."""
+    weight: Float[Tensor, "batch tokens"]
+    """What the update of a routed token is multiplied by: s̃ in CoLT5, r or σ(r) in Mixture-of-Depths; 0 for others."""
+    scores: Float[Tensor, "batch tokens"] | None
+    """What the router said of each token, s or r; None if it was not asked, under even routing."""
+    present: Bool[Tensor, "batch tokens"]
+    """False for what is only there to fill up a shorter sequence."""
+    routing: str
+    """What decided: the layer's ``routing``, or what a cache made of it."""
+    predicted: Float[Tensor, "batch tokens"] | None = None
+    """Log-odds that a predictor gives to being among the k; None if there is none."""
 
 
 def kept(capacity: float | int, tokens: int) -> int:

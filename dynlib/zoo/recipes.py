@@ -14,18 +14,12 @@ from tqdm.auto import tqdm
 
 from dynlib.backbone import Block, CausalLM, ViT
 from dynlib.data import cluttered_digits, encode, needles, topics, windows
+from dynlib.deciding import record, setting
 from dynlib.depth.calm import masked_exits
 from dynlib.depth.early_exit import MultiExit, exit_loss
 from dynlib.tokens.avit import AdaptiveViT, Halted, ponder_loss
-from dynlib.tokens.mixture_of_depths import (
-    MixtureOfDepths,
-    Routed,
-    Routing,
-    predictor_loss,
-    record,
-    routing_loss,
-    set_routing,
-)
+from dynlib.tokens.mixture_of_depths import MixtureOfDepths, Routing, predictor_loss, routing_loss
+from dynlib.tokens.routing import Routed
 from dynlib.zoo.needles import NeedleReader, reading_loss
 
 NEEDLES_STEPS = 360
@@ -222,7 +216,7 @@ def small_lm_loss(model: nn.Module, *, seed: int = 0, router: float = 0.1) -> Ca
 
         if not ranked:
             return read()
-        with record(model) as routed:
+        with record(model, MixtureOfDepths) as routed:
             value = read()
         return value + predictor_loss(routed) + (router * routing_loss(routed) if router else 0.0)
 
@@ -251,20 +245,19 @@ def small_lm_figures(model: nn.Module) -> Numbers:
     layers = [module for module in model.modules() if isinstance(module, MixtureOfDepths)]
     if not layers or layers[0].routing != "top_k":
         return figures
-    with record(model) as routed:
+    with record(model, MixtureOfDepths) as records:
         window_bits(model)
+    routed = [one for calls in records.values() for one in calls]
     for routing in ("threshold", "predictor"):
-        said = [layer.logits if routing == "threshold" else layer.predicted for layer in routed]
+        said = [layer.scores if routing == "threshold" else layer.predicted for layer in routed]
         figures[f"agreement_of_{routing}"] = _agreement(routed, said)
     causal: tuple[Routing, ...] = ("threshold", "predictor")
     for routing in causal:
-        set_routing(model, routing)
-        with record(model) as routed:
+        with setting(model, MixtureOfDepths, routing=routing), record(model, MixtureOfDepths) as records:
             figures[f"test_bits_per_character_by_{routing}"] = window_bits(model)
         figures[f"share_routed_by_{routing}"] = (
-            torch.cat([layer.mask.flatten() for layer in routed]).float().mean().item()
+            torch.cat([one.mask.flatten() for calls in records.values() for one in calls]).float().mean().item()
         )
-    set_routing(model, "top_k")
     return figures
 
 

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from dynlib.backbone import CausalLM
 from dynlib.data import cluttered_digits, encode, needles, topics
-from dynlib.tokens.mixture_of_depths import MixtureOfDepths, predictor_loss, record, routing_loss, set_routing
+from dynlib.deciding import record, setting
+from dynlib.tokens.mixture_of_depths import MixtureOfDepths, predictor_loss, routing_loss
 from dynlib.zoo import FOLDER, bits_per_character, card, load, names, save
 from dynlib.zoo.__main__ import main
 from dynlib.zoo.recipes import (
@@ -375,13 +376,13 @@ def test_a_mixture_of_depths_is_taught_three_things_and_a_dense_model_one() -> N
     tokens = encode("\n\n".join(topics("train").values()))
     starts = torch.randint(len(tokens) - 128, (12,), generator=generator)
     batch = torch.stack([tokens[start : start + 129] for start in starts.tolist()])
-    with record(model) as routed:
+    with record(model, MixtureOfDepths) as routed:
         logits = model(batch[:, :-1])
     read = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
     torch.testing.assert_close(without, read + predictor_loss(routed))
     torch.testing.assert_close(with_router, without + 0.5 * routing_loss(routed))
-    set_routing(model, "threshold")  # nobody is ranked, and so there is no label
-    torch.testing.assert_close(small_lm_loss(model)(3), F.cross_entropy(model(batch[:, :-1]).mT, batch[:, 1:]))
+    with setting(model, MixtureOfDepths, routing="threshold"):  # nobody is ranked, and so there is no label
+        torch.testing.assert_close(small_lm_loss(model)(3), F.cross_entropy(model(batch[:, :-1]).mT, batch[:, 1:]))
 
 
 def test_the_shipped_mixture_of_depths_is_as_good_as_its_card_says_and_as_cheap() -> None:
