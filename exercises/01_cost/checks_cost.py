@@ -11,6 +11,20 @@ from dynlib.backbone import Block, CausalLM
 from dynlib.checks import Task
 from dynlib.cost import count
 
+
+def an_int(check: Task, *found: object) -> None:
+    """All of them are whole numbers of Python's own."""
+    for got in found:
+        check.true(
+            "an int",
+            type(got) is int,
+            tested="the type of the result",
+            expected="int",
+            got=type(got).__name__,
+            likely="// divides whole numbers and gives one, / gives a float; .item() makes a number of a tensor",
+        )
+
+
 # ---- task 1: block_flops
 
 Sizes = tuple[int, int, int, int, int]
@@ -31,6 +45,7 @@ def block_flops(
     def yours(*block: int) -> int:
         return answer(**dict(zip(("batch", "tokens", "dim", "heads", "hidden"), block, strict=True)))
 
+    an_int(check, yours(1, *base))
     # Each part alone, as the difference of two blocks that differ in one size.
     one, wider = (1, tokens, dim, number, hidden), (1, tokens, dim, number, hidden + 1)
     expected = _counted(*wider) - _counted(*one)
@@ -122,6 +137,7 @@ def linear_bytes(
     on, item = f"{inputs} inputs, {outputs} outputs, {dtype}", dtype.itemsize
     weight, _, activations = _tensors(2, inputs, outputs, dtype, False)
     one, two, three = (answer(rows, inputs, outputs, dtype, bias=False) for rows in (1, 2, 3))
+    an_int(check, one, two, three)
     check.equal(
         "activations",
         three - two,
@@ -241,6 +257,7 @@ def decode_flops(
 ) -> None:
     """Task 4: tokens and pairs of one generation apart, then models of these sizes on texts (prompt, new)."""
     squares = prompt * prompt
+    an_int(check, *(answer(prompt, new, per_token=7, per_pair=3, cache=cache) for cache in (True, False)))
     check.equal(
         "first pass",
         [answer(prompt, 1, **kind, cache=True) for kind in (TOKENS, PAIRS)],

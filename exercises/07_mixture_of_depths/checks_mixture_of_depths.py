@@ -3,7 +3,7 @@ weights; what is right is found token by token, and models that look ahead are m
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -15,7 +15,7 @@ from dynlib.checks import Task
 from dynlib.cost import count
 from dynlib.tokens.mixture_of_depths import MixtureOfDepths
 
-TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.bfloat16: 2e-2}
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
 
 class Listener:
@@ -713,7 +713,7 @@ def routing_losses(
 def _one_loss(check: Task, answer: Callable[[Tensor, Tensor], Tensor], r: Tensor, mask: Tensor) -> None:
     large = bool(r.abs().max() > 50)
     on = f"r = {r.tolist() if r.numel() < 9 else list(r.shape)}, {r.dtype}; among the k: {_routed(mask)}"
-    tolerance = 1e-6 if r.dtype == torch.float64 else 1e-5
+    tolerance = 1e-10 if r.dtype == torch.float64 else 1e-5
     with check.untouched(tested=on, r=r, mask=mask):
         loss = answer(r, mask)
     check.equal("one number", _shape(loss), (), tested=on, likely="the mean over all tokens of all rows")
@@ -767,6 +767,7 @@ def _loss_of_predictor(
         loss.detach() if isinstance(loss, Tensor) else loss,
         torch.tensor(_mean(each(odds, mask)), dtype=x.dtype),
         tested=on,
+        tolerance=1e-10,
         likely="the same loss, of predictor(x)",
         mistakes={says: torch.tensor(float(no), dtype=x.dtype) for says, no in _mistaken_losses(odds, mask).items()},
     )
@@ -787,7 +788,7 @@ def _loss_of_predictor(
             one,
             other,
             tested=f"the gradients of its weights: (sigmoid - membership) / {odds.numel()} at its output; {on}",
-            tolerance=1e-7,
+            tolerance=1e-10,
         )
     check.close(
         "x is left alone",
@@ -902,6 +903,7 @@ def causal_step(
             states,
             expected,
             tested=f"a text of {len(values)} tokens, step by step, through {name} and nothing else",
+            tolerance=1e-10,
             likely="r times the update, plus x, where a token runs; x where it passes by; the cache that was given is "
             "the layer's only memory",
             mistakes={says: whole([kind], values, **slip)[0] for says, slip in _STEPS.items()},
@@ -948,6 +950,7 @@ def _together(check: Task, answer: Callable[..., Tensor], kinds: list[Kind], val
         states,
         expected,
         tested="the states after the last of these layers",
+        tolerance=1e-10,
         likely="each layer gets what the one before it gave",
         mistakes={
             "each layer gets what the one before it gave, not the first state": alone[-1][0],
@@ -1150,6 +1153,7 @@ def predict(
         _agreement(check, agreement, log_odds.clone(), mask.clone())
 
 
+@cache
 def _measured(seed: int) -> dict[str, float | str]:
     """What comes out, counted on a small model of eight layers and tried on one that reads other endings."""
     torch.manual_seed(seed)

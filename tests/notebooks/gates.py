@@ -573,6 +573,7 @@ CONVERTED: set[str] = {
     "00_start_here",
     "01_cost",
     "02_gumbel",
+    "03_perturbed",
     "04_early_exit",
     "05_painters",
 }

@@ -1,5 +1,7 @@
 """`make progress` grades any notebook that a learner leaves in work/, and `make lab` never overwrites one."""
 
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -7,12 +9,14 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbformat import NotebookNode
+from nbgrader.utils import compute_checksum
 
 import tools.notebooks
 import tools.progress
 import tools.work
 from tests.notebooks import toys
-from tools.progress import Points, bar, grade, report
+from tools.notebooks import ROOT
+from tools.progress import Points, bar, chosen, grade, notes, report
 
 FULL = {task: (float(points), float(points)) for task, points in toys.POINTS.items()}
 NAME = "99_toys"
@@ -73,7 +77,7 @@ def test_a_syntax_error_costs_its_own_task_alone(course: Path) -> None:
     toys.cell_of(notebook, "halve-answer").source = "def halve(x:\n    return x / 2"
     results = grade(put(course, notebook))
     assert points(results) == FULL | {"halve": (0, 4)}
-    assert results["halve"].reason == "name 'halve' is not defined"
+    assert results["halve"].reason == "your answer stopped with SyntaxError: '(' was never closed (line 1)"
 
 
 def test_the_reason_is_the_first_line_that_the_learner_saw(course: Path) -> None:
@@ -163,7 +167,8 @@ def test_an_answer_that_takes_the_first_interrupt_is_stopped_by_the_second(
 def test_a_kernel_that_dies_keeps_what_was_earned_before(course: Path, death: str) -> None:
     results = grade(put(course, blank(**toys.RIGHT | {"halve": death})))
     assert points(results) == {"double": (3, 3), "halve": (0, 4), "negate": (0, 2)}
-    assert results["halve"].reason == "the kernel died while the notebook ran (out of memory?)"
+    died = "the kernel died in the cell 'halve-check': out of memory, or ended by os._exit or a signal?"
+    assert results["halve"].reason == results["negate"].reason == died
 
 
 @pytest.mark.parametrize(
@@ -186,12 +191,70 @@ def test_a_file_that_is_no_notebook_brings_nothing_and_a_sentence(
     assert all(found.reason.startswith(says) and "\n" not in found.reason for found in results.values())
 
 
-def test_a_cell_that_is_there_twice_is_named(course: Path) -> None:
-    notebook = solved()
-    notebook.cells.append(nbformat.from_dict(toys.cell_of(notebook, "double-answer") | {"id": "copied"}))
+STRANGE = toys.strange(toys.released(toys.unit(voice=False, above=True)))
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_what_learners_do_to_a_notebook_brings_the_points_that_were_earned(course: Path, name: str) -> None:
+    put(course, toys.unit(voice=False, above=True), where="solutions")
+    notebook, expected = STRANGE[name]
     results = grade(put(course, notebook))
-    assert points(results) == {task: (0, most) for task, (_, most) in FULL.items()}
-    assert "'double-answer' is there twice, delete one of the two" in results["double"].reason
+    assert {task: found.got for task, found in results.items()} == expected, results
+    for task, says in SAYS.get(name, {}).items():
+        assert says in results[task].reason
+    for found in results.values():
+        assert "delete" not in found.reason, "JupyterLab deletes no copy of an answer: the advice cannot be followed"
+        assert bool(found.reason) == (found.got < found.most)
+
+
+SAYS = {
+    "split in the middle of the function": {
+        "double": "your answer stopped with SyntaxError: 'return' outside function (line 1); your answer stands in 2"
+    },
+    "an older answer pasted below": {"double": "your answer stands in 2 cells, which ran in their order"},
+    "an answer deleted": {"double": "the cell 'double-answer' is not there"},
+    "checks = []": {
+        "halve": "the name 'checks' is used again in the cell that begins `checks = []`",
+        "negate": "the name 'checks' is used again in the cell that begins `checks = []`",
+    },
+    "the name of the answer used again": {
+        "halve": "the name 'halve' is used again in the cell that begins `halve = 0.5`"
+    },
+    "exit() in an answer": {"halve": "exit() and quit() end the kernel"},
+    "sys.exit() in an answer": {"halve": "SystemExit"},
+    "os._exit in a cell": {"halve": "the cell that begins `import os; os._exit(0)`", "negate": "os._exit"},
+}
+
+
+@pytest.mark.parametrize(
+    ("cell", "name"),
+    [
+        ("torch = None", "torch"),
+        ("del torch", "torch"),
+        ("for torch in range(3):\n    pass", "torch"),
+        ("import math as torch", "torch"),
+        ("if True:\n    def halve(x): ...", "halve"),
+        ("try:\n    1 / 0\nexcept ZeroDivisionError as torch:\n    pass", "torch"),
+        ("%time\nwith open('x', 'w') as torch:\n    pass", "torch"),
+        ("(sum := 3)", "sum"),
+    ],
+)
+def test_a_name_that_is_used_again_is_named_with_its_cell(cell: str, name: str) -> None:
+    cells = [
+        _code("import torch", "setup"),
+        _code("def halve(x):\n    return torch.add(x, sum([x]))", "halve-answer", solution=True),
+        _code("import torch\nnew = torch.nn", None),
+        _code(cell, None),
+        _code("def other(torch):\n    sum = torch", None),
+        _code("halve(2)", "halve-check", grade=True, points=1),
+    ]
+    found = tools.progress._used_again("halve", [cells[1]], 5, cells)
+    assert {used: place.source for used, place in found.items()} == {name: cell}
+
+
+def _code(source: str, name: str | None, **marks: object) -> NotebookNode:
+    told = {"grade_id": name, "locked": "solution" not in marks, **marks}
+    return nbformat.v4.new_code_cell(source, metadata={} if name is None else {"nbgrader": told})
 
 
 def test_every_unit_in_work_is_graded_whatever_happens_to_another_and_nothing_is_written(
@@ -220,9 +283,114 @@ def test_every_unit_in_work_is_graded_whatever_happens_to_another_and_nothing_is
 def test_nothing_to_grade_is_said_in_a_sentence(
     course: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], says: str
 ) -> None:
+    monkeypatch.chdir(course)
+    (course / "lectures").mkdir()
+    for name in (NAME, "other"):
+        nbformat.write(toys.lecture(), course / "lectures" / f"{name}.ipynb")
     monkeypatch.setattr(sys, "argv", ["progress", *arguments])
     with pytest.raises(SystemExit, match=says):
         tools.progress.main()
+
+
+def test_a_notebook_is_found_by_unit_by_path_and_by_folder(course: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(course)
+    here = put(course, solved())
+    other = course / "elsewhere" / "my copy.ipynb"
+    other.parent.mkdir()
+    nbformat.write(solved(), other)
+    for name in (NAME, f"{NAME}/", f"work/{NAME}", f"work/{NAME}/{NAME}.ipynb", str(here), "work"):
+        assert {label: path.resolve() for label, path in chosen([name]).items()} == {NAME: here}, name
+    for name in ("elsewhere/my copy.ipynb", "elsewhere"):
+        assert chosen([name]) == {"elsewhere/my copy.ipynb": Path("elsewhere/my copy.ipynb")}
+    assert list(chosen([NAME, "elsewhere", str(here), NAME])) == [NAME, "elsewhere/my copy.ipynb"]
+    assert tools.progress.unit_of(other) == NAME, "its tasks say where a renamed notebook belongs"
+
+
+def test_a_notebook_elsewhere_is_run_with_the_modules_beside_it_alone(course: Path) -> None:
+    notebook = blank(**toys.RIGHT | {"double": "import beside\nreturn beside.double(x)"})
+    halve = "from pathlib import Path\nassert {p.name for p in Path().iterdir()} == {'beside.py'}\nreturn x / 2"
+    path = course / "downloads" / "my copy.ipynb"
+    (path.parent / "deep").mkdir(parents=True)
+    (path.parent / "film.bin").write_bytes(b"0" * 100)
+    (path.parent / "beside.py").write_text("def double(x):\n    return x + x\n")
+    nbformat.write(toys.answered(notebook, halve=halve), path)
+    assert points(grade(path)) == FULL
+
+
+def test_the_teachers_checks_are_used_and_no_file_of_the_learners_stands_in_for_a_package(course: Path) -> None:
+    source = toys.beside()
+    put(course, source, where="solutions")
+    teachers = course / "solutions" / NAME / "checks_toys.py"
+    teachers.write_text(toys.CHECKS)
+    notebook = toys.answered(toys.released(source), **toys.RIGHT | {"negate": "import beside\nreturn beside.negate(x)"})
+    wrong = toys.answered(notebook, double="return 0", halve="return 0")
+    rewrite = f"%%writefile checks_toys.py\n{toys.BLIND}"
+    wrong.cells.insert(0, nbformat.v4.new_code_cell(rewrite))
+    path = put(course, wrong)
+    (path.parent / "checks_toys.py").write_text(toys.BLIND)
+    (path.parent / "beside.py").write_text("def negate(x):\n    return -x\n")
+    (path.parent / "dynlib").mkdir()
+    for name in ("checks.py", "torch.py", "dynlib/__init__.py", "dynlib/checks.py", "ipykernel_launcher.py", "json.py"):
+        (path.parent / name).write_text("raise SystemExit('this is not the package')")
+    before = {file: file.read_bytes() for file in path.parent.rglob("*") if file.is_file()}
+    assert points(grade(path)) == FULL | {"double": (0, 3), "halve": (0, 4)}
+    assert {file: file.read_bytes() for file in path.parent.rglob("*") if file.is_file()} == before
+
+
+def test_the_notes_say_what_is_old_and_what_stands_in_for_a_package(
+    course: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tools.notebooks, "EXERCISES", course / "exercises")
+    notebook = solved()
+    for cell in notebook.cells:
+        cell.metadata.nbgrader.checksum = compute_checksum(cell)
+    put(course, notebook, where="exercises")
+    path = put(course, notebook)
+    toys.cell_of(notebook, "double-answer").source = "the learner's"
+    assert notes(put(course, notebook)) == []
+    for name in ("halve-check", "negate-task"):
+        toys.cell_of(notebook, name).metadata.nbgrader.checksum = "0"
+    put(course, notebook, where="exercises")
+    (course / "solutions" / NAME / "checks_toys.py").write_text("pass")
+    (path.parent / "checks_toys.py").write_text("another")
+    (path.parent / "dynlib").mkdir()
+    for name in ("dynlib/checks.py", "torch.py", "json.py", "helpers.py"):
+        (path.parent / name).write_text("")
+    told = notes(path)
+    assert told[0].startswith("made from an older exercise ('halve-check' and 1 more changed since)")
+    assert [note.split()[0] for note in told] == ["made", "checks_toys.py", "dynlib", "json.py", "torch.py"]
+    assert "is used" in told[1]
+    assert "`make lab` brings it back" in told[1]
+    table = report({NAME: {"double": Points(1, 1)}}, {NAME: told}).splitlines()
+    assert table[1] == f"  note: {told[0]}"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "cp932", "latin-1", "utf-8"])
+def test_the_table_can_be_written_whatever_the_terminal_takes(encoding: str) -> None:
+    told = r"Points(1, 2, 'got \u03b5 \u2026 \ud800 \x1b[31m'), 'b': Points(2, 2)"
+    code = f"from tools.progress import Points, report; print(report({{'01_one': {{'a': {told}}}}}))"
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding}
+    )
+    assert ran.returncode == 0, ran.stderr.decode()
+    table = ran.stdout.decode(encoding).splitlines()
+    assert table[0].endswith("3 of 4 points")
+    assert table[1].startswith("  a                          part     1/2  got ")
+
+
+def test_blank_tasks_and_repeated_reasons_take_one_word() -> None:
+    tasks = {
+        "one": Points(0, 1, "one: not filled in yet, write your answer"),
+        "two": Points(0, 1, "the kernel died"),
+        "three": Points(0, 1, "the kernel died"),
+        "four": Points(1, 2, "four: not filled in yet"),
+    }
+    assert [line.split(maxsplit=1)[1] for line in report({"01": tasks}).splitlines()[1:]] == [
+        "blank    0/1",
+        "not yet  0/1  the kernel died",
+        "not yet  0/1  as above",
+        "part     1/2  four: not filled in yet",
+    ]
 
 
 def test_the_table_has_a_line_per_task_and_a_bar_per_unit() -> None:
@@ -272,3 +440,30 @@ def test_the_learners_files_are_never_overwritten_and_missing_ones_are_copied(
     tools.work.main()
     assert (tmp_path / "work" / "02_two" / "02_two.ipynb").read_text() == "released 02_two/02_two.ipynb"
     assert capsys.readouterr().out == ""
+
+
+def test_check_files_in_work_are_brought_up_to_date_and_nothing_else_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, folder in (("ROOT", tmp_path), ("EXERCISES", tmp_path / "exercises"), ("WORK", tmp_path / "work")):
+        monkeypatch.setattr(tools.work, name, folder)
+    ours, mine = (tmp_path / place / "01_one" for place in ("exercises", "work"))
+    ours.mkdir(parents=True)
+    files = ("01_one.ipynb", "checks_one.py", "helpers.py")
+    for name in files:
+        (ours / name).write_text(f"released {name}")
+    tools.work.main()
+    assert capsys.readouterr().out == "1 new exercise in work/: that is where you work.\n"
+    for name in (*files, "checks_mine.py", "notes.md"):
+        (mine / name).write_text(f"my {name}")
+    for _ in range(2):
+        tools.work.main()
+    told = "brought up to date in work/: checks_one.py. Your own files stay as they are.\n"
+    assert capsys.readouterr().out == told, "said once"
+    found = {file.name: file.read_text().split()[0] for file in mine.iterdir()}
+    expected = {"checks_one.py": "released"}
+    assert found == dict.fromkeys((*files, "checks_mine.py", "notes.md"), "my") | expected
+    (mine / "checks_one.py").unlink()
+    tools.work.main()
+    assert (mine / "checks_one.py").read_text() == "released checks_one.py"
+    assert capsys.readouterr().out == told

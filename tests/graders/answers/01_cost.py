@@ -77,6 +77,12 @@ def block_flops(*, batch, tokens, dim, heads, hidden):
     return batch * (8 * tokens * dim * dim + heads * 2 * tokens * tokens * dim + 4 * tokens * dim * hidden)
 
 
+# %% wrong: block-flops | a float, by a division with / | killed by: an int
+def block_flops(*, batch, tokens, dim, heads, hidden):
+    attention = heads * 4 * tokens * tokens * (dim / heads)
+    return batch * (8 * tokens * dim * dim + attention + 4 * tokens * dim * hidden)
+
+
 # %% right: linear-bytes | by asking a layer for its tensors
 from torch import nn
 
@@ -132,6 +138,12 @@ def linear_bytes(rows, inputs, outputs, dtype, *, bias=True):
 # %% wrong: linear-bytes | a number always has four bytes | killed by: activations
 def linear_bytes(rows, inputs, outputs, dtype, *, bias=True):
     return 4 * (inputs * outputs + (outputs if bias else 0) + rows * (inputs + outputs))
+
+
+# %% wrong: linear-bytes | bits divided by 8, which gives a float | killed by: an int
+def linear_bytes(rows, inputs, outputs, dtype, *, bias=True):
+    bits = 8 * dtype.itemsize
+    return (inputs * outputs + (outputs if bias else 0) + rows * (inputs + outputs)) * bits / 8
 
 
 # %% right: roofline | by the attainable rate
@@ -229,12 +241,13 @@ def decode_flops(prompt, new, *, per_token, per_pair, cache):
 
 
 # %% wrong: decode-flops | the prompt compared with its last token alone | killed by: first pass
-# edit of: the teacher's
-# -def decode_flops(prompt: int, new: int, *, per_token: int, per_pair: int, cache: bool) -> int:
-# +def decode_flops(prompt, new, *, per_token, per_pair, cache):
-# …
-# -        flops += reads * per_token + reads * length * per_pair
-# +        flops += reads * per_token + length * per_pair
+def decode_flops(prompt, new, *, per_token, per_pair, cache):
+    flops = 0
+    for step in range(new):
+        length = prompt + step
+        reads = 1 if cache and step > 0 else length
+        flops += reads * per_token + length * per_pair
+    return flops
 
 
 # %% wrong: decode-flops | with the cache, the prompt is free | killed by: first pass
@@ -281,10 +294,11 @@ def decode_flops(prompt, new, *, per_token, per_pair, cache):
 
 
 # %% wrong: decode-flops | a new token is not compared with itself | killed by: pairs with cache
-# edit of: the cache stays as long as the prompt
-# -    return prompt * per_token + prompt * prompt * per_pair + (new - 1) * (per_token + prompt * per_pair)
-# +    first = prompt * per_token + prompt * prompt * per_pair
-# +    return first + sum(per_token + (prompt + step - 1) * per_pair for step in range(1, new))
+def decode_flops(prompt, new, *, per_token, per_pair, cache):
+    if not cache:
+        return sum(n * per_token + n * n * per_pair for n in range(prompt, prompt + new))
+    first = prompt * per_token + prompt * prompt * per_pair
+    return first + sum(per_token + (prompt + step - 1) * per_pair for step in range(1, new))
 
 
 # %% wrong: decode-flops | without the cache, only the new token is read | killed by: tokens no cache
@@ -317,6 +331,14 @@ def decode_flops(prompt, new, *, per_token, per_pair, cache):
 # +        flops += reads * per_token + reads * length * per_pair
 
 
+# %% wrong: decode-flops | the mean length of a pass, which is a float | killed by: an int
+def decode_flops(prompt, new, *, per_token, per_pair, cache):
+    lengths = range(prompt, prompt + new)
+    if not cache:
+        return sum(lengths) / new * new * per_token + sum(n * n for n in lengths) * per_pair
+    return (prompt + new - 1) * per_token + (prompt * prompt + sum(lengths) - prompt) * per_pair
+
+
 # %% right: predict-tokens | lists for bands, the pair of counts in one line
 def predicted():
     return {"without cache": [3.3, 4.0], "with cache": [1.85, 2.05]}
@@ -343,91 +365,84 @@ def doubling(model, prompt, new, *, cache):
     return torch.tensor(passes(2 * new) / passes(new))
 
 
-# %% wrong: predict-tokens | the shorter run divided by the longer one | killed by: measured
+# %% right: predict-tokens | two counts, divided
 def predicted():
     return {"with cache": (1.8, 2.2), "without cache": (3.4, 4.2)}
 
 
 def doubling(model, prompt, new, *, cache):
     once = count(model.generate, prompt, new, use_cache=cache)
-    return once.flops / count(model.generate, prompt, 2 * new, use_cache=cache).flops
+    return count(model.generate, prompt, 2 * new, use_cache=cache).flops / once.flops
+
+
+# %% wrong: predict-tokens | the shorter run divided by the longer one | killed by: measured
+# edit of: two counts, divided
+# -    return count(model.generate, prompt, 2 * new, use_cache=cache).flops / once.flops
+# +    return once.flops / count(model.generate, prompt, 2 * new, use_cache=cache).flops
 
 
 # %% wrong: predict-tokens | the cache is always on | killed by: measured
-# edit of: the shorter run divided by the longer one
+# edit of: two counts, divided
 # -    once = count(model.generate, prompt, new, use_cache=cache)
-# -    return once.flops / count(model.generate, prompt, 2 * new, use_cache=cache).flops
+# -    return count(model.generate, prompt, 2 * new, use_cache=cache).flops / once.flops
 # +    return count(model.generate, prompt, 2 * new).flops / count(model.generate, prompt, new).flops
 
 
 # %% wrong: predict-tokens | one pass over the longer sequence, not a generation | killed by: measured
-# edit of: the shorter run divided by the longer one
+# edit of: two counts, divided
 # -    once = count(model.generate, prompt, new, use_cache=cache)
-# -    return once.flops / count(model.generate, prompt, 2 * new, use_cache=cache).flops
+# -    return count(model.generate, prompt, 2 * new, use_cache=cache).flops / once.flops
 # +    short = torch.cat([prompt, prompt[:, :1].repeat(1, new)], dim=1)
 # +    long = torch.cat([prompt, prompt[:, :1].repeat(1, 2 * new)], dim=1)
 # +    return count(model, long).flops / count(model, short).flops
 
 
 # %% wrong: predict-tokens | bytes instead of FLOPs | killed by: measured
-# edit of: the shorter run divided by the longer one
-# -    return once.flops / count(model.generate, prompt, 2 * new, use_cache=cache).flops
+# edit of: two counts, divided
+# -    return count(model.generate, prompt, 2 * new, use_cache=cache).flops / once.flops
 # +    return count(model.generate, prompt, 2 * new, use_cache=cache).bytes / once.bytes
 
 
 # %% wrong: predict-tokens | the cost of one token more, not of all | killed by: measured
-# edit of: the shorter run divided by the longer one
-# -    once = count(model.generate, prompt, new, use_cache=cache)
-# -    return once.flops / count(model.generate, prompt, 2 * new, use_cache=cache).flops
-# +    def cost(n):
-# +        return count(model.generate, prompt, n, use_cache=cache).flops
-# +
-# +    return (cost(2 * new) - cost(2 * new - 1)) / max(1, cost(new) - cost(new - 1))
+def predicted():
+    return {"with cache": (1.8, 2.2), "without cache": (3.4, 4.2)}
+
+
+def doubling(model, prompt, new, *, cache):
+    def cost(n):
+        return count(model.generate, prompt, n, use_cache=cache).flops
+
+    return (cost(2 * new) - cost(2 * new - 1)) / max(1, cost(new) - cost(new - 1))
 
 
 # %% wrong: predict-tokens | bands so wide that they say nothing | killed by: a band that says something
-# edit of: the shorter run divided by the longer one
+# edit of: two counts, divided
 # -    return {"with cache": (1.8, 2.2), "without cache": (3.4, 4.2)}
 # +    return {"with cache": (1.0, 5.0), "without cache": (1.0, 5.0)}
-# …
-# -    return once.flops / count(model.generate, prompt, 2 * new, use_cache=cache).flops
-# +    return count(model.generate, prompt, 2 * new, use_cache=cache).flops / once.flops
 
 
 # %% wrong: predict-tokens | attention is quadratic, so the cost with the cache is | killed by: predicted with cache
-# edit of: the shorter run divided by the longer one
+# edit of: two counts, divided
 # -    return {"with cache": (1.8, 2.2), "without cache": (3.4, 4.2)}
 # +    return {"with cache": (3.4, 4.2), "without cache": (3.4, 4.2)}
-# …
-# -    return once.flops / count(model.generate, prompt, 2 * new, use_cache=cache).flops
-# +    return count(model.generate, prompt, 2 * new, use_cache=cache).flops / once.flops
 
 
 # %% wrong: predict-tokens | twice the tokens cost twice, cache or not | killed by: predicted without cache
-# edit of: the shorter run divided by the longer one
+# edit of: two counts, divided
 # -    return {"with cache": (1.8, 2.2), "without cache": (3.4, 4.2)}
 # +    return {"with cache": (1.8, 2.2), "without cache": (1.8, 2.2)}
-# …
-# -    return once.flops / count(model.generate, prompt, 2 * new, use_cache=cache).flops
-# +    return count(model.generate, prompt, 2 * new, use_cache=cache).flops / once.flops
 
 
 # %% wrong: predict-tokens | without the cache, the cost grows with the cube | killed by: predicted without cache
-# edit of: the shorter run divided by the longer one
+# edit of: two counts, divided
 # -    return {"with cache": (1.8, 2.2), "without cache": (3.4, 4.2)}
 # +    return {"with cache": (1.8, 2.2), "without cache": (7.0, 9.0)}
-# …
-# -    return once.flops / count(model.generate, prompt, 2 * new, use_cache=cache).flops
-# +    return count(model.generate, prompt, 2 * new, use_cache=cache).flops / once.flops
 
 
 # %% wrong: predict-tokens | the prompt cut to its first token | killed by: measured
-# edit of: the shorter run divided by the longer one
+# edit of: two counts, divided
 #  def doubling(model, prompt, new, *, cache):
 # +    prompt = prompt[:1, :1]
-# …
-# -    return once.flops / count(model.generate, prompt, 2 * new, use_cache=cache).flops
-# +    return count(model.generate, prompt, 2 * new, use_cache=cache).flops / once.flops
 
 
 # %% right: median-ratio | by sorting

@@ -370,6 +370,9 @@ def subset_marginals(log_weights, k):
 
 
 # %% wrong: subset-marginals | the law of Gumbel top-k, one after another | killed by: law
+import itertools
+
+
 def subset_marginals(log_weights, k):
     w = log_weights.double().exp().tolist()
     shares = [0.0] * len(w)
@@ -474,6 +477,9 @@ def subset_marginals(log_weights, k):
 
 
 # %% wrong: subset-marginals | goes through all sets | killed by: ends in time
+import itertools
+
+
 def subset_marginals(log_weights, k):
     s = log_weights.double() - log_weights.double().max()
     values, held, total = s.exp().tolist(), [0.0] * len(s), 0.0
@@ -859,7 +865,7 @@ def fenchel_young_loss(solver, theta, target, *, samples=100, sigma=1.0, generat
     return ((y - target) ** 2).sum(-1) / 2
 
 
-# %% wrong: fenchel-young | the perceptron, without any noise | killed by: one call
+# %% wrong: fenchel-young | the perceptron, without any noise | killed by: rows
 def fenchel_young_loss(solver, theta, target, *, samples=100, sigma=1.0, generator=None):
     y = solver(theta.detach())
     return ((y - target) * theta).sum(-1)
@@ -1069,7 +1075,7 @@ def needed_samples(gradients, error):
 # +        "distance as sigma halves": "rises",
 
 
-# %% wrong: predict-samples | a name of the dict is misspelt | killed by: five names
+# %% wrong: predict-samples | a name of the dict is misspelt | killed by: the names
 # edit of: the two laws taken for one
 # -        "heaviest in the k-subset law": 0.771,
 # -        "heaviest with Gumbel noise": 0.771,
@@ -1086,7 +1092,7 @@ def needed_samples(gradients, error):
 # +        "samples for perturbed argmax": "four times",
 
 
-# %% wrong: predict-samples | a number where a word is asked for | killed by: one of the three words
+# %% wrong: predict-samples | a number where a word is asked for | killed by: a word
 # edit of: the two laws taken for one
 # -        "heaviest in the k-subset law": 0.771,
 # +        "heaviest in the k-subset law": 0.732,
@@ -1154,7 +1160,7 @@ def needed_samples(gradients, error):
 # +    return torch.ceil(variance / error**2).clamp_min(1)
 
 
-# %% wrong: predict-samples | zero samples where nothing scatters | killed by: one gradient
+# %% wrong: predict-samples | zero samples where nothing scatters | killed by: one is enough
 # edit of: the two laws taken for one
 # -        "heaviest in the k-subset law": 0.771,
 # +        "heaviest in the k-subset law": 0.732,

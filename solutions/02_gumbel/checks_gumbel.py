@@ -1,0 +1,803 @@
+"""The checks of unit 02. Random answers are held against their law, which is written down or integrated."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dynlib import checks
+from dynlib.checks import Task
+
+DRAWS = 20_000
+EDGES = torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9]).logit()
+"""Where relaxed samples are counted: below σ of the first, between it and the next, and so on."""
+
+
+def seeded(seed: int) -> torch.Generator:
+    """A generator of its own, so that nothing else changes its numbers."""
+    return torch.Generator().manual_seed(seed)
+
+
+# ---- what every function that draws must keep to
+
+
+def _own_randomness(check: Task, draw: Callable[..., Tensor], on: str) -> None:
+    """``draw(generator=...)``, hundreds of numbers: from the generator alone, which goes on, else from torch's own."""
+    first, again = (draw(generator=seeded(5)) for _ in range(2))
+    check.equal(
+        "generator",
+        again,
+        first,
+        tested=f"{on}: two calls with generators of the same seed",
+        likely="the noise does not come from the generator that was given",
+    )
+    torch.rand(1)  # a state that no seed has just set
+    before = torch.get_rng_state()
+    draw(generator=seeded(5))
+    check.true(
+        "global generator",
+        torch.equal(before, torch.get_rng_state()),
+        tested=f"{on}: torch's global generator, before and after a call with another one",
+        expected="its state untouched",
+        likely="some of the noise still comes from the global generator, or the function seeds it",
+    )
+    one = seeded(11)
+    for name, pair, likely in (
+        (
+            "the generator goes on",
+            (draw(generator=one), draw(generator=one)),
+            "use the generator itself, not a fresh one with its seed",
+        ),
+        (
+            "another seed",
+            (draw(generator=seeded(21)), draw(generator=seeded(22))),
+            "the generator that is given has to make the noise",
+        ),
+        (
+            "without a generator",
+            (draw(), draw()),
+            "torch.manual_seed inside the function makes every call the same: no seed in it",
+        ),
+    ):
+        check.true(
+            name,
+            not torch.equal(*pair),
+            tested=f"{on}: two calls, {name}",
+            expected="different draws",
+            got="the same",
+            likely=likely,
+        )
+
+
+def _independent(check: Task, name: str, pairs: Tensor, laws: tuple[Tensor, Tensor], on: str, likely: str) -> None:
+    """Two choices of one call, [draws, 2], each with its own law, and neither knows of the other."""
+    check.frequencies(
+        name,
+        pairs[:, 0] * len(laws[1]) + pairs[:, 1],
+        torch.outer(*laws).flatten(),
+        tested=f"{len(pairs)} {on}: how often each pair comes (χ² test)",
+        likely=likely,
+    )
+
+
+def _along(logits: Tensor, shape: Sequence[int], dim: int) -> Tensor:
+    """The logits [k] along one dimension of a shape, the same in every row."""
+    spread = [1] * len(shape)
+    spread[dim] = len(logits)
+    return logits.view(spread).expand(*shape)
+
+
+def _one_hot(places: Tensor, size: int, like: Tensor, dim: int) -> Tensor:
+    """Rows of an identity matrix along ``dim``, in the dtype of ``like``."""
+    return torch.eye(size, dtype=like.dtype)[places].movedim(-1, dim)
+
+
+def _between(below: Tensor) -> Tensor:
+    """Shares between the edges, from the shares below each."""
+    return torch.cat([torch.zeros(1), below, torch.ones(1)]).diff()
+
+
+def _tempered(gap: float, tau: float, noise: str) -> dict[str, Tensor]:
+    """What known mistakes do to the law of y = σ((gap + logistic noise) / τ): P(y ≤ x) = σ(τ · logit(x) − gap)."""
+    at = EDGES
+    return {
+        "you multiply by tau: divide": _between((at / tau - gap).sigmoid()),
+        "you divide only the logits by tau: the noise has to be divided too": _between((at - gap / tau).sigmoid()),
+        "you divide only the noise by tau: the logits have to be divided too": _between((tau * (at - gap)).sigmoid()),
+        "tau makes no difference in your samples": _between((at - gap).sigmoid()),
+        noise: _between((tau * at > gap).float()),
+    }
+
+
+def _twin_gradients(
+    check: Task, draw: Callable[..., Tensor], logits: Tensor, tau: float, on: str, *, many: bool
+) -> None:
+    """A soft sample and a hard one of the same noise, of many choices a row or of yes and no: the choices agree, and
+    both have the soft one's gradient."""
+    leaf, arriving = logits.clone().requires_grad_(), checks.normal(*logits.shape, seed=3, dtype=logits.dtype)
+    soft, picked = (draw(leaf, tau, hard=hard, generator=seeded(9)) for hard in (False, True))
+    check.true(
+        "hard has a gradient",
+        picked.requires_grad,
+        tested="whether a gradient can flow through a sample with hard=True",
+        expected="requires_grad=True",
+        got=picked.requires_grad,
+        likely="zeros and ones alone have no gradient: use straight_through",
+    )
+    y = soft.detach()
+    check.equal(
+        "the same noise",
+        picked.detach() > 0.5,
+        y == y.amax(-1, keepdim=True) if many else y > 0.5,
+        tested=f"{on}: hard and soft with generators of the same seed, where the choice is",
+        likely="the hard sample is the argmax of the soft one, drawn from the generator"
+        if many
+        else "yes is where the soft sample is above 1/2, drawn from the generator",
+    )
+    mean = (y * arriving).sum(-1, keepdim=True) if many else y * arriving
+    right = y * (arriving - mean) / tau
+    for name, sample in (("gradient of soft", soft), ("gradient of hard", picked)):
+        (found,) = torch.autograd.grad((sample * arriving).sum(), leaf, allow_unused=True)
+        check.close(
+            name,
+            torch.zeros_like(y) if found is None else found,
+            right,
+            tested=f"{on}: the {name}",
+            tolerance=1e-5,
+            likely="the gradient is that of the soft sample with the same noise",
+            mistakes={"the factor 1 / tau is missing": right * tau, "no gradient at all": torch.zeros_like(y)},
+        )
+
+
+# ---- task 1: gumbel_max
+
+LAW = torch.tensor([1.5, 0.0, -1.0, 0.5, -math.inf])
+
+
+def gumbel_max(
+    check: Task,
+    answer: Callable[..., Tensor],
+    *,
+    sizes: Sequence[tuple[tuple[int, ...], int]] = (((2, 3, 5), 1), ((4,), -1)),
+    laws: Iterable[tuple[Tensor, tuple[int, ...], int]] = ((LAW, (DRAWS, 5), -1),),
+) -> None:
+    """Task 1: shapes with a dim, then logits [k] spread along a dim of a shape, against softmax(logits)."""
+    for shape, dim in sizes:
+        table, rest = checks.normal(*shape, seed=1), list(shape)
+        rest.pop(dim)
+        with check.untouched(tested=f"logits {list(shape)}, dim={dim}", logits=table):
+            found = answer(table, dim=dim)
+        check.equal(
+            "shape",
+            tuple(found.shape),
+            tuple(rest),
+            tested=f"logits {list(shape)}, dim={dim}",
+            likely="one choice for each row along dim",
+            mistakes={
+                "you choose along another dimension than dim": tuple(shape[:-1]),
+                "you give one-hot vectors or weights; give the number of the choice": tuple(shape),
+            },
+        )
+        check.equal("whole numbers", found.dtype, torch.int64, tested="the dtype of the indices")
+
+    # A right answer leaves out one of four equal choices in 500 rows with probability 4 · 0.75^500 < 1e-60.
+    check.equal(
+        "every row draws",
+        answer(torch.zeros(500, 4)).unique().numel(),
+        4,
+        tested="500 rows of four equal logits: number of different choices",
+        likely="there must be one number of noise for every logit: not one for a row, not one row for the batch",
+    )
+    for logits, shape, dim in laws:
+        check.frequencies(
+            "law",
+            answer(_along(logits, shape, dim), dim=dim),
+            logits.softmax(0),
+            tested=f"draws for the logits {logits.tolist()}, {logits.dtype}, dim={dim} of {list(shape)} (χ² test)",
+            likely="the largest of logits + Gumbel noise, one independent number for each logit",
+            mistakes=_mistaken_laws(logits),
+        )
+    for shape, dim in sizes:
+        table = 1e6 * checks.normal(*shape, seed=1)  # so far apart that noise changes no choice
+        turned = table.movedim(0, -1).contiguous().movedim(-1, 0)
+        for what, logits in (("", table), (", not contiguous", turned)):
+            rows = logits.movedim(dim, -1).reshape(-1, shape[dim]).tolist()
+            check.equal(
+                "each its own row",
+                answer(logits, dim=dim).flatten(),
+                torch.tensor([row.index(max(row)) for row in rows]),
+                tested=f"logits {list(shape)}{what}, dim={dim}, so far apart that the largest is always chosen",
+                likely="each row chooses by its own logits, and stands where it stood: movedim, not transpose",
+            )
+    logits = torch.tensor([[0.0, 2.0, 1.0], [1.0, 0.5, -1.0]])
+    _independent(
+        check,
+        "independent rows",
+        answer(logits.expand(DRAWS, 2, 3)),
+        (logits[0].softmax(0), logits[1].softmax(0)),
+        "pairs of rows of one call",
+        "the rows share noise, or logits: draw one number for every logit",
+    )
+    _own_randomness(check, lambda **given: answer(torch.zeros(200, 4), **given), "200 rows of four equal logits")
+
+
+def _mistaken_laws(logits: Tensor) -> dict[str, Tensor]:
+    size = len(logits)
+    exponential = torch.empty(400_000, size).exponential_()
+    drawn = {
+        "that is the law with normal noise: Gumbel noise it has to be": logits + torch.randn(400_000, size),
+        "that is the law with the noise of the wrong sign: u = -log(-log U)": logits + exponential.log(),
+        "that is the law with noise -log U: one logarithm is missing": logits + exponential,
+        "that is the law with noise -log(1 - log U): log, not log1p": logits - torch.log1p(exponential),
+    }
+    return {
+        "the noise is added after the softmax: add it to the logits": logits.softmax(0).softmax(0),
+        **{says: torch.bincount(sums.argmax(-1), minlength=size) / 400_000 for says, sums in drawn.items()},
+    }
+
+
+# ---- task 2: straight_through
+
+PAIRS = (
+    (torch.tensor([[0.0, 1.0, 0.0]]), torch.tensor([[0.3, 0.6, 0.1]])),
+    (
+        (torch.rand(100_000, generator=seeded(2)) < 0.5).float(),
+        torch.rand(100_000, generator=seeded(1)),
+    ),
+)
+
+
+def straight_through(
+    check: Task, answer: Callable[..., Tensor], *, pairs: Iterable[tuple[Tensor, Tensor]] = PAIRS
+) -> None:
+    """Task 2: pairs of hard and soft: the value, both gradients, and the value again to the last bit."""
+    for given, relaxed in pairs:
+        hard, soft = given.clone().requires_grad_(), relaxed.clone().requires_grad_()
+        dtype = soft.dtype
+        near = 1e-6 if dtype in (torch.float32, torch.float64) else 2e-2
+        on = f"hard and soft {list(soft.shape)} in {dtype}"
+        on += f": hard {given.flatten().tolist()}, soft {relaxed.flatten().tolist()}" if soft.numel() <= 4 else ""
+        with check.untouched(tested=on, hard=hard, soft=soft):
+            out = answer(hard, soft)
+        check.close(
+            "value",
+            out.detach(),
+            given,
+            tested=on + ", allowing for rounding",
+            tolerance=near,
+            likely="the value has to be that of hard",
+            mistakes={"that is soft: the value has to be that of hard": relaxed},
+        )
+        check.true(
+            "has a gradient",
+            out.requires_grad,
+            tested="whether a gradient can flow through the result",
+            expected="requires_grad=True",
+            got=out.requires_grad,
+            likely="the result has to contain soft itself, not only soft.detach()",
+        )
+        arriving = checks.normal(*soft.shape, seed=4, dtype=dtype)
+        to_hard, to_soft = torch.autograd.grad((out * arriving).sum(), (hard, soft), allow_unused=True)
+        check.close(
+            "gradient of soft",
+            torch.zeros_like(arriving) if to_soft is None else to_soft,
+            arriving,
+            tested=f"{on}: the gradient that reaches soft when random numbers arrive from behind",
+            tolerance=near,
+            likely="soft has to pass with the factor 1: add and subtract, do not scale",
+            mistakes={
+                "no gradient reaches soft: it has to stand in the result once without detach()": (
+                    torch.zeros_like(arriving)
+                )
+            },
+        )
+        check.true(
+            "no gradient of hard",
+            to_hard is None or not to_hard.any(),
+            tested="the gradient that reaches hard",
+            expected="none",
+            got=to_hard,
+            likely="hard.detach() too: here hard comes with a gradient of its own, which is not to be used",
+        )
+        check.equal(
+            "to the last bit",
+            out.detach(),
+            given,
+            tested=f"{on}, to the last bit",
+            likely="(hard - soft) + soft is exact; another order of the additions, or a detour through another dtype, "
+            "is rounded",
+        )
+
+
+# ---- task 3: gumbel_softmax
+
+BARRED = torch.tensor([[0.3, -math.inf, 1.0, -1e4], [-math.inf, 0.0, -math.inf, -math.inf]])
+
+
+def gumbel_softmax(
+    check: Task,
+    answer: Callable[..., Tensor],
+    *,
+    sizes: Iterable[tuple[tuple[int, ...], int, float]] = (((3, 4), 0, 1.0),),
+    weights: Iterable[tuple[float, float]] = ((1.5, 0.7),),
+    choices: Iterable[tuple[Tensor, tuple[int, ...], int, float]] = (
+        (torch.tensor([0.5, 2.0, 0.0, -1.0]), (DRAWS, 4), -1, 0.5),
+    ),
+    temperatures: Iterable[float] = (0.7,),
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Task 3: shapes with a dim and a tau; the law of one weight of two, for a logit and a tau; the law of choices,
+    logits [k] spread along a dim of a shape, at a tau; gradients at some temperatures, impossible choices too."""
+    for shape, dim, tau in sizes:
+        logits = checks.normal(*shape, seed=1, dtype=dtype)
+        with check.untouched(tested=f"logits {list(shape)}, dim={dim}, tau={tau:g}", logits=logits):
+            found = answer(logits, tau, dim=dim)
+        check.equal("shape", tuple(found.shape), shape, tested=f"logits {list(shape)}, dim={dim}")
+        check.close(
+            "sums to one",
+            found.sum(dim),
+            torch.ones_like(logits.sum(dim)),
+            tested=f"logits {list(shape)} in {dtype}, dim={dim}, tau={tau:g}: the sums along dim",
+            tolerance=1e-5,
+            likely="the softmax runs along another dimension than dim, or noise comes after it; if it is NaN, an exp() "
+            "overflowed: use softmax",
+        )
+    for logit, tau in weights:
+        _law_of_weights(check, answer, logit, tau)
+    for logits, shape, dim, tau in choices:
+        _law_of_choices(check, answer, logits, shape, dim, tau)
+    for tau in temperatures:
+        on = f"logits [6, 4] at tau {tau:g}"
+        _twin_gradients(check, answer, checks.normal(6, 4, seed=2, dtype=dtype), tau, on, many=True)
+        for hard in (False, True):
+            _impossible(check, answer, BARRED.to(dtype), tau, hard=hard)
+    logits = torch.tensor([[1.0, -0.5, 0.3], [0.0, 0.5, -1.0]])
+    _independent(
+        check,
+        "independent rows",
+        answer(logits.expand(DRAWS, 2, 3), 1.0).argmax(-1),
+        (logits[0].softmax(0), logits[1].softmax(0)),
+        "pairs of rows of one call",
+        "the rows share noise: draw one number for every logit",
+    )
+    _own_randomness(check, lambda **given: answer(torch.zeros(200, 4), **given), "200 rows of four equal logits")
+
+
+def _law_of_weights(check: Task, answer: Callable[..., Tensor], logit: float, tau: float) -> None:
+    """Of two choices the first gets the weight σ((logit + logistic noise) / τ)."""
+    at, gap = EDGES, torch.tensor(logit)
+    after = gap.sigmoid() - (-gap).sigmoid()  # between the two probabilities
+    check.frequencies(
+        "law of the weights",
+        torch.bucketize(answer(torch.tensor([logit, 0.0]).expand(DRAWS, 2), tau)[:, 0], at.sigmoid()),
+        _between((tau * at - gap).sigmoid()),
+        tested=f"{DRAWS} samples for the logits {logit:g}, 0 at tau {tau:g}: how often the first weight is below 0.1, "
+        "0.3, …, 0.9",
+        likely="softmax((logits + noise) / tau) with a Gumbel number for every logit",
+        mistakes={
+            **_tempered(logit, tau, "there is no noise, or the same for all the logits of a row"),
+            "the noise comes after a softmax: add it to the logits": _between((tau * at - after).sigmoid()),
+            "that is normal noise: Gumbel noise it has to be": _between(
+                torch.special.ndtr((tau * at - gap) / math.sqrt(2))
+            ),
+        },
+    )
+
+
+def _law_of_choices(
+    check: Task, answer: Callable[..., Tensor], logits: Tensor, shape: tuple[int, ...], dim: int, tau: float
+) -> None:
+    rows, law, size = _along(logits, shape, dim), logits.softmax(0), len(logits)
+    mistakes = {
+        "you choose the largest logit: choose the largest of logits + noise": torch.eye(size)[int(logits.argmax())],
+        "that is the law softmax(logits / tau): the noise is not divided by tau": (logits / tau).softmax(0),
+    }
+    on = f"for the logits {logits.tolist()} in {logits.dtype} along dim={dim} of {list(shape)} at tau {tau:g}"
+    soft = answer(rows, tau, dim=dim)
+    check.equal("dtype", soft.dtype, logits.dtype, tested=f"samples {on}")
+    check.frequencies(
+        "law of the largest",
+        soft.argmax(dim),
+        law,
+        tested=f"which weight is the largest in soft samples {on} (χ² test)",
+        likely="temperature does not change which weight is the largest: divide logits and noise alike",
+        mistakes=mistakes,
+    )
+    chosen = answer(rows, tau, hard=True, dim=dim).detach()
+    one_hot = _one_hot(chosen.argmax(dim), size, logits, dim)
+    check.close(
+        "hard",
+        chosen,
+        one_hot,
+        tested=f"samples with hard=True {on}, allowing for rounding",
+        tolerance=1e-3,
+        likely="with hard=True the result is one-hot along dim: 1 for the choice, 0 for all others",
+    )
+    check.equal(
+        "exactly one-hot",
+        chosen,
+        one_hot,
+        tested="the same samples to the last bit",
+        likely="the order of the straight-through sum: see task 2",
+    )
+    check.frequencies(
+        "law of the choices",
+        chosen.argmax(dim),
+        law,
+        tested=f"choices with hard=True {on} (χ² test)",
+        likely="temperature does not change the law of the choice",
+        mistakes=mistakes,
+    )
+
+
+def _impossible(check: Task, answer: Callable[..., Tensor], table: Tensor, tau: float, *, hard: bool) -> None:
+    leaf, barred = table.clone().requires_grad_(), table.isinf()
+    on = f"logits {table.tolist()}, tau {tau:g}, hard={hard}"
+    sample = answer(leaf, tau, hard=hard)
+    check.equal(
+        "impossible choices",
+        sample.detach()[barred],
+        torch.zeros_like(table[barred]),
+        tested=f"{on}: the weights of -inf",
+        likely="-inf plus noise is -inf, and softmax makes 0 of it: use the logits as they are",
+    )
+    found = checks.gradient(sample, leaf)
+    check.true(
+        "gradient of impossible choices",
+        found.isfinite().all() and not found[barred].any(),
+        tested=f"{on}: the gradient",
+        expected="finite everywhere, 0 where the logit is -inf",
+        got=found,
+        likely="a logarithm of a probability that is 0, or -inf minus -inf: use the logits as they are",
+    )
+
+
+# ---- task 4: gumbel_sigmoid
+
+
+def gumbel_sigmoid(
+    check: Task,
+    answer: Callable[..., Tensor],
+    *,
+    shapes: Iterable[tuple[int, ...]] = ((2, 3),),
+    laws: Iterable[tuple[float, float]] = ((0.5, 0.6),),
+    shares: Iterable[tuple[float, float]] = ((0.0, 0.6),),
+    temperatures: Iterable[float] = (0.7,),
+    large: float = 1e4,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Task 4: shapes; the law of soft samples and of hard ones, for a logit and a tau; gradients at some temperatures;
+    logits so large that the answer is certain."""
+    for shape in shapes:
+        found = answer(torch.zeros(shape, dtype=dtype))
+        check.equal("shape", tuple(found.shape), shape, tested=f"logits {list(shape)}")
+        check.equal("dtype", found.dtype, dtype, tested=f"logits {list(shape)} in {dtype}")
+    for logit, tau in laws:
+        _law_of_yes(check, answer, logit, tau)
+    for logit, tau in shares:
+        decided = answer(torch.full((DRAWS,), logit, dtype=dtype), tau, hard=True)
+        check.true(
+            "hard",
+            ((decided == 0) | (decided == 1)).all(),
+            tested=f"{DRAWS} samples with hard=True",
+            expected="0 or 1, to the last bit",
+            got=decided.unique()[:6],
+            likely="with hard=True the result is a straight-through sum, with the brackets of task 2",
+        )
+        check.frequencies(
+            "share of yes",
+            decided.long(),
+            _no_yes(logit),
+            tested=f"{DRAWS} samples with hard=True for the logit {logit:g} at tau {tau:g}: how many are yes",
+            likely="temperature does not change P(yes) = sigmoid(logit)",
+            mistakes={
+                "every sample is a yes: compare the relaxed sample with 1/2, not with 0": torch.tensor([0.0, 1.0]),
+                "every sample is a no: compare logit + noise, not the logit, with 0": torch.tensor([1.0, 0.0]),
+                "that is sigmoid(logit / tau): divide the noise by tau as well": _no_yes(logit / tau),
+            },
+        )
+    for tau in temperatures:
+        on = f"logits [5, 3] at tau {tau:g}"
+        _twin_gradients(check, answer, checks.normal(5, 3, seed=2, dtype=dtype), tau, on, many=False)
+    _independent(
+        check,
+        "independent neighbours",
+        answer(torch.tensor([0.5, -0.5]).expand(DRAWS, 2), hard=True).long(),
+        (_no_yes(0.5), _no_yes(-0.5)),
+        "rows of the logits 0.5, -0.5",
+        "the logits of a row share noise: draw for each of them",
+    )
+    for hard in (False, True):
+        leaf = torch.tensor([[large, -large]], dtype=dtype, requires_grad=True)
+        sample, on = answer(leaf, 0.1, hard=hard), f"logits ±{large:g} at tau 0.1, hard={hard}"
+        check.equal(
+            "certain",
+            sample.detach(),
+            torch.tensor([[1.0, 0.0]], dtype=dtype),
+            tested=on,
+            likely="noise cannot change it: if it is NaN, an exp() overflowed",
+        )
+        check.equal(
+            "gradient where certain",
+            checks.gradient(sample, leaf),
+            torch.zeros_like(leaf),
+            tested=on,
+            likely="a logarithm of a probability that has become 0: use the logits as they are",
+        )
+    _own_randomness(check, lambda **given: answer(torch.zeros(200), **given), "200 logits of 0")
+
+
+def _no_yes(logit: float) -> Tensor:
+    return torch.tensor([-logit, logit]).sigmoid()
+
+
+def _law_of_yes(check: Task, answer: Callable[..., Tensor], logit: float, tau: float) -> None:
+    at, gap = EDGES, torch.tensor(logit)
+    check.frequencies(
+        "law",
+        torch.bucketize(answer(gap.expand(DRAWS), tau), at.sigmoid()),
+        _between((tau * at - gap).sigmoid()),
+        tested=f"{DRAWS} samples for the logit {logit:g} at tau {tau:g}: how often they are below 0.1, 0.3, …, 0.9 (χ² "
+        "test)",
+        likely="sigmoid((logit + noise) / tau), with a difference of two new Gumbel numbers for every logit",
+        mistakes={
+            "that is one Gumbel number: it takes the difference of two": _between((-(gap - tau * at).exp()).exp()),
+            "that is minus one Gumbel number: it takes the difference of two": _between(
+                1 - (-(tau * at - gap).exp()).exp()
+            ),
+            "that is normal noise: it takes the difference of two Gumbel numbers": _between(
+                torch.special.ndtr(tau * at - gap)
+            ),
+            **_tempered(logit, tau, "there is no noise, or one number for all"),
+            "the noise comes after a sigmoid: add it to the logit": _between((tau * at - gap.sigmoid()).sigmoid()),
+        },
+    )
+
+
+# ---- task 5: exact_gradient
+
+
+class Loss:
+    """A loss of one-hot rows that is a lookup, with or without a gradient of its own."""
+
+    def __init__(self, losses: Sequence[float], says: str, *, smooth: bool = True) -> None:
+        self.losses, self.says, self.smooth = losses, says, smooth
+        self.weights = torch.tensor(losses, dtype=torch.float64).requires_grad_(smooth)
+
+    def __call__(self, z: Tensor) -> Tensor:
+        if self.smooth:  # squared, so that the loss of a mixture is another than the mixture of the losses
+            return (z**2) @ self.weights.to(z.dtype)
+        return self.weights.to(z.dtype)[z.argmax(-1)]
+
+
+THREE = torch.tensor([0.2, 1.0, -0.7], dtype=torch.float64)
+LOSSES = (
+    (Loss([0.5, 2.5, 8.5], "f(z) = 0.5 z₁² + 2.5 z₂² + 8.5 z₃²"), THREE),
+    (Loss([0.0, 1.0, 4.0], "f(z) = (number of the choice)²: 0, 1, 4", smooth=False), THREE),
+)
+
+
+def exact_gradient(
+    check: Task, answer: Callable[..., Tensor], *, cases: Iterable[tuple[Loss, Tensor]] = LOSSES
+) -> None:
+    """Task 5: losses with logits [k], against central differences of the expected loss; also without gradients."""
+    for f, logits in cases:
+        dtype, barred = logits.dtype, bool(logits.isinf().any())
+        on = f"{f.says}, {len(logits)} choices in {dtype}" + (", one of them impossible" if barred else "")
+        leaf, f.weights.grad = logits.clone().requires_grad_(), None
+        with check.untouched(tested=on, logits=leaf):
+            found = answer(f, leaf)
+        check.close(
+            "impossible choices" if barred else "gradient" if f.smooth else "a loss without a gradient",
+            found.detach(),
+            torch.tensor(_slopes(f.losses, logits.tolist()), dtype=dtype),
+            tested=f"{on}, against central differences of the expected loss",
+            tolerance=1e-6 if dtype == torch.float64 else 1e-5,
+            likely="p log p, or log p, of a probability that is 0"
+            if barred
+            else "the sum over all k one-hot vectors: nothing is drawn, nothing is relaxed"
+            if f.smooth
+            else "f may be anything: only its values may enter, not its gradient",
+            mistakes=_mistaken_gradients(f, logits),
+        )
+        check.true(
+            "no graph",
+            not found.requires_grad,
+            tested="the result for logits that require a gradient",
+            expected="requires_grad=False",
+            got=found.requires_grad,
+            likely="detach what you give",
+        )
+        check.true(
+            "the caller's gradients",
+            leaf.grad is None and f.weights.grad is None,
+            tested="logits.grad, and the .grad of a parameter inside f, after a call",
+            expected="None, as before",
+            got=[leaf.grad, f.weights.grad],
+            likely="backward() fills .grad of every leaf: use torch.autograd.grad, and detach the losses",
+        )
+        plain = answer(f, logits.clone())
+        with torch.no_grad():
+            frozen = answer(f, logits.clone())
+        for name, other in (("logits without a gradient", plain), ("under no_grad", frozen)):
+            check.close(
+                name,
+                other.detach(),
+                found.detach(),
+                tested=f"{on}: a call with {name}" if other is plain else f"{on}: a call inside torch.no_grad()",
+                likely="autograd needs torch.enable_grad() here, and a copy of the logits that requires a gradient",
+            )
+
+
+def _slopes(losses: Sequence[float], logits: Sequence[float], step: float = 1e-5) -> list[float]:
+    """Central differences of the expected loss, in plain numbers."""
+
+    def expected(scores: Sequence[float]) -> float:
+        weights = [math.exp(score - max(scores)) for score in scores]
+        return sum(weight * loss for weight, loss in zip(weights, losses, strict=True)) / sum(weights)
+
+    found = []
+    for place in range(len(logits)):
+        up, down = ([score + sign * step * (j == place) for j, score in enumerate(logits)] for sign in (1, -1))
+        found.append((expected(up) - expected(down)) / (2 * step))
+    return found
+
+
+def _mistaken_gradients(f: Loss, logits: Tensor) -> dict[str, Tensor]:
+    p = logits.softmax(0)
+    losses = torch.tensor(f.losses, dtype=logits.dtype)
+    through = logits.clone().requires_grad_()
+    (mixture,) = torch.autograd.grad(Loss(f.losses, "")(through.softmax(0)[None]).sum(), through)
+    return {
+        "that is the gradient of f(softmax(logits)), the loss of the mixture: f is to see one-hot vectors": mixture,
+        "the factor p_j is missing: dp_i/ds_j = p_i (1[i = j] - p_j)": losses - p @ losses,
+        "that is the gradient with respect to p: go on to the logits": losses,
+        "the mean of f is taken with equal weights: weigh with p": p * (losses - losses.mean()),
+        "p_j f_j alone: all the other p_i depend on the logit j too": p * losses,
+        "the sign is turned": p * (p @ losses) - p * losses,
+    }
+
+
+# ---- task 6: predict, then measure
+
+WORDS = ("rises", "falls", "stays")
+ODDS = (1.0, 2.0, 5.0)
+FOUR = (torch.tensor([[1.0, 0.0], [3.0, 4.0], [5.0, 2.0], [3.0, 2.0]]), torch.tensor([0.0, -2.0]))
+
+
+def predict(
+    check: Task,
+    said: Callable[[], Any],
+    bias_variance: Callable[..., tuple[float, float]],
+    *,
+    seed: int = 7,
+    estimates: Iterable[tuple[Tensor, Tensor]] = (FOUR,),
+) -> None:
+    """Task 6: the predictions, beside integrals over the noise and measured samples; then ``bias_variance`` of
+    estimates [n, k] and an exact gradient [k]."""
+    names = [f"third largest at tau {tau:g}" for tau in (0.1, 10)]
+    thirds = {name: _third_largest(float(name.split()[-1])) for name in names}
+    odds = torch.tensor(ODDS)
+    why = "is the third number the largest more often when all are divided by tau?"
+    check.prediction(
+        said(),
+        {**thirds, **_directions(seed)},
+        tested="logits 0, log 2 and log 5; probabilities to three digits, and tau falls from 10 to 0.1",
+        words={f"{what} as tau falls": WORDS for what in ("bias", "variance")},
+        slips={
+            name: {
+                "right to two digits: give three": 0.63,
+                "right to two digits, cut off: give three": 0.62,
+                "that is softmax(logits / tau): but the noise is divided by tau as well": (
+                    (odds.log() / float(name.split()[-1])).softmax(0)[2].item()
+                ),
+                "that is the probability of the second choice": (odds / odds.sum())[1].item(),
+                "that all weights become nearly equal does not make their order random in equal shares": 1 / 3,
+                "that the sample becomes one-hot does not say which one-hot": 1.0,
+            }
+            for name in names
+        },
+        likely={
+            **dict.fromkeys(names, why),
+            "bias as tau falls": "is what f sees, as tau falls, closer to the one-hot vectors that it will see?",
+            "variance as tau falls": "the gradient carries y (1 - y) / tau: do estimates scatter more as tau falls?",
+        },
+        tolerance=1e-3,
+    )
+    for rows, exact in estimates:
+        _two_numbers(check, bias_variance, rows.clone(), exact.clone())
+
+
+@cache
+def _third_largest(tau: float) -> float:
+    """P(the third weight is the largest), integrated over the third perturbed logit divided by τ."""
+    at = torch.linspace(-12.0, 40.0, 20_001, dtype=torch.float64) / tau
+    logits = torch.tensor(ODDS, dtype=torch.float64).log()
+    below = (-(logits[:, None] - tau * at).exp()).exp()  # P((s + u) / τ ≤ x)
+    density = tau * (logits[2] - tau * at).exp() * below[2]
+    return torch.trapezoid(density * below[0] * below[1], at).item()
+
+
+@cache
+def _directions(seed: int) -> dict[str, str]:
+    """Which way bias and variance go as τ falls from 10 to 0.1, in 50,000 samples of the last cell's problem."""
+    logits, places = torch.tensor(ODDS).log(), torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, -1.0]])
+
+    def f(z: Tensor) -> Tensor:
+        return ((z @ places - 0.5) ** 2).sum(-1)
+
+    exact = torch.tensor(_slopes(f(torch.eye(3)).tolist(), logits.tolist()))
+    measured = []
+    for tau in (10.0, 0.1):
+        rows = logits.expand(50_000, 3).clone().requires_grad_()
+        noise = -torch.empty(50_000, 3).exponential_(generator=seeded(seed)).log()
+        with torch.enable_grad():
+            (samples,) = torch.autograd.grad(f(((rows + noise) / tau).softmax(-1)).sum(), rows)
+        centre = samples.double().mean(0)
+        measured.append(((centre - exact).norm().item(), samples.double().var(0).sum().item()))
+    return {
+        f"{name} as tau falls": "rises" if low > 1.1 * high else "falls" if high > 1.1 * low else "stays"
+        for name, high, low in zip(("bias", "variance"), *measured, strict=True)
+    }
+
+
+def _two_numbers(check: Task, answer: Callable[..., tuple[float, float]], rows: Tensor, exact: Tensor) -> None:
+    table, target = rows.double().tolist(), exact.double().tolist()
+    n, columns = len(table), list(zip(*table, strict=True))
+    mean = [math.fsum(column) / n for column in columns]
+    parts = [abs(m - e) for m, e in zip(mean, target, strict=True)]
+    spreads = [math.fsum((x - m) ** 2 for x in column) / n for column, m in zip(columns, mean, strict=True)]
+    length, spread = math.hypot(*parts), math.fsum(spreads)
+    tolerance = 1e-6 if rows.dtype == torch.float64 or n < 100 else 1e-4
+    on = f"estimates {table}, exactly {target}" if rows.numel() <= 8 else f"{n} estimates {list(rows.shape)}"
+    on += f"; their mean is ({', '.join(f'{m:.4g}' for m in mean)})"
+    with check.untouched(tested=on, estimates=rows, exact=exact):
+        found = answer(rows, exact)
+    bias, variance = found
+    check.close(
+        "bias",
+        bias,
+        length,
+        tested=on,
+        tolerance=tolerance,
+        likely="the length of (mean of the estimates - exact)",
+        mistakes={
+            "the mean distance of the single estimates: take their mean first": (
+                (rows - exact).double().norm(dim=-1).mean().item()
+            ),
+            "the squared length: take the root": length**2,
+            "the sum of the parts: take the Euclidean length": sum(parts),
+            "the mean of the parts: take the Euclidean length": sum(parts) / len(parts),
+            "the largest part: take the Euclidean length": max(parts),
+            "relative to the length of the exact gradient, as in the lecture's picture: give the length itself": (
+                length / (math.hypot(*target) or 1)
+            ),
+        },
+    )
+    unbiased = n / max(1, n - 1)
+    check.close(
+        "variance",
+        variance,
+        spread,
+        tested=on + f"; the parts have the variances {', '.join(f'{part:.4g}' for part in spreads)}",
+        tolerance=tolerance,
+        likely="the mean over the estimates of their squared distance to their mean",
+        mistakes={
+            "the distances to the exact gradient: that is the variance plus the squared bias": spread + length**2,
+            "the mean over estimates and parts: sum over the parts": spread / len(parts),
+            "divided by n - 1: it is the mean over the n estimates": spread * unbiased,
+            "the mean over the parts, divided by n - 1": spread * unbiased / len(parts),
+            "the root: give the variance itself": math.sqrt(spread),
+        },
+    )
+    check.true(
+        "numbers",
+        all(type(number) is float for number in found),
+        tested="the type of both",
+        expected="floats",
+        got=found,
+        likely=".item() makes a number of a tensor",
+    )
