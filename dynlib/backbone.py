@@ -673,7 +673,7 @@ class CausalLM(nn.Module):
         if not temperature >= 0:
             raise ValueError(f"temperature must be at least 0; got {temperature}")
         given = key_mask is not None or positions is not None
-        places = _places(prompt, key_mask, positions)
+        places = prompt_positions(prompt, key_mask, positions)
         tokens, unread = prompt, prompt
         cache = self.new_cache() if use_cache else None
         for _ in range(new_tokens):
@@ -690,8 +690,12 @@ class CausalLM(nn.Module):
         return tokens
 
 
-def _places(prompt: Tensor, key_mask: Tensor | None, positions: Tensor | None) -> Tensor:
-    """Where every token of a prompt stands, -1 for one that only fills up a shorter prompt."""
+def prompt_positions(prompt: Tensor, key_mask: Tensor | None, positions: Tensor | None) -> Tensor:
+    """Where every token of a prompt stands, -1 for one that only fills up a shorter prompt.
+
+    Raises:
+        TypeError, ValueError: as :meth:`CausalLM.generate` does.
+    """
     check_tensor(prompt, "the prompt")
     there = torch.ones_like(prompt, dtype=torch.bool)
     if key_mask is not None:

@@ -18,14 +18,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
-from torch import nn
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor, nn
 
 from dynlib.inputs import check_name
 
 Execution = Literal["gathered", "masked", "fused"]
 """How what was decided is computed. All mean the same, up to rounding.
 
-- "gathered": only what was chosen. For inference, and the default everywhere.
+- "gathered": only what was chosen. For inference, and the default everywhere. It looks at the choice, and so cannot be
+  exported, nor run under ``vmap``.
 - "masked": everything, and what was not chosen is thrown away. For comparing, and where a gradient needs it.
 - "fused": in one kernel, where a mechanism has one.
 """
@@ -34,6 +37,24 @@ Execution = Literal["gathered", "masked", "fused"]
 def check_execution(execution: object, *, fused: bool = False) -> None:
     """Raises ValueError for an execution of another name; "fused" is one for what has a kernel."""
     check_name("execution", execution, ("gathered", "masked", "fused") if fused else ("gathered", "masked"))
+
+
+def chosen(mask: Bool[Tensor, "*shape"]) -> Int[Tensor, " chosen"]:
+    """The numbers of the True elements of the flattened mask: what gathered execution takes.
+
+    Raises:
+        RuntimeError: where nobody may look at values, in a graph that is exported or under ``vmap``.
+    """
+    if not torch.compiler.is_exporting():
+        try:
+            return mask.flatten().nonzero()[:, 0]
+        except RuntimeError as error:
+            if "vmap" not in str(error):
+                raise
+    raise RuntimeError(
+        "gathered execution looks at what was chosen, and torch.export and vmap have no values to look at: use "
+        "execution='masked'"
+    )
 
 
 def report(layer: nn.Module, decision: object) -> None:

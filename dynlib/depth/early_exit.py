@@ -28,7 +28,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dynlib.deciding import Execution, check_execution, report
+from dynlib.deciding import Execution, check_execution, chosen, report
 from dynlib.inputs import check_logits, check_tensor, check_top, check_whole, widen
 from dynlib.transforms import double, look
 
@@ -211,7 +211,7 @@ class MultiExit(nn.Module):
             _check_sure(sure, logits)
             # cᵢ(x) ≥ λᵢ, and the last exit takes all
             enough = _enough(sure, limits[number]) if number < len(limits) else torch.ones_like(waiting).bool()
-            leave = enough.nonzero()[:, 0]
+            leave = chosen(enough)
             if len(leave) == len(waiting):
                 gone.append((waiting, logits, torch.full_like(waiting, self.exits[number]), sure))
                 break
@@ -356,9 +356,9 @@ def exit_index(confidence: Float[Tensor, "exits batch"], threshold: Threshold) -
 def _enough(sure: Tensor, limit: float) -> Tensor:
     """c ≥ λ, exactly: λ rounded to the confidence's own numbers, and up, as a λ just above 1 is still above 1."""
     wide = widen(sure)
-    floor = torch.tensor(limit, dtype=wide.dtype)
+    floor = torch.tensor(limit, dtype=wide.dtype, device="cpu")
     if floor.item() < limit:
-        floor = floor.nextafter(torch.tensor(math.inf, dtype=wide.dtype))
+        floor = floor.nextafter(torch.full_like(floor, math.inf))
     return wide >= floor.item()
 
 

@@ -28,7 +28,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from dynlib.backbone import Block, ViT
-from dynlib.deciding import Execution, check_execution, report
+from dynlib.deciding import Execution, check_execution, chosen, report
 from dynlib.inputs import check_number, check_tensor, check_whole, widen
 from dynlib.transforms import look
 
@@ -293,7 +293,7 @@ def _longest_first(running: Tensor) -> tuple[Tensor, list[int]]:
     lengths = running.sum(1)
     order = lengths.argsort(descending=True, stable=True)
     numbers = torch.arange(running.numel(), device=running.device).view_as(running)
-    return numbers[order][running[order]], lengths[order][: int((lengths > 0).sum())].tolist()
+    return numbers[order].flatten()[chosen(running[order])], lengths[order][: int((lengths > 0).sum())].tolist()
 
 
 def _pieces(running: Tensor, lengths: list[int], rows: int) -> tuple[list[Tensor], list[list[int]]]:

@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from dynlib.backbone import FeedForward, rotate
 from dynlib.choice import soft_topk
-from dynlib.deciding import Execution, check_execution, knob_of, report
+from dynlib.deciding import Execution, check_execution, chosen, knob_of, report
 from dynlib.inputs import check_features, check_key_mask, check_name, check_number, check_whole, widen
 from dynlib.tokens.local_attention import local_attention
 from dynlib.tokens.routing import Routed, check_capacity, expert_choice, kept
@@ -207,7 +207,7 @@ class ConditionalFeedForward(nn.Module):
         light = self.light(x)
         if self.execution == "masked":
             return light + weight[..., None].to(light.dtype) * self.heavy(x)
-        flat = mask.flatten().nonzero()[:, 0]
+        flat = chosen(mask)
         return _add(light, flat, weight, self.heavy(x.flatten(0, 1).index_select(0, flat)))
 
 
@@ -482,10 +482,11 @@ def _places(mask: Tensor) -> tuple[Tensor, Tensor | None]:
 
     The second is None where all are chosen.
     """
+    flat = chosen(mask)
     counts = mask.sum(1).tolist()
     most = max(counts)
     if min(counts) == most:
-        return mask.flatten().nonzero()[:, 0], None
+        return flat, None
     # the chosen in their order, then others
     index = (~mask).byte().argsort(dim=1, stable=True)[:, :most]
     start = mask.shape[1] * torch.arange(len(mask), device=mask.device)

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dynlib.backbone import LayerCache
-from dynlib.deciding import Execution, check_execution, recorded, report
+from dynlib.deciding import Execution, check_execution, chosen, recorded, report
 from dynlib.inputs import check_features, check_key_mask, check_name, check_whole, spread_positions, widen
 from dynlib.tokens.routing import Routed, check_capacity, expert_choice, kept
 from dynlib.transforms import look
@@ -53,7 +53,7 @@ class MixtureOfDepths(nn.Module):
             the router's. "threshold": those with r > 0. "predictor": those whom the predictor gives more than even
             odds. The last two are causal, and run as many as it happens to be.
         execution: "gathered" computes the routed tokens alone. "masked" computes all and takes what was routed, and is
-            there to be compared with.
+            there to be compared with, and to be exported.
         predictor: have one, a layer of dim / 4 hidden units.
         dim: features of a token; that of ``block.norm1`` if left out.
         generator: for random routing.
@@ -150,7 +150,8 @@ class MixtureOfDepths(nn.Module):
         """
         self.check_knobs()
         places, present = self._places(x, key_mask, positions, cache)
-        routed = self._route(x, present, past=cache is not None)
+        whole = key_mask is None and positions is None  # every sequence is as long as the batch
+        routed = self._route(x, present, whole=whole, past=cache is not None)
         if recorded(self):
             report(self, routed._replace(weight=routed.weight.where(routed.mask, 0.0)))
         mask, weight = routed.mask, routed.weight.to(x.dtype)
@@ -159,7 +160,7 @@ class MixtureOfDepths(nn.Module):
             return self._masked(x, weight, mask, places, held, cache)
         return self._gathered(x, weight, mask, places, held, cache)
 
-    def _route(self, x: Tensor, present: Tensor, *, past: bool) -> Routed:
+    def _route(self, x: Tensor, present: Tensor, *, whole: bool, past: bool) -> Routed:
         routing = self.routing
         if past and routing == "random":
             raise ValueError("random routing keeps k of a whole sequence, and a cache means that it is not whole yet")
@@ -182,7 +183,7 @@ class MixtureOfDepths(nn.Module):
             if routing == "random":
                 device = None if self.generator is None else self.generator.device
                 scores = torch.rand(logits.shape, generator=self.generator, device=device).to(logits)
-            if present.all():  # every sequence is as long as the batch
+            if whole or present.all():
                 mask = expert_choice(scores, self.kept(x.shape[1]))
             else:
                 k = torch.tensor([self.kept(length) for length in present.sum(1).tolist()], device=x.device)
@@ -204,7 +205,7 @@ class MixtureOfDepths(nn.Module):
         self, x: Tensor, weight: Tensor, mask: Tensor, places: Tensor, held: Tensor | None, cache: LayerCache | None
     ) -> Tensor:
         batch, tokens, _ = x.shape
-        flat = mask.flatten().nonzero()[:, 0]
+        flat = chosen(mask)
         if len(flat) == 0:
             return x
         count = mask.sum(1).tolist()
@@ -217,12 +218,12 @@ class MixtureOfDepths(nn.Module):
             flat = (index + tokens * torch.tensor(rows, device=x.device)[:, None]).flatten()
         where = places.flatten()[flat]
         where = (where if there is None else torch.where(there, where, -1)).view(-1, most)
-        chosen = x.flatten(0, 1).index_select(0, flat)
+        taken = x.flatten(0, 1).index_select(0, flat)
         if cache is not None and len(rows) < batch:
             cache = cache.only(rows, batch=batch)
         held = None if held is None else held[rows]
         update = self.block.update(
-            chosen.view(-1, most, x.shape[-1]), positions=where, cache=cache, **_held(held, *where.shape)
+            taken.view(-1, most, x.shape[-1]), positions=where, cache=cache, **_held(held, *where.shape)
         ).flatten(0, 1)
         # rᵢ · Δ(X̃)ᵢ
         update = (update * weight.flatten()[flat, None]).to(x.dtype)

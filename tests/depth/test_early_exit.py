@@ -686,6 +686,28 @@ def test_the_logits_of_all_exits_can_be_exported():
     torch.testing.assert_close(exported(images), model(images), **EXACT)
 
 
+def test_gathered_exits_say_that_vmap_shows_them_nothing_and_masked_ones_go():
+    model, images = make_model(), make_images(5)
+
+    def predict(image: Tensor, execution: str) -> Tensor:
+        return model.predict(image[None], 0.7, execution=execution).logits[0]
+
+    with pytest.raises(RuntimeError, match="use execution='masked'"):
+        torch.func.vmap(lambda image: predict(image, "gathered"))(images)
+    together = torch.func.vmap(lambda image: predict(image, "masked"))(images)
+    torch.testing.assert_close(together, model.predict(images, 0.7).logits, **EXACT)
+
+
+@pytest.mark.parametrize("execution", ["gathered", "masked"])
+def test_another_default_device_changes_nothing(execution):
+    model, images = make_model(), make_images(5)
+    expected = model.predict(images, 0.7, execution=execution)
+    with torch.device("meta"):
+        got = model.predict(images, 0.7, execution=execution)
+    assert torch.equal(got.logits, expected.logits)
+    assert torch.equal(got.exit, expected.exit)
+
+
 # On a GPU
 
 
