@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmarks.race import race
+from benchmarks.race import race, transformer
 from benchmarks.table import Case, Row
 from dynlib.backbone import ViT
 from dynlib.depth.early_exit import MultiExit, max_probability
@@ -49,13 +49,8 @@ def _measure(dim: int, batch: int, quick: bool) -> Row:
         {name: partial(dense, chunk) for name, chunk in chunks.items()},
         repeats=7 if quick else 15,
     )
-    return Row(
-        mechanism=f"early exit, gathered, {run.ours}",
-        size=f"dim {dim}, {depth} layers, batch {batch}, {1 + (side // 4) ** 2} tokens",
-        peer=f"dense, {run.peer}",
-        note=f"{100 * LEAVING:.3g} % leave after each layer; {run.milliseconds}",
-        **run.figures(),
-    )
+    size = transformer(dim, depth, batch, 1 + (side // 4) ** 2)
+    return run.row("early exit, gathered", size, note=f"{100 * LEAVING:.3g} % leave after each layer")
 
 
 def _thresholds(confidence: Tensor, leaving: int) -> list[float]:

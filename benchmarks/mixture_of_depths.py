@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmarks.race import Race, Ways, race, where_it_pays
+from benchmarks.race import Race, Ways, pays, race, transformer
 from benchmarks.table import Case, Row
 from dynlib.backbone import CausalLM
 from dynlib.cost import count, timed
@@ -96,23 +96,17 @@ def _race(dim: int, tokens: int, capacity: float, every: int, quick: bool, *, re
 
 def _row(dim: int, tokens: int, capacity: float, every: int, quick: bool) -> Row:
     run = _race(dim, tokens, capacity, every, quick, repeats=7 if quick else 15)
-    return Row(
-        mechanism=f"mixture of depths, {_share(capacity, every)}, gathered, {run.ours}",
-        size=_size(f"dim {dim}", tokens, quick),
-        peer=f"dense, {run.peer}",
-        note=run.milliseconds,
-        **run.figures(),
-    )
+    return run.row(f"mixture of depths, {_share(capacity, every)}, gathered", _size(dim, tokens, quick))
 
 
 def _pays(quick: bool) -> Row:
     tokens, sizes = (16, SMALL[:2]) if quick else (65, SMALL)
-    found = where_it_pays("dim", sizes, lambda dim: _race(dim, tokens, 0.125, 2, quick, repeats=7))
-    return Row(
-        mechanism=f"mixture of depths, {_share(0.125, 2)}: where it pays",
-        size=_size(f"dim {sizes[0]} to {sizes[-1]}", tokens, quick),
-        peer="dense, each in its fastest way",
-        note=found,
+    return pays(
+        f"mixture of depths, {_share(0.125, 2)}",
+        _size(f"{sizes[0]} to {sizes[-1]}", tokens, quick),
+        "dim",
+        sizes,
+        lambda dim: _race(dim, tokens, 0.125, 2, quick, repeats=7),
     )
 
 
@@ -120,8 +114,8 @@ def _share(capacity: float, every: int) -> str:
     return f"{100 * capacity:.3g} % in {'every' if every == 1 else 'every other'} block"
 
 
-def _size(dim: str, tokens: int, quick: bool) -> str:
-    return f"{dim}, {2 if quick else DEPTH} layers, batch {8 if quick else BATCH}, {tokens} tokens"
+def _size(dim: object, tokens: int, quick: bool) -> str:
+    return transformer(dim, 2 if quick else DEPTH, 8 if quick else BATCH, tokens)
 
 
 @torch.inference_mode()

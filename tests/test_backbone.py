@@ -6,9 +6,11 @@ import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 from torch.nn.utils import prune
 
@@ -1085,3 +1087,46 @@ def test_packed_sequences_get_what_each_gets_alone(causal: bool, rotary: bool, l
 def test_lengths_that_are_not_those_of_the_tokens_are_refused(lengths: list[int]) -> None:
     with pytest.raises(ValueError, match="add up to the 5 tokens"):
         Block(8, 2).packed(torch.zeros(5, 8), lengths)
+
+
+# Under torch's transforms
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # attention on a CPU has no batching rule
+@pytest.mark.parametrize("make", [make_vit, make_lm])
+def test_gradients_of_every_sample_are_those_of_a_loop(make: Callable[[], nn.Module]) -> None:
+    model, inputs = make().double(), normal(3, 2, 8, 8) if make is make_vit else make_tokens(3, 5)
+    parameters = dict(model.named_parameters())
+
+    def loss(parameters: dict[str, Tensor], sample: Tensor) -> Tensor:
+        return functional_call(model, parameters, (sample[None],)).logsumexp(-1).sum()
+
+    got = vmap(grad(loss), in_dims=(None, 0))(parameters, inputs)
+    for row, sample in enumerate(inputs):
+        expected = torch.autograd.grad(loss(parameters, sample), tuple(parameters.values()))
+        for name, slope in zip(parameters, expected, strict=True):
+            torch.testing.assert_close(got[name][row], slope, rtol=0, atol=1e-9)
+
+
+def test_a_token_outside_the_vocabulary_is_found_under_vmap() -> None:
+    model, tokens = make_lm(), make_tokens(3, 4)
+    tokens[1, 2] = 11
+    with pytest.raises(ValueError, match="0 … 10; got 0 … 11"):
+        vmap(lambda row: model(row[None])[0])(tokens)
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+@pytest.mark.parametrize("make", [make_vit, make_lm])
+def test_a_model_is_exported_for_any_batch(make: Callable[[], nn.Module]) -> None:
+    model, inputs = make().double().eval(), normal(3, 2, 8, 8) if make is make_vit else make_tokens(3, 5)
+    exported = torch.export.export(model, (inputs,), dynamic_shapes=({0: torch.export.Dim("batch")},)).module()
+    for batch in (inputs, inputs[:2], inputs.repeat(3, *[1] * (inputs.ndim - 1))):
+        torch.testing.assert_close(exported(batch), model(batch), **EXACT)
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+@pytest.mark.parametrize("given", [[[1, 2]], np.array([[1, 2]]), None], ids=["list", "array", "nothing"])
+def test_what_is_no_tensor_is_said_to_be_none(given: object) -> None:
+    for call in (make_vit(), make_lm(), lambda given: make_lm().generate(given, 1)):
+        with pytest.raises(TypeError, match=r"must be a tensor; got .*torch\.as_tensor"):
+            call(given)

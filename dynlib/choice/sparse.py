@@ -29,6 +29,7 @@ Source: arXiv:1602.02068 (sparsemax), arXiv:1905.05702 (α-entmax, and 1.5 by so
 """
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -359,15 +360,7 @@ def _rows_of(alpha: float | int | Tensor, logits: Tensor, dim: int) -> float | T
             f"of shape {tuple(logits.shape)}: give it a shape that broadcasts to {tuple(rows)}"
         ) from None
     wide = torch.promote_types(logits.dtype, torch.float32)
-
-    def check(alpha: Tensor) -> None:
-        if not ((alpha >= 1) & (alpha <= torch.finfo(wide).max)).all():  # False for NaN too
-            raise ValueError(
-                f"alpha must be finite and at least 1; got {alpha.min().item()} to {alpha.max().item()}: 1 is softmax, "
-                "2 is sparsemax"
-            )
-
-    look(check, alpha)
+    look(partial(_check_alpha, largest=torch.finfo(wide).max), alpha)
     return alpha.to(logits.device, wide).movedim(dim, -1)
 
 
@@ -387,24 +380,33 @@ def _distribution(target: Tensor, logits: Tensor, dim: int) -> Tensor:
             f"{tuple(shape)}; got {tuple(target.shape)}"
         )
     if target.dtype == torch.int64:
-
-        def check(target: Tensor) -> None:
-            if target.min() < 0 or target.max() >= p.shape[-1]:
-                raise ValueError(f"class indices must be 0 to {p.shape[-1] - 1}; got {target.min()} to {target.max()}")
-
-        look(check, target)
+        look(partial(_check_indices, classes=p.shape[-1]), target)
         return torch.zeros_like(p).scatter(-1, target.unsqueeze(-1), 1)
     if target.requires_grad:
         raise ValueError("a target gets no gradient: use target.detach()")
     y = target.to(p.dtype).movedim(dim, -1)
-
-    def check_sums(y: Tensor) -> None:
-        sums = y.sum(-1)
-        if not ((y >= 0).all() and ((sums - 1).abs() <= torch.finfo(target.dtype).eps ** 0.5).all()):  # nor for NaN
-            raise ValueError(
-                f"target probabilities must not be negative and must sum to 1 along dimension {dim}; got a smallest of "
-                f"{y.min().item():g} and sums from {sums.min().item():g} to {sums.max().item():g}"
-            )
-
-    look(check_sums, y)
+    look(partial(_check_sums, rounding=torch.finfo(target.dtype).eps ** 0.5, dim=dim), y)
     return y
+
+
+def _check_alpha(alpha: Tensor, largest: float) -> None:
+    if not ((alpha >= 1) & (alpha <= largest)).all():  # False for NaN too
+        raise ValueError(
+            f"alpha must be finite and at least 1; got {alpha.min().item()} to {alpha.max().item()}: 1 is softmax, 2 "
+            "is sparsemax"
+        )
+
+
+def _check_indices(target: Tensor, classes: int) -> None:
+    if target.min() < 0 or target.max() >= classes:
+        raise ValueError(f"class indices must be 0 to {classes - 1}; got {target.min()} to {target.max()}")
+
+
+def _check_sums(y: Tensor, rounding: float, dim: int) -> None:
+    """Of probabilities along the last dimension, which is the caller's ``dim``."""
+    sums = y.sum(-1)
+    if not ((y >= 0).all() and ((sums - 1).abs() <= rounding).all()):  # False for NaN too
+        raise ValueError(
+            f"target probabilities must not be negative and must sum to 1 along dimension {dim}; got a smallest of "
+            f"{y.min().item():g} and sums from {sums.min().item():g} to {sums.max().item():g}"
+        )

@@ -879,3 +879,29 @@ def test_an_attribute_that_was_set_badly_is_found_when_it_runs() -> None:
     layer.execution = "dense"
     with pytest.raises(ValueError, match="execution must be"):
         layer(make_tokens())
+
+
+@pytest.mark.parametrize("keywords", [{}, {"k": 3}])
+def test_routing_goes_under_vmap_and_can_be_exported(keywords: dict[str, int]) -> None:
+    router, x = Router(DIM, 0.25).double(), make_tokens()
+    expected = router(x, **keywords)
+    mask, weight = torch.func.vmap(lambda one: router(one[None], **keywords)[:2], out_dims=1)(x)
+    assert torch.equal(mask[0], expected.mask)
+    torch.testing.assert_close(weight[0], expected.weight, **EXACT)
+    exported = torch.export.export(router, (x,), keywords).module()
+    assert torch.equal(exported(x, **keywords).mask, expected.mask)
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+def test_the_masked_execution_can_be_exported_and_the_gathered_says_that_it_cannot() -> None:
+    block, x = make_block(), make_tokens()
+    with pytest.raises(RuntimeError, match="use execution='masked'"):
+        torch.export.export(block, (x,))
+    with pytest.raises(RuntimeError, match="use execution='masked'"):
+        torch.func.vmap(lambda one: block(one[None])[0])(x)
+    expected = block(x)
+    with setting(block, (ConditionalAttention, ConditionalFeedForward), execution="masked"):
+        torch.testing.assert_close(torch.export.export(block, (x,)).module()(x), expected, **EXACT)
+        torch.testing.assert_close(torch.func.vmap(lambda one: block(one[None])[0])(x), expected, **EXACT)
+        assert torch.equal(torch.compile(block, backend="eager")(x), block(x))
+    assert torch.equal(torch.compile(block, backend="eager")(x), expected)

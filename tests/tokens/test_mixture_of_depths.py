@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from dynlib.backbone import Block, CausalLM, LayerCache
 from dynlib.cost import count
@@ -664,3 +665,26 @@ def test_a_router_that_was_wrapped_is_called_and_not_read() -> None:
     (one,) = routed[""]
     torch.testing.assert_close(one.scores, -(x @ layer.router.inner.weight[0]), **EXACT)
     assert torch.equal(one.mask, largest(one.scores, 3))
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+def test_the_masked_layer_can_be_exported_and_the_gathered_says_that_it_cannot() -> None:
+    layer, x = make_layer(0.3), make_tokens()
+    with pytest.raises(RuntimeError, match="use execution='masked'"):
+        torch.export.export(layer, (x,))
+    with pytest.raises(RuntimeError, match="use execution='masked'"):
+        torch.func.vmap(lambda one: layer(one[None])[0])(x)
+    expected = layer(x)
+    with setting(layer, MixtureOfDepths, execution="masked"):
+        torch.testing.assert_close(torch.export.export(layer, (x,)).module()(x), expected, **EXACT)
+        torch.testing.assert_close(torch.func.vmap(lambda one: layer(one[None])[0])(x), expected, **EXACT)
+        assert torch.equal(torch.compile(layer, backend="eager")(x), layer(x))
+    assert torch.equal(torch.compile(layer, backend="eager")(x), expected)
+
+
+@pytest.mark.parametrize("execution", ["gathered", "masked"])
+def test_checkpointed_layers_have_the_same_gradients(execution: str) -> None:
+    layer, x = make_layer(0.3, execution=execution), make_tokens().requires_grad_()
+    (right,) = torch.autograd.grad(layer(x).square().sum(), x)
+    (again,) = torch.autograd.grad(checkpoint(layer, x, use_reentrant=False).square().sum(), x)
+    torch.testing.assert_close(again, right, **EXACT)
