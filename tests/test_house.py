@@ -165,7 +165,10 @@ def test_all_that_a_module_promises_is_there() -> None:
 
 FIXED = {
     "dynlib.choice": "gumbel_noise gumbel_max gumbel_softmax gumbel_sigmoid straight_through softmax_ste",
-    "dynlib.cost": "Cost count timed estimate_energy machine_peak",
+    "dynlib.cost": "Cost count timed estimate_energy machine_peak learn_then_test",
+    "dynlib.deciding": "record setting",
+    "dynlib.depth": "MultiExit exit_loss learn_then_test calm_generate skip middle_repeat reverse shuffle parallel",
+    "dynlib.tokens": "ConditionalFeedForward ConditionalAttention MixtureOfDepths AdaptiveViT",
     "dynlib.backbone": "Attention FeedForward Block ViT CausalLM",
     "dynlib.data": "digits cluttered_digits topics",
     "dynlib.zoo": "load names card",
