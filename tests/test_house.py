@@ -139,6 +139,8 @@ def public(tree: ast.Module) -> Iterator[tuple[str, ast.AST]]:
     for node in tree.body:
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) or node.name.startswith("_"):
             continue
+        if any(isinstance(mark, ast.Name) and mark.id == "overload" for mark in node.decorator_list):
+            continue  # the function itself says it for all of its overloads
         yield node.name, node
         for inner in node.body if isinstance(node, ast.ClassDef) else []:
             if isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef) and not inner.name.startswith("_"):
