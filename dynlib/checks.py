@@ -273,7 +273,7 @@ class Task:
             words: for each word of ``right``, those one may choose from.
             slips: for each name, sentences about known mistakes, each with the value that it leads to.
             likely: the usual reason where no slip fits; one for all, or one for each name.
-            tolerance: a number within ``tolerance`` · max(1, |right|) is right; one for all, or some by name (else 1e-6).
+            tolerance: a number within ``tolerance`` · max(1, |right|) is right; one for all, or by name.
             unit: how the table's first column is headed.
         """
         words, slips = words or {}, slips or {}

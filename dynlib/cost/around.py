@@ -124,8 +124,29 @@ def _change() -> ExitStack:
     if "torch._dynamo" in sys.modules:
         stack.push(torch.compiler.set_stance("force_eager"))  # from now on
     else:
-        stack.callback(_forget)  # loading it takes a second
+        _put_aside_later(stack)  # loading it takes a second
     return stack
+
+
+def _put_aside_later(stack: ExitStack) -> None:
+    """Let compiled functions run uncompiled from when ``torch.compile`` is called for the first time, if ever."""
+    original = torch.compile
+    first: list[Any] = []
+
+    @wraps(original)
+    def compile_(*args: Any, **kwargs: Any) -> Any:
+        if not first:
+            first.append(stack.push(torch.compiler.set_stance("force_eager")))
+        return original(*args, **kwargs)
+
+    def undo() -> None:
+        if torch.compile is compile_:
+            torch.compile = original
+        if "torch._dynamo" in sys.modules and not first:  # it came by another way, and may have given something up
+            torch._dynamo.reset()
+
+    torch.compile = compile_
+    stack.callback(undo)
 
 
 def _replace(stack: ExitStack, owner: type, name: str, replacement: Callable[..., Any]) -> None:
@@ -141,8 +162,3 @@ def _replace(stack: ExitStack, owner: type, name: str, replacement: Callable[...
 
     setattr(owner, name, method)
     stack.callback(undo)
-
-
-def _forget() -> None:
-    if "torch._dynamo" in sys.modules:  # something was compiled meanwhile, and given up
-        torch._dynamo.reset()

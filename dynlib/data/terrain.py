@@ -12,12 +12,15 @@ algorithm is wrong, and on a grid where one may turn back a cheapest path does n
 from dataclasses import dataclass
 from functools import lru_cache, reduce
 from statistics import NormalDist
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from dynlib.inputs import check_tensor
+from dynlib.transforms import BatchedFunction, look
 
 TILE = 8
 """Side of a tile in pixels."""
@@ -96,16 +99,16 @@ def terrain(count: int, *, split: Split = "train", seed: int = 0, size: int = 12
     # images all is done in integers, which every machine rounds alike.
     random = np.random.RandomState([SPLITS.index(split), seed])
     kinds = np.empty((count, size, size), dtype=np.int64)
-    images = torch.empty(count, 3, TILE * size, TILE * size)
+    images = torch.empty(count, 3, TILE * size, TILE * size, dtype=torch.float32, device="cpu")
     for start in range(0, count, _CHUNK):
         some = slice(start, min(start + _CHUNK, count))
         kinds[some], pixels = _draw(random, some.stop - some.start, size)
-        images[some] = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255
-    costs = torch.tensor([ground.cost for ground in GROUNDS])[torch.from_numpy(kinds)]
+        images[some] = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(torch.float32) / 255
+    prices = torch.tensor([ground.cost for ground in GROUNDS], dtype=torch.float32, device="cpu")
+    costs = prices[torch.from_numpy(kinds)]
     return Terrain(images, costs, shortest_path(costs))
 
 
-@torch.no_grad()
 def shortest_path(costs: Float[Tensor, "*batch height width"]) -> Float[Tensor, "*batch height width"]:
     """The cheapest path from the top left to the bottom right that moves right, down, or right and down at once.
 
@@ -121,13 +124,35 @@ def shortest_path(costs: Float[Tensor, "*batch height width"]) -> Float[Tensor, 
         costs: one number for every cell. Half precision is added up in float32.
 
     Returns:
-        1 on the cells of the path and 0 elsewhere, in the dtype of ``costs``. It has no gradient.
+        1 on the cells of the path and 0 elsewhere, in the dtype of ``costs``. It has no gradient. Under ``vmap`` all
+        maps are solved at once.
 
     Raises:
-        TypeError: if the costs are not of a floating-point dtype.
+        TypeError: if the costs are no tensor, or not of a floating-point dtype.
         ValueError: if there are no cells or no maps, or a cost is not finite.
     """
     _check_costs(costs)
+    path: Tensor = _Path.apply(costs)
+    return path
+
+
+class _Path(BatchedFunction):
+    batch_in, batch_out = (0,), 0
+
+    @staticmethod
+    def forward(costs: Tensor) -> Tensor:
+        return _sweep(costs)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.mark_non_differentiable(output)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> None:
+        return None
+
+
+def _sweep(costs: Tensor) -> Tensor:
     height, width = costs.shape[-2:]
     cells = costs.reshape(-1, height * width).T  # [cells, maps]
     maps = cells.shape[1]
@@ -168,10 +193,11 @@ def path_cost(
     """What a path costs: the sum of the costs of its cells, one for every map.
 
     Raises:
-        TypeError: if the costs are not of a floating-point dtype.
+        TypeError: if the costs or the path are no tensor, or the costs not of a floating-point dtype.
         ValueError: if there are no cells or no maps, a cost is not finite, or the path has another shape.
     """
     _check_costs(costs)
+    check_tensor(path, "the path")
     if path.shape != costs.shape:
         raise ValueError(
             f"costs and path must have one shape; got {tuple(costs.shape)} and {tuple(path.shape)}: expand the smaller "
@@ -187,18 +213,24 @@ def _turn(height: int, width: int) -> Tensor:
     Cell (i, j) is in row i + 1 of diagonal i + j + 2. Two diagonals and one row of walls go before, so that every cell
     has three neighbours to come from. What is no cell of the grid is a wall, with the number after the last cell.
     """
-    diagonal = torch.arange(height + width + 1)[:, None]
-    i = torch.arange(height + 1) - 1
-    j = diagonal - 2 - i
-    inside = (i >= 0) & (j >= 0) & (j < width)
-    return torch.where(inside, i * width + j, height * width)
+    with torch.inference_mode(False), torch.device("cpu"):  # it is kept, and used in another mode
+        diagonal = torch.arange(height + width + 1)[:, None]
+        i = torch.arange(height + 1) - 1
+        j = diagonal - 2 - i
+        inside = (i >= 0) & (j >= 0) & (j < width)
+        return torch.where(inside, i * width + j, height * width)
 
 
 def _check_costs(costs: Tensor) -> None:
+    check_tensor(costs, "costs")
     if not costs.is_floating_point():
         raise TypeError(f"costs must be of a floating-point dtype; got {costs.dtype}: convert with .float()")
     if costs.ndim < 2 or costs.numel() == 0:
         raise ValueError(f"costs must be maps [..., height, width] with cells in them; got shape {tuple(costs.shape)}")
+    look(_check_finite, costs)
+
+
+def _check_finite(costs: Tensor) -> None:
     if not torch.stack(costs.aminmax()).isfinite().all():  # both are NaN if one cost is
         raise ValueError("a cost is NaN or infinite: to close a cell, give it a cost that is finite and very high")
 

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from dynlib.inputs import check_tensor
+
 Unit = Literal["bytes", "characters"]
 
 TEST_TOPICS = frozenset({"calls", "comparisons", "import", "in", "strings", "typesmapping"})
@@ -55,8 +57,11 @@ def encode(text: str, *, unit: Unit = "bytes") -> Int[Tensor, " tokens"]:
     """Text to token numbers: its UTF-8 bytes (0 … 255), or the places of its characters in :func:`alphabet`.
 
     Raises:
+        TypeError: if the text is no string.
         ValueError: for another unit, or a character that is not in the alphabet.
     """
+    if not isinstance(text, str):
+        raise TypeError(f"text must be a string; got {type(text).__name__}: bytes have .decode()")
     if unit == "bytes":
         return torch.tensor(list(text.encode()), dtype=torch.int64)
     if unit != "characters":
@@ -72,8 +77,12 @@ def decode(tokens: Int[Tensor, " tokens"], *, unit: Unit = "bytes") -> str:
     """Token numbers to text. Bytes that are no text show as �.
 
     Raises:
+        TypeError: if the tokens are no tensor, or not whole numbers.
         ValueError: for another unit, or a number outside its vocabulary.
     """
+    check_tensor(tokens, "tokens")
+    if tokens.is_floating_point() or tokens.is_complex():
+        raise TypeError(f"tokens must be whole numbers; got {tokens.dtype}: convert with .long()")
     if unit not in ("bytes", "characters"):
         raise ValueError(f"unit must be 'bytes' or 'characters'; got {unit!r}")
     size = 256 if unit == "bytes" else len(alphabet())
@@ -90,9 +99,12 @@ def windows(
     """``count`` stretches of ``length`` tokens from random places.
 
     Raises:
+        TypeError: if the tokens are no tensor.
         ValueError: if the text is shorter than one stretch.
     """
+    check_tensor(tokens, "tokens")
     if count < 1 or not 1 <= length <= len(tokens):
         raise ValueError(f"need count >= 1 and 1 <= length <= {len(tokens)} tokens; got {count} and {length}")
-    starts = torch.randint(len(tokens) - length + 1, (count, 1), generator=generator)
-    return tokens[starts + torch.arange(length)]
+    drawn_on = tokens.device if generator is None else generator.device
+    starts = torch.randint(len(tokens) - length + 1, (count, 1), generator=generator, device=drawn_on)
+    return tokens[starts.to(tokens.device) + torch.arange(length, device=tokens.device)]

@@ -59,7 +59,7 @@ def depth_auc(depth: Int[Tensor, "*some"], digit: Bool[Tensor, "*some"]) -> floa
         ValueError: if there are no patches of one kind.
     """
     most = int(depth.max()) + 1
-    ours, others = (torch.bincount(depth[some], minlength=most).double() for some in (digit, ~digit))
+    ours, others = (torch.bincount(depth[some], minlength=most).cpu().double() for some in (digit, ~digit))
     if ours.sum() == 0 or others.sum() == 0:
         raise ValueError(f"need patches of both kinds; got {int(ours.sum())} of the digit and {int(others.sum())}")
     below = others.cumsum(0) - others

@@ -766,12 +766,23 @@ def run(x):
 assert "torch._dynamo" not in sys.modules
 x = torch.ones(2, 8)
 flops = count(run, x).flops
-runs.clear()
+early = len(runs)
 made[0](x)
-print(flops, len(runs))
+print(flops, early, len(runs), torch.compile.__module__)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.stdout.strip() == "256 1", done.stderr
+    assert done.stdout.strip() == "256 0 1 torch", done.stderr
+
+
+def test_flex_attention_can_be_the_first_thing_that_is_counted():
+    code = """
+import torch
+from torch.nn.attention.flex_attention import flex_attention
+from dynlib.cost import count
+print(count(flex_attention, *[torch.ones(1, 2, 128, 16)] * 3).flops)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == str(4 * 2 * 128 * 128 * 16), done.stderr
 
 
 def test_exported_and_traced_models_cost_what_the_model_does():

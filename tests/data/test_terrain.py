@@ -217,6 +217,55 @@ def test_costs_of_another_kind_are_refused(dtype):
 
 
 @pytest.mark.usefixtures("as_users_run_it")
+@pytest.mark.parametrize("costs", [np.ones((3, 3)), [[1.0, 2.0], [3.0, 4.0]]], ids=["array", "list"])
+def test_what_is_no_tensor_is_refused_with_the_way_to_make_one(costs):
+    with pytest.raises(TypeError, match=r"costs must be a tensor; got .*torch\.as_tensor"):
+        shortest_path(costs)
+    with pytest.raises(TypeError, match=r"costs must be a tensor; got .*torch\.as_tensor"):
+        path_cost(costs, torch.ones(3, 3))
+    with pytest.raises(TypeError, match=r"the path must be a tensor; got .*torch\.as_tensor"):
+        path_cost(torch.ones(3, 3), costs)
+
+
+def test_paths_under_vmap_are_those_of_the_batch_and_have_no_gradient():
+    costs = torch.rand(2, 3, 4, 5, generator=seeded())
+    expected = shortest_path(costs)
+    assert torch.equal(torch.func.vmap(torch.func.vmap(shortest_path))(costs), expected)
+    assert torch.equal(
+        torch.func.vmap(shortest_path, in_dims=2, out_dims=2)(costs.movedim(0, 2)), expected.movedim(0, 2)
+    )
+    gradient = torch.func.grad(lambda costs: path_cost(costs, shortest_path(costs)).sum())(costs)
+    assert torch.equal(gradient, expected)  # of the sum alone
+    costs[1, 2, 3, 4] = torch.nan
+    with pytest.raises(ValueError, match="a cost is NaN or infinite"):
+        torch.func.vmap(shortest_path)(costs)
+
+
+def test_paths_are_the_same_in_any_mode_and_after_it():
+    costs = torch.rand(3, 6, 7, generator=seeded(1))
+    with torch.inference_mode():
+        inside = shortest_path(costs)  # nobody asked for this size before
+    with torch.device("meta"):
+        assert shortest_path(torch.rand(5, 9)).shape == (5, 9)
+        assert torch.equal(shortest_path(costs), inside)
+    assert torch.equal(shortest_path(costs.requires_grad_()), inside)
+    assert shortest_path(torch.rand(5, 9)).sum() >= 9
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_maps_are_in_float32_whatever_the_default(dtype):
+    expected = terrain(3, size=4)
+    torch.set_default_dtype(dtype)
+    try:
+        found = terrain(3, size=4)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for name, value in vars(expected).items():
+        assert getattr(found, name).dtype == torch.float32
+        assert torch.equal(getattr(found, name), value)
+
+
+@pytest.mark.usefixtures("as_users_run_it")
 def test_a_path_of_another_shape_is_refused():
     with pytest.raises(ValueError, match=r"one shape; got \(2, 3, 4\) and \(3, 4\)"):
         path_cost(torch.zeros(2, 3, 4), torch.zeros(3, 4))

@@ -3,6 +3,7 @@
 import re
 from pydoc_data.topics import topics as pages
 
+import numpy as np
 import pytest
 import torch
 
@@ -151,3 +152,21 @@ def test_the_text_of_a_split_holds_its_topics_with_an_empty_line_between(split: 
 def test_a_text_of_no_split_is_refused() -> None:
     with pytest.raises(ValueError, match="'train' or 'test'; got 'dev'"):
         text("dev")  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+def test_what_is_no_text_or_no_tokens_is_refused_with_what_to_do() -> None:
+    for call in (lambda: decode([97]), lambda: decode(np.array([97])), lambda: windows(np.arange(9), 2, 3)):
+        with pytest.raises(TypeError, match=r"tokens must be a tensor; got .*torch\.as_tensor"):
+            call()
+    with pytest.raises(TypeError, match=r"whole numbers; got torch\.float32: convert with \.long"):
+        decode(torch.tensor([97.0]))
+    with pytest.raises(TypeError, match=r"must be a string; got bytes: bytes have \.decode"):
+        encode(b"abc")
+
+
+def test_windows_are_cut_where_the_tokens_are() -> None:
+    with torch.device("meta"):
+        tokens = encode("abcdefghi")
+    assert windows(tokens, 2, 3, generator=torch.Generator()).device.type == "meta"
+    assert windows(tokens, 2, 3).shape == (2, 3)
