@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmarks.race import Race, Ways, race, where_it_pays
+from benchmarks.race import Race, Ways, pays, race, transformer
 from benchmarks.table import Case, Row
 from dynlib.backbone import ViT
 from dynlib.tokens.avit import AdaptiveViT
@@ -53,29 +53,16 @@ def _race(dim: int, batch: int, tokens: int, quick: bool, *, repeats: int = 15) 
     chunks = sorted({min(chunk, batch) for chunk in (*CHUNKS, batch)})
     ours: Ways = {f"about {rows} tokens at a time": partial(gathered, rows) for rows in ROWS}
     peer: Ways = {f"{chunk} images at a time": partial(dense, chunk) for chunk in chunks}
-    return race(ours, peer, modules=(model, vit), repeats=repeats)
+    return race(ours, peer, repeats=repeats)
 
 
 def _row(dim: int, batch: int, tokens: int, quick: bool) -> Row:
     run = _race(dim, batch, tokens, quick, repeats=7 if quick else 15)
-    return Row(
-        mechanism=f"A-ViT, gathered, {run.ours}",
-        size=_size(f"dim {dim}", batch, tokens, quick),
-        peer=f"dense, {run.peer}",
-        note=f"as many patches halt after each layer; {run.milliseconds}",
-        **run.figures(),
-    )
+    size = transformer(dim, 2 if quick else DEPTH, batch, tokens)
+    return run.row("A-ViT, gathered", size, note="as many patches halt after each layer")
 
 
 def _pays(quick: bool) -> Row:
     batch, tokens, sizes = (8, 17, SMALL[:2]) if quick else (32, 65, SMALL)
-    return Row(
-        mechanism="A-ViT: where it pays",
-        size=_size(f"dim {sizes[0]} to {sizes[-1]}", batch, tokens, quick),
-        peer="dense, each in its fastest way",
-        note=where_it_pays("dim", sizes, lambda dim: _race(dim, batch, tokens, quick, repeats=7)),
-    )
-
-
-def _size(dim: str, batch: int, tokens: int, quick: bool) -> str:
-    return f"{dim}, {2 if quick else DEPTH} layers, batch {batch}, {tokens} tokens"
+    size = transformer(f"{sizes[0]} to {sizes[-1]}", 2 if quick else DEPTH, batch, tokens)
+    return pays("A-ViT", size, "dim", sizes, lambda dim: _race(dim, batch, tokens, quick, repeats=7))

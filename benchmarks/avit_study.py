@@ -21,15 +21,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from benchmarks.study import head, write
-from dynlib.backbone import ViT
+from benchmarks.study import Results, head
 from dynlib.cost import count, timed
 from dynlib.data import ClutteredDigits, cluttered_digits
 from dynlib.data.digits import MOST_FRAGMENTS
 from dynlib.tokens import AdaptiveViT
 from dynlib.training import train
 from dynlib.zoo import load
-from dynlib.zoo.recipes import AVIT_FEATURE, RECIPES, depth_auc, digit_patches, digits_avit_loss, swap_features
+from dynlib.zoo.recipes import recipe
+from dynlib.zoo.recipes.avit import digits_avit_loss, swap_features
+from dynlib.zoo.scores import depth_auc, digit_patches
 
 RESULTS = Path(__file__).with_suffix(".json")
 SEEDS, TEST, TIMED = 3, 5000, 256
@@ -44,7 +45,7 @@ CHUNKS, ROWS = (16, 64), (1024, 4096)
 @torch.no_grad()
 def choose() -> list[list[float]]:
     """Cross-entropy and mean ponder on training images if tokens halt by feature 0, 1, 2, …, before any training."""
-    config, images = RECIPES["digits_avit"].config, cluttered_digits(CHOSEN_ON, split="train", seed=10**6 - 1)
+    config, images = recipe("digits_avit").config, cluttered_digits(CHOSEN_ON, split="train", seed=10**6 - 1)
     rows = []
     for feature in tqdm(range(config["dim"]), desc="features", leave=False):
         model = _start(feature).eval()
@@ -54,23 +55,29 @@ def choose() -> list[list[float]]:
     return rows
 
 
+def chosen() -> dict[str, Any]:
+    """The feature to halt by, which costs least before any training, and what each of them costs."""
+    losses = choose()
+    best = min(range(len(losses)), key=lambda feature: losses[feature][0] + PRICE * losses[feature][1])
+    return {"images": CHOSEN_ON, "price": PRICE, "chosen": best, "losses": losses}
+
+
 def _start(feature: int) -> AdaptiveViT:
-    recipe, backbone = RECIPES["digits_avit"], load("digits_vit")
-    assert isinstance(backbone, ViT)
+    config, backbone = recipe("digits_avit").config, load("digits_vit")
     swap_features(backbone, 0, feature)
-    return AdaptiveViT(backbone, gamma=recipe.config["gamma"], beta=recipe.config["beta"])
+    return AdaptiveViT(backbone, gamma=config["gamma"], beta=config["beta"])
 
 
-def make(weight: float | str, seed: int, checkpoints: Path) -> nn.Module:
-    """The trained model of a weight and a seed; read, where it has been trained before."""
-    recipe, start = RECIPES["digits_avit"], _start(AVIT_FEATURE)
+def make(feature: int, weight: float | str, seed: int, checkpoints: Path) -> nn.Module:
+    """The trained model of a weight and a seed, whose tokens halt by a feature; read, where it was trained before."""
+    training, start = recipe("digits_avit").training, _start(feature)
     model, ponder = (start.backbone, 0.0) if isinstance(weight, str) else (start, weight)
     train(
         model,
         digits_avit_loss(model, ponder=ponder, stream=seed),
-        steps=int(recipe.training["steps"]),
-        lr=recipe.training["lr"],
-        weight_decay=recipe.training["weight_decay"],
+        steps=int(training["steps"]),
+        lr=training["lr"],
+        weight_decay=training["weight_decay"],
         checkpoint=checkpoints / f"{weight}-{seed}.pt",
         description=f"{weight}, seed {seed}",
     )
@@ -121,7 +128,7 @@ def _by(fragments: Tensor, values: Tensor) -> list[float]:
 
 
 def _shares(depth: Tensor) -> list[float]:
-    layers = RECIPES["digits_avit"].config["depth"]
+    layers = recipe("digits_avit").config["depth"]
     return (torch.bincount(depth, minlength=layers + 1)[1:] / depth.numel()).tolist()
 
 
@@ -151,19 +158,26 @@ def pay(models: dict[float | str, nn.Module], images: Tensor, *, repeats: int = 
         return min(places, key=timing.seconds.__getitem__)
 
     best = fastest(PLAIN, "dense")
-    whole = count(partial(dense, plain, len(images)), modules=plain).flops
+    whole = count(partial(dense, plain, len(images))).flops
     rows: dict[float | str, dict[str, Any]] = {
         PLAIN: {"images a second": len(images) / timing.seconds[best], "images at a time": ways[best][2]}
     }
     for weight, model in halting.items():
         here = fastest(weight, "gathered")
         rows[weight] = {
-            "share of FLOPs": count(partial(gathered, model, ways[here][2]), modules=model).flops / whole,
+            "share of FLOPs": count(partial(gathered, model, ways[here][2])).flops / whole,
             "throughput": list(timing.ratio(best, here)),
             "tokens at a time": ways[here][2],
             "throughput, masked": list(timing.ratio(best, fastest(weight, "masked"))),
         }
     return rows
+
+
+def run(feature: int, test: ClutteredDigits, checkpoints: Path, seed: int) -> list[dict[str, Any]]:
+    """All models of a seed, trained, judged, and timed in turn."""
+    models = {weight: make(feature, weight, seed, checkpoints) for weight in tqdm(WEIGHTS, desc="weights", leave=False)}
+    paid = pay(models, test.images[:TIMED])
+    return [{"weight": weight, **judge(model, test), **paid[weight]} for weight, model in models.items()]
 
 
 def main() -> None:
@@ -172,38 +186,17 @@ def main() -> None:
     parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints/avit_study"), help="of the runs")
     folder = parser.parse_args().checkpoints
     torch.set_num_threads(1)
-    test = cluttered_digits(TEST, split="test", seed=0)
-    features = choose()
-    best = min(range(len(features)), key=lambda feature: features[feature][0] + PRICE * features[feature][1])
-    if best != AVIT_FEATURE:
-        raise ValueError(f"the best feature is {best}, and the recipe has {AVIT_FEATURE}: change it there")
-    runs: list[dict[str, Any]] = []
-    for seed in tqdm(range(SEEDS), desc="seeds"):
-        models = {weight: make(weight, seed, folder) for weight in tqdm(WEIGHTS, desc="weights", leave=False)}
-        paid = pay(models, test.images[:TIMED])
-        for weight, model in models.items():
-            runs.append({"weight": weight, "seed": seed, **judge(model, test), **paid[weight]})
-    recipe, untrained = RECIPES["digits_avit"], _start(AVIT_FEATURE).eval()
-    ink = F.avg_pool2d(test.images, 4).flatten(1)
-    write(
-        RESULTS,
-        {
-            **head("avit_study"),
-            "start": judge(load("digits_vit"), test)["accuracy"],
-            "features": {"images": CHOSEN_ON, "price": PRICE, "chosen": AVIT_FEATURE, "losses": features},
-            "before training": judge(untrained, test),
-            "config": recipe.config,
-            "training": recipe.training,
-            "test images": TEST,
-            "timed images": TIMED,
-            "share of patches with digit": digit_patches(test.masks).double().mean().item(),
-            "auc of the ink": depth_auc((ink * 256).round().long(), digit_patches(test.masks)),
-            "runs": runs,
-        },
-        digits=5,
-    )
-    for run in runs:
-        print({key: run.get(key) for key in ("weight", "seed", "accuracy", "depth", "auc", "throughput")})
+    test, made = cluttered_digits(TEST, split="test", seed=0), recipe("digits_avit")
+    settings = {"config": made.config, "training": made.training, "test images": TEST, "timed images": TIMED}
+    results = Results(RESULTS, {**head("avit_study"), **settings}, digits=5)
+    feature = results.once("features", chosen)["chosen"]
+    for row in results.sweep(({"seed": seed} for seed in range(SEEDS)), partial(run, feature, test, folder)):
+        print({key: row.get(key) for key in ("weight", "seed", "accuracy", "depth", "auc", "throughput")})
+    results.once("start", lambda: judge(load("digits_vit"), test)["accuracy"])
+    results.once("before training", lambda: judge(_start(feature).eval(), test))
+    digit, ink = digit_patches(test.masks), F.avg_pool2d(test.images, 4).flatten(1)
+    results.once("share of patches with digit", lambda: digit.double().mean().item())
+    results.once("auc of the ink", lambda: depth_auc((ink * 256).round().long(), digit))
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def _measure(threshold: float, quick: bool) -> Row:
         mechanism=f"CALM, λ = {threshold:g}",
         size=f"topics_exits, dim 128, 8 layers, batch 1, {len(prompts)} prompts, {letters} letters each",
         peer="the whole model",
-        flops_share=count(early, modules=model).flops / count(full, modules=model).flops,
+        flops_share=count(early).flops / count(full).flops,
         time_share=share,
         interval=(low, high),
         note=f"mean layer {layers.double().mean():.1f}; {100 * same:.0f} % of the letters are the whole model's; "

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from benchmarks.race import Race, Ways, race, where_it_pays
+from benchmarks.race import Race, Ways, pays, race
 from benchmarks.table import Case, Row
 from dynlib.backbone import Block
 from dynlib.tokens.colt5 import ConditionalBlock
@@ -44,28 +44,18 @@ def _race(length: int, quick: bool, *, repeats: int = 15) -> Race:
         chunks = sorted({max(number // length, 1) for number in (tokens // 8, tokens // 2, tokens)})
         return {f"{chunk * length} tokens at a time": partial(run, model, chunk) for chunk in chunks}
 
-    return race(ways(ours), ways(dense), modules=(ours, dense), repeats=repeats)
+    return race(ways(ours), ways(dense), repeats=repeats)
 
 
 def _row(length: int, quick: bool) -> Row:
     run = _race(length, quick, repeats=7 if quick else 15)
-    return Row(
-        mechanism=f"CoLT5, gathered, {run.ours}",
-        size=_size(f"{length} tokens", quick),
-        peer=f"dense, {run.peer}",
-        note=run.milliseconds,
-        **run.figures(),
-    )
+    return run.row("CoLT5, gathered", _size(f"{length} tokens", quick))
 
 
 def _pays(quick: bool) -> Row:
     lengths = (16, 32) if quick else SHORT
-    return Row(
-        mechanism="CoLT5: where it pays",
-        size=_size(f"{lengths[0]} to {lengths[-1]} tokens", quick),
-        peer="dense, each in its fastest way",
-        note=where_it_pays("length", lengths, lambda length: _race(length, quick, repeats=7)),
-    )
+    size = _size(f"{lengths[0]} to {lengths[-1]} tokens", quick)
+    return pays("CoLT5", size, "length", lengths, lambda length: _race(length, quick, repeats=7))
 
 
 def _size(length: str, quick: bool) -> str:

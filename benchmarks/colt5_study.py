@@ -4,19 +4,18 @@
 again after an interruption: what is in the file already is not run again. Lecture 06 reads the file.
 """
 
-import json
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 
-from benchmarks.study import head, interval, rounded, write
+from benchmarks.study import Results, head, interval
 from dynlib.cost import count
 from dynlib.data import Needles, needles
-from dynlib.tokens.colt5 import ConditionalAttention, Router, record
+from dynlib.deciding import record
+from dynlib.tokens.colt5 import ConditionalAttention, Router
 from dynlib.training import train
 from dynlib.zoo.needles import NeedleReader, reading_loss
 
@@ -79,9 +78,9 @@ def measure(model: NeedleReader, test: Needles) -> dict[str, Any]:
     """
     logits, chosen = [], []
     for tokens in test.tokens.split(FEW):
-        with record(model) as routed:
+        with record(model, Router) as routed:
             logits.append(model(tokens))
-        chosen.append({name: each.mask for name, each in routed.items()})
+        chosen.append({name: each.mask for name, (each,) in routed.items()})
     said = torch.cat(logits)
     rows = torch.arange(len(test))
     routers = {}
@@ -125,7 +124,7 @@ def run(arm: str, seed: int) -> dict[str, Any]:
     model.eval()
     flops = count(model, few.tokens[:1]).flops
     found = measure(model, drawn(count=TEST, split="test", seed=0))
-    return {"arm": arm, "seed": seed, "flops": flops, "seconds": seconds, **found, "course": course}
+    return {"flops": flops, "seconds": seconds, **found, "course": course}
 
 
 def summary(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -151,20 +150,9 @@ def summary(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def main() -> None:
     """Run what is missing and write the file after every run."""
     torch.set_num_threads(1)
-    made = {
-        **head("colt5_study"),
-        "settings": rounded(SETTINGS),
-        "seeds": list(SEEDS),
-        "test sequences": TEST,
-    }
-    old = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
-    runs = old["runs"] if old.get("settings") == made["settings"] else []
-    done = {(row["arm"], row["seed"]) for row in runs}
-    todo = [(arm, seed) for arm in ARMS for seed in SEEDS if (arm, seed) not in done]
-    for arm, seed in tqdm(todo, desc="runs"):
-        runs.append(run(arm, seed))
-        write(RESULTS, {**made, "summary": summary(runs), "runs": runs})
-    for row in summary(runs):
+    made = {**head("colt5_study"), "settings": SETTINGS, "seeds": list(SEEDS), "test sequences": TEST}
+    results = Results(RESULTS, made, summary=lambda runs: {"summary": summary(runs)})
+    for row in summary(results.sweep(({"arm": arm, "seed": seed} for arm in ARMS for seed in SEEDS), run)):
         print(f"{row['arm']:18} {row['accuracy']:.3f} ± {row['accuracy half']:.3f}, gain {row['gain']:+.3f}")
 
 

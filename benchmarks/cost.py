@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from benchmarks.race import transformer
 from benchmarks.table import Case, Row
 from dynlib.backbone import Block
 from dynlib.cost import count, machine_peak, timed
@@ -42,7 +43,7 @@ def _measure(dim: int, tokens: int, quick: bool) -> Row:
     flops, rate = count(blocks, x).flops, machine_peak().flops_per_second
     return Row(
         mechanism=f"dense transformer, {CHUNK} samples at a time",
-        size=f"dim {dim}, {depth} layers, batch {batch}, {tokens} tokens",
+        size=transformer(dim, depth, batch, tokens),
         peer="the whole batch at once",
         flops_share=1.0,
         time_share=share,

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmarks.race import race
+from benchmarks.race import race, transformer
 from benchmarks.table import Case, Row
 from dynlib.backbone import ViT
 from dynlib.depth.early_exit import MultiExit, max_probability
@@ -35,8 +35,10 @@ def _measure(dim: int, batch: int, quick: bool) -> Row:
     images = torch.rand(batch, 1, side, side, generator=torch.Generator().manual_seed(0))
     thresholds = _thresholds(max_probability(model(images)), round(LEAVING * batch))
 
+    tokens = vit.embed(images[:1]).shape[1]
+
     def gathered(chunk: int | None) -> Tensor:
-        return model.predict(images, thresholds, chunk=chunk).logits
+        return model.predict(images, thresholds, rows=None if chunk is None else chunk * tokens).logits
 
     def dense(chunk: int | None) -> Tensor:
         return torch.cat([vit(part) for part in images.split(chunk or batch)])
@@ -45,16 +47,10 @@ def _measure(dim: int, batch: int, quick: bool) -> Row:
     run = race(
         {name: partial(gathered, chunk) for name, chunk in chunks.items()},
         {name: partial(dense, chunk) for name, chunk in chunks.items()},
-        modules=(model, vit),
         repeats=7 if quick else 15,
     )
-    return Row(
-        mechanism=f"early exit, gathered, {run.ours}",
-        size=f"dim {dim}, {depth} layers, batch {batch}, {1 + (side // 4) ** 2} tokens",
-        peer=f"dense, {run.peer}",
-        note=f"{100 * LEAVING:.3g} % leave after each layer; {run.milliseconds}",
-        **run.figures(),
-    )
+    size = transformer(dim, depth, batch, 1 + (side // 4) ** 2)
+    return run.row("early exit, gathered", size, note=f"{100 * LEAVING:.3g} % leave after each layer")
 
 
 def _thresholds(confidence: Tensor, leaving: int) -> list[float]:

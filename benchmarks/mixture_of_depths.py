@@ -8,11 +8,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmarks.race import Race, Ways, race, where_it_pays
+from benchmarks.race import Race, Ways, pays, race, transformer
 from benchmarks.table import Case, Row
 from dynlib.backbone import CausalLM
 from dynlib.cost import count, timed
-from dynlib.tokens.mixture_of_depths import MixtureOfDepths, record
+from dynlib.deciding import record
+from dynlib.tokens.mixture_of_depths import MixtureOfDepths
 
 # features of a token, tokens, capacity, every how many blocks; 32 samples each
 SIZES = (
@@ -90,28 +91,22 @@ def _race(dim: int, tokens: int, capacity: float, every: int, quick: bool, *, re
                 found[f"its dense layers {within} samples at a time"] = partial(run, model, batch, within)
         return found
 
-    return race(ways(ours, every > 1), ways(dense, False), modules=(ours, dense), repeats=repeats)
+    return race(ways(ours, every > 1), ways(dense, False), repeats=repeats)
 
 
 def _row(dim: int, tokens: int, capacity: float, every: int, quick: bool) -> Row:
     run = _race(dim, tokens, capacity, every, quick, repeats=7 if quick else 15)
-    return Row(
-        mechanism=f"mixture of depths, {_share(capacity, every)}, gathered, {run.ours}",
-        size=_size(f"dim {dim}", tokens, quick),
-        peer=f"dense, {run.peer}",
-        note=run.milliseconds,
-        **run.figures(),
-    )
+    return run.row(f"mixture of depths, {_share(capacity, every)}, gathered", _size(dim, tokens, quick))
 
 
 def _pays(quick: bool) -> Row:
     tokens, sizes = (16, SMALL[:2]) if quick else (65, SMALL)
-    found = where_it_pays("dim", sizes, lambda dim: _race(dim, tokens, 0.125, 2, quick, repeats=7))
-    return Row(
-        mechanism=f"mixture of depths, {_share(0.125, 2)}: where it pays",
-        size=_size(f"dim {sizes[0]} to {sizes[-1]}", tokens, quick),
-        peer="dense, each in its fastest way",
-        note=found,
+    return pays(
+        f"mixture of depths, {_share(0.125, 2)}",
+        _size(f"{sizes[0]} to {sizes[-1]}", tokens, quick),
+        "dim",
+        sizes,
+        lambda dim: _race(dim, tokens, 0.125, 2, quick, repeats=7),
     )
 
 
@@ -119,8 +114,8 @@ def _share(capacity: float, every: int) -> str:
     return f"{100 * capacity:.3g} % in {'every' if every == 1 else 'every other'} block"
 
 
-def _size(dim: str, tokens: int, quick: bool) -> str:
-    return f"{dim}, {2 if quick else DEPTH} layers, batch {8 if quick else BATCH}, {tokens} tokens"
+def _size(dim: object, tokens: int, quick: bool) -> str:
+    return transformer(dim, 2 if quick else DEPTH, 8 if quick else BATCH, tokens)
 
 
 @torch.inference_mode()
@@ -138,7 +133,7 @@ def _steps(quick: bool) -> Row:
 
     timing = timed(partial(write, ours), partial(write, dense), repeats=9, warmup=1)
     share, low, high = timing.ratio(0, 1)
-    few, all_ = count(write, ours, modules=ours).flops, count(write, dense, modules=dense).flops
+    few, all_ = count(write, ours).flops, count(write, dense).flops
     return Row(
         mechanism=f"mixture of depths, {_share(capacity, 2)}, writing with a cache",
         size=f"dim {dim}, {len(ours.blocks)} layers, batch 1, {tokens} tokens one by one",
@@ -156,12 +151,12 @@ def _calibrate(model: CausalLM, text: Tensor) -> float:
     layers = [block for block in model.blocks if isinstance(block, MixtureOfDepths)]
     for number, layer in enumerate(layers):
         layer.routing = "predictor"
-        with record(model) as routed:
+        with record(model, MixtureOfDepths) as routed:
             model(text)
-        said = routed[number].predicted
+        said = list(routed.values())[number][0].predicted
         assert said is not None
         assert isinstance(layer.predictor, torch.nn.Sequential)
         layer.predictor[-1].bias -= said.quantile(1 - layer.capacity)
-    with record(model) as routed:
+    with record(model, MixtureOfDepths) as routed:
         model(text)
-    return torch.stack([layer.mask for layer in routed]).double().mean().item()
+    return torch.stack([layer.mask for (layer,) in routed.values()]).double().mean().item()

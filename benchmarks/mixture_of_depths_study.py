@@ -9,32 +9,26 @@ one where the name says so. What is counted is a forward pass over windows of 12
 """
 
 import argparse
-import json
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
-from benchmarks.study import head, write
+from benchmarks.study import Results, head
 from dynlib.backbone import CausalLM
 from dynlib.cost import count
 from dynlib.data import encode, topics
-from dynlib.tokens.mixture_of_depths import MixtureOfDepths, set_routing
+from dynlib.deciding import setting
+from dynlib.tokens.mixture_of_depths import MixtureOfDepths
 from dynlib.training import History, train
-from dynlib.zoo.recipes import (
-    SMALL,
-    SMALL_TRAINING,
-    WINDOW,
-    Numbers,
-    mixture_lm,
-    small_lm,
-    small_lm_figures,
-    small_lm_loss,
-)
+from dynlib.zoo.recipes import Numbers
+from dynlib.zoo.recipes.mixtures import mixture_lm, mixture_lm_figures, mixture_lm_loss
+from dynlib.zoo.recipes.small import SMALL, SMALL_TRAINING, small_lm
+from dynlib.zoo.scores import WINDOW
 
 RESULTS = Path(__file__).with_suffix(".json")
 SEEDS = (0, 1, 2)
@@ -79,7 +73,7 @@ def fit(kind: str, seed: int, *, checkpoints: Path, steps: int) -> tuple[CausalL
     settings: dict[str, Any] = {**SMALL_TRAINING, "steps": steps}
     history = train(
         model,
-        small_lm_loss(model, seed=seed, router=router),
+        mixture_lm_loss(model, seed=seed, router=router),
         checkpoint=checkpoints / f"{name}.pt",
         description=f"{kind}, seed {seed}",
         **settings,
@@ -97,39 +91,26 @@ def flops_per_token(model: nn.Module) -> float:
 def measure(model: CausalLM) -> dict[str, float]:
     """Held-out bits and FLOPs per token, of a learned mixture of depths with each causal routing too."""
     torch.manual_seed(0)  # of random routing
-    results: Numbers = {"flops": flops_per_token(model), **small_lm_figures(model)}
+    results: Numbers = {"flops": flops_per_token(model), **mixture_lm_figures(model)}
     if any(isinstance(block, MixtureOfDepths) and block.routing == "top_k" for block in model.blocks):
         for routing in ("threshold", "predictor"):
-            set_routing(model, routing)
-            results[f"flops_by_{routing}"] = flops_per_token(model)
-        set_routing(model, "top_k")
+            with setting(model, MixtureOfDepths, routing=routing):
+                results[f"flops_by_{routing}"] = flops_per_token(model)
     return {key.replace("test_", ""): value for key, value in results.items()}
 
 
-def run(*, results: Path, checkpoints: Path, steps: int) -> dict[str, Any]:
-    """All kinds and seeds that ``results`` does not hold yet. It is written after each."""
-    made = {
-        **head("mixture_of_depths_study"),
-        "config": SMALL,
-        "training": {**SMALL_TRAINING, "steps": steps},
-        "batch": [12, WINDOW],
-    }
-    runs: list[dict[str, Any]] = []
-    if results.exists():
-        old = json.loads(results.read_text(encoding="utf-8"))
-        runs = old.pop("runs")
-        if old != json.loads(json.dumps(made)):
-            raise ValueError(f"{results} is of another study, or of other versions: delete it to start again")
+def plan() -> list[dict[str, Any]]:
+    """All kinds and seeds, what matters most first."""
     kinds = list(KINDS)
-    plan = [(kind, seed) for seed in SEEDS for kind in kinds[:FIRST]]
-    plan += [(kind, seed) for kind in kinds[FIRST:] for seed in SEEDS]
-    known = {(row["kind"], row["seed"]) for row in runs}
-    for kind, seed in tqdm([each for each in plan if each not in known], desc="models"):
-        model, history = fit(kind, seed, checkpoints=checkpoints, steps=steps)
-        means = [sum(part) / len(part) for part in _chunks(history.losses, EVERY)]
-        runs.append({"kind": kind, "seed": seed, **measure(model), "seconds": history.seconds, "training": means})
-        write(results, made | {"runs": runs})
-    return made | {"runs": runs}
+    first = [{"kind": kind, "seed": seed} for seed in SEEDS for kind in kinds[:FIRST]]
+    return first + [{"kind": kind, "seed": seed} for kind in kinds[FIRST:] for seed in SEEDS]
+
+
+def run(kind: str, seed: int, *, checkpoints: Path, steps: int) -> dict[str, Any]:
+    """Train one model and measure it."""
+    model, history = fit(kind, seed, checkpoints=checkpoints, steps=steps)
+    means = [sum(part) / len(part) for part in _chunks(history.losses, EVERY)]
+    return {**measure(model), "seconds": history.seconds, "training": means}
 
 
 def _chunks(values: list[float], size: int) -> list[list[float]]:
@@ -142,7 +123,14 @@ def main() -> None:
     parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints"), help="where half-trained ones wait")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    for row in run(results=RESULTS, checkpoints=options.checkpoints, steps=int(SMALL_TRAINING["steps"]))["runs"]:
+    made = {
+        **head("mixture_of_depths_study"),
+        "config": SMALL,
+        "training": SMALL_TRAINING,
+        "batch": [12, WINDOW],
+    }
+    one = partial(run, checkpoints=options.checkpoints, steps=int(SMALL_TRAINING["steps"]))
+    for row in Results(RESULTS, made).sweep(plan(), one):
         print({key: value for key, value in row.items() if key != "training"})
 
 

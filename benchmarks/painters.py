@@ -6,6 +6,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from benchmarks.race import transformer
 from benchmarks.table import Case, Row
 from dynlib.backbone import ViT
 from dynlib.cost import count, machine_peak, timed
@@ -40,7 +41,7 @@ def _measure(name: str, quick: bool) -> Row:
     rate = machine_peak().flops_per_second
     return Row(
         mechanism=f"{name}, layers {first + 1} to {last}",
-        size=f"dim {dim}, {depth} layers, batch {batch}, {hidden.shape[1]} tokens",
+        size=transformer(dim, depth, batch, hidden.shape[1]),
         peer="the layers in order",
         flops_share=ours / dense,
         time_share=share,

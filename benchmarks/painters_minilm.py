@@ -1,7 +1,7 @@
 """Painters on MiniLM: every plan of ``dynlib.depth`` over its six layers, the middle growing; written to a JSON file.
 
-``python -m benchmarks.painters_minilm`` needs the two commands in :mod:`dynlib.zoo.minilm`. Lecture 05 reads the file,
-so that its readers do not.
+``python -m benchmarks.painters_minilm`` needs the two commands in :mod:`dynlib.zoo.minilm`. Interrupt and call it again
+to resume. Lecture 05 reads the file, so that its readers do not need the model.
 
 The loss is the one that the model was trained on: of a batch of pairs of texts, each first text must find its second
 among all the second ones, softmax(20 · cosine), in nats. Here a pair is two stretches of one page of Python's
@@ -9,9 +9,11 @@ documentation, which the model was not trained to match. A model that knows noth
 """
 
 import hashlib
+import json
 import math
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -19,13 +21,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 
-from benchmarks.study import head, interval, write
+from benchmarks.study import Results, head, interval
 from dynlib.data import topics
 from dynlib.depth import looped_parallel, middle_repeat, parallel, reverse, shuffle, skip
 from dynlib.depth.painters import Parallel, Plan, layer_similarity
-from dynlib.zoo.minilm import load_minilm
+from dynlib.zoo import load
+from dynlib.zoo.minilm import MiniLM
 
 RESULTS = Path(__file__).with_suffix(".json")
 PAIRS, LENGTH, WORDS, SCALE = 48, 48, 40, 20.0
@@ -75,11 +77,11 @@ class Sum(nn.Module):
 class Judge:
     """Accuracy and loss of a plan over a model's layers. What was run once is not run again."""
 
-    def __init__(self, model: Any, encode: Callable[..., tuple[Tensor, Tensor]], texts: tuple[list[str], list[str]]):
-        tokens, self.mask = encode([*texts[0], *texts[1]])
+    def __init__(self, model: MiniLM, texts: tuple[list[str], list[str]]):
+        tokens, self.mask = model.encode([*texts[0], *texts[1]], length=LENGTH)
         with torch.no_grad():
-            self.hidden = model.embeddings(tokens)
-        self.layers = list(model.encoder.layer)
+            self.hidden = model.embed(tokens)
+        self.model, self.layers = model, list(model.blocks)
         self.known: dict[str, dict[str, Any]] = {}
 
     def __call__(self, plan: Plan) -> dict[str, Any]:
@@ -92,7 +94,7 @@ class Judge:
     @torch.no_grad()
     def _run(self, plan: Plan) -> dict[str, Any]:
         hidden = plan(self.hidden, self.mask[:, None, None, :])
-        vectors = F.normalize((hidden * self.mask[..., None]).sum(1) / self.mask.sum(1, keepdim=True), dim=-1)
+        vectors = F.normalize(self.model.readout(hidden, self.mask), dim=-1)
         scores = SCALE * vectors[: len(vectors) // 2] @ vectors[len(vectors) // 2 :].T
         partner = torch.arange(len(scores))
         right = (scores.argmax(-1) == partner).float().mean().item()
@@ -112,40 +114,34 @@ def middle(depth: int, size: int) -> tuple[int, int]:
     return first, first + size
 
 
-def measure(judge: Judge) -> dict[str, Any]:
-    """Every plan for every size of the middle, each layer left out alone, and more or fewer loops.
+def plans(judge: Judge, size: int) -> list[dict[str, Any]]:
+    """Every plan for a size of the middle.
 
     Of shuffles a mean over the orders, ``half`` the width of its 95 % interval, and the loss of each order.
     """
-    depth, rows = len(judge.layers), []
-    for size in tqdm(range(1, depth + 1), desc="sizes of the middle"):
-        first, last = middle(depth, size)
-        for name, plan in PLANS.items():
-            rows.append({"plan": name, "size": size, **judge(plan(judge.layers, first, last))})
-        generators = [torch.Generator().manual_seed(seed) for seed in range(ORDERS)]
-        runs = [judge(shuffle(judge.layers, first, last, generator=generator)) for generator in generators]
-        losses = [run["loss"] for run in runs]
-        of_orders = {
-            "accuracy": mean(run["accuracy"] for run in runs),
-            **dict(zip(("loss", "half"), interval(losses), strict=True)),
-            "orders": losses,
-            "each": [mean(pair) for pair in zip(*(run["each"] for run in runs), strict=True)],
-        }
-        rows.append({"plan": "shuffle", "size": size, **of_orders})
-    loops = [
-        {"size": size, "iterations": n, **judge(looped_parallel(judge.layers, *middle(depth, size), iterations=n))}
-        for size in tqdm(LOOPED, desc="loops")
-        for n in LOOPS
-    ]
-    # each size of the middle with one loop of the wrong sum
-    wrong = []
-    for size in tqdm(range(1, depth + 1), desc="sum in place of mean"):
-        first, last = middle(depth, size)
-        plan = Plan([*judge.layers[:first], Sum(judge.layers[first:last]), *judge.layers[last:]])
-        wrong.append({"size": size, **judge(plan)})
-    alone = [judge(skip(judge.layers, layer, layer + 1)) for layer in tqdm(range(depth), desc="one layer left out")]
-    full = judge(Plan(judge.layers))
-    return {"full": full, "plans": rows, "without one layer": alone, "loops": loops, "sum": wrong}
+    first, last = middle(len(judge.layers), size)
+    rows = [{"plan": name, **judge(plan(judge.layers, first, last))} for name, plan in PLANS.items()]
+    generators = [torch.Generator().manual_seed(seed) for seed in range(ORDERS)]
+    runs = [judge(shuffle(judge.layers, first, last, generator=generator)) for generator in generators]
+    losses = [run["loss"] for run in runs]
+    of_orders = {
+        "accuracy": mean(run["accuracy"] for run in runs),
+        **dict(zip(("loss", "half"), interval(losses), strict=True)),
+        "orders": losses,
+        "each": [mean(pair) for pair in zip(*(run["each"] for run in runs), strict=True)],
+    }
+    return [*rows, {"plan": "shuffle", **of_orders}]
+
+
+def loops(judge: Judge, size: int, iterations: int) -> dict[str, Any]:
+    """A middle in parallel, several times over."""
+    return judge(looped_parallel(judge.layers, *middle(len(judge.layers), size), iterations=iterations))
+
+
+def wrong(judge: Judge, size: int) -> dict[str, Any]:
+    """A middle in parallel, with the sum in place of the mean."""
+    first, last = middle(len(judge.layers), size)
+    return judge(Plan([*judge.layers[:first], Sum(judge.layers[first:last]), *judge.layers[last:]]))
 
 
 @torch.no_grad()
@@ -160,19 +156,24 @@ def main() -> None:
     """Run everything and write the file."""
     torch.set_num_threads(1)
     texts = pairs()
-    judge = Judge(*load_minilm(length=LENGTH), texts)
-    results = {
+    judge = Judge(load("minilm"), texts)
+    made = {
         **head("painters_minilm", "transformers"),
         "pairs": PAIRS,
         "tokens": LENGTH,
         "texts": fingerprint(texts),
         "orders": ORDERS,
         "chance": {"loss": math.log(PAIRS), "accuracy": 1 / PAIRS},
-        **measure(judge),
-        "similarity": similarity(judge).tolist(),
     }
-    write(RESULTS, results)
-    print(f"{RESULTS.name}: {results['full']}, chance {results['chance']}")
+    results, sizes = Results(RESULTS, made), range(1, len(judge.layers) + 1)
+    full = results.once("full", lambda: judge(Plan(judge.layers)))
+    results.once("without one layer", lambda: [judge(skip(judge.layers, one - 1, one)) for one in sizes])
+    results.sweep(({"size": size} for size in sizes), partial(plans, judge), name="plans")
+    several = [{"size": size, "iterations": iterations} for size in LOOPED for iterations in LOOPS]
+    results.sweep(several, partial(loops, judge), name="loops")
+    results.sweep(({"size": size} for size in sizes), partial(wrong, judge), name="sum")
+    results.once("similarity", lambda: similarity(judge).tolist())
+    print(f"{RESULTS.name}: {full}, chance {results.made['chance']}")
 
 
 if __name__ == "__main__":

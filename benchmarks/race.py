@@ -4,8 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
-
+from benchmarks.table import Row
 from dynlib.cost import count, machine_peak, timed
 
 Ways = dict[str, Callable[[], Any]]
@@ -38,20 +37,24 @@ class Race:
         """Both times, for a note."""
         return " and ".join(f"{1e3 * seconds:.3g} ms" for seconds in self.seconds)
 
-    def figures(self) -> dict[str, Any]:
-        """The numbers of a :class:`~benchmarks.table.Row`."""
+    def row(self, mechanism: str, size: str, *, note: str = "") -> Row:
+        """A line of the table: which ways were the fastest, all shares, and both times at the end of the note."""
         rate = machine_peak().flops_per_second
         ours, peer = (flops / seconds / rate for flops, seconds in zip(self.flops, self.seconds, strict=True))
-        return {
-            "flops_share": self.flops_share,
-            "time_share": self.time_share,
-            "interval": self.interval,
-            "matmul_share": ours,
-            "peer_matmul_share": peer,
-        }
+        return Row(
+            mechanism=f"{mechanism}, {self.ours}",
+            size=size,
+            peer=f"dense, {self.peer}",
+            flops_share=self.flops_share,
+            time_share=self.time_share,
+            interval=self.interval,
+            matmul_share=ours,
+            peer_matmul_share=peer,
+            note=f"{note}; {self.milliseconds}" if note else self.milliseconds,
+        )
 
 
-def race(ours: Ways, peer: Ways, *, modules: tuple[nn.Module, nn.Module], repeats: int = 15) -> Race:
+def race(ours: Ways, peer: Ways, *, repeats: int = 15) -> Race:
     """Choose the fastest way of each side in a heat, then time these two alone, so that the choice does not flatter.
 
     FLOPs are those of the chosen ways, counted.
@@ -63,8 +66,23 @@ def race(ours: Ways, peer: Ways, *, modules: tuple[nn.Module, nn.Module], repeat
     runs = ours[names[0]], peer[names[1]]
     timing = timed(*runs, repeats=repeats, warmup=0)
     share, low, high = timing.ratio(0, 1)
-    few, all_ = (count(run, modules=module).flops for run, module in zip(runs, modules, strict=True))
+    few, all_ = (count(run).flops for run in runs)
     return Race(*names, (few, all_), (timing.seconds[0], timing.seconds[1]), share, (low, high))
+
+
+def pays(mechanism: str, size: str, what: str, sizes: Sequence[int], measure: Callable[[int], Race]) -> Row:
+    """The line that says from which of the sizes on a mechanism is faster than its peer, and efficient."""
+    return Row(
+        mechanism=f"{mechanism}: where it pays",
+        size=size,
+        peer="dense, each in its fastest way",
+        note=where_it_pays(what, sizes, measure),
+    )
+
+
+def transformer(dim: object, layers: int, batch: int, tokens: int) -> str:
+    """A size, in words."""
+    return f"dim {dim}, {layers} layers, batch {batch}, {tokens} tokens"
 
 
 def where_it_pays(what: str, sizes: Sequence[int], measure: Callable[[int], Race]) -> str:

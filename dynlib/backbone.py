@@ -16,13 +16,18 @@ Source: arXiv:1706.03762 (attention), arXiv:2002.04745 (pre-norm), arXiv:2010.11
 positions, in :class:`CausalLM`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.module import _has_any_global_hook
+
+from dynlib.inputs import check_key_mask, check_tensor, check_whole, spread_positions
+from dynlib.transforms import look
 
 
 class LayerCache:
@@ -30,6 +35,15 @@ class LayerCache:
 
     A position of -1 marks a token that nobody may attend to; that is how the samples of a batch can hold different
     numbers of tokens. The buffers double when they are full, so that adding a token does not copy the past.
+
+    :meth:`truncate` goes back; :meth:`select` takes samples, or puts them into another order; :meth:`only` runs some
+    samples without the others.
+
+    A cache may be begun in one mode of autograd and continued in another: ``inference_mode``, ``no_grad``, or with
+    gradients. Gradients reach the tokens that were added with gradients, through all that attend to them later; where
+    there are any, adding a token copies the past. ``keys``, ``values`` and ``positions`` are views, over which a
+    truncated cache may write: clone what is to be kept. Do not put what writes a cache into
+    ``torch.utils.checkpoint``, which runs it a second time.
     """
 
     def __init__(self) -> None:
@@ -65,37 +79,178 @@ class LayerCache:
             ValueError: if batch, heads or head size differ from what the cache holds.
             TypeError: if the number type or the device does.
         """
-        batch, heads, tokens, head_dim = keys.shape
-        if self._keys is None or self._values is None or self._positions is None:
-            self._keys = keys.new_empty(batch, heads, tokens, head_dim)
-            self._values = values.new_empty(batch, heads, tokens, head_dim)
-            self._positions = positions.new_empty(batch, tokens)
-        held = self._keys.shape
-        if (held[0], held[1], held[3]) != (batch, heads, head_dim):
+        with _writing(self._keys, self._values, keys, values) as recorded:
+            if self._keys is None or self._values is None or self._positions is None:
+                self._keys, self._values = (torch.empty_like(part[:, :, :0]) for part in (keys, values))
+                self._positions = torch.empty_like(positions[:, :0])
+            self._check(keys, len(self._keys))
+            end, room = self.length + keys.shape[2], self._keys.shape[2]
+            if recorded:  # what was attended to is not written over: the backward pass looks at it
+                self._keys = torch.cat([self.keys, keys], dim=2)
+                self._values = torch.cat([self.values, values], dim=2)
+                self._positions = torch.cat([self.positions, positions], dim=1)
+            else:
+                if end > room:
+                    spare = max(end, 2 * room) - room
+                    self._keys = F.pad(self._keys, (0, 0, 0, spare))
+                    self._values = F.pad(self._values, (0, 0, 0, spare))
+                    self._positions = F.pad(self._positions, (0, spare))
+                self._keys[:, :, self.length : end] = keys
+                self._values[:, :, self.length : end] = values
+                self._positions[:, self.length : end] = positions
+            self.length = end
+
+    def truncate(self, length: int) -> None:
+        """Forget all but the first ``length`` tokens of every sample, those at position -1 counted. Nothing is copied.
+
+        The cache is then as it was when it held so many. At 0 it is empty, and takes any batch.
+
+        Raises:
+            TypeError: if ``length`` is not an int.
+            ValueError: if it is negative, or more than the cache holds.
+        """
+        check_whole("length", length, least=0, most=self.length, what="tokens, which the cache holds")
+        if length == 0:
+            self._keys = self._values = self._positions = None
+        self.length = length
+
+    def select(self, rows: Sequence[int] | Int[Tensor, " selected"]) -> "LayerCache":
+        """A new cache that holds these samples of the batch, in this order. A sample may be taken more than once.
+
+        It goes its own way from there: a beam search continues ``[layer.select(rows) for layer in cache]``. An empty
+        cache has no samples, and gives an empty one.
+
+        Raises:
+            TypeError: if the rows are not whole numbers.
+            ValueError: if there are none, or the cache has no such sample.
+        """
+        selected = LayerCache()
+        if self.length:
+            index = _rows(rows, len(self.keys), self.keys.device)
+            with _writing(self.keys, self.values):
+                parts = (self.keys[index], self.values[index], self.positions[index])
+            selected.append(*parts)
+        return selected
+
+    def only(self, rows: Sequence[int] | Int[Tensor, " selected"], *, batch: int) -> "LayerCache":
+        """These samples of this cache, to run without the others: a cache whose tokens are kept in this one.
+
+        What is added to it is added here, and stands at -1 for the samples left out, so that nobody attends to it; or
+        give those their own tokens with :meth:`complete`. Use it for one forward pass, and add nothing else meanwhile.
+
+        Args:
+            rows: which samples, each once.
+            batch: how many samples there are in all, which an empty cache does not know.
+
+        Raises:
+            TypeError: if the rows are not whole numbers.
+            ValueError: if there are none, one is named twice or is not in the batch, or the cache holds another batch.
+        """
+        if self.length and len(self.keys) != batch:
+            raise ValueError(f"the cache holds a batch of {len(self.keys)} samples; got batch={batch}")
+        return _Only(self, _rows(rows, batch, None if self._keys is None else self._keys.device, once=True), batch)
+
+    def complete(
+        self,
+        rows: Sequence[int] | Int[Tensor, " some"],
+        keys: Float[Tensor, "some heads tokens head_dim"],
+        values: Float[Tensor, "some heads tokens head_dim"],
+        positions: Int[Tensor, "some tokens"],
+    ) -> None:
+        """Write the last tokens of these samples again: those that :meth:`only` left at -1 for them.
+
+        Raises:
+            ValueError: if the cache holds fewer tokens, has no such sample, or shapes differ from what it holds.
+            TypeError: if the number type or the device does.
+        """
+        tokens = keys.shape[2]
+        if tokens > self.length:
+            raise ValueError(f"the cache holds {self.length} tokens and cannot have its last {tokens} written again")
+        index = _rows(rows, len(self.keys), self.keys.device, once=True)
+        last = slice(self.length - tokens, self.length)
+        self._check(keys, len(index))
+        with _writing(self.keys, self.values, keys, values) as recorded:
+            held, seen, where = self._filled(self._keys), self._filled(self._values), self._filled(self._positions)
+            if recorded:
+                held, seen, where = held.clone(), seen.clone(), where.clone()
+            held[index, :, last], seen[index, :, last], where[index, last] = keys, values, positions.to(where.dtype)
+            self._keys, self._values, self._positions = held, seen, where
+
+    def _check(self, keys: Tensor, expected: int) -> None:
+        held, (batch, heads, _, head_dim) = self._filled(self._keys), keys.shape
+        if (expected, held.shape[1], held.shape[3]) != (batch, heads, head_dim):
             raise ValueError(
                 f"the cache holds keys of shape {tuple(self.keys.shape)} and got {tuple(keys.shape)}; batch, heads and "
                 "head size must stay the same: start a new cache for a new batch"
             )
-        if (self._keys.dtype, self._keys.device) != (keys.dtype, keys.device):
+        if (held.dtype, held.device) != (keys.dtype, keys.device):
             raise TypeError(
-                f"the cache holds {self._keys.dtype} on {self._keys.device} and got {keys.dtype} on {keys.device}: "
-                "start a new cache after converting or moving the model"
+                f"the cache holds {held.dtype} on {held.device} and got {keys.dtype} on {keys.device}: start a new "
+                "cache after converting or moving the model, or entering or leaving autocast"
             )
-        end = self.length + tokens
-        if end > held[2]:
-            spare = max(end, 2 * held[2]) - held[2]
-            self._keys = F.pad(self._keys, (0, 0, 0, spare))
-            self._values = F.pad(self._values, (0, 0, 0, spare))
-            self._positions = F.pad(self._positions, (0, spare))
-        self._keys[:, :, self.length : end] = keys
-        self._values[:, :, self.length : end] = values
-        self._positions[:, self.length : end] = positions
-        self.length = end
 
     def _filled(self, buffer: Tensor | None) -> Tensor:
         if buffer is None:
             raise ValueError("this layer's cache is empty: nothing was written to it yet")
         return buffer
+
+
+class _Only(LayerCache):
+    """Some samples of a cache."""
+
+    def __init__(self, whole: LayerCache, rows: Tensor, batch: int) -> None:
+        super().__init__()
+        self._whole, self._rows, self._batch, self.length = whole, rows, batch, whole.length
+
+    @property
+    def keys(self) -> Tensor:
+        return self._whole.keys[self._rows]
+
+    @property
+    def values(self) -> Tensor:
+        return self._whole.values[self._rows]
+
+    @property
+    def positions(self) -> Tensor:
+        return self._whole.positions[self._rows]
+
+    def append(self, keys: Tensor, values: Tensor, positions: Tensor) -> None:
+        rows = self._rows.to(keys.device)
+        keys, values = (
+            part.new_zeros(self._batch, *part.shape[1:]).index_copy(0, rows, part) for part in (keys, values)
+        )
+        nobody = positions.new_full((self._batch, positions.shape[1]), -1)
+        self._whole.append(keys, values, nobody.index_copy(0, rows, positions))
+        self.length = self._whole.length
+
+    def truncate(self, length: int) -> None:
+        raise ValueError("some samples of a cache cannot go back without the others: truncate the whole cache")
+
+
+@contextmanager
+def _writing(*tensors: Tensor | None) -> Iterator[bool]:
+    """Whether a gradient is to be recorded, and a mode in which what is made can be written, and saved for backward."""
+    recorded = any(tensor is not None and tensor.requires_grad for tensor in tensors)
+    if torch.is_inference_mode_enabled():
+        with torch.inference_mode(False), torch.set_grad_enabled(recorded):
+            yield recorded
+    else:
+        with torch.set_grad_enabled(recorded):
+            yield recorded
+
+
+def _rows(rows: Sequence[int] | Tensor, batch: int, device: torch.device | None, *, once: bool = False) -> Tensor:
+    """Numbers of samples as a tensor, if they are that."""
+    numbers = rows.tolist() if isinstance(rows, Tensor) else list(rows)
+    if not isinstance(numbers, list) or not numbers:
+        raise ValueError(f"name the samples of the batch by their numbers, at least one; got {rows}")
+    if any(isinstance(number, bool) or not isinstance(number, int) for number in numbers):
+        raise TypeError(f"samples are named by whole numbers, not by a mask; got {rows}")
+    if min(numbers) < 0 or max(numbers) >= batch:
+        raise ValueError(f"the batch has the samples 0 … {batch - 1}; got {numbers}")
+    if once and len(set(numbers)) < len(numbers):
+        raise ValueError(f"a sample runs once: name it once; got {numbers}")
+    return torch.tensor(numbers, device=device)
 
 
 def rotate(
@@ -141,11 +296,16 @@ class Attention(nn.Module):
         """The keys and values of these tokens alone: what a layer that is skipped still owes to its cache.
 
         ``x`` is what :meth:`forward` would get. Positions left out are 0, 1, 2, …: give them where there is a past.
+        The queries cost nothing where ``query_key_value`` is a plain linear layer. What was put in its place (an
+        adapter, a quantised layer), and one that is hooked, is called as a whole.
         """
-        dim = x.shape[-1]
-        weight, bias = self.query_key_value.weight[dim:], self.query_key_value.bias[dim:]
-        keys, values = self._split(F.linear(x, weight, bias), 2)
-        return (rotate(keys, _positions(positions, x)) if self.rotary else keys), values
+        layer = self.query_key_value
+        if _is_plain(layer):
+            dim = x.shape[-1]
+            keys, values = self._split(F.linear(x, layer.weight[dim:], layer.bias[dim:]), 2)
+        else:
+            _, keys, values = self._split(layer(x), 3)
+        return (rotate(keys, spread_positions(positions, x)) if self.rotary else keys), values
 
     def forward(
         self,
@@ -170,11 +330,11 @@ class Attention(nn.Module):
             TypeError: if ``key_mask`` is not bool, or ``positions`` are not whole numbers.
         """
         if key_mask is not None:
-            _check_key_mask(key_mask, (x.shape[0], x.shape[1] + (cache.length if cache else 0)))
+            check_key_mask(key_mask, x.shape[0], x.shape[1], cached=cache.length if cache else 0)
         query, keys, values = self._split(self.query_key_value(x), 3)
         ordered = positions is None and key_mask is None and cache is None
         # Positions matter only where something depends on them: a mask, a rotation, or a past.
-        where = None if ordered and not self.rotary else _positions(positions, x, start=cache.length if cache else 0)
+        where = None if ordered and not self.rotary else spread_positions(positions, x, cache.length if cache else 0)
         if self.rotary and where is not None:
             query, keys = rotate(query, where), rotate(keys, where)
         if ordered:
@@ -185,6 +345,8 @@ class Attention(nn.Module):
             if cache is not None:
                 cache.append(keys, values, where)
                 keys, values, key_positions = cache.keys, cache.values, cache.positions
+                if query.requires_grad and not (keys.requires_grad or values.requires_grad):
+                    keys, values = keys.clone(), values.clone()  # the next token is written beside them
             allowed = (key_positions >= 0)[:, None, :]  # [batch, queries, keys]
             if self.causal:
                 allowed = allowed & (key_positions[:, None, :] <= where[:, :, None])
@@ -225,27 +387,17 @@ class Attention(nn.Module):
         return packed.unflatten(-1, (parts, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
 
 
-def _check_key_mask(key_mask: Tensor, expected: tuple[int, int]) -> None:
-    if key_mask.dtype != torch.bool:
-        raise TypeError(f"key_mask must be bool, True where a key may be attended to; got {key_mask.dtype}")
-    if key_mask.shape != expected:
-        raise ValueError(
-            f"key_mask must have one entry per key, {expected} (cached tokens, then the tokens of x); got "
-            f"{tuple(key_mask.shape)}"
-        )
-
-
-def _positions(positions: Tensor | None, x: Tensor, start: int = 0) -> Tensor:
-    batch, tokens, _ = x.shape
-    if positions is None:
-        positions = torch.arange(start, start + tokens, device=x.device)
-    if positions.dtype not in (torch.int64, torch.int32):
-        raise TypeError(f"positions must be int64 or int32; got {positions.dtype}")
-    if positions.shape not in ((tokens,), (batch, tokens)):
-        raise ValueError(
-            f"positions must be [tokens] or [batch, tokens] = {(batch, tokens)}; got {tuple(positions.shape)}"
-        )
-    return positions.expand(batch, tokens)
+def _is_plain(layer: nn.Module) -> bool:
+    """Whether a call of this linear layer is its weight and bias and nothing else, so that rows of it can be taken."""
+    hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
+    return (
+        type(layer) is nn.Linear
+        and type(layer.weight) in (Tensor, nn.Parameter)  # and not one that keeps its numbers in its own way
+        and layer.bias is not None
+        and "forward" not in vars(layer)
+        and not any(hooks)
+        and not _has_any_global_hook()
+    )
 
 
 class FeedForward(nn.Module):
@@ -375,13 +527,14 @@ class ViT(nn.Module):
             ValueError: if the images have another size than the model was made for, or there are none.
             TypeError: if they are not floating-point numbers.
         """
+        check_tensor(images, "images")
         if not images.is_floating_point():
             raise TypeError(f"images must be floating-point, ink 1 and paper 0; got {images.dtype}")
         expected = (self.channels, self.image_size, self.image_size)
-        if images.shape[1:] != expected or len(images) == 0:
+        if images.shape[1:] != expected or images.shape[0] == 0:
             raise ValueError(f"images must be [batch, {', '.join(map(str, expected))}]; got {tuple(images.shape)}")
         patches = self.patches(images).flatten(2).transpose(1, 2)
-        return torch.cat([self.class_token.expand(len(images), -1, -1), patches], dim=1) + self.position
+        return torch.cat([self.class_token.expand(images.shape[0], -1, -1), patches], dim=1) + self.position
 
     def readout(self, tokens: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch classes"]:
         """Tokens to class logits, read from the class token."""
@@ -429,20 +582,31 @@ class CausalLM(nn.Module):
 
         Raises:
             TypeError: if the tokens are not whole numbers.
-            ValueError: if there are none, or one is outside the vocabulary.
+            ValueError: if they are not [batch, tokens], there are none, or one is outside the vocabulary. In a graph
+                that is compiled or exported that is not looked at, and is the embedding's error.
         """
+        check_tensor(tokens, "tokens")
         if tokens.dtype not in (torch.int64, torch.int32):
             raise TypeError(f"tokens must be int64 or int32; got {tokens.dtype}: encode text first")
-        if tokens.numel() == 0:
-            raise ValueError(f"there must be at least one token; got shape {tuple(tokens.shape)}")
+        if tokens.ndim != 2 or tokens.numel() == 0:
+            raise ValueError(f"tokens must be [batch, tokens], at least one token; got shape {tuple(tokens.shape)}")
+        look(self._check_vocabulary, tokens)
+        return self.embedding(tokens)
+
+    def _check_vocabulary(self, tokens: Tensor) -> None:
         low, high = int(tokens.min()), int(tokens.max())
         if low < 0 or high >= self.vocabulary:
             raise ValueError(f"tokens must lie in 0 … {self.vocabulary - 1}; got {low} … {high}")
-        return self.embedding(tokens)
 
     def readout(self, tokens: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens vocabulary"]:
-        """Features to logits of the next token."""
-        return F.linear(self.norm(tokens), self.embedding.weight)
+        """Features to logits of the next token: products with the embeddings of all tokens.
+
+        What was put in the place of ``embedding`` (an adapter, a quantised table) is asked for them.
+        """
+        table = self.embedding
+        shared = type(table).forward is nn.Embedding.forward and "forward" not in vars(table)
+        every = table.weight if shared else table(torch.arange(self.vocabulary, device=tokens.device))
+        return F.linear(self.norm(tokens), every)
 
     def new_cache(self) -> list[LayerCache]:
         """An empty cache, one entry per block."""
@@ -479,36 +643,76 @@ class CausalLM(nn.Module):
         prompt: Int[Tensor, "batch tokens"],
         new_tokens: int,
         *,
+        key_mask: Bool[Tensor, "batch tokens"] | None = None,
+        positions: Int[Tensor, "batch tokens"] | Int[Tensor, " tokens"] | None = None,
         temperature: float = 0.0,
         use_cache: bool = True,
         generator: torch.Generator | None = None,
     ) -> Int[Tensor, "batch all"]:
         """The prompt and ``new_tokens`` more, one at a time.
 
+        Prompts of different lengths are filled up on the left, and ``key_mask`` or ``positions`` say what is filling:
+        each then goes on as it would alone.
+
         Args:
             prompt: where to start.
             new_tokens: how many to add.
+            key_mask: False where a token of the prompt only fills up a shorter one. The last of each must be there.
+            positions: where each token of the prompt stands; -1 where it is only filling. The new ones follow the last.
+                Left out, 0, 1, 2, …, counted over the tokens that are there.
             temperature: 0 takes the likeliest token; above, samples from softmax(logits / temperature).
             use_cache: keep keys and values. Without, every step runs the whole sequence again.
             generator: for the sampling.
 
         Raises:
-            ValueError: if ``new_tokens`` or ``temperature`` is negative or NaN, or the prompt is empty.
+            TypeError: if ``new_tokens`` is no int, ``key_mask`` is not bool, or ``positions`` are not whole numbers.
+            ValueError: if ``new_tokens`` or ``temperature`` is negative or NaN, the prompt is empty, ``key_mask`` or
+                ``positions`` do not fit it, or the last token of a prompt is not there.
         """
-        if not (new_tokens >= 0 and temperature >= 0):
-            raise ValueError(f"new_tokens and temperature must not be negative; got {new_tokens} and {temperature}")
+        check_whole("new_tokens", new_tokens, least=0)
+        if not temperature >= 0:
+            raise ValueError(f"temperature must be at least 0; got {temperature}")
+        given = key_mask is not None or positions is not None
+        places = prompt_positions(prompt, key_mask, positions)
         tokens, unread = prompt, prompt
         cache = self.new_cache() if use_cache else None
         for _ in range(new_tokens):
-            # Said outright: layers that hold only some of the tokens cannot count them.
-            new = torch.arange(tokens.shape[1] - unread.shape[1], tokens.shape[1], device=prompt.device)
-            logits = (self(unread, positions=new, cache=cache) if use_cache else self(tokens))[:, -1]
+            if cache is not None:  # said outright: layers that hold only some of the tokens cannot count them
+                logits = self(unread, positions=places[:, -unread.shape[1] :], cache=cache)[:, -1]
+            else:
+                logits = self(tokens, positions=places if given else None)[:, -1]
             if temperature == 0:
                 unread = logits.argmax(-1, keepdim=True)
             else:
                 unread = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)
             tokens = torch.cat([tokens, unread], dim=1)
+            places = torch.cat([places, places[:, -1:] + 1], dim=1)
         return tokens
+
+
+def prompt_positions(prompt: Tensor, key_mask: Tensor | None, positions: Tensor | None) -> Tensor:
+    """Where every token of a prompt stands, -1 for one that only fills up a shorter prompt.
+
+    Raises:
+        TypeError, ValueError: as :meth:`CausalLM.generate` does.
+    """
+    check_tensor(prompt, "the prompt")
+    there = torch.ones_like(prompt, dtype=torch.bool)
+    if key_mask is not None:
+        check_key_mask(key_mask, prompt.shape[0], prompt.shape[1])
+        there = key_mask
+    places = there.cumsum(1) - 1 if positions is None else spread_positions(positions, prompt)
+    places = torch.where(there, places, -1)
+    if prompt.numel():
+        look(_check_last, places[:, -1])
+    return places
+
+
+def _check_last(places: Tensor) -> None:
+    if int(places.min()) < 0:
+        raise ValueError(
+            "the last token of a prompt is not there, and the text goes on from it: fill up shorter prompts on the left"
+        )
 
 
 def _initialise(model: nn.Module, depth: int) -> None:

@@ -258,7 +258,7 @@ class Task:
         words: Mapping[str, Sequence[str]] | None = None,
         slips: Mapping[str, Mapping[str, float | int | str]] | None = None,
         likely: Mapping[str, str] | str | None = None,
-        tolerance: float = 1e-6,
+        tolerance: float | Mapping[str, float] = 1e-6,
         unit: str = "prediction",
     ) -> None:
         """What was said beforehand is what comes out: names, then words and numbers one by one, then both side by side.
@@ -273,7 +273,7 @@ class Task:
             words: for each word of ``right``, those one may choose from.
             slips: for each name, sentences about known mistakes, each with the value that it leads to.
             likely: the usual reason where no slip fits; one for all, or one for each name.
-            tolerance: a number within ``tolerance`` · max(1, |right|) is right.
+            tolerance: a number within ``tolerance`` · max(1, |right|) is right; one for all, or some by name (else 1e-6).
             unit: how the table's first column is headed.
         """
         words, slips = words or {}, slips or {}
@@ -297,12 +297,15 @@ class Task:
             if isinstance(value, str):
                 allowed = tuple(words[name])
                 if said[name] not in allowed:
-                    self._fail("a word", about, " or ".join(map(repr, allowed)), _show(said[name]), None)
+                    hint = "one of these words, letter for letter, in quotes"
+                    self._fail("a word", about, " or ".join(map(repr, allowed)), _show(said[name]), hint)
                 told[name] = said[name]
             else:
                 number = said[name].item() if hasattr(said[name], "item") and _size(said[name]) == 1 else said[name]
                 if not (_number(number) and math.isfinite(number)):
-                    self._fail("a number", about, "a number", _show(said[name]), None)
+                    self._fail(
+                        "a number", about, "a number", _show(said[name]), "one plain number, no text and no list"
+                    )
                 told[name] = float(number)
         self._pass("a word" if words else "a number")
         for name, value in right.items():
@@ -316,7 +319,8 @@ class Task:
             else:
                 assert isinstance(got, float)
                 near = 0.005 * max(abs(value), 1e-9 if value else 1.0)
-                good = abs(got - value) <= tolerance * max(1.0, abs(value))
+                within = tolerance.get(name, 1e-6) if isinstance(tolerance, Mapping) else tolerance
+                good = abs(got - value) <= within * max(1.0, abs(value))
                 found = _nearest(got, slips.get(name, {}))
                 if abs(got - value) <= near:
                     found = "the right number, rounded: write it as the fraction or the product that it is"

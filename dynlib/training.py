@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from dynlib.inputs import check_whole
+
 
 @dataclass
 class History:
@@ -26,8 +28,7 @@ class History:
 
     def smooth(self, window: int = 20) -> list[float]:
         """The losses as running means over up to ``window`` steps, to plot."""
-        if window < 1:
-            raise ValueError(f"window must be at least 1 step; got {window}")
+        check_whole("window", window, least=1)
         starts = [max(0, step + 1 - window) for step in range(len(self.losses))]
         return [sum(self.losses[a : b + 1]) / (b + 1 - a) for b, a in enumerate(starts)]
 
@@ -65,7 +66,9 @@ def train(
     """Minimise ``loss`` over the parameters of ``model`` that ask for a gradient.
 
     Args:
-        model: trained in place; put into training mode, and back into the mode it had.
+        model: trained in place; put into training mode, and every module back into the mode it had. A frozen part, with
+            parameters none of which asks for a gradient, stays in evaluation mode if that is where it is: no dropout
+            there, and its batch statistics stay. What must stay so and is trained says so in its own ``train()``.
         loss: the loss of a step, by its number 0 … steps − 1. A batch that depends on that number alone, or on torch's
             random numbers of the CPU, makes a resumed run equal to an uninterrupted one.
         steps: how many in all, those before an interruption included.
@@ -83,10 +86,9 @@ def train(
         FloatingPointError: if the loss or its gradient is no longer finite.
     """
     weights = [p for p in model.parameters() if p.requires_grad]
-    if steps < 1 or not weights:
+    if check_whole("steps", steps) < 1 or not weights:
         raise ValueError(f"nothing to train: steps={steps}, parameters that ask for a gradient: {len(weights)}")
-    if every < 1:
-        raise ValueError(f"every must be at least 1 step; got {every}")
+    check_whole("every", every, least=1)
     schedule = [learning_rate(step, steps=steps, peak=lr, warmup=warmup) for step in range(steps)]
     groups = [
         {"params": [p for p in weights if p.ndim >= 2], "weight_decay": weight_decay},
@@ -97,8 +99,8 @@ def train(
     path = Path(checkpoint) if checkpoint is not None else None
     if path is not None and path.exists():
         _resume(path, model, optimizer, history, schedule)
-    was_training = model.training
-    model.train()
+    modes = {module: module.training for module in model.modules()}
+    _to_training_mode(model, modes)
     start = time.perf_counter() - history.seconds
     first = len(history.losses)
     bar = tqdm(range(first, steps), initial=first, total=steps, desc=description, disable=not progress, leave=False)
@@ -131,8 +133,23 @@ def train(
         raise
     finally:
         bar.close()
-        model.train(was_training)
+        for module, mode in modes.items():
+            module.training = mode
     return history
+
+
+def _to_training_mode(model: nn.Module, modes: dict[nn.Module, bool]) -> None:
+    """All of a model, but for the frozen parts that were in evaluation mode."""
+    model.train()
+    waiting = [model]
+    while waiting:
+        module = waiting.pop()
+        weights = list(module.parameters())
+        if weights and not any(weight.requires_grad for weight in weights) and not modes[module]:
+            for part in module.modules():
+                part.training = modes[part]
+        else:
+            waiting.extend(module.children())
 
 
 def _save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, history: History, random: Tensor) -> None:

@@ -1,15 +1,21 @@
 """The static transformer, held against PyTorch's own layers and against slow loops that say the formula aloud."""
 
 import cmath
+import itertools
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
+from torch.nn.utils import prune
 
 from dynlib.backbone import Attention, Block, CausalLM, FeedForward, LayerCache, ViT, rotate
+from dynlib.cost import count
 
 EXACT = {"rtol": 0, "atol": 1e-12}  # for float64
 
@@ -269,6 +275,160 @@ def test_a_token_that_may_attend_to_nothing_gets_zeros_from_the_heads(causal: bo
     assert (x.grad[1] != 0).any()
 
 
+# Layers replaced, wrapped and hooked
+
+
+class Adapter(nn.Module):
+    """As adapters are made: the layer with its weight in sight, and a low-rank part on top."""
+
+    def __init__(self, base: nn.Module, wide: int, out: int) -> None:
+        super().__init__()
+        self.base, self.down = base, nn.Linear(wide, 2, bias=False, dtype=torch.float64)
+        self.up = nn.Linear(2, out, bias=False, dtype=torch.float64)
+
+    @property
+    def weight(self) -> Tensor:
+        return self.base.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        return self.base.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base(x) + self.up(self.down(x))
+
+
+class Subclass(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+def subclass(layer: nn.Linear) -> nn.Module:
+    other = Subclass(16, 48, dtype=torch.float64)
+    other.load_state_dict(layer.state_dict())
+    return other
+
+
+def monkey_patched(layer: nn.Linear) -> nn.Module:
+    plain = layer.forward
+    layer.forward = lambda x: 3 * plain(x)  # type: ignore[method-assign]
+    return layer
+
+
+def hooked(layer: nn.Linear) -> nn.Module:
+    layer.register_forward_hook(lambda _module, _inputs, out: out + 1)
+    return layer
+
+
+def hooked_before(layer: nn.Linear) -> nn.Module:
+    layer.register_forward_pre_hook(lambda _module, inputs: (inputs[0] * 2,))
+    return layer
+
+
+def without_bias(layer: nn.Linear) -> nn.Module:
+    other = nn.Linear(16, 48, bias=False, dtype=torch.float64)
+    other.weight = layer.weight
+    return other
+
+
+REPLACED: dict[str, Callable[[nn.Linear], nn.Module]] = {
+    "plain": lambda layer: layer,
+    "adapter": lambda layer: Adapter(layer, 16, 48),
+    "subclass": subclass,
+    "monkey-patched": monkey_patched,
+    "hooked": hooked,
+    "hooked before": hooked_before,
+    "without bias": without_bias,
+    "weight norm": nn.utils.parametrizations.weight_norm,
+    "spectral norm": nn.utils.parametrizations.spectral_norm,
+    "pruned": lambda layer: prune.l1_unstructured(layer, "weight", amount=0.5),
+    "frozen": lambda layer: layer.requires_grad_(False),
+}
+
+
+@pytest.mark.parametrize("name", REPLACED)
+def test_keys_and_values_alone_are_those_of_whatever_layer_stands_there(name: str) -> None:
+    attention, x = make_block(causal=True, rotary=True).attention.eval(), normal(2, 5, 16)
+    attention.query_key_value = REPLACED[name](attention.query_key_value).eval()
+    cache, where = LayerCache(), torch.arange(3, 8).expand(2, 5)
+    attention(x, positions=where, cache=cache)
+    keys, values = attention.keys_values(x, where)
+    torch.testing.assert_close(keys, cache.keys, **EXACT)
+    torch.testing.assert_close(values, cache.values, **EXACT)
+
+
+def test_keys_and_values_alone_call_a_hook_of_all_modules() -> None:
+    attention, called = make_block().attention, []
+    handle = nn.modules.module.register_module_forward_hook(lambda module, _inputs, _out: called.append(module))
+    try:
+        attention.keys_values(normal(2, 5, 16))
+    finally:
+        handle.remove()
+    assert called == [attention.query_key_value]
+
+
+def test_keys_and_values_alone_cost_two_thirds_of_a_plain_layer() -> None:
+    attention, x = make_block().attention, normal(2, 5, 16)
+    assert count(lambda x: attention.keys_values(x), x).flops == 2 * 2 * 5 * 16 * 32
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_quantised_layer_gives_its_keys_and_values_alone() -> None:
+    lm, tokens = make_lm().float(), make_tokens(2, 5)
+    small = torch.ao.quantization.quantize_dynamic(lm, {nn.Linear}, dtype=torch.qint8)
+    block, x, cache = small.blocks[0], small.embed(tokens), LayerCache()
+    block(x, cache=cache)
+    keys, values = block.attention.keys_values(block.norm1(x), torch.arange(5).expand(2, 5))
+    torch.testing.assert_close(keys, cache.keys)
+    torch.testing.assert_close(values, cache.values)
+
+
+class EmbeddingAdapter(nn.Module):
+    """A low-rank change of a table, beside the table."""
+
+    def __init__(self, base: nn.Embedding) -> None:
+        super().__init__()
+        self.base, self.rows = base, nn.Embedding(11, 2, dtype=torch.float64)
+        self.up = nn.Linear(2, 16, bias=False, dtype=torch.float64)
+
+    @property
+    def weight(self) -> Tensor:
+        return self.base.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.base(tokens) + self.up(self.rows(tokens))
+
+
+class ScaledEmbedding(nn.Embedding):
+    def forward(self, tokens: Tensor) -> Tensor:
+        return 2 * super().forward(tokens)
+
+
+@pytest.mark.parametrize("subclassed", [False, True])
+def test_a_language_model_reads_out_with_whatever_embedding_stands_there(subclassed: bool) -> None:
+    model, x = make_lm(), normal(2, 3, 16)
+    plain = model.embedding
+    model.embedding = ScaledEmbedding(11, 16, dtype=torch.float64) if subclassed else EmbeddingAdapter(plain)
+    table = model.embedding(torch.arange(11))
+    assert not torch.allclose(table, model.embedding.weight)
+    torch.testing.assert_close(model.readout(x), model.norm(x) @ table.T, **EXACT)
+    model(make_tokens(2, 3)).logsumexp(-1).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.embedding.parameters())
+
+
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing")  # the first layers' inputs ask for no gradient
+@pytest.mark.parametrize("make", [make_vit, make_lm])
+def test_backward_hooks_may_stand_on_every_module(make: Callable[[], nn.Module]) -> None:
+    model, inputs = make().double(), normal(2, 2, 8, 8) if make is make_vit else make_tokens(2, 5)
+    seen: list[nn.Module] = []
+    for module in model.modules():
+        module.register_full_backward_hook(lambda module, _inputs, _outputs: seen.append(module))
+    model(inputs).logsumexp(-1).sum().backward()
+    called = {module for module in model.modules() if not isinstance(module, nn.ModuleList)}
+    assert called - set(seen) <= {getattr(model, "embedding", None)}  # its input has no gradient
+
+
 # The cache
 
 
@@ -376,6 +536,174 @@ def test_adding_tokens_one_by_one_seldom_moves_the_past() -> None:
     assert len(places) <= 9  # 1, 2, 4, …, 256
     assert torch.equal(cache.keys[0, 1, :, 3], torch.arange(200.0))
     assert torch.equal(cache.positions[0], torch.arange(200))
+
+
+MODES: dict[str, Callable[[], AbstractContextManager[object]]] = {
+    "inference": torch.inference_mode,
+    "no_grad": torch.no_grad,
+    "grad": torch.enable_grad,
+}
+
+
+@pytest.mark.parametrize("modes", list(itertools.product(MODES, repeat=3)), ids="-".join)
+def test_a_cache_begun_in_one_mode_goes_on_in_any_other(modes: tuple[str, ...]) -> None:
+    model, tokens = make_lm(), make_tokens(2, 9)
+    full, cache, start = model(tokens), model.new_cache(), 0
+    for mode, length in zip(modes, (4, 1, 4), strict=True):
+        for piece in tokens[:, start : start + length].split(2, dim=1):  # buffers with room, and without
+            with MODES[mode]():
+                logits = model(piece, cache=cache)
+            torch.testing.assert_close(logits.clone(), full[:, start : start + piece.shape[1]], **EXACT)
+            start += piece.shape[1]
+    assert logits.requires_grad == (modes[-1] == "grad")
+    if modes[-1] == "grad":
+        logits.sum().backward()
+        assert all(parameter.grad is not None for parameter in model.blocks.parameters())
+
+
+@pytest.mark.parametrize("chunks", [[6], [1] * 6, [3, 1, 2], [2, 4]], ids=str)
+def test_gradients_pass_through_a_cache_as_through_the_whole_sequence(chunks: list[int]) -> None:
+    model, tokens = make_lm(), make_tokens(2, 6)
+    weight = normal(2, 6, 11, seed=3)
+    expected = torch.autograd.grad((model(tokens) * weight).sum(), tuple(model.parameters()))
+    cache = model.new_cache()
+    logits = torch.cat([model(piece, cache=cache) for piece in tokens.split(chunks, dim=1)], dim=1)
+    with torch.no_grad():  # what is written afterwards leaves the graph alone
+        model(tokens[:, :1], cache=cache)
+        cache[0].truncate(2)
+        model.blocks[0](normal(2, 3, 16), cache=cache[0])
+    got = torch.autograd.grad((logits * weight).sum(), tuple(model.parameters()))
+    for mine, theirs in zip(got, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-9)
+
+
+def test_a_cache_without_gradients_can_be_attended_to_with_them_and_written_on() -> None:
+    attention, x = make_block(causal=True, rotary=True).attention.requires_grad_(False), normal(1, 6, 16)
+    ask = normal(1, 16).requires_grad_()  # an adapter of the queries alone
+    attention.query_key_value.register_forward_hook(
+        lambda _module, _inputs, out: torch.cat([out[..., :16] + ask, out[..., 16:]], dim=-1)
+    )
+    (expected,) = torch.autograd.grad(attention(x).square().sum(), ask)
+    cache = LayerCache()
+    outs = [attention(piece, cache=cache) for piece in x.split([3, 1, 1, 1], dim=1)]
+    (got,) = torch.autograd.grad(torch.cat(outs, dim=1).square().sum(), ask)
+    torch.testing.assert_close(got, expected, **EXACT)
+
+
+@pytest.mark.parametrize("length", [0, 1, 4, 7])
+def test_a_truncated_cache_is_the_cache_of_the_shorter_text(length: int) -> None:
+    model, tokens, others = make_lm(), make_tokens(2, 7), make_tokens(2, 5, seed=3)
+    cache, short = model.new_cache(), model.new_cache()
+    model(tokens, cache=cache)
+    for layer in cache:
+        layer.truncate(length)
+    if length:
+        model(tokens[:, :length], cache=short)
+        torch.testing.assert_close(cache[1].keys, short[1].keys, **EXACT)
+        assert torch.equal(cache[1].positions, short[1].positions)
+    else:
+        with pytest.raises(ValueError, match="empty"):
+            _ = cache[0].keys
+    torch.testing.assert_close(model(others, cache=cache), model(others, cache=short), **EXACT)
+    assert [layer.length for layer in cache] == [length + 5] * 3
+
+
+def test_an_emptied_cache_takes_another_batch() -> None:
+    model, cache = make_lm(), LayerCache()
+    model.blocks[0](normal(2, 3, 16), cache=cache)
+    cache.truncate(0)
+    model.blocks[0](normal(5, 3, 16), cache=cache)
+    assert cache.keys.shape[0] == 5
+
+
+@pytest.mark.parametrize(
+    "rows", [[1], [2, 0], [1, 1, 2, 0], torch.tensor([2, 2]), torch.tensor([0], dtype=torch.int32)]
+)
+def test_selected_samples_go_on_as_they_would_alone(rows: list[int] | Tensor) -> None:
+    model, tokens = make_lm(), make_tokens(3, 5)
+    cache, chosen = model.new_cache(), torch.as_tensor(rows).long()
+    model(tokens, cache=cache)
+    selected = [layer.select(rows) for layer in cache]
+    following = make_tokens(len(rows), 2, seed=3)
+    logits = model(following, cache=selected)
+    torch.testing.assert_close(logits, model(torch.cat([tokens[chosen], following], dim=1))[:, 5:], **EXACT)
+    assert cache[0].length == 5, "the cache selected from stays as it was"
+    torch.testing.assert_close(model(tokens, cache=cache), model(tokens.repeat(1, 2))[:, 5:], **EXACT)
+    assert LayerCache().select([0]).length == 0
+
+
+@pytest.mark.parametrize("past", [0, 4])
+@pytest.mark.parametrize("rows", [[0], [2, 1], [0, 1, 2]])
+def test_some_samples_run_without_the_others_in_one_cache(rows: list[int], past: int) -> None:
+    block, x, following = make_block(causal=True, rotary=True), normal(3, 4, 16), normal(3, 2, 16, seed=2)
+    cache, last = LayerCache(), normal(3, 1, 16, seed=3)
+    if past:
+        block(x, cache=cache)
+    where = torch.arange(past, past + 2)
+    some = block(following[rows], positions=where, cache=cache.only(rows, batch=3))
+    assert cache.length == past + 2
+    seen = block(last, positions=torch.tensor([past + 2]), cache=cache)
+    for sample in range(3):
+        parts = [x[sample]] * (past > 0) + [following[sample]] * (sample in rows) + [last[sample]]
+        places = torch.cat([torch.arange(past), where[: 2 * (sample in rows)], torch.tensor([past + 2])])
+        alone = block(torch.cat(parts)[None], positions=places)[0]
+        torch.testing.assert_close(seen[sample], alone[-1:], **EXACT)
+        if sample in rows:
+            torch.testing.assert_close(some[rows.index(sample)], alone[-3:-1], **EXACT)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_samples_left_out_can_be_given_their_tokens_afterwards(mode: str) -> None:
+    block, x, following = make_block(causal=True, rotary=True), normal(3, 4, 16), normal(3, 1, 16, seed=2)
+    with MODES[mode]():
+        cache, whole, where = LayerCache(), LayerCache(), torch.full((3, 1), 4)
+        for layer in (cache, whole):
+            block(x, cache=layer)
+        block(following, cache=whole)
+        block(following[[1]], positions=where[:1], cache=cache.only([1], batch=3))
+        owed = block.attention.keys_values(block.norm1(following[[2, 0]]), where[:2])
+        cache.complete([2, 0], *owed, where[:2])
+    for mine, theirs in ((cache.keys, whole.keys), (cache.values, whole.values), (cache.positions, whole.positions)):
+        torch.testing.assert_close(mine.clone(), theirs.clone(), **EXACT)
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+@pytest.mark.parametrize(
+    ("ask", "error", "says"),
+    [
+        (lambda cache: cache.truncate(5), ValueError, "length must be 0 … 4 tokens, which the cache holds; got 5"),
+        (lambda cache: cache.truncate(-1), ValueError, "got -1"),
+        (lambda cache: cache.truncate(2.0), TypeError, r"int.*2\.0"),
+        (lambda cache: cache.truncate(True), TypeError, "int.*True"),
+        (lambda cache: cache.only([0], batch=3).truncate(1), ValueError, "truncate the whole cache"),
+        (lambda cache: cache.select([3]), ValueError, r"0 … 2; got \[3\]"),
+        (lambda cache: cache.select([-1]), ValueError, r"got \[-1\]"),
+        (lambda cache: cache.select([]), ValueError, "at least one"),
+        (lambda cache: cache.select(torch.tensor(1)), ValueError, "at least one"),
+        (lambda cache: cache.select([0.0]), TypeError, "whole numbers"),
+        (lambda cache: cache.select(torch.tensor([True, False, True])), TypeError, "not by a mask"),
+        (lambda cache: cache.only([1, 1], batch=3), ValueError, "name it once"),
+        (lambda cache: cache.only([0], batch=2), ValueError, "batch of 3 samples; got batch=2"),
+        (lambda cache: LayerCache().only([2], batch=2), ValueError, "0 … 1"),
+        (lambda cache: cache.complete([0], *normal(2, 1, 4, 5, 4), torch.zeros(1, 5)), ValueError, "last 5"),
+        (
+            lambda cache: cache.complete([0], *normal(2, 2, 4, 1, 4), torch.zeros(1, 1)),
+            ValueError,
+            "must stay the same",
+        ),
+        (lambda cache: LayerCache().complete([0], *normal(2, 1, 4, 1, 4), torch.zeros(1, 1)), ValueError, "holds 0"),
+    ],
+)
+def test_what_a_cache_cannot_do_is_refused_and_leaves_it_alone(
+    ask: Callable[[LayerCache], object], error: type[Exception], says: str
+) -> None:
+    attention, x, cache = make_block(causal=True, rotary=True).attention, normal(3, 4, 16), LayerCache()
+    attention(x, cache=cache)
+    before = cache.keys.clone()
+    with pytest.raises(error, match=says):
+        ask(cache)
+    assert cache.length == 4
+    assert torch.equal(cache.keys, before)
 
 
 # The two models
@@ -554,6 +882,65 @@ def test_sampling_follows_the_softmax_of_logits_over_temperature() -> None:
     assert ((share - law).abs() <= 5 * (law * (1 - law) / count).sqrt()).all()
 
 
+@pytest.mark.parametrize("said", ["key_mask", "positions", "both"])
+@pytest.mark.parametrize("use_cache", [True, False])
+@pytest.mark.parametrize("temperature", [0.0, 1.5])
+def test_prompts_filled_up_on_the_left_go_on_as_each_would_alone(
+    said: str, use_cache: bool, temperature: float
+) -> None:
+    model, lengths, seeds = make_lm(), [1, 6, 4], range(3)
+    prompts = [make_tokens(1, length, seed=seed) for seed, length in zip(seeds, lengths, strict=True)]
+    prompt = torch.cat([F.pad(tokens, (6 - tokens.shape[1], 0), value=7) for tokens in prompts])
+    there = torch.arange(6) >= 6 - torch.tensor(lengths)[:, None]
+    places = torch.where(there, there.cumsum(1) - 1, -1)
+    told = {"key_mask": there, "positions": places if said == "positions" else places.clamp_min(0)}
+    told = told if said == "both" else {said: told[said]}
+    together = model.generate(prompt, 8, use_cache=use_cache, **told)
+    assert torch.equal(together[:, :6], prompt)
+    for row, tokens in enumerate(prompts):
+        assert torch.equal(together[row, 6:], model.generate(tokens, 8)[0, tokens.shape[1] :])
+    drawn = [
+        model.generate(prompt, 8, temperature=1.5, use_cache=cached, generator=torch.Generator().manual_seed(0), **told)
+        for cached in (True, False)
+    ]
+    assert torch.equal(*drawn)
+
+
+def test_new_tokens_follow_the_position_of_the_last() -> None:
+    model, prompt = make_lm(), make_tokens(2, 3)
+    places = torch.tensor([[0, 4, 9], [2, 3, 4]])
+    tokens = model.generate(prompt, 5, positions=places)
+    everywhere = torch.cat([places, places[:, -1:] + torch.arange(1, 6)], dim=1)
+    assert torch.equal(tokens[:, 3:], model(tokens, positions=everywhere)[:, 2:-1].argmax(-1))
+    assert torch.equal(model.generate(prompt, 5, positions=torch.arange(3)), model.generate(prompt, 5))
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+@pytest.mark.parametrize(
+    ("told", "error", "says"),
+    [
+        ({"key_mask": torch.tensor([[True, True, False], [True] * 3])}, ValueError, "fill up shorter prompts on the l"),
+        ({"positions": torch.tensor([0, 1, -1])}, ValueError, "last token of a prompt is not there"),
+        ({"key_mask": torch.ones(2, 4, dtype=torch.bool)}, ValueError, r"one entry per key.*got \(2, 4\)"),
+        ({"key_mask": torch.ones(2, 3)}, TypeError, "must be bool"),
+        ({"positions": torch.arange(4)}, ValueError, r"got \(4,\)"),
+        ({"positions": torch.arange(3.0)}, TypeError, "float32"),
+    ],
+)
+def test_a_prompt_that_is_not_described_right_is_refused(
+    told: dict[str, Tensor], error: type[Exception], says: str
+) -> None:
+    with pytest.raises(error, match=says):
+        make_lm().generate(make_tokens(2, 3), 2, **told)
+
+
+@pytest.mark.parametrize("new_tokens", [2.0, True, "2"])
+@pytest.mark.usefixtures("as_users_run_it")
+def test_the_number_of_new_tokens_is_an_int(new_tokens: object) -> None:
+    with pytest.raises(TypeError, match="new_tokens must be an int"):
+        make_lm().generate(make_tokens(1, 2), new_tokens)  # type: ignore[arg-type]
+
+
 def test_generating_nothing_returns_the_prompt() -> None:
     prompt = make_tokens(2, 3)
     assert torch.equal(make_lm().generate(prompt, 0), prompt)
@@ -700,3 +1087,46 @@ def test_packed_sequences_get_what_each_gets_alone(causal: bool, rotary: bool, l
 def test_lengths_that_are_not_those_of_the_tokens_are_refused(lengths: list[int]) -> None:
     with pytest.raises(ValueError, match="add up to the 5 tokens"):
         Block(8, 2).packed(torch.zeros(5, 8), lengths)
+
+
+# Under torch's transforms
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # attention on a CPU has no batching rule
+@pytest.mark.parametrize("make", [make_vit, make_lm])
+def test_gradients_of_every_sample_are_those_of_a_loop(make: Callable[[], nn.Module]) -> None:
+    model, inputs = make().double(), normal(3, 2, 8, 8) if make is make_vit else make_tokens(3, 5)
+    parameters = dict(model.named_parameters())
+
+    def loss(parameters: dict[str, Tensor], sample: Tensor) -> Tensor:
+        return functional_call(model, parameters, (sample[None],)).logsumexp(-1).sum()
+
+    got = vmap(grad(loss), in_dims=(None, 0))(parameters, inputs)
+    for row, sample in enumerate(inputs):
+        expected = torch.autograd.grad(loss(parameters, sample), tuple(parameters.values()))
+        for name, slope in zip(parameters, expected, strict=True):
+            torch.testing.assert_close(got[name][row], slope, rtol=0, atol=1e-9)
+
+
+def test_a_token_outside_the_vocabulary_is_found_under_vmap() -> None:
+    model, tokens = make_lm(), make_tokens(3, 4)
+    tokens[1, 2] = 11
+    with pytest.raises(ValueError, match="0 … 10; got 0 … 11"):
+        vmap(lambda row: model(row[None])[0])(tokens)
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+@pytest.mark.parametrize("make", [make_vit, make_lm])
+def test_a_model_is_exported_for_any_batch(make: Callable[[], nn.Module]) -> None:
+    model, inputs = make().double().eval(), normal(3, 2, 8, 8) if make is make_vit else make_tokens(3, 5)
+    exported = torch.export.export(model, (inputs,), dynamic_shapes=({0: torch.export.Dim("batch")},)).module()
+    for batch in (inputs, inputs[:2], inputs.repeat(3, *[1] * (inputs.ndim - 1))):
+        torch.testing.assert_close(exported(batch), model(batch), **EXACT)
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+@pytest.mark.parametrize("given", [[[1, 2]], np.array([[1, 2]]), None], ids=["list", "array", "nothing"])
+def test_what_is_no_tensor_is_said_to_be_none(given: object) -> None:
+    for call in (make_vit(), make_lm(), lambda given: make_lm().generate(given, 1)):
+        with pytest.raises(TypeError, match=r"must be a tensor; got .*torch\.as_tensor"):
+            call(given)

@@ -143,6 +143,56 @@ def test_a_model_trains_in_training_mode_and_gets_its_own_mode_back(ends: str, m
     assert model.training is mode
 
 
+@pytest.mark.parametrize("outer", [True, False])
+def test_a_frozen_part_in_evaluation_mode_stays_in_it(outer: bool) -> None:
+    torch.manual_seed(0)
+    frozen = nn.Sequential(nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 4))
+    model = nn.Sequential(frozen, nn.Dropout(0.5), nn.Linear(4, 2)).train(outer)
+    frozen.requires_grad_(False).eval()
+    x, seen = torch.randn(8, 4), []
+    out, mean = frozen(x), frozen[0].running_mean.clone()
+
+    def loss(step: int) -> Tensor:
+        seen.append([module.training for module in model.modules()])
+        assert torch.equal(frozen(x), out), "neither dropout nor the statistics of the batch"
+        return model(x).square().sum()
+
+    run(model, loss)
+    assert seen == [[True, False, False, False, False, True, True]] * STEPS
+    assert torch.equal(frozen[0].running_mean, mean)
+    assert [module.training for module in model.modules()] == [outer, False, False, False, False, outer, outer]
+
+
+def test_a_frozen_part_in_training_mode_and_a_part_that_learns_are_put_into_training_mode() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5)), nn.Linear(4, 2))
+    model[0].requires_grad_(False)
+    model[1].eval()
+    before, seen = [module.training for module in model.modules()], []
+
+    def loss(step: int) -> Tensor:
+        seen.append(all(module.training for module in model.modules()))
+        return model(torch.ones(2, 4)).square().sum()
+
+    run(model, loss)
+    assert all(seen)
+    assert [module.training for module in model.modules()] == before
+
+
+def test_a_part_that_says_so_itself_trains_in_evaluation_mode() -> None:
+    class Still(nn.BatchNorm1d):
+        def train(self, mode: bool = True) -> nn.Module:
+            return super().train(False)
+
+    model, seen = nn.Sequential(nn.Linear(4, 4), Still(4)).eval(), []
+
+    def loss(step: int) -> Tensor:
+        seen.append((model.training, model[1].training))
+        return model(torch.ones(2, 4)).square().sum()
+
+    run(model, loss)
+    assert set(seen) == {(True, False)}
+
+
 # Interruption
 
 
@@ -359,5 +409,5 @@ def test_smoothing_is_a_mean_over_the_last_steps() -> None:
     assert history.smooth(3) == pytest.approx([4, 3, 2, 8 / 3, 7 / 3])
     assert history.smooth(100) == pytest.approx([4, 3, 2, 3, 13 / 5])
     assert History().smooth() == []
-    with pytest.raises(ValueError, match="at least 1 step; got 0"):
+    with pytest.raises(ValueError, match="window must be at least 1; got 0"):
         history.smooth(0)

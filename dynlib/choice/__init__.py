@@ -1,4 +1,9 @@
-"""Decide: ways to make a discrete choice and still learn through it."""
+"""Decide: ways to make a discrete choice and still learn through it.
+
+All work under ``torch.func`` and ``vmap`` in reverse mode (where they draw, ask for ``randomness="different"`` or
+``"same"``), for batches of gradients, and compiled; forward mode and, where a docstring says so, second derivatives are
+refused. In a compiled graph the values of the input are not looked at. They take tensors, not arrays or lists.
+"""
 
 from dynlib.choice.gumbel import (
     gumbel_max,

@@ -26,7 +26,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dynlib.choice.inputs import check_dtype, check_filled, check_logits, check_tau, check_top, widen
+from dynlib.inputs import check_dtype, check_filled, check_logits, check_scale, check_tensor, check_top, widen
+from dynlib.transforms import look
 
 
 def gumbel_noise(like: Float[Tensor, "*shape"], *, generator: torch.Generator | None = None) -> Float[Tensor, "*shape"]:
@@ -53,11 +54,12 @@ def gumbel_noise(like: Float[Tensor, "*shape"], *, generator: torch.Generator | 
     dtype = torch.promote_types(like.dtype, torch.float32)
     # E = −log U. U = 0 or E = 0 would give an infinity: the smallest normal number stands in, and for zero alone.
     if like.device.type == "cpu":
-        uniform = torch.empty(like.shape, dtype=torch.float64)
+        uniform = torch.empty_like(like, dtype=torch.float64, memory_format=torch.contiguous_format)
         uniform.uniform_(torch.finfo(torch.float64).tiny, 1, generator=generator)  # without its upper end
         exponential = uniform.log_().neg_().to(dtype)
     else:
-        exponential = torch.empty(like.shape, dtype=dtype, device=like.device).exponential_(generator=generator)
+        exponential = torch.empty_like(like, dtype=dtype, memory_format=torch.contiguous_format)
+        exponential.exponential_(generator=generator)
         exponential.clamp_min_(torch.finfo(dtype).tiny)
     # u = −log E
     return exponential.log_().neg_().to(like.dtype)
@@ -106,6 +108,7 @@ def straight_through(hard: Float[Tensor, "*shape"], soft: Float[Tensor, "*shape"
         ValueError: if the two differ in shape.
     """
     check_dtype(hard)
+    check_tensor(soft, "soft")
     if hard.dtype != soft.dtype:
         raise TypeError(f"hard and soft must have one dtype; got {hard.dtype} and {soft.dtype}: use hard.to(soft)")
     if hard.shape != soft.shape:
@@ -142,7 +145,7 @@ def gumbel_softmax(
         ValueError: as in :func:`gumbel_max`, or if ``tau`` is not positive and finite.
     """
     check_logits(logits, dim)
-    check_tau(tau)
+    check_scale("tau", tau)
     return _relaxed_argmax(_perturb(logits, generator), tau, hard=hard, dim=dim).to(logits.dtype)
 
 
@@ -152,7 +155,7 @@ def softmax_ste(logits: Float[Tensor, "*shape"], tau: float | int = 1.0, *, dim:
     Of several largest logits the first is taken. Arguments and errors as in :func:`gumbel_softmax`.
     """
     check_logits(logits, dim)
-    check_tau(tau)
+    check_scale("tau", tau)
     return _relaxed_argmax(widen(logits), tau, hard=True, dim=dim).to(logits.dtype)
 
 
@@ -179,14 +182,18 @@ def gumbel_sigmoid(
         ValueError: if there are no logits, one is NaN, or ``tau`` is not positive and finite.
     """
     check_filled(logits)
-    check_tau(tau)
-    if logits.isnan().any():
-        raise ValueError("a logit is NaN: look for a 0 / 0, a log of a negative number, or a learning rate too high")
+    check_scale("tau", tau)
+    look(_check_no_nan, logits)
     # y = σ((l + u₁ − u₀) / τ), and 1 where l + u₁ − u₀ > 0
     scores = _perturb(logits, generator)
     scores = scores - gumbel_noise(scores, generator=generator)
     soft = (scores / tau).sigmoid()
     return (straight_through((scores > 0).to(soft), soft) if hard else soft).to(logits.dtype)
+
+
+def _check_no_nan(logits: Tensor) -> None:
+    if logits.isnan().any():
+        raise ValueError("a logit is NaN: look for a 0 / 0, a log of a negative number, or a learning rate too high")
 
 
 def _perturb(logits: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -203,4 +210,4 @@ def _relaxed_argmax(scores: Tensor, tau: float | int, *, hard: bool, dim: int) -
     soft = ((scores - top) / tau).softmax(dim)
     if choice is None:
         return soft
-    return straight_through(torch.zeros_like(soft).scatter_(dim, choice, 1.0), soft)
+    return straight_through(torch.zeros_like(soft).scatter(dim, choice, 1.0), soft)

@@ -35,10 +35,10 @@ from typing import Any, Literal, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from dynlib.choice.gumbel import gumbel_noise
-from dynlib.choice.inputs import TINY, check_dtype, check_filled, widen
+from dynlib.inputs import check_dtype, check_filled, check_name, check_scale, check_tensor, check_whole, widen
+from dynlib.transforms import BatchedFunction, FirstDerivative, look
 
 Solver = Callable[[Tensor], Tensor]
 Noise = Literal["gaussian", "gumbel"]
@@ -146,6 +146,7 @@ def fenchel_young_loss(
         TypeError, ValueError: as in :func:`perturbed_argmax`, or if ``target`` is not of a floating-point dtype, has
             another shape than ``theta``, or is not finite.
     """
+    check_tensor(theta, "theta")
     check_dtype(target)
     if target.shape != theta.shape:
         raise ValueError(
@@ -153,35 +154,50 @@ def fenchel_young_loss(
             "smaller one if it is meant to be repeated"
         )
     draws = _draw(solver, theta, samples, sigma, noise, item_dims, generator, check)
-    if not target.isfinite().all():
-        raise ValueError("the target is not finite: it must be a vertex of the solver's polytope, or a mean of several")
+    look(_check_target, target)
     # F_σ(θ) − ⟨θ, y⟩ = ⟨y_σ − y, θ⟩ + σ E⟨y*, Z⟩: no difference of two large numbers
     gap = draws.vertices.mean(0) - target.reshape(draws.theta.shape).to(draws.theta.dtype)
     value = (gap * draws.theta).sum(-1) + sigma * _mean_product(draws)
     return value.reshape(theta.shape[: theta.ndim - item_dims]).to(theta.dtype)
 
 
-class _PerturbedArgmax(torch.autograd.Function):
+class _PerturbedArgmax(BatchedFunction):
     """The mean of the vertices, with the gradient of the perturbed argmax."""
 
+    batch_in, batch_out = (0, 1, 0, 1, 0), 0
+
     @staticmethod
-    def forward(
-        ctx: Any, theta: Tensor, vertices: Tensor, plain: Tensor | None, slope: Tensor, sigma: float | int
-    ) -> Tensor:
-        ctx.save_for_backward(vertices, plain, slope)
-        ctx.sigma = sigma
+    def forward(theta: Tensor, vertices: Tensor, plain: Tensor | None, slope: Tensor, sigma: float | int) -> Tensor:
         return vertices.mean(0)
 
     @staticmethod
-    @once_differentiable
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        *tensors, ctx.sigma = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        vertices, plain, slope = ctx.saved_tensors
-        along = torch.einsum("mpn,pn->mp", vertices, gradient)  # ⟨y_m, g⟩
+        return _PerturbedSlope.apply(*ctx.saved_tensors, ctx.sigma, gradient), None, None, None, None
+
+
+class _PerturbedSlope(FirstDerivative):
+    """1/(σM) Σ_m ⟨y_m, g⟩ ∇ν(Z_m)."""
+
+    batch_in, batch_out = (0, 1, 0, 1, 0, 0), 0
+
+    @staticmethod
+    def forward(
+        theta: Tensor,
+        vertices: Tensor,
+        plain: Tensor | None,
+        slope: Tensor,
+        sigma: float | int,
+        gradient: Tensor,
+    ) -> Tensor:
+        along = torch.einsum("m...n,...n->m...", vertices, gradient)  # ⟨y_m, g⟩
         if plain is not None:
             along = along - (plain * gradient).sum(-1)
-        # 1/(σM) Σ_m ⟨y_m, g⟩ ∇ν(Z_m)
-        product = torch.einsum("mp,mpn->pn", along, slope) / (ctx.sigma * len(vertices))
-        return product, None, None, None, None
+        return torch.einsum("m...,m...n->...n", along, slope) / (sigma * len(vertices))
 
 
 class _Draws(NamedTuple):
@@ -218,37 +234,49 @@ def _draw(
         if noise == "gumbel":
             z = gumbel_noise(like, generator=generator)
         else:
-            z = torch.randn(like.shape, dtype=like.dtype, device=like.device, generator=generator)
+            z = torch.empty_like(like, memory_format=torch.contiguous_format).normal_(generator=generator)
         # the block without noise comes last
         blocks = torch.cat([z, torch.zeros_like(z[:1])]) if plain else z
-        scores = torch.add(flat, blocks, alpha=sigma)
+        solved = _Solved.apply(flat.detach(), blocks, solver, item, sigma, check)
+    return _Draws(flat, z, solved[:samples], solved[samples] if plain else None)
+
+
+class _Solved(BatchedFunction):
+    """Vertices for θ + σZ, all in one call, [blocks, …, n] for θ of […, n] and noise of [blocks, …, n]. No gradient."""
+
+    batch_in, batch_out = (0, 1, 0, 0, 0, 0), 1
+
+    @staticmethod
+    def forward(
+        theta: Tensor, blocks: Tensor, solver: Solver, item: tuple[int, ...], sigma: float | int, check: bool
+    ) -> Tensor:
+        scores = torch.add(theta, blocks, alpha=sigma)
         _check_scores(theta, scores)
-        solved = solver(scores.reshape(-1, *item))
-        _check_solved(solved, like=scores, shape=(scores.shape[0] * scores.shape[1], *item))
+        problems = scores.reshape(-1, *item)
+        solved = solver(problems)
+        _check_solved(solved, like=scores, shape=tuple(problems.shape))
         solved = solved.detach().reshape(scores.shape)
         if check:
             _check_vertices(solved)
-            _check_maximal(solved, blocks, flat, sigma)
-    return _Draws(flat, z, solved[:samples], solved[samples] if plain else None)
+            _check_maximal(solved, blocks, theta, sigma)
+        return solved
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.mark_non_differentiable(output)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, ...]:
+        return (None,) * 6
 
 
 def _check_options(
     theta: Tensor, samples: int, sigma: float | int, noise: str, item_dims: int, generator: torch.Generator | None
 ) -> None:
-    for name, number in (("samples", samples), ("item_dims", item_dims)):
-        if not isinstance(number, int) or isinstance(number, bool):
-            raise TypeError(f"{name} must be an int; got {type(number).__name__}")
-    if samples < 1:
-        raise ValueError(f"samples must be at least 1; got {samples}: without a draw there is no mean")
-    if not isinstance(sigma, float | int) or isinstance(sigma, bool):
-        raise TypeError(f"sigma must be a number; got {type(sigma).__name__}: use float(sigma)")
-    if not TINY <= sigma <= 1 / TINY:  # False for NaN too
-        raise ValueError(
-            f"sigma must be positive and finite, from {TINY:.1e} to {1 / TINY:.1e}; got {sigma}: without noise call "
-            "the solver itself"
-        )
-    if noise not in ("gaussian", "gumbel"):
-        raise ValueError(f"noise must be 'gaussian' or 'gumbel'; got {noise!r}")
+    check_whole("samples", samples, least=1)
+    check_whole("item_dims", item_dims)
+    check_scale("sigma", sigma, instead="without noise call the solver itself")
+    check_name("noise", noise, ("gaussian", "gumbel"))
     if theta.ndim == 0:
         raise ValueError("theta is a single number: give a problem at least one dimension, with theta.unsqueeze(-1)")
     if not 1 <= item_dims <= theta.ndim:
@@ -261,6 +289,11 @@ def _check_options(
             f"the generator is on {generator.device} and theta on {theta.device}: make one with "
             f"torch.Generator({theta.device.type!r})"
         )
+
+
+def _check_target(target: Tensor) -> None:
+    if not target.isfinite().all():
+        raise ValueError("the target is not finite: it must be a vertex of the solver's polytope, or a mean of several")
 
 
 def _check_scores(theta: Tensor, scores: Tensor) -> None:
@@ -311,7 +344,7 @@ def _check_maximal(solved: Tensor, noise: Tensor, theta: Tensor, sigma: float | 
     gain = sigma * (solved.diff(dim=0) * noise.diff(dim=0)).sum(-1)
     # ⟨y, θ⟩ is a sum of Σ|y| scores, so that each of its partial sums, the solver's too, is rounded by less than this
     ones = solved.abs().sum(-1).amax(0)
-    largest = theta.abs().amax(-1) + sigma * noise.abs().amax((0, 2))
+    largest = theta.abs().amax(-1) + sigma * noise.abs().amax((0, -1))
     rounding = 4 * torch.finfo(torch.float32).eps * ones.square() * largest
     if (gain >= -rounding).all():
         return

@@ -15,11 +15,14 @@ is in it, and with M samples the gradient comes out (M − 1) / M of what it sho
 Source: Williams 1992, doi:10.1007/BF00992696 (the estimator), arXiv:1602.06725 (leave-one-out).
 """
 
+from functools import partial
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dynlib.choice.inputs import DTYPES, widen
+from dynlib.inputs import DTYPES, check_tensor, widen
+from dynlib.transforms import look
 
 
 def score_function_loss(
@@ -103,10 +106,15 @@ def leave_one_out(reward: Float[Tensor, "*shape"], *, dim: int = 0) -> Float[Ten
 
 def _check_values(name: str, tensor: Tensor) -> None:
     """Raises TypeError or ValueError unless ``tensor`` holds floating-point numbers, at least one and all finite."""
+    check_tensor(tensor, name)
     if tensor.dtype not in DTYPES:
         raise TypeError(f"{name} must be float16, bfloat16, float32 or float64; got {tensor.dtype}: use .float()")
     if tensor.numel() == 0:
         raise ValueError(f"{name} has no samples, shape {tuple(tensor.shape)}: draw at least one")
+    look(partial(_check_finite, name), tensor)
+
+
+def _check_finite(name: str, tensor: Tensor) -> None:
     if not tensor.isfinite().all():
         what = "NaN" if tensor.isnan().any() else "infinite"
         raise ValueError(

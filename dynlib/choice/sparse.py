@@ -29,15 +29,15 @@ Source: arXiv:1602.02068 (sparsemax), arXiv:1905.05702 (α-entmax, and 1.5 by so
 """
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
-from dynlib.choice.inputs import DTYPES, check_dtype, check_logits, check_top, widen
+from dynlib.inputs import DTYPES, check_dtype, check_logits, check_tensor, check_top, widen
+from dynlib.transforms import BatchedFunction, FirstDerivative, look
 
 
 def sparsemax(logits: Float[Tensor, "*shape"], *, dim: int = -1) -> Float[Tensor, "*shape"]:
@@ -126,27 +126,46 @@ def entmax_loss(
     """
     check_logits(logits, dim)
     scores = widen(logits).movedim(dim, -1)
-    return _Loss.apply(scores, _distribution(target, logits, dim), _rows_of(alpha, logits, dim)).to(logits.dtype)
+    losses, _ = _Loss.apply(scores, _distribution(target, logits, dim), _rows_of(alpha, logits, dim))
+    return losses.to(logits.dtype)
 
 
 # ---- the probabilities, along the last dimension
 
 
-class _Entmax(Function):
-    @staticmethod
-    def forward(ctx: Any, scores: Tensor, alpha: float | Tensor) -> Tensor:
-        p = _probabilities(scores, alpha)
-        ctx.number, rows = (None, alpha) if isinstance(alpha, Tensor) else (alpha, None)
-        ctx.save_for_backward(p, rows)
-        return p
+class _Entmax(BatchedFunction):
+    batch_in, batch_out = (0, 0), 0
 
     @staticmethod
-    @once_differentiable
+    def forward(scores: Tensor, alpha: float | Tensor) -> Tensor:
+        return _probabilities(scores, alpha)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        alpha = inputs[1]
+        ctx.number, rows = (None, alpha) if isinstance(alpha, Tensor) else (alpha, None)
+        ctx.save_for_backward(output, rows)
+
+    @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None]:
         p, alpha = ctx.saved_tensors
+        by_scores: Tensor = _Slope.apply(p, grad, ctx.number if alpha is None else alpha)
+        if not ctx.needs_input_grad[1]:
+            return by_scores, None
+        # ∂p/∂α = −J c,    cᵢ = log²pᵢ ψ(−a log pᵢ)
+        return by_scores, -(_curvature(p, alpha) * by_scores).sum(-1, keepdim=True)
+
+
+class _Slope(FirstDerivative):
+    """J grad, of probabilities p with their α."""
+
+    batch_in, batch_out = (0, 0, 0), 0
+
+    @staticmethod
+    def forward(p: Tensor, grad: Tensor, alpha: float | Tensor) -> Tensor:
         # qᵢ = pᵢ^(2 − α) where pᵢ > 0
-        if alpha is None:
-            q = {1: p.clone, 1.5: p.sqrt, 2: p.sign}[ctx.number]()
+        if not isinstance(alpha, Tensor):
+            q = {1: p.clone, 1.5: p.sqrt, 2: p.sign}[alpha]()
         else:  # huge where α > 2 and p is small: kept below the square root of the largest number
             q = torch.where(p > 0, (p ** (2 - alpha)).clamp_(max=torch.finfo(p.dtype).max ** 0.5), 0)
             # J gives 0 for a constant. With 0 for the largest q, that q does not drown the others in ⟨q, grad⟩.
@@ -154,11 +173,7 @@ class _Entmax(Function):
         # J grad = q ∘ (grad − ⟨q, grad⟩ / Σ q). What comes in where q = 0 is not looked at, be it infinite.
         by_scores = torch.ops.aten.threshold_backward(grad, q, 0).mul_(q)
         mean = by_scores.sum(-1, keepdim=True) / q.sum(-1, keepdim=True)
-        by_scores.addcmul_(q, mean, value=-1)
-        if not ctx.needs_input_grad[1]:
-            return by_scores, None
-        # ∂p/∂α = −J c,    cᵢ = log²pᵢ ψ(−a log pᵢ)
-        return by_scores, -(_curvature(p, alpha) * by_scores).sum(-1, keepdim=True)
+        return by_scores.addcmul_(q, mean, value=-1)
 
 
 def _probabilities(scores: Tensor, alpha: float | Tensor) -> Tensor:
@@ -216,6 +231,8 @@ def _largest(x: Tensor, power: int) -> tuple[Tensor, Tensor]:
 
 def _above(x: Tensor, floor: Tensor, *, ordered: bool) -> Tensor:
     """The largest of every row, as many as are above the floor in the row with most of them."""
+    if torch.compiler.is_compiling():  # how many is not known there: all of them will do
+        return x.sort(-1, descending=True).values if ordered else x
     count = int((x > floor).sum(-1, dtype=torch.int32).max())
     if 2 * count <= x.shape[-1]:
         return x.topk(count, -1, sorted=ordered).values
@@ -272,24 +289,42 @@ def _curvature(p: Tensor, alpha: Tensor) -> Tensor:
 # ---- the losses
 
 
-class _Loss(Function):
+class _Loss(BatchedFunction):
+    batch_in, batch_out = (0, 0, 0), (0, 0)
+
     @staticmethod
-    def forward(ctx: Any, scores: Tensor, y: Tensor, alpha: float | Tensor) -> Tensor:
+    def forward(scores: Tensor, y: Tensor, alpha: float | Tensor) -> tuple[Tensor, Tensor]:
         p = _probabilities(scores, alpha)
         alpha = torch.as_tensor(alpha, dtype=p.dtype, device=p.device)
         # Σᵢ yᵢ (lnₐ yᵢ − (sᵢ − λ)) + (pᵢ^α − yᵢ^α) / α,    lnₐ x = (x^a − 1) / a,    λ = s − lnₐ p of the largest
         gap = _log(y, alpha) - (_below_top(scores) + _log(p.amax(-1, keepdim=True), alpha))
         terms = torch.where(y > 0, y * gap, 0) + (p**alpha - y**alpha) / alpha
-        ctx.save_for_backward(p, y, alpha)
-        return terms.clamp_min_(0).sum(-1)  # none is below 0, but by rounding
+        return terms.clamp_min_(0).sum(-1), p  # none is below 0, but by rounding
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor | None]:
-        p, y, alpha = ctx.saved_tensors
-        grad = grad.unsqueeze(-1)
-        by_alpha = grad * (_slope(y, alpha) - _slope(p, alpha)) if ctx.needs_input_grad[2] else None
-        return grad * (p - y), None, by_alpha
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        scores, y, alpha = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(scores, output[1], y, torch.as_tensor(alpha, dtype=y.dtype, device=y.device))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None, Tensor | None]:
+        scores, p, y, alpha = ctx.saved_tensors
+        by_scores, by_alpha = _LossSlope.apply(scores, p, y, alpha, grad.unsqueeze(-1), ctx.needs_input_grad[2])
+        return by_scores, None, by_alpha if ctx.needs_input_grad[2] else None
+
+
+class _LossSlope(FirstDerivative):
+    """The loss's gradient in the scores and, if that is ``asked``, in α."""
+
+    batch_in, batch_out = (0, 0, 0, 0, 0, 0), (0, 0)
+
+    @staticmethod
+    def forward(
+        scores: Tensor, p: Tensor, y: Tensor, alpha: Tensor, grad: Tensor, asked: bool
+    ) -> tuple[Tensor, Tensor]:
+        by_alpha = grad * (_slope(y, alpha) - _slope(p, alpha)) if asked else torch.zeros_like(grad)
+        return grad * (p - y), by_alpha
 
 
 def _log(p: Tensor, alpha: Tensor) -> Tensor:
@@ -325,17 +360,14 @@ def _rows_of(alpha: float | int | Tensor, logits: Tensor, dim: int) -> float | T
             f"of shape {tuple(logits.shape)}: give it a shape that broadcasts to {tuple(rows)}"
         ) from None
     wide = torch.promote_types(logits.dtype, torch.float32)
-    if not ((alpha >= 1) & (alpha <= torch.finfo(wide).max)).all():  # False for NaN too
-        raise ValueError(
-            f"alpha must be finite and at least 1; got {alpha.min().item()} to {alpha.max().item()}: 1 is softmax, 2 "
-            "is sparsemax"
-        )
+    look(partial(_check_alpha, largest=torch.finfo(wide).max), alpha)
     return alpha.to(logits.device, wide).movedim(dim, -1)
 
 
 def _distribution(target: Tensor, logits: Tensor, dim: int) -> Tensor:
     """The target as probabilities along the last dimension, one-hot where it is an index."""
     p = widen(logits.detach()).movedim(dim, -1)
+    check_tensor(target, "the target")
     if target.dtype == torch.int64:
         kind, shape = "class indices", p.shape[:-1]
     elif target.dtype in DTYPES:
@@ -348,16 +380,33 @@ def _distribution(target: Tensor, logits: Tensor, dim: int) -> Tensor:
             f"{tuple(shape)}; got {tuple(target.shape)}"
         )
     if target.dtype == torch.int64:
-        if target.min() < 0 or target.max() >= p.shape[-1]:
-            raise ValueError(f"class indices must be 0 to {p.shape[-1] - 1}; got {target.min()} to {target.max()}")
-        return torch.zeros_like(p).scatter_(-1, target.unsqueeze(-1), 1)
+        look(partial(_check_indices, classes=p.shape[-1]), target)
+        return torch.zeros_like(p).scatter(-1, target.unsqueeze(-1), 1)
     if target.requires_grad:
         raise ValueError("a target gets no gradient: use target.detach()")
     y = target.to(p.dtype).movedim(dim, -1)
+    look(partial(_check_sums, rounding=torch.finfo(target.dtype).eps ** 0.5, dim=dim), y)
+    return y
+
+
+def _check_alpha(alpha: Tensor, largest: float) -> None:
+    if not ((alpha >= 1) & (alpha <= largest)).all():  # False for NaN too
+        raise ValueError(
+            f"alpha must be finite and at least 1; got {alpha.min().item()} to {alpha.max().item()}: 1 is softmax, 2 "
+            "is sparsemax"
+        )
+
+
+def _check_indices(target: Tensor, classes: int) -> None:
+    if target.min() < 0 or target.max() >= classes:
+        raise ValueError(f"class indices must be 0 to {classes - 1}; got {target.min()} to {target.max()}")
+
+
+def _check_sums(y: Tensor, rounding: float, dim: int) -> None:
+    """Of probabilities along the last dimension, which is the caller's ``dim``."""
     sums = y.sum(-1)
-    if not ((y >= 0).all() and ((sums - 1).abs() <= torch.finfo(target.dtype).eps ** 0.5).all()):  # False for NaN too
+    if not ((y >= 0).all() and ((sums - 1).abs() <= rounding).all()):  # False for NaN too
         raise ValueError(
             f"target probabilities must not be negative and must sum to 1 along dimension {dim}; got a smallest of "
             f"{y.min().item():g} and sums from {sums.min().item():g} to {sums.max().item():g}"
         )
-    return y

@@ -22,15 +22,16 @@ Source: arXiv:1903.06059 (Gumbel top-k), arXiv:1901.10517 (relaxed), arXiv:2303.
 exact), arXiv:2210.01941 (subset marginals with a straight-through gradient).
 """
 
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from dynlib.choice.gumbel import gumbel_noise, straight_through
-from dynlib.choice.inputs import TINY, check_logits, check_tau, check_top, widen
+from dynlib.inputs import check_logits, check_scale, check_top, check_whole, widen
+from dynlib.transforms import BatchedFunction, FirstDerivative, double, look
 
 FAR = -1e30  # as a logarithm: never chosen, and yet a number to compute with
 WAYS = 8  # how many numbers of saturated scores are asked about at a time
@@ -78,7 +79,7 @@ def relaxed_topk(
         As above; TypeError or ValueError if ``tau`` is not a positive, finite number.
     """
     _check(logits, k, dim)
-    check_tau(tau)
+    check_scale("tau", tau)
     keys = _perturb(logits, generator)
     drawn = _largest(keys, k, dim)[1]
     khot = _zeros(keys)
@@ -89,10 +90,10 @@ def relaxed_topk(
         khot = khot + a
         if pick + 1 < k:
             # α ← α + log(1 − a). For the largest 1 − a may round to 0: there log Σ_{j≠i} e^{x_j} − log Σ_j e^{x_j}
-            first = torch.zeros_like(x, dtype=torch.bool).scatter_(dim, x.argmax(dim, keepdim=True), True)
+            first = torch.zeros_like(x, dtype=torch.bool).scatter(dim, x.argmax(dim, keepdim=True), True)
             others = x.masked_fill(first, -torch.inf).logsumexp(dim, keepdim=True) - x.logsumexp(dim, keepdim=True)
             keys = keys + torch.where(first, others, torch.log1p(-a.masked_fill(first, 0.0)))
-    return (straight_through(torch.zeros_like(khot).scatter_(dim, drawn, 1.0), khot) if hard else khot).to(logits.dtype)
+    return (straight_through(torch.zeros_like(khot).scatter(dim, drawn, 1.0), khot) if hard else khot).to(logits.dtype)
 
 
 def soft_topk(
@@ -117,7 +118,7 @@ def soft_topk(
         As above; TypeError or ValueError if ``epsilon`` is not a positive, finite number.
     """
     _check(scores, k, dim)
-    _check_epsilon(epsilon)
+    check_scale("epsilon", epsilon)
     s = widen(scores)
     top = _largest(s, k, dim)[0]
     if k == 0:
@@ -140,8 +141,8 @@ def subset_marginals(log_weights: Float[Tensor, "*shape"], k: int, *, dim: int =
         P(i ∈ S) = w_i Σ_j e_j(w_1 … w_{i−1}) e_{k−1−j}(w_{i+1} … w_n) / e_k(w_1 … w_n),
 
     and only sums of positive numbers occur, so nothing cancels. The gradient, ∂μ_i / ∂ log w_j = Cov(i ∈ S, j ∈ S), can
-    be taken once, not twice. All is in logarithms and float64, in n steps over the batch; memory is about 2 n k numbers
-    a row forward, and three times that backward.
+    be taken once, not twice. All is in logarithms and float64 (float32 on a device that has no float64), in n steps
+    over the batch; memory is about 2 n k numbers a row forward, and three times that backward.
 
     Args:
         log_weights: log w_i; log(p / (1 − p)) for a coin of probability p; −inf where a choice is impossible. The same
@@ -153,7 +154,7 @@ def subset_marginals(log_weights: Float[Tensor, "*shape"], k: int, *, dim: int =
         probabilities in the shape and dtype of ``log_weights`` that sum to k along ``dim``.
     """
     theta = _centred(log_weights, k, dim)
-    marginals: Tensor = _Marginals.apply(theta, _both_ways(theta, k), k)
+    marginals, _ = _Marginals.apply(theta, _Tables.apply(theta, k), k)
     return marginals.movedim(0, dim).to(log_weights.dtype)
 
 
@@ -167,10 +168,93 @@ def sample_subset(
     there, ``generator`` as in :func:`dynlib.choice.gumbel_noise`.
     """
     theta = _centred(log_weights, k, dim)
-    tables = _both_ways(theta, k)
-    with torch.no_grad():
+    tables = _Tables.apply(theta, k)
+    log_uniform = -torch.exp(-gumbel_noise(theta, generator=generator))  # −e^{−u} is the log of a uniform number
+    hard = _Sample.apply(theta.detach(), tables, log_uniform, k)
+    sample = straight_through(hard, _Marginals.apply(theta, tables, k)[0])
+    return sample.movedim(0, dim).to(log_weights.dtype)
+
+
+class _Marginals(BatchedFunction):
+    """Inclusion probabilities [n, …] from log-weights [n, …] and their tables; beside them, what the gradient needs."""
+
+    batch_in, batch_out = (1, 3, 0), (1, 2)
+
+    @staticmethod
+    def forward(theta: Tensor, tables: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        if k == 0:
+            joint, mu = theta.new_zeros(len(theta), 0, *theta.shape[1:]), torch.zeros_like(theta)
+        else:
+            # log e_j(before i) + log e_{k−1−j}(after i)
+            joint = tables[:-1, :k, 0] + tables[:-1, :k, 1].flip(0, 1)
+            mu = (theta + joint.logsumexp(1) - tables[-1, k, 0]).exp_().clamp_(max=1.0)
+        return mu, joint
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        theta, tables, _ = inputs
+        mu, joint = output
+        ctx.mark_non_differentiable(joint)
+        ctx.save_for_backward(theta, tables, joint, mu)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
+        return _Covariance.apply(*ctx.saved_tensors, g), None, None
+
+
+class _Covariance(FirstDerivative):
+    """Cov g = μ_i (E[g·z | i ∈ S] − E[g·z]), z the k-hot of S. The means are found step by step as the tables."""
+
+    batch_in, batch_out = (1, 3, 2, 1, 1), 1
+
+    @staticmethod
+    def forward(theta: Tensor, tables: Tensor, joint: Tensor, mu: Tensor, g: Tensor) -> Tensor:
+        k = joint.shape[1]
+        if k == 0:
+            return torch.zeros_like(g)
+        # P(i ∈ S) where S has j of the first i; 0 where there is no such S
+        take = (tables[:-1, :-1] + torch.stack([theta, theta.flip(0)], 1)[:, None] - tables[1:, 1:]).exp_()
+        take.nan_to_num_(nan=0.0)
+        # mean of g·z over the sets of j of the first i: D_{i,j} = (1 − P) D_{i−1,j} + P (D_{i−1,j−1} + g_i)
+        means = g.new_zeros(tables.shape)
+        for i, gain in enumerate(torch.stack([g, g.flip(0)], 1)):
+            means[i + 1, 1:] = torch.lerp(means[i, 1:], means[i, :-1] + gain, take[i])
+        others = (joint.softmax(1) * (means[:-1, :k, 0] + means[:-1, :k, 1].flip(0, 1))).sum(1)
+        return mu * (g + others - means[-1, k, 0])
+
+
+class _Tables(BatchedFunction):
+    """log e_j of the first i log-weights, and of the last i: [n + 1, k + 1, 2, …] for θ of [n, …]. No gradient."""
+
+    batch_in, batch_out = (1, 0), 3
+
+    @staticmethod
+    def forward(theta: Tensor, k: int) -> Tensor:
+        weights = torch.stack([theta, theta.flip(0)], 1)
+        tables = theta.new_full((len(theta) + 1, k + 1, *weights.shape[1:]), -torch.inf)
+        tables[:, 0] = 0.0
+        for i, weight in enumerate(weights):
+            # e_j(w_1 … w_i) = e_j(w_1 … w_{i−1}) + w_i e_{j−1}(w_1 … w_{i−1})
+            torch.logaddexp(tables[i, 1:], tables[i, :-1] + weight, out=tables[i + 1, 1:])
+        return tables
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.mark_non_differentiable(output)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None]:
+        return None, None
+
+
+class _Sample(BatchedFunction):
+    """The set as zeros and ones [n, …], from log-weights, their tables, and logarithms of uniform numbers [n, …]."""
+
+    batch_in, batch_out = (1, 3, 1, 0), 1
+
+    @staticmethod
+    def forward(theta: Tensor, tables: Tensor, log_uniform: Tensor, k: int) -> Tensor:
         n = len(theta)
-        log_uniform = -torch.exp(-gumbel_noise(theta, generator=generator))  # −e^{−u} is the log of a uniform number
         hard = torch.zeros_like(theta)
         left = torch.full_like(theta[:1], k, dtype=torch.int64)
         for i in range(n):
@@ -179,53 +263,15 @@ def sample_subset(
             take = (log_uniform[i] < log_p) & (left > 0)
             hard[i] = take[0]
             left = left - take.long()
-    sample = straight_through(hard, _Marginals.apply(theta, tables, k))
-    return sample.movedim(0, dim).to(log_weights.dtype)
-
-
-class _Marginals(torch.autograd.Function):
-    """Inclusion probabilities [n, …] from log-weights [n, …] and their tables."""
+        return hard
 
     @staticmethod
-    def forward(ctx: Any, theta: Tensor, tables: Tensor, k: int) -> Tensor:
-        if k == 0:
-            joint, mu = theta.new_zeros(len(theta), 0, *theta.shape[1:]), torch.zeros_like(theta)
-        else:
-            # log e_j(before i) + log e_{k−1−j}(after i)
-            joint = tables[:-1, :k, 0] + tables[:-1, :k, 1].flip(0, 1)
-            mu = (theta + joint.logsumexp(1) - tables[-1, k, 0]).exp_().clamp_(max=1.0)
-        ctx.save_for_backward(theta, tables, joint, mu)
-        return mu
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.mark_non_differentiable(output)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
-        """Cov g = μ_i (E[g·z | i ∈ S] − E[g·z]), z the k-hot of S. The means are found step by step as the tables."""
-        theta, tables, joint, mu = ctx.saved_tensors
-        k = joint.shape[1]
-        if k == 0:
-            return torch.zeros_like(g), None, None
-        # P(i ∈ S) where S has j of the first i; 0 where there is no such S
-        take = (tables[:-1, :-1] + torch.stack([theta, theta.flip(0)], 1)[:, None] - tables[1:, 1:]).exp_()
-        take.nan_to_num_(nan=0.0)
-        # mean of g·z over the sets of j of the first i: D_{i,j} = (1 − P) D_{i−1,j} + P (D_{i−1,j−1} + g_i)
-        means = torch.zeros_like(tables)
-        for i, gain in enumerate(torch.stack([g, g.flip(0)], 1)):
-            torch.lerp(means[i, 1:], means[i, :-1] + gain, take[i], out=means[i + 1, 1:])
-        others = (joint.softmax(1) * (means[:-1, :k, 0] + means[:-1, :k, 1].flip(0, 1))).sum(1)
-        return mu * (g + others - means[-1, k, 0]), None, None
-
-
-@torch.no_grad()
-def _both_ways(theta: Tensor, k: int) -> Tensor:
-    """log e_j of the first i log-weights, and of the last i: [n + 1, k + 1, 2, …] for θ of [n, …]."""
-    weights = torch.stack([theta, theta.flip(0)], 1)
-    tables = torch.full((len(theta) + 1, k + 1, *weights.shape[1:]), -torch.inf, dtype=theta.dtype, device=theta.device)
-    tables[:, 0] = 0.0
-    for i, weight in enumerate(weights):
-        # e_j(w_1 … w_i) = e_j(w_1 … w_{i−1}) + w_i e_{j−1}(w_1 … w_{i−1})
-        torch.logaddexp(tables[i, 1:], tables[i, :-1] + weight, out=tables[i + 1, 1:])
-    return tables
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, ...]:
+        return None, None, None, None
 
 
 @torch.no_grad()
@@ -257,9 +303,9 @@ def _perturb(logits: Tensor, generator: torch.Generator | None) -> Tensor:
 
 
 def _centred(log_weights: Tensor, k: int, dim: int) -> Tensor:
-    """Log-weights in float64, their choices in the first dimension, the largest at 0."""
+    """Log-weights in float64 where there is one, their choices in the first dimension, the largest at 0."""
     _check(log_weights, k, dim)
-    theta = log_weights.double().movedim(dim, 0)
+    theta = double(log_weights).movedim(dim, 0)
     return theta - _largest(theta, max(k, 1), 0)[0][:1]
 
 
@@ -273,25 +319,20 @@ def _largest(scores: Tensor, k: int, dim: int) -> tuple[Tensor, Tensor]:
     """The k largest with their indices, the largest first. What makes no choice of k is found here."""
     values, indices = scores.topk(max(k, 1), dim)
     check_top(values.narrow(dim, 0, 1))
-    if values.narrow(dim, -1, 1).isneginf().any():
-        possible = int(scores.isfinite().sum(dim).min())
-        raise ValueError(f"k = {k}, but a row has only {possible} logits above -inf: choose fewer, or mask less")
+    look(partial(_check_enough, k=k, dim=dim if dim < 0 else dim - scores.ndim), values)
     return values.narrow(dim, 0, k), indices.narrow(dim, 0, k)
+
+
+def _check_enough(values: Tensor, k: int, dim: int) -> None:
+    """Of the k largest of every row."""
+    if values.narrow(dim, -1, 1).isneginf().any():
+        possible = int(values.isfinite().sum(dim).min())
+        raise ValueError(f"k = {k}, but a row has only {possible} logits above -inf: choose fewer, or mask less")
 
 
 def _check(scores: Tensor, k: object, dim: int) -> None:
     """Raises TypeError or ValueError for what can be seen without the values."""
     check_logits(scores, dim)
-    if isinstance(k, bool) or not isinstance(k, int):
-        raise TypeError(f"k must be an int; got {type(k).__name__}: use int(k)")
     n = scores.shape[dim]
-    if not 0 <= k <= n:
+    if not 0 <= check_whole("k", k) <= n:
         raise ValueError(f"k must be from 0 to {n}, the size of dimension {dim}; got {k}: nothing can be chosen twice")
-
-
-def _check_epsilon(epsilon: object) -> None:
-    """Raises TypeError or ValueError for a smoothing that is not a positive, finite number."""
-    if not isinstance(epsilon, float | int):
-        raise TypeError(f"epsilon must be a number; got {type(epsilon).__name__}: use float(epsilon)")
-    if not TINY <= epsilon <= 1 / TINY:  # False for NaN too
-        raise ValueError(f"epsilon must be positive and finite, from {TINY:.1e} to {1 / TINY:.1e}; got {epsilon}")

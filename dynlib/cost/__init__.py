@@ -7,8 +7,10 @@ from dynlib.cost.count import Cost, Share, count
 from dynlib.cost.energy import Energy, estimate_energy
 from dynlib.cost.interval import Interval, interval, wilson
 from dynlib.cost.measure import Peak, Ratio, Timing, machine_peak, timed
+from dynlib.cost.risk_control import Certificate, learn_then_test
 
 __all__ = [
+    "Certificate",
     "Cost",
     "Energy",
     "Interval",
@@ -19,6 +21,7 @@ __all__ = [
     "count",
     "estimate_energy",
     "interval",
+    "learn_then_test",
     "machine_peak",
     "timed",
     "wilson",

@@ -4,16 +4,19 @@ Costs are counted, never declared: :func:`count` watches every operator that run
 and a part that is computed and then masked away costs as much as one that is used.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from threading import Lock
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _pop_mode, _push_mode
 
-from dynlib.cost.flops import Formula, flops, formula_for, is_composite, is_plain
+from dynlib.cost.around import followed
+from dynlib.cost.flops import Formula, flops, formula_for, is_plain, parts_of
 from dynlib.cost.traffic import ParameterReads, tensors, traffic
 
 
@@ -76,7 +79,6 @@ def count(
     model: Callable[..., Any],
     /,
     *inputs: Any,
-    modules: nn.Module | Iterable[nn.Module] = (),
     formulas: Mapping[Any, Formula] | None = None,
     **kwargs: Any,
 ) -> Cost:
@@ -95,7 +97,8 @@ def count(
     an upper bound: what they skip depends on the device.
 
     **Parameters.** Distinct elements of ``nn.Parameter`` that operators read: of a slice its own, of an embedding the
-    rows that were looked up, of shared weights one copy.
+    rows that were looked up, of shared weights one copy. A tensor that lies in the memory of a parameter, such as
+    ``weight.detach()``, is read as that parameter, as long as somebody holds it.
 
     **Bytes.** For every operator, what it reads and writes: inputs, weights and results, each once; a view moves
     nothing, an expanded tensor counts once, a gather counts what it picks and a scatter what it hits. This is the
@@ -103,20 +106,27 @@ def count(
 
     Only what PyTorch dispatches is seen: neither NumPy nor a kernel called past PyTorch.
 
+    **Compiled models** are counted as they were written: what ``torch.compile`` made is put aside for the run, so that
+    an operator that the compiler fuses is counted with all its parts. FlexAttention counts the whole square, of which
+    its compiled kernel may skip blocks.
+
+    **Threads.** Work that the counted code gives to other threads counts: threads that it starts, calls that it hands
+    to a ``ThreadPoolExecutor`` or ``multiprocessing.pool.ThreadPool``, autograd's threads. It counts until ``model``
+    returns: wait for it. A thread that was there before and takes its work out of a queue of its own is not seen; if it
+    calls a part of ``model``, that is an error. Processes are not seen.
+
     Args:
         model: a module, or anything else to call: a function, a method such as ``lm.generate``.
         inputs, kwargs: what to call it with.
-        modules: whose parameters to look out for, if ``model`` reads them only through tensors detached from them. The
-            parameters of ``model`` itself, and those that operators meet, are known without.
         formulas: FLOPs of operators that have no formula, as in ``{torch.ops.aten.linalg_qr: formula}``. A
             formula gets the operator's arguments with every tensor replaced by its shape, and the result's shape as
             ``out_shape``; it goes before one that is known.
             :func:`torch.utils.flop_counter.register_flop_formula` does the same for good.
 
     Raises:
-        TypeError: if ``model`` cannot be called, or ``modules`` or ``formulas`` are something else.
+        TypeError: if ``model`` cannot be called, or ``formulas`` are something else.
         ValueError: if an operator ran that may do real arithmetic and has no formula, or that works on sparse or nested
-            tensors.
+            tensors; or if a part of ``model`` ran in a thread that is not seen.
     """
     if not callable(model):
         raise TypeError(f"model must be a module or a function to call; got {type(model).__name__}")
@@ -125,42 +135,68 @@ def count(
         known = isinstance(operator, torch._ops.OperatorBase | torch._ops.OpOverloadPacket)
         if not known or not callable(formula):
             raise TypeError(f"formulas must map operators, as in torch.ops.aten.mm, to functions; got {operator!r}")
-    modules = [modules] if isinstance(modules, nn.Module) else list(modules)
-    for module in modules:
-        if not isinstance(module, nn.Module):
-            raise TypeError(f"modules must be modules; got {type(module).__name__}")
-    inner = model
-    while isinstance(inner, partial):
-        inner = inner.func
-    for candidate in (inner, getattr(inner, "__self__", None)):  # a module, or a method of one
-        if isinstance(candidate, nn.Module):
-            modules.append(candidate)
-
-    counter = _Counter([parameter for module in modules for parameter in module.parameters()], formulas)
+    account = _Account(formulas)
     torch.clear_autocast_cache()  # a weight that was cast before would not be read again
-    with counter:
+    with followed(account.counting, _module_of(model)) as missed, account.counting():
         model(*inputs, **kwargs)
-    return Cost(flops=counter.flops, params=counter.parameters.total(), bytes=counter.bytes)
+    if missed:
+        raise ValueError(
+            f"{missed[0]} of the model ran in a thread that count does not see, because it had been started "
+            "before: start it inside of what is counted, or hand it the work by a ThreadPoolExecutor"
+        )
+    return Cost(flops=account.flops, params=account.parameters.total(), bytes=account.bytes)
+
+
+class _Account:
+    """What was counted so far, in all threads."""
+
+    def __init__(self, formulas: Mapping[Any, Formula]) -> None:
+        self.flops, self.bytes = 0, 0
+        self.parameters = ParameterReads()
+        self.formulas = formulas
+        self.lock = Lock()
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """What this thread does meanwhile is counted."""
+        with _on(_Counter(self)):
+            yield
+
+
+@contextmanager
+def _on(mode: TorchDispatchMode) -> Iterator[None]:
+    # As the mode's own ``with``, but for a flag of the process that is not restored if threads leave in another order
+    _push_mode(mode)
+    try:
+        yield
+    finally:
+        _pop_mode()
+
+
+def _module_of(model: Callable[..., Any]) -> nn.Module | None:
+    while isinstance(model, partial):
+        model = model.func
+    module = model if isinstance(model, nn.Module) else getattr(model, "__self__", None)
+    return module if isinstance(module, nn.Module) else None
 
 
 class _Counter(TorchDispatchMode):
-    """Sees every operator before it runs."""
+    """Sees every operator of a thread before it runs."""
 
     supports_higher_order_operators = True
 
-    def __init__(self, parameters: Iterable[nn.Parameter], formulas: Mapping[Any, Formula]) -> None:
+    def __init__(self, account: _Account) -> None:
         super().__init__()
-        self.flops, self.bytes = 0, 0
-        self.parameters = ParameterReads(parameters)
-        self._formulas = formulas
+        self._account = account
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        formula = formula_for(func, self._formulas)
+        kwargs, account = kwargs or {}, self._account
+        formula = formula_for(func, account.formulas)
         if formula is None:
-            if is_composite(func):  # as many are under inference_mode: count what it is made of
-                with self:
-                    return func.decompose(*args, **kwargs)
+            parts = parts_of(func)
+            if parts is not None:  # as under inference_mode, and in control flow: count what it is made of
+                with _on(self):
+                    return parts(*args, **kwargs)
             if not is_plain(func):
                 raise ValueError(_no_formula(func, args, kwargs))
 
@@ -169,16 +205,21 @@ class _Counter(TorchDispatchMode):
             if tensor.is_nested or tensor.layout is not torch.strided:
                 kind = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
                 raise ValueError(f"{func} got a {kind} tensor, which count does not follow: {_DENSE}")
-            self.parameters.know(tensor)
+        with account.lock:
+            for tensor in inputs:
+                account.parameters.meet(tensor)
         out = func(*args, **kwargs)
-        if formula is not None:
-            self.flops += flops(func, formula, args, kwargs, out)
+        computed = 0 if formula is None else flops(func, formula, args, kwargs, out)
         moved = traffic(func, args, kwargs, out)
-        self.bytes += moved.bytes
-        for tensor in moved.read:
-            self.parameters.read(tensor)
-        if moved.picked is not None:
-            self.parameters.pick(*moved.picked)
+        with account.lock:
+            account.flops += computed
+            account.bytes += moved.bytes
+            for tensor in tensors(out):
+                account.parameters.made(tensor)
+            for tensor in moved.read:
+                account.parameters.read(tensor)
+            if moved.picked is not None:
+                account.parameters.pick(*moved.picked)
         return out
 
 

@@ -155,6 +155,7 @@ _PLAIN = frozenset(
     thnn_fused_gru_cell thnn_fused_lstm_cell thnn_fused_lstm_cell_backward_impl
     fused_adam fused_adamw fused_sgd fused_adagrad amp_foreach_non_finite_check_and_unscale amp_update_scale
     local_scalar_dense is_same_size is_set_to is_pinned is_all_true is_any_true fused_sdp_choice
+    efficientzerotensor convert_element_type broadcast_in_dim
     has_same_storage_numel assert_async assert_scalar assert_tensor_metadata linalg_check_errors print
     """.split()  # noqa: SIM905
 )
@@ -204,7 +205,8 @@ def is_plain(func: Any) -> bool:
         return True
     if func.namespace in ("profiler", "prim"):
         return True
-    return func.namespace == "aten" and _is_plain_name(func._overloadpacket.__name__)
+    # prims are what PyTorch takes aten apart into, for one to differentiate forward
+    return func.namespace in ("aten", "prims") and _is_plain_name(func._overloadpacket.__name__)
 
 
 @cache
@@ -212,6 +214,20 @@ def is_composite(func: Any) -> bool:
     """Whether PyTorch runs an operator as a sequence of others, each of which is seen when it comes."""
     composite = torch._C.DispatchKey.CompositeImplicitAutograd
     return isinstance(func, torch._ops.OpOverload) and func.has_kernel_for_dispatch_key(composite)
+
+
+_CONTROL_FLOW = {"while_loop", "map_impl"}
+
+
+def parts_of(func: Any) -> Callable[..., Any] | None:
+    """What does the same by other operators, each of which is seen when it comes; None if nothing does."""
+    if is_composite(func):
+        return func.decompose
+    if func is torch.ops.higher_order.cond:
+        return lambda chosen, yes, no, operands: (yes if chosen else no)(*operands)
+    if isinstance(func, torch._ops.HigherOrderOperator) and func.name() in _CONTROL_FLOW:
+        return func.py_kernels.get(torch._C.DispatchKey.CompositeExplicitAutograd)
+    return None
 
 
 def is_view(func: Any) -> bool:

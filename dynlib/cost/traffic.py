@@ -5,13 +5,15 @@ elements once. A gather reads the elements it picks, a scatter writes those it h
 overwrites.
 """
 
-from collections.abc import Callable, Iterable
+import gc
+from collections.abc import Callable
 from functools import cache
 from math import prod
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from dynlib.cost.flops import is_view
 
@@ -28,6 +30,9 @@ _OVERWRITE = {"copy", "fill", "zero", "bernoulli", "cauchy", "exponential", "geo
 _MOVE_NOTHING = {"is_same_size", "is_set_to", "is_pinned", "fused_sdp_choice", "has_same_storage_numel"} | {
     "record_stream", "assert_tensor_metadata"
 }  # fmt: skip
+
+
+_INDICES = {torch.int64, torch.int32, torch.bool}  # what is of these types is no weight
 
 
 class Traffic(NamedTuple):
@@ -104,27 +109,46 @@ def traffic(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) 
 class ParameterReads:
     """The elements of parameters that were read so far, each counted once however often it is read.
 
-    Memory is one flag per element, kept only for parameters of which a part was read.
+    A tensor that is no parameter may lie in the memory of one, as ``weight.detach()`` does. So if one comes whose
+    memory somebody else holds too, all parameters there are get known. That search takes a while, and is made once.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+    def __init__(self) -> None:
         self._owners: dict[int, dict[int, Tensor]] = {}
         self._whole: set[int] = set()
         self._flags: dict[int, Tensor] = {}
-        for parameter in parameters:
-            self.know(parameter)
+        self._seen: set[int] = set()
+        self._searched = False
 
-    def know(self, tensor: Tensor) -> None:
-        """Remember a parameter, or the parameter that a tensor is a view of."""
+    def meet(self, tensor: Tensor) -> None:
+        """Remember a parameter that is about to be read, or what a tensor is a view of."""
+        if self._know(tensor) or self._searched:
+            return
+        place = _storage(tensor)
+        if place in self._seen:
+            return
+        self._seen.add(place)
+        if tensor.dtype not in _INDICES and _is_shared(tensor):
+            self._searched = True
+            for parameter in _living_parameters():
+                self._know(parameter)
+
+    def made(self, tensor: Tensor) -> None:
+        """Note that an operator made a tensor: it lies in the memory of no parameter that has not been met."""
+        if not self._searched and _storage(tensor) not in self._owners:  # else it is a view
+            self._seen.add(_storage(tensor))
+
+    def _know(self, tensor: Tensor) -> bool:
         owner = tensor if isinstance(tensor, nn.Parameter) else tensor._base
         if not isinstance(owner, nn.Parameter):
-            return
+            return False
         place = _storage(owner)
         owners = self._owners.setdefault(place, {})
         if place in self._whole and id(owner) not in owners:  # a second parameter in the memory of one read whole
             self._whole.remove(place)
             self._mark(place, next(iter(owners.values())))
         owners[id(owner)] = owner
+        return True
 
     def read(self, tensor: Tensor) -> None:
         """Note that all of a tensor was read."""
@@ -170,6 +194,22 @@ class ParameterReads:
             size = owner.untyped_storage().nbytes() // owner.element_size()
             self._flags[place] = torch.zeros(size, dtype=torch.bool, device="cpu")
         return self._flags[place]
+
+
+def _is_shared(tensor: Tensor) -> bool:
+    """Whether another tensor may hold the same memory."""
+    storage = tensor.untyped_storage()
+    holders = getattr(torch._C, "_storage_Use_Count", None)
+    return holders is None or holders(storage._cdata) > 2  # the tensor and ``storage``
+
+
+def _living_parameters() -> list[nn.Parameter]:
+    kinds = [nn.Parameter]
+    for kind in kinds:  # the list grows meanwhile
+        kinds += kind.__subclasses__()
+    # an object refers to its type; to ask for these is twice as fast as to look at all objects there are
+    found = [thing for thing in gc.get_referrers(*kinds) if issubclass(type(thing), nn.Parameter)]
+    return [parameter for parameter in found if parameter.layout is torch.strided and not is_lazy(parameter)]
 
 
 def _compact(flags: Tensor, tensor: Tensor) -> Tensor:

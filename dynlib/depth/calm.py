@@ -5,37 +5,40 @@ the threshold, the token is decoded from h_l and the layers above do not run:
 
     exit at the first l ≥ min_exit with c(h_l) ≥ λ_t,  else at the last layer.
 
-Three confidences, all in [0, 1]: the margin between the two likeliest tokens (``margin`` of
-:mod:`dynlib.depth.early_exit`), how little layer l changed the state (:func:`state_similarity`), and a small head that
-learned when a layer already says what the last one will (:class:`ExitClassifier`).
+Confidences, all in [0, 1]: one read from the logits, as the margin between the two likeliest tokens (``margin`` of
+:mod:`dynlib.depth.early_exit`), how little layer l changed the state, or a small head that learned when a layer already
+says what the last one will (both in :mod:`dynlib.depth.token_confidence`).
 
 A later token may run deeper than this one, and attends there to a state that this one never computed. *State
 propagation*: h_l, the state it left with, stands in at every layer above, for which the layer's keys and values are
 computed. That is a norm and a linear map instead of a layer, and here it is done when a token first asks for it, for
 all that is owed to that layer at once: a layer that nobody reaches costs nothing.
 
-How much is lost is a number per prompt, a dissimilarity in [0, 1]: to the text of the whole model
-(:func:`textual_consistency_loss`), or to a reference beyond what the whole model itself is off
-(:func:`risk_consistency_loss`). :func:`calibration_losses` tables them by threshold, for
-:func:`dynlib.depth.learn_then_test` to certify one.
+How much is lost is a number per prompt (:mod:`dynlib.depth.consistency`); :func:`calibration_losses` tables it by
+threshold, for :func:`dynlib.cost.learn_then_test` to certify one.
 
 Source: arXiv:2207.07061.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from dynlib.backbone import Block, CausalLM, LayerCache
-from dynlib.choice.inputs import widen
-from dynlib.depth.early_exit import margin
+from dynlib.backbone import CausalLM, LayerCache, prompt_positions
+from dynlib.depth import early_exit
+from dynlib.depth.consistency import risk_consistency_loss, textual_consistency_loss
+from dynlib.depth.early_exit import confidence_function
+from dynlib.depth.token_confidence import decaying_threshold, state_similarity
+from dynlib.inputs import check_name, check_tensor, check_whole, widen
 
-Confidence = Literal["softmax_diff", "state", "classifier"]
+Confidence = early_exit.Confidence | Literal["state", "classifier"]
+"""What is read from the logits, a function or its name, as in early exit; or how the state changed, or a classifier."""
+
+NAMES = ("max_probability", "softmax_diff", "negative_entropy", "state", "classifier")
 
 
 class Decoded(NamedTuple):
@@ -49,103 +52,13 @@ class Decoded(NamedTuple):
     """How confident each token was when it left; NaN where it ran to the last layer, which asks nobody."""
 
 
-# ---- confidence
+class Reread(NamedTuple):
+    """What :func:`masked_exits` gives."""
 
-
-def state_similarity(
-    before: Float[Tensor, "*batch dim"], after: Float[Tensor, "*batch dim"]
-) -> Float[Tensor, "*batch"]:
-    """The cosine between the states before and after a layer; 0 where they point away from each other."""
-    return F.cosine_similarity(widen(before), widen(after), dim=-1).clamp(0, 1)
-
-
-class ExitClassifier(nn.Module):
-    """Says of a hidden state how likely the readout already gives what the last layer will. One for all layers.
-
-    σ(w · norm(h) + b). The norm is there because the residual stream grows from layer to layer.
-
-    Args:
-        dim: features of a token.
-    """
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        if dim < 1:
-            raise ValueError(f"dim must be positive; got {dim}")
-        self.norm = nn.LayerNorm(dim)
-        self.head = nn.Linear(dim, 1)
-
-    def forward(self, hidden: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch"]:
-        """Log-odds, the argument of σ."""
-        return self.head(self.norm(hidden)).squeeze(-1)
-
-
-@torch.no_grad()
-def exit_labels(
-    model: CausalLM, tokens: Int[Tensor, "batch tokens"]
-) -> tuple[Float[Tensor, "layers batch tokens dim"], Bool[Tensor, "layers batch tokens"]]:
-    """The states h_l after every layer but the last, and whether each may leave: its readout says what the last's does.
-
-    Raises:
-        ValueError: if the model has fewer than two layers, or ``tokens`` are none of its own.
-    """
-    if len(model.blocks) < 2:
-        raise ValueError(f"a model of {len(model.blocks)} layers has none to leave early from: need at least 2")
-    states = [model.embed(tokens)]
-    for block in model.blocks:
-        states.append(block(states[-1]))
-    said = torch.stack([model.readout(state).argmax(-1) for state in states[1:]])
-    # 1[argmax_l = argmax_L]
-    return torch.stack(states[1:-1]), said[:-1] == said[-1]
-
-
-def classifier_loss(classifier: nn.Module, model: CausalLM, tokens: Int[Tensor, "batch tokens"]) -> Float[Tensor, ""]:
-    """What to train an :class:`ExitClassifier` on: cross-entropy with :func:`exit_labels`, mean over layers.
-
-    In every layer those that may leave weigh as much in all as those that may not, since below the first are rare and
-    above the second. The model itself gets no gradient.
-
-    Args:
-        classifier: hidden states to log-odds.
-        model: the model that is to leave early, in evaluation mode.
-        tokens: text, as the model was trained on.
-
-    Raises:
-        ValueError: as in :func:`exit_labels`.
-    """
-    hidden, may_leave = exit_labels(model, tokens)
-    losses = F.binary_cross_entropy_with_logits(classifier(hidden), may_leave.to(hidden.dtype), reduction="none")
-    layers = []
-    for loss, leaves in zip(losses, may_leave, strict=True):
-        parts = [loss[part].mean() for part in (leaves, ~leaves) if part.any()]
-        layers.append(torch.stack(parts).mean())
-    return torch.stack(layers).mean()
-
-
-def decaying_threshold(threshold: float | int, t: int, steps: int, *, tau: float | int = 4.0) -> float:
-    """λ_t = clip(0.9 λ + 0.1 e^(−τ t / N), 0, 1): stricter for the first tokens, on which all others build.
-
-    The paper's form: the second term does not depend on λ, so that a λ of 0 starts at 0.1.
-
-    Args:
-        threshold: λ, 0 … 1.
-        t: which new token, 0 … ``steps`` − 1.
-        steps: N, how many there will be.
-        tau: τ, how fast the strictness goes; 0 keeps it.
-
-    Raises:
-        ValueError: if one of them is out of its range.
-    """
-    if not 0 <= threshold <= 1:
-        raise ValueError(f"a threshold that decays lies in 0 … 1; got {threshold}")
-    if not 0 <= t < steps:
-        raise ValueError(f"t must be one of 0 … {steps - 1}; got {t}")
-    if not 0 <= tau < math.inf:
-        raise ValueError(f"tau must be finite and not negative; got {tau}")
-    return min(max(0.9 * threshold + 0.1 * math.exp(-tau * t / steps), 0.0), 1.0)
-
-
-# ---- decoding
+    logits: Float[Tensor, "batch tokens vocabulary"]
+    """Of the token after each one."""
+    exits: Int[Tensor, "batch tokens"]
+    """How many layers they were decoded from, 1 … depth."""
 
 
 @torch.no_grad()
@@ -155,6 +68,8 @@ def calm_generate(
     new_tokens: int,
     threshold: float | int,
     *,
+    key_mask: Bool[Tensor, "batch tokens"] | None = None,
+    positions: Int[Tensor, "batch tokens"] | Int[Tensor, " tokens"] | None = None,
     confidence: Confidence = "softmax_diff",
     classifier: nn.Module | None = None,
     min_exit: int = 1,
@@ -168,13 +83,16 @@ def calm_generate(
     alone. The prompt runs through all layers; only its last token, which the first new one is decoded from, may leave.
 
     Args:
-        model: a language model. Any will do; one whose layers were all trained to be read out is sure earlier.
+        model: a language model; one whose layers were all trained to be read out is sure earlier. Where tokens may
+            leave, its blocks above the first must have ``norm1`` and ``attention.keys_values``, as
+            :class:`dynlib.backbone.Block` has: a mixture of depths has not.
         prompt: where to start.
         new_tokens: how many to add.
-        threshold: λ. 0 leaves at ``min_exit``. Above 1, which no confidence reaches, nobody is asked and the result is
-            that of ``model.generate``, bit for bit.
-        confidence: "softmax_diff" reads out after every layer, "state" compares the states before and after it,
-            "classifier" asks ``classifier``.
+        threshold: λ; a larger one spends more. 0 leaves at ``min_exit``. Above 1, which no confidence reaches, nobody
+            is asked and the result is that of ``model.generate``, bit for bit.
+        key_mask, positions: as in :meth:`dynlib.backbone.CausalLM.generate`, for prompts filled up on the left.
+        confidence: "softmax_diff", "max_probability", "negative_entropy" or a function of logits reads out after every
+            layer; "state" compares the states before and after it; "classifier" asks ``classifier``.
         classifier: hidden states to log-odds, as :class:`ExitClassifier`.
         min_exit: the first layer to leave after, 1 … depth.
         tau: lets the threshold decay with the token (:func:`decaying_threshold`); left out, it stays. A threshold above
@@ -184,9 +102,13 @@ def calm_generate(
 
     Raises:
         ValueError: if ``threshold``, ``new_tokens``, ``temperature``, ``tau`` or ``min_exit`` is out of range, the
-            prompt is empty, there is no such confidence, or a classifier is missing or not asked for.
-        TypeError: if ``min_exit`` is not an integer.
+            prompt is empty, there is no such confidence, a classifier is missing or not asked for, or ``key_mask`` or
+            ``positions`` do not fit.
+        TypeError: if ``min_exit`` or ``new_tokens`` is not an int, the prompt no tensor, or tokens may leave below a
+            block that they cannot leave their keys and values in.
     """
+    check_tensor(prompt, "the prompt")
+    check_whole("new_tokens", new_tokens)
     depth = len(model.blocks)
     if not threshold >= 0:
         raise ValueError(f"threshold must be at least 0 (above 1 nothing leaves early); got {threshold}")
@@ -198,25 +120,29 @@ def calm_generate(
     ask = _confidence(model, confidence, classifier)
     if tau is not None:
         decaying_threshold(0, 0, 1, tau=tau)  # complains of a tau that cannot be
+    if threshold <= 1 and min_exit < depth:
+        _check_blocks(model)
+    places = prompt_positions(prompt, key_mask, positions)
 
-    cache: list[LayerCache] = model.new_cache()
-    left: list[Tensor] = []
+    cache, ran, left = model.new_cache(), [0] * depth, list[Tensor]()
     tokens, unread = prompt, prompt
-    exits = torch.full((len(prompt), new_tokens), depth, device=prompt.device)
-    confidences = torch.full(exits.shape, math.nan, device=prompt.device, dtype=widen(model.embedding.weight).dtype)
+    exits, confidences = [], []
     for t in range(new_tokens):
         limit = threshold if tau is None or threshold > 1 else decaying_threshold(threshold, t, new_tokens, tau=tau)
         first = min_exit if limit <= 1 else depth
-        logits, state = _step(
-            model, unread, cache, left, ask, limit=limit, first=first, exits=exits[:, t], confidences=confidences[:, t]
-        )
-        left.append(state)
+        step = _step(model, unread, places, cache, ran, left, ask, limit=limit, first=first)
+        left.append(step.state)
+        exits.append(step.exits)
+        confidences.append(step.confidences)
         if temperature == 0:
-            unread = logits.argmax(-1, keepdim=True)
+            unread = step.logits.argmax(-1, keepdim=True)
         else:
-            unread = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)
+            unread = torch.multinomial((step.logits / temperature).softmax(-1), 1, generator=generator)
         tokens = torch.cat([tokens, unread], dim=1)
-    return Decoded(tokens, exits, confidences)
+        places = torch.cat([places, places[:, -1:] + 1], dim=1)
+    if new_tokens == 0:
+        return Decoded(tokens, tokens[:, :0], tokens[:, :0] * math.nan)
+    return Decoded(tokens, torch.stack(exits, dim=1), torch.stack(confidences, dim=1))
 
 
 def masked_exits(
@@ -228,7 +154,7 @@ def masked_exits(
     confidence: Confidence = "softmax_diff",
     classifier: nn.Module | None = None,
     min_exit: int = 1,
-) -> tuple[Float[Tensor, "batch tokens vocabulary"], Int[Tensor, "batch tokens"]]:
+) -> Reread:
     """What :func:`calm_generate` would decode after every token of a text that is known: all at once, differentiable.
 
     *Masked*: every layer runs for all tokens, and a token that has left keeps its state, from which the layers above
@@ -242,14 +168,12 @@ def masked_exits(
         prompt: how many tokens are read whole; the last of them may leave. For all, or for each text.
         confidence, classifier, min_exit: as in :func:`calm_generate`.
 
-    Returns:
-        the logits of the token after each one, and how many layers they were decoded from, 1 … depth.
-
     Raises:
         ValueError: if a threshold is negative or NaN, a prompt is not 1 … tokens long, and as in
             :func:`calm_generate`.
-        TypeError: if ``min_exit`` is not an integer.
+        TypeError: as in :func:`calm_generate`.
     """
+    check_tensor(tokens, "tokens")
     depth, length = len(model.blocks), tokens.shape[1]
     limit, whole = torch.as_tensor(threshold, device=tokens.device), torch.as_tensor(prompt, device=tokens.device)
     if not (limit >= 0).all():
@@ -257,6 +181,8 @@ def masked_exits(
     if not ((whole >= 1) & (whole <= length)).all():
         raise ValueError(f"a prompt is 1 … {length} tokens of the text; got {prompt}")
     _check_min_exit(min_exit, depth)
+    if min_exit < depth and (limit <= 1).any():
+        _check_blocks(model)
     ask = _confidence(model, confidence, classifier)
     may_leave = torch.arange(length, device=tokens.device) >= whole.reshape(-1, 1) - 1
     stays = torch.ones_like(tokens, dtype=torch.bool)
@@ -272,76 +198,98 @@ def masked_exits(
             exits[leaving] = layer
             stays = stays & ~leaving
     assert logits is not None
-    return logits, exits
+    return Reread(logits, exits)
 
 
 Ask = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
 """States before and after a layer, [rows, dim], to their confidence, [rows], and to their logits if those were read."""
 
 
-def _confidence(model: CausalLM, confidence: str, classifier: nn.Module | None) -> Ask:
-    def read(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor | None]:
-        logits = _readout(model, after)
-        return margin(logits), logits
-
-    def compare(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor | None]:
-        return state_similarity(before, after), None
-
-    def classify(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor | None]:
-        assert classifier is not None
-        return widen(classifier(after)).sigmoid(), None
-
-    known: dict[str, Ask] = {"softmax_diff": read, "state": compare, "classifier": classify}
-    if confidence not in known:
-        raise ValueError(f"confidence must be one of {', '.join(map(repr, known))}; got {confidence!r}")
+def _confidence(model: CausalLM, confidence: Confidence, classifier: nn.Module | None) -> Ask:
+    if not callable(confidence):
+        check_name("confidence", confidence, NAMES)
     if confidence == "classifier" and classifier is None:
         raise ValueError("confidence='classifier' needs a classifier: train an ExitClassifier with classifier_loss")
     if confidence != "classifier" and classifier is not None:
         raise ValueError(f"confidence={confidence!r} does not ask the classifier given: use confidence='classifier'")
-    return known[confidence]
+    if confidence == "state":
+        return lambda before, after: (state_similarity(before, after), None)
+    if classifier is not None:
+        return lambda before, after: (widen(classifier(after)).sigmoid(), None)
+    sure = confidence_function(confidence)  # type: ignore[arg-type]
+
+    def read(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor | None]:
+        logits = _readout(model, after)
+        return sure(logits), logits
+
+    return read
+
+
+def _check_blocks(model: CausalLM) -> None:
+    """A token that left owes every layer above the first its keys and values."""
+    for layer, block in enumerate(model.blocks, start=1):
+        attention = getattr(block, "attention", None)
+        if layer > 1 and not (hasattr(block, "norm1") and callable(getattr(attention, "keys_values", None))):
+            raise TypeError(
+                f"tokens cannot leave below layer {layer}: {type(block).__name__} lacks norm1 or attention.keys_values "
+                "through which they can be attended to there, as dynlib.backbone.Block has: use a threshold above 1, "
+                "with which nobody leaves"
+            )
 
 
 def _check_min_exit(min_exit: int, depth: int) -> None:
-    if not isinstance(min_exit, int):
+    if isinstance(min_exit, bool) or not isinstance(min_exit, int):
         raise TypeError(f"min_exit must be an integer; got {min_exit!r}")
     if not 1 <= min_exit <= depth:
         raise ValueError(f"min_exit must be one of the layers 1 … {depth}; got {min_exit}")
 
 
+class _Step(NamedTuple):
+    logits: Tensor  # [batch, vocabulary], of the last tokens
+    state: Tensor  # [batch, 1, dim], what they left with
+    exits: Tensor  # [batch]
+    confidences: Tensor  # [batch]
+
+
 def _step(
     model: CausalLM,
     tokens: Tensor,
+    places: Tensor,
     cache: list[LayerCache],
+    ran: list[int],
     left: list[Tensor],
     ask: Ask,
     *,
     limit: float | int,
     first: int,
-    exits: Tensor,
-    confidences: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Tokens [batch, tokens] to the logits of the last ones and the states [batch, 1, dim] that they left with.
+) -> _Step:
+    """Tokens [batch, tokens] to their last logits.
 
-    ``left`` are those states of the steps before. ``exits`` and ``confidences`` [batch] are written where a row leaves
-    before the last layer.
+    ``places`` are the positions of all tokens, those of before too, and ``ran`` how many of them each layer has had,
+    which is written. ``left`` are the last states of the steps before.
     """
-    blocks = cast(list[Block], list(model.blocks))
-    (batch, length), seen = tokens.shape, cache[0].length  # everyone runs the first layer
+    blocks: list[Any] = list(model.blocks)
+    (batch, length), seen = tokens.shape, ran[0]  # everyone runs the first layer
+    here = places[:, seen:]
     going, gone = torch.arange(batch, device=tokens.device), torch.arange(0, device=tokens.device)  # rows
+    parts: list[tuple[Tensor, Tensor, int, Tensor | None]] = []  # rows, logits, exit, confidence
     x = model.embed(tokens)
-    logits = x.new_empty(batch, model.vocabulary)
     for layer, (block, past) in enumerate(zip(blocks, cache, strict=True), start=1):
         before = x
-        if len(going):
-            _settle(block, past, left, seen)
+        if len(going) and (owed := seen - ran[layer - 1]):
+            # State propagation: keys and values of the tokens that left before this layer, from what they left with
+            states, where = torch.cat(left[-owed:], dim=1), places[:, seen - owed : seen]
+            keys, values = block.attention.keys_values(block.norm1(states), where)
+            past.append(keys, values, where)
         if len(gone) == 0:
-            x = block(x, cache=past)
+            x = block(x, positions=here, cache=past)
         else:
             x = x.clone()
             if length > 1:  # a prompt goes on without its last token
-                x[:, :-1] = block(x[:, :-1], cache=past)
+                x[:, :-1] = block(x[:, :-1], positions=here[:, :-1], cache=past).to(x.dtype)
             if len(going):
-                x[going, -1:] = _gathered(block, x[:, -1:], going, gone, past)
+                x[going, -1:] = _gathered(block, x[:, -1:], here[:, -1:], going, gone, past).to(x.dtype)
+        ran[layer - 1] = seen + (length if len(going) else length - 1)
         if len(going) == 0 or not first <= layer < len(blocks):
             continue
         rows = going if len(gone) else slice(None)
@@ -351,93 +299,34 @@ def _step(
             continue
         leaving, going = going[sure], going[~sure]
         gone = torch.cat([gone, leaving])
-        logits[leaving] = _readout(model, x[leaving, -1]) if said is None else said[sure]
-        exits[leaving], confidences[leaving] = layer, confident[sure]
+        logits = _readout(model, x[leaving, -1]) if said is None else said[sure]
+        parts.append((leaving, logits, layer, confident[sure]))
         if len(going) == 0 and length == 1:
             break
-    if len(gone) == 0:
-        logits = model.readout(x)[:, -1]
-    elif len(going):
-        logits[going] = _readout(model, x[going, -1])
-    return logits, x[:, -1:]
+    if len(going):
+        logits = _readout(model, x[going, -1]) if len(gone) else model.readout(x)[:, -1]
+        parts.append((going, logits, len(blocks), None))
+    order = torch.cat([rows for rows, *_ in parts]).argsort()
+    kind = widen(parts[0][1]).dtype
+    exits = torch.cat([torch.full_like(rows, layer) for rows, _, layer, _ in parts])
+    confidences = [
+        torch.full(rows.shape, math.nan, dtype=kind, device=rows.device) if sure is None else sure.to(kind)
+        for rows, _, _, sure in parts
+    ]
+    logits = torch.cat([said for _, said, *_ in parts])
+    return _Step(logits[order], x[:, -1:], exits[order], torch.cat(confidences)[order])
 
 
-def _settle(block: Block, past: LayerCache, left: list[Tensor], seen: int) -> None:
-    """State propagation: keys and values of the tokens that left before this layer, from the states they left with."""
-    owed = seen - past.length
-    if owed:
-        states = torch.cat(left[-owed:], dim=1)
-        positions = torch.arange(past.length, seen, device=states.device).expand(len(states), owed)
-        past.append(*block.attention.keys_values(block.norm1(states), positions), positions)
-
-
-def _gathered(block: Block, x: Tensor, going: Tensor, gone: Tensor, past: LayerCache) -> Tensor:
+def _gathered(block: Any, x: Tensor, places: Tensor, going: Tensor, gone: Tensor, past: LayerCache) -> Tensor:
     """The block on those rows of x [batch, 1, dim] that go on; those gone only owe the cache their keys and values."""
-    positions = torch.full((len(x), 1), past.length, device=x.device)
-    own = LayerCache()
-    if past.length:
-        own.append(past.keys[going], past.values[going], past.positions[going])
-    after = block(x[going], positions=positions[going], cache=own)
-    owed = block.attention.keys_values(block.norm1(x[gone]), positions[gone])
-    keys, values = (part.new_empty(len(x), *part.shape[1:]) for part in owed)
-    keys[going], values[going] = own.keys[:, :, -1:], own.values[:, :, -1:]
-    keys[gone], values[gone] = owed
-    past.append(keys, values, positions)
+    after: Tensor = block(x[going], positions=places[going], cache=past.only(going, batch=len(x)))
+    keys, values = block.attention.keys_values(block.norm1(x[gone]), places[gone])
+    past.complete(gone, keys, values, places[gone])
     return after
 
 
 def _readout(model: CausalLM, states: Tensor) -> Tensor:
     return model.readout(states[:, None])[:, 0]
-
-
-# ---- what it does to the text
-
-
-def textual_consistency_loss(
-    outputs: Int[Tensor, "batch tokens"], full: Int[Tensor, "batch others"]
-) -> Float[Tensor, " batch"]:
-    """How unlike two texts are, 1 − ROUGE-L: 0 for equal ones, 1 where they share no token.
-
-    With ℓ the length of the longest common subsequence, ROUGE-L = 2 ℓ / (n + m). A letter left out costs a letter; when
-    comparing place by place it would cost all that follow.
-
-    Args:
-        outputs: texts of n tokens.
-        full: the text each is held against, of m tokens: the whole model's.
-
-    Returns:
-        a float64 loss per text, in [0, 1].
-
-    Raises:
-        ValueError: if there is no text, or not as many on either side.
-    """
-    if outputs.ndim != 2 or full.ndim != 2 or len(outputs) != len(full) or 0 in (*outputs.shape, *full.shape):
-        raise ValueError(
-            f"need as many texts on either side, none of them empty; got {tuple(outputs.shape)} and {tuple(full.shape)}"
-        )
-    # ℓ(i, j) = max(ℓ(i−1, j), ℓ(i, j−1), ℓ(i−1, j−1) + 1[a_i = b_j])
-    longest = torch.zeros(len(full), full.shape[1] + 1, dtype=torch.int64, device=full.device)
-    for token in outputs.unbind(1):
-        row = torch.maximum(longest[:, 1:], longest[:, :-1] + (token[:, None] == full))
-        longest = F.pad(row.cummax(1).values, (1, 0))
-    return 1 - 2 * longest[:, -1].double() / (outputs.shape[1] + full.shape[1])
-
-
-def risk_consistency_loss(
-    outputs: Int[Tensor, "batch tokens"], full: Int[Tensor, "batch others"], references: Int[Tensor, "batch right"]
-) -> Float[Tensor, " batch"]:
-    """How much further from the reference than the whole model, max(0, D(output, ref) − D(full, ref)).
-
-    D is :func:`textual_consistency_loss`. A text that is another one and no worse costs nothing.
-
-    Args:
-        outputs, full: texts of the model with exits, and of the whole one.
-        references: what should have been written.
-
-    Raises:
-        ValueError: as in :func:`textual_consistency_loss`.
-    """
-    return (textual_consistency_loss(outputs, references) - textual_consistency_loss(full, references)).clamp(min=0)
 
 
 def calibration_losses(
@@ -455,7 +344,7 @@ def calibration_losses(
     """What each threshold costs on each prompt: a row for a prompt, a column for a threshold, each loss in [0, 1].
 
     A prompt is one point, however many tokens follow it: the tokens of one text are not independent. Give the table to
-    :func:`dynlib.depth.learn_then_test`, for prompts that nothing else was chosen by.
+    :func:`dynlib.cost.learn_then_test`, for prompts that nothing else was chosen by.
 
     Args:
         model: a language model, decoded greedily.

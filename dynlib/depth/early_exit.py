@@ -18,6 +18,7 @@ Source: arXiv:1709.01686 (exits), arXiv:1810.07052 (weighted losses), arXiv:2207
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from numbers import Real
 from typing import Any, Literal, NamedTuple
@@ -27,15 +28,18 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dynlib.choice.inputs import check_logits, check_top, widen
+from dynlib.deciding import Execution, check_execution, chosen, report
+from dynlib.inputs import check_logits, check_tensor, check_top, check_whole, widen
+from dynlib.transforms import double, look
 
-Confidence = Callable[[Tensor], Tensor]
-"""Logits [..., classes] to how sure they are [...], never negative, and 1 at most."""
+Confidence = Callable[[Tensor], Tensor] | Literal["max_probability", "softmax_diff", "negative_entropy"]
+"""Logits [..., classes] to how sure they are [...], never negative, and 1 at most: a function, or the name of one here.
+
+"softmax_diff", the name in CALM, is :func:`margin`.
+"""
 
 Threshold = float | int | Sequence[float | int] | Tensor
 """One number for all early exits, or one for each of them."""
-
-Execution = Literal["gathered", "masked"]
 
 
 class Prediction(NamedTuple):
@@ -44,9 +48,9 @@ class Prediction(NamedTuple):
     logits: Float[Tensor, "batch classes"]
     """Of the exit that the sample took."""
     exit: Int[Tensor, " batch"]
-    """Which one that was, from 0: an index into ``MultiExit.exits``."""
+    """After how many layers that was: one of ``MultiExit.exits``, the last of which is the depth."""
     confidence: Float[Tensor, " batch"]
-    """How sure that exit was; of the last exit it may be anything."""
+    """How sure that exit was, [0, 1]; of the last exit it may be anything."""
 
 
 class ExitHead(nn.Module):
@@ -88,12 +92,17 @@ class MultiExit(nn.Module):
     Attributes:
         exits: after how many layers the exits are, with the last one.
 
+    The knob is the threshold, given where it is used, at :meth:`predict`; a larger one spends more. The records of
+    :meth:`predict` (:func:`dynlib.deciding.record`) are :class:`Prediction`.
+
     Raises:
         TypeError: if the backbone has no such steps, a layer number is not a whole number, or the heads are left out
             and there is no ``backbone.head`` to see their sizes from.
         ValueError: if an exit lies before the first layer or past the last, one is named twice or out of order, or the
             heads are not as many as the early exits.
     """
+
+    reports = Prediction
 
     def __init__(self, backbone: nn.Module, exits: Sequence[int], *, heads: Sequence[nn.Module] | None = None) -> None:
         super().__init__()
@@ -141,7 +150,7 @@ class MultiExit(nn.Module):
         *,
         confidence: Confidence | None = None,
         execution: Execution = "gathered",
-        chunk: int | None = None,
+        rows: int | None = None,
     ) -> Prediction:
         """Let every sample leave at the first exit that is sure enough of it.
 
@@ -152,56 +161,62 @@ class MultiExit(nn.Module):
             x: what ``backbone.embed`` takes; at least one sample.
             threshold: the λ from which on a confidence is enough, not negative; one number for all early exits, or one
                 for each. 0 is always enough. Above 1 is never, and the logits are then bit for bit the backbone's,
-                unless ``chunk`` is given.
+                unless ``rows`` are given.
             confidence: as :func:`max_probability`, which it is if left out.
             execution: "gathered": the batch shrinks as its samples leave, and stops when all have left. "masked":
                 everything is computed and one exit's logits are picked.
-            chunk: with "gathered", send at most so many samples at a time through the layers between two exits, so
-                that their features stay in the cache; all at once if left out.
+            rows: with "gathered", send at most so many tokens at a time through the layers between two exits, but
+                always a whole sample: few enough to stay in a cache. All at once if left out.
 
         Raises:
-            TypeError: if a threshold is no number.
+            TypeError: if a threshold is no number, ``rows`` no int, or ``x`` no tensor.
             ValueError: if a threshold is negative or NaN, or they are not as many as the early exits, the batch is
-                empty, a logit or a confidence is NaN, ``chunk`` is below 1 or given with "masked", or the execution
-                has another name.
+                empty, a logit or a confidence is NaN, ``rows`` are below 1 or given with "masked", or the execution or
+                the confidence has another name.
         """
-        confidence = max_probability if confidence is None else confidence
+        check_tensor(x, "the input")
+        ask = confidence_function(confidence)
         limits = _check_threshold(threshold, len(self.heads))
-        if execution not in ("gathered", "masked"):
-            raise ValueError(f"execution must be 'gathered' or 'masked'; got {execution!r}")
-        if chunk is not None and (chunk < 1 or execution == "masked"):
-            raise ValueError(f"chunk is a number of samples from 1 on, for 'gathered'; got {chunk} with {execution!r}")
-        if len(x) == 0:
+        check_execution(execution)
+        if rows is not None:
+            check_whole("rows", rows, least=1, what="tokens")
+            if execution == "masked":
+                raise ValueError("rows cut the work of 'gathered'; 'masked' runs all at once: leave rows out")
+        if x.shape[0] == 0:
             raise ValueError(f"there must be at least one sample; got shape {tuple(x.shape)}: leave out an empty batch")
-        if execution == "masked":
-            return self._masked(x, limits, confidence)
-        return self._gathered(x, limits, confidence, chunk)
+        left = self._masked(x, limits, ask) if execution == "masked" else self._gathered(x, limits, ask, rows)
+        report(self, left)
+        return left
 
-    def _masked(self, x: Tensor, limits: list[float], confidence: Confidence) -> Prediction:
+    def _masked(self, x: Tensor, limits: list[float], ask: Callable[[Tensor], Tensor]) -> Prediction:
         logits = self(x)
-        sure = confidence(logits)
+        sure = ask(logits)
         exit = exit_index(sure, limits)
         sample = torch.arange(logits.shape[1], device=logits.device)
-        return Prediction(logits[exit, sample], exit, sure[exit, sample])
+        layers = torch.tensor(self.exits, device=logits.device)
+        return Prediction(logits[exit, sample], layers[exit], sure[exit, sample])
 
-    def _gathered(self, x: Tensor, limits: list[float], confidence: Confidence, chunk: int | None) -> Prediction:
+    def _gathered(
+        self, x: Tensor, limits: list[float], ask: Callable[[Tensor], Tensor], rows: int | None
+    ) -> Prediction:
         tokens = self.backbone.embed(x)
         waiting = torch.arange(len(tokens), device=tokens.device)  # the samples that the rows of tokens belong to
+        chunk = None if rows is None else max(rows // tokens[0, ..., 0].numel(), 1)  # in samples
         pieces = tokens.split(len(tokens) if chunk is None else chunk)  # the rows, in order
         gone: list[tuple[Tensor, ...]] = []
         for number, stretch in enumerate(self._stretches()):
             pieces = [_through(stretch, piece) for piece in pieces]
             logits = torch.cat([self._read(number, piece) for piece in pieces])
-            sure = confidence(logits)
+            sure = ask(logits)
             _check_sure(sure, logits)
-            # cᵢ(x) ≥ λᵢ, and the last exit takes all; in float64, where a λ just above 1 is still above 1
-            enough = sure.double() >= limits[number] if number < len(limits) else torch.ones_like(waiting).bool()
-            leave = enough.nonzero()[:, 0]
+            # cᵢ(x) ≥ λᵢ, and the last exit takes all
+            enough = _enough(sure, limits[number]) if number < len(limits) else torch.ones_like(waiting).bool()
+            leave = chosen(enough)
             if len(leave) == len(waiting):
-                gone.append((waiting, logits, torch.full_like(waiting, number), sure))
+                gone.append((waiting, logits, torch.full_like(waiting, self.exits[number]), sure))
                 break
             if len(leave) > 0:
-                gone.append((waiting[leave], logits[leave], torch.full_like(leave, number), sure[leave]))
+                gone.append((waiting[leave], logits[leave], torch.full_like(leave, self.exits[number]), sure[leave]))
                 waiting, pieces = waiting[~enough], _keep(pieces, ~enough, chunk)
         sample, *parts = gone[0] if len(gone) == 1 else (torch.cat(part) for part in zip(*gone, strict=True))
         order = sample.argsort()
@@ -216,7 +231,7 @@ class MultiExit(nn.Module):
         logits = self.heads[number](tokens) if number < len(self.heads) else self.backbone.readout(tokens)
         if logits.ndim != 2 or len(logits) != len(tokens):
             raise ValueError(
-                f"exit {number}, after layer {self.exits[number]}, must give logits [batch, classes] for tokens of "
+                f"the exit after layer {self.exits[number]} must give logits [batch, classes] for tokens of "
                 f"shape {tuple(tokens.shape)}; it gave {tuple(logits.shape)}"
             )
         return logits
@@ -239,10 +254,12 @@ def exit_loss(
             heads bend the backbone less. Or a number for each exit, not negative; they are divided by their sum.
 
     Raises:
-        TypeError: if the logits are not floating-point, or the labels not int64.
+        TypeError: if the logits are no tensor of floating-point numbers, or the labels none of int64.
         ValueError: if there are no logits, the labels are not one for each sample or not a class, or the weights have
             another name, are not one for each exit, negative, NaN, infinite, or zero throughout.
     """
+    check_tensor(logits, "logits")
+    check_tensor(labels, "labels")
     if not logits.is_floating_point() or labels.dtype != torch.int64:
         raise TypeError(f"need floating-point logits and int64 labels; got {logits.dtype} and {labels.dtype}")
     if logits.ndim != 3 or logits.numel() == 0 or labels.shape != logits.shape[1:2]:
@@ -251,14 +268,33 @@ def exit_loss(
             f"{tuple(logits.shape)} and {tuple(labels.shape)}"
         )
     exits, batch, classes = logits.shape
-    if labels.min() < 0 or labels.max() >= classes:
-        raise ValueError(f"labels must be 0 … {classes - 1}; got {int(labels.min())} … {int(labels.max())}")
+    look(partial(_check_labels, classes=classes), labels)
     wide = widen(logits)
     w = _exit_weights(weights, exits).to(wide)
     # CEᵢ, the mean over the batch
     losses = F.cross_entropy(wide.flatten(0, 1), labels.repeat(exits), reduction="none").view(exits, batch).mean(1)
     # L = Σᵢ wᵢ CEᵢ / Σᵢ wᵢ
     return (w / w.sum()) @ losses
+
+
+def confidence_function(confidence: Confidence | None) -> Callable[[Tensor], Tensor]:
+    """The function that a confidence is, or that it names; :func:`max_probability` if left out.
+
+    Raises:
+        ValueError: if there is none of that name.
+    """
+    known: dict[object, Callable[[Tensor], Tensor]] = {
+        None: max_probability,
+        "max_probability": max_probability,
+        "softmax_diff": margin,
+        "negative_entropy": negative_entropy,
+    }
+    if callable(confidence):
+        return confidence
+    if confidence not in known:
+        names = ", ".join(repr(name) for name in known if name)
+        raise ValueError(f"confidence must be a function of logits, or one of {names}; got {confidence!r}")
+    return known[confidence]
 
 
 def max_probability(logits: Float[Tensor, "*batch classes"]) -> Float[Tensor, "*batch"]:
@@ -296,7 +332,8 @@ def negative_entropy(logits: Float[Tensor, "*batch classes"]) -> Float[Tensor, "
 def exit_index(confidence: Float[Tensor, "exits batch"], threshold: Threshold) -> Int[Tensor, " batch"]:
     """Where every sample leaves, given how sure each exit is of it: min { i : cᵢ ≥ λᵢ }, or the last.
 
-    With the confidences of all exits at hand, a sweep over thresholds costs no further run of the model.
+    It is an index, from 0, into the first dimension of ``confidence``, and into ``MultiExit.exits``. With the
+    confidences of all exits at hand, a sweep over thresholds costs no further run of the model.
 
     Args:
         confidence: of all exits; that of the last one is not asked.
@@ -305,14 +342,24 @@ def exit_index(confidence: Float[Tensor, "exits batch"], threshold: Threshold) -
     Raises:
         TypeError, ValueError: as in :meth:`MultiExit.predict`.
     """
+    check_tensor(confidence, "confidence")
     if confidence.ndim != 2 or confidence.numel() == 0:
         raise ValueError(f"confidence must be [exits, batch], neither of them 0; got {tuple(confidence.shape)}")
     limits = _check_threshold(threshold, len(confidence) - 1)
     _check_sure(confidence, confidence[..., None])
-    floors = torch.tensor([*limits, -math.inf], dtype=torch.float64, device=confidence.device)
-    enough = confidence.double() >= floors[:, None]
+    early = [_enough(sure, limit) for sure, limit in zip(confidence, limits, strict=False)]
+    enough = torch.stack([*early, torch.ones_like(confidence[-1], dtype=torch.bool)])
     # the first of several largest
     return enough.int().argmax(0)
+
+
+def _enough(sure: Tensor, limit: float) -> Tensor:
+    """c ≥ λ, exactly: λ rounded to the confidence's own numbers, and up, as a λ just above 1 is still above 1."""
+    wide = widen(sure)
+    floor = torch.tensor(limit, dtype=wide.dtype, device="cpu")
+    if floor.item() < limit:
+        floor = floor.nextafter(torch.full_like(floor, math.inf))
+    return wide >= floor.item()
 
 
 def _keep(pieces: Sequence[Tensor], stays: Tensor, chunk: int | None) -> list[Tensor]:
@@ -340,10 +387,14 @@ def _head_like(backbone: nn.Module) -> ExitHead:
     return ExitHead(last.in_features, last.out_features).to(last.weight.device, last.weight.dtype)
 
 
+def _check_labels(labels: Tensor, classes: int) -> None:
+    if labels.min() < 0 or labels.max() >= classes:
+        raise ValueError(f"labels must be 0 … {classes - 1}; got {int(labels.min())} … {int(labels.max())}")
+
+
 def _check_exits(exits: Sequence[int], depth: int) -> tuple[int, ...]:
     for layer in exits:
-        if isinstance(layer, bool) or not isinstance(layer, int):
-            raise TypeError(f"an exit is the number of a layer, a whole number; got {layer!r}")
+        check_whole("exit", layer)
         if not 1 <= layer <= depth:
             raise ValueError(f"there is no exit after layer {layer}: the backbone has layers 1 … {depth}")
     if any(a >= b for a, b in pairwise(exits)):
@@ -380,6 +431,10 @@ def _check_sure(sure: Tensor, logits: Tensor) -> None:
             f"the confidence of logits {tuple(logits.shape)} must be {tuple(logits.shape[:-1])}, a number for each "
             f"sample on its own; got {tuple(sure.shape)}"
         )
+    look(_check_no_nan, sure)
+
+
+def _check_no_nan(sure: Tensor) -> None:
     if sure.isnan().any():
         raise ValueError("a confidence is NaN: look for NaN in the input or the weights")
 
@@ -398,7 +453,7 @@ def _exit_weights(weights: str | Sequence[float | int] | Tensor, exits: int) -> 
         if weights not in ("uniform", "depth"):
             raise ValueError(f"weights must be 'uniform', 'depth', or a number for each exit; got {weights!r}")
         return torch.arange(1.0, exits + 1) if weights == "depth" else torch.ones(exits)
-    w = torch.as_tensor(weights, dtype=torch.float64)
+    w = double(torch.as_tensor(weights))
     if w.shape != (exits,) or not (w.isfinite().all() and (w >= 0).all() and w.sum() > 0):
         raise ValueError(
             f"weights must be {exits} numbers, one for each exit, not negative, and not all 0; got {weights}"

@@ -28,6 +28,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dynlib.inputs import check_whole
+
 
 class Plan(nn.ModuleList):
     """Layers in the order in which they run. One may occur several times."""
@@ -147,7 +149,7 @@ def looped_parallel(layers: Sequence[nn.Module] | nn.ModuleList, first: int, las
         TypeError: as in :func:`skip`, or if ``iterations`` is not an integer.
     """
     before, middle, after = _split(layers, first, last)
-    _check_integer("iterations", iterations)
+    check_whole("iterations", iterations)
     if iterations < 1:
         raise ValueError(f"iterations must be at least 1; got {iterations}: to leave the middle out use skip")
     return Plan([*before, *[Parallel(middle)] * iterations, *after])
@@ -182,17 +184,12 @@ def _hidden(output: Any) -> Any:
     return output[0] if isinstance(output, tuple) else output
 
 
-def _check_integer(name: str, value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name} must be an integer; got {value!r}")
-
-
 def _split(
     layers: Sequence[nn.Module] | nn.ModuleList, first: int, last: int
 ) -> tuple[list[nn.Module], list[nn.Module], list[nn.Module]]:
     """The layers before the middle, the middle, and those after it."""
-    _check_integer("first", first)
-    _check_integer("last", last)
+    check_whole("first", first)
+    check_whole("last", last)
     if not (0 <= first <= len(layers) and 0 <= last <= len(layers)):
         raise ValueError(
             f"there are {len(layers)} layers, and the middle layers[{first}:{last}] names one that does not exist: "

@@ -18,20 +18,19 @@ it has halted, nothing can change the answer any more, and what is left of its i
 Source: arXiv:2112.07658; the scores add up as in arXiv:1603.08983.
 """
 
-import math
 from collections.abc import Iterable
+from functools import partial
 from itertools import accumulate
-from numbers import Real
-from typing import Literal, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from dynlib.backbone import Block, ViT
-from dynlib.choice.inputs import widen
-
-Execution = Literal["gathered", "masked"]
+from dynlib.deciding import Execution, check_execution, chosen, report
+from dynlib.inputs import check_number, check_tensor, check_whole, widen
+from dynlib.transforms import look
 
 
 class Halted(NamedTuple):
@@ -56,12 +55,18 @@ class AdaptiveViT(nn.Module):
         backbone: a trained :class:`dynlib.backbone.ViT` with at least one layer.
         gamma: γ, how steeply the score follows the feature; positive.
         beta: β, the score's offset: the more negative, the deeper the tokens go before training.
-        epsilon: ε, how far from 1 the sum of the scores is enough; from 0 to below 1.
+        epsilon: ε, how far from 1 the sum of the scores is enough; from 0 to below 1. A larger one spends less.
+
+    γ, β and ε are knobs (:func:`dynlib.deciding.setting`): attributes that may be changed, and are checked whenever the
+    model is used. Its records (:func:`dynlib.deciding.record`) are :class:`Halted`, in which layers count from 1.
 
     Raises:
         TypeError: if the backbone is no ViT, or one of the others no number.
         ValueError: if the backbone has no layers, γ is not positive and finite, β not finite, or ε outside [0, 1).
     """
+
+    knobs = ("gamma", "beta", "epsilon")
+    reports = Halted
 
     def __init__(
         self, backbone: ViT, *, gamma: float | int = 5.0, beta: float | int = -10.0, epsilon: float | int = 0.01
@@ -72,10 +77,14 @@ class AdaptiveViT(nn.Module):
         if len(backbone.blocks) == 0:
             raise ValueError("the backbone has no layers, so that there is nothing to halt in")
         self.backbone = backbone
-        self.gamma, self.beta = _number("gamma", gamma), _number("beta", beta)
-        if self.gamma <= 0:
-            raise ValueError(f"gamma must be positive, so that a larger feature means to halt earlier; got {gamma}")
-        self.epsilon = _check_epsilon(epsilon)
+        self.gamma, self.beta, self.epsilon = gamma, beta, epsilon
+        self.check_knobs()
+
+    def check_knobs(self) -> None:
+        """Raises TypeError or ValueError for a knob that is not as the class says."""
+        check_number("gamma", self.gamma, least=0, open=True)  # a larger feature means to halt earlier
+        check_number("beta", self.beta)
+        _check_epsilon(self.epsilon)
 
     def forward(
         self,
@@ -104,7 +113,9 @@ class AdaptiveViT(nn.Module):
             x = torch.where(running[..., None], block(x, key_mask=_seen(running)), x)
             p = clock.tick(layer, self._score(x))
             answer = answer + p[:, :1].to(x.dtype) * x[:, 0]
-        return clock.result(self.backbone.readout(answer[:, None]))
+        halted = clock.result(self.backbone.readout(answer[:, None]))
+        report(self, halted)
+        return halted
 
     @torch.no_grad()
     def predict(
@@ -130,10 +141,8 @@ class AdaptiveViT(nn.Module):
             TypeError, ValueError: as :meth:`forward` does, and for an execution of another name, ``rows`` below 1, or
                 blocks that do not know how to run packed.
         """
-        if execution not in ("gathered", "masked"):
-            raise ValueError(f"execution must be 'gathered' or 'masked'; got {execution!r}")
-        if isinstance(rows, bool) or not isinstance(rows, int) or rows < 1:
-            raise ValueError(f"rows is a number of tokens from 1 on; got {rows!r}")
+        check_execution(execution)
+        check_whole("rows", rows, least=1, what="tokens")
         if execution == "masked":
             return self(images, mask=mask, epsilon=epsilon)
         for block in self.backbone.blocks:
@@ -163,22 +172,26 @@ class AdaptiveViT(nn.Module):
             answer = answer.index_add(0, image, p[image, :1].to(left.dtype) * left[first])
             if not clock.running.any():
                 break
-        return clock.result(self.backbone.readout(answer[:, None]))
+        halted = clock.result(self.backbone.readout(answer[:, None]))
+        report(self, halted)
+        return halted
 
     def _score(self, x: Tensor) -> Tensor:
         # h = σ(γ · x[0] + β)
         return (self.gamma * widen(x[..., 0]) + self.beta).sigmoid()
 
     def _start(self, images: Tensor, mask: Tensor | None, epsilon: float | int | None) -> "tuple[Tensor, _Clock]":
-        if images.is_floating_point() and not images.isfinite().all():
-            raise ValueError("the images hold NaN or infinity: clean them first, as one such pixel spoils its image")
+        self.check_knobs()
+        check_tensor(images, "the images")
+        if images.is_floating_point():
+            look(_check_finite, images)
         x = self.backbone.embed(images)
         layers = len(self.backbone.blocks)
-        allowed = x.new_ones(len(x), layers, x.shape[1], dtype=torch.bool)
+        allowed = x.new_ones(x.shape[0], layers, x.shape[1], dtype=torch.bool)
         if mask is not None:
             _check_mask(mask, allowed.shape)
             allowed = mask.to(x.device)
-        return x, _Clock(allowed, self.epsilon if epsilon is None else _check_epsilon(epsilon), widen(x).dtype)
+        return x, _Clock(allowed, _check_epsilon(self.epsilon if epsilon is None else epsilon), widen(x).dtype)
 
 
 class _Clock:
@@ -194,8 +207,7 @@ class _Clock:
 
     def tick(self, layer: int, h: Tensor) -> Tensor:
         """The scores after a layer, [batch, tokens], to the share p of each token that this layer has."""
-        if (h.isnan() & self.running).any():
-            raise ValueError(f"a halting score after layer {layer + 1} is NaN: look for NaN in the weights")
+        look(partial(_check_halting, layer=layer + 1), h.isnan() & self.running)
         # h^L = 1, and after the last layer that the mask allows
         last = layer + 1 == self.allowed.shape[1]
         stop = torch.ones_like(self.running) if last else ~self.allowed[:, layer + 1]
@@ -281,7 +293,7 @@ def _longest_first(running: Tensor) -> tuple[Tensor, list[int]]:
     lengths = running.sum(1)
     order = lengths.argsort(descending=True, stable=True)
     numbers = torch.arange(running.numel(), device=running.device).view_as(running)
-    return numbers[order][running[order]], lengths[order][: int((lengths > 0).sum())].tolist()
+    return numbers[order].flatten()[chosen(running[order])], lengths[order][: int((lengths > 0).sum())].tolist()
 
 
 def _pieces(running: Tensor, lengths: list[int], rows: int) -> tuple[list[Tensor], list[list[int]]]:
@@ -302,10 +314,19 @@ def _there(result: Halted) -> Tensor:
     return there
 
 
+def _check_finite(images: Tensor) -> None:
+    if not images.isfinite().all():
+        raise ValueError("the images hold NaN or infinity: clean them first, as one such pixel spoils its image")
+
+
+def _check_halting(broken: Tensor, layer: int) -> None:
+    if broken.any():
+        raise ValueError(f"a halting score after layer {layer} is NaN: look for NaN in the weights")
+
+
 def _log_prior(layers: int, target: float | int, deviation: float | int) -> Tensor:
-    if isinstance(layers, bool) or not isinstance(layers, int):
-        raise TypeError(f"layers must be a whole number; got {layers!r}")
-    target, deviation = _number("target", target), _number("deviation", deviation)
+    check_whole("layers", layers)
+    target, deviation = check_number("target", target), check_number("deviation", deviation)
     if layers < 1 or not 1 <= target <= layers:
         raise ValueError(f"target must lie in 1 … layers; got target {target} of {layers} layers")
     if deviation <= 0:
@@ -314,27 +335,24 @@ def _log_prior(layers: int, target: float | int, deviation: float | int) -> Tens
     return (-0.5 * ((depth - target) / deviation) ** 2).log_softmax(0)
 
 
-def _number(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a number; got {value!r}")
-    if not math.isfinite(value):
-        raise ValueError(f"{name} must be finite; got {value}")
-    return float(value)
-
-
 def _check_epsilon(epsilon: object) -> float:
-    value = _number("epsilon", epsilon)
+    value = check_number("epsilon", epsilon)
     if not 0 <= value < 1:
         raise ValueError(f"epsilon must lie in [0, 1): a token halts when its scores reach 1 − epsilon; got {epsilon}")
     return value
 
 
 def _check_mask(mask: Tensor, expected: torch.Size) -> None:
+    check_tensor(mask, "mask")
     if mask.dtype != torch.bool:
         raise TypeError(f"mask must be bool, True where a token may go through a layer; got {mask.dtype}")
     if mask.shape != expected:
         raise ValueError(f"mask must be [batch, layers, tokens] = {tuple(expected)}; got {tuple(mask.shape)}")
+    look(_check_kept, mask)
+
+
+def _check_kept(mask: Tensor) -> None:
     if not mask[..., 0].all():
         raise ValueError("the mask drops a class token, token 0, which the answer is read from: keep it in all layers")
-    if (mask[:, 1:] & ~mask[:, :-1]).any():
+    if (mask[..., 1:, :] & ~mask[..., :-1, :]).any():
         raise ValueError("the mask lets a token return: once False for a token, it must be False in all later layers")

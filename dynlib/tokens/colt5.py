@@ -17,10 +17,8 @@ Source: arXiv:2303.09752, section 3. The smooth top-k is there iterated, and exa
 """
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from numbers import Real
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -29,22 +27,13 @@ from torch.nn import functional as F
 
 from dynlib.backbone import FeedForward, rotate
 from dynlib.choice import soft_topk
-from dynlib.choice.inputs import widen
-from dynlib.tokens.routing import check_capacity, expert_choice, kept
+from dynlib.deciding import Execution, check_execution, chosen, knob_of, report
+from dynlib.inputs import check_features, check_key_mask, check_name, check_number, check_whole, widen
+from dynlib.tokens.local_attention import local_attention
+from dynlib.tokens.routing import Routed, check_capacity, expert_choice, kept
+from dynlib.transforms import look
 
 Routing = Literal["learned", "even"]
-Execution = Literal["gathered", "masked"]
-
-
-class Routed(NamedTuple):
-    """Whom one router chose."""
-
-    mask: Bool[Tensor, "batch tokens"]
-    """True where the heavy branch runs."""
-    weight: Float[Tensor, "batch tokens"]
-    """s̃: from 0 to 1 for a routed token, 0 for the others."""
-    scores: Float[Tensor, "batch tokens"] | None
-    """s = x · u; None if it was not asked, under even routing."""
 
 
 class Router(nn.Module):
@@ -52,19 +41,25 @@ class Router(nn.Module):
 
     Args:
         dim: features of a token.
-        capacity: share of the tokens that are routed, in (0, 1]; :meth:`kept` gives their number. It is an attribute,
-            and may be changed.
+        capacity: share of the tokens that are routed, in (0, 1]; :meth:`kept` gives their number. A larger one spends
+            more.
         epsilon: smoothing of the top-k, in units of the scores. Small: weights near 1, and a gradient only for those at
             the border. Large: weights near k / n.
         reach: the weights are those of a smooth top-⌈reach · k⌉, of which the k best are then cut. At 1 they sum to
             less than k by what the others hold; above, the best get closer to 1. The paper's 9/8 is one choice.
-        routing: "learned", or as a control "even": evenly spaced tokens, weight 1, and nothing to learn. It is an
-            attribute, and may be changed.
+        routing: "learned", or as a control "even": evenly spaced tokens, weight 1, and nothing to learn.
+
+    The last four are knobs (:func:`dynlib.deciding.setting`): attributes that may be changed, and are checked whenever
+    the router is used. Its records (:func:`dynlib.deciding.record`) are :class:`dynlib.tokens.routing.Routed`.
 
     Raises:
+        TypeError: if ``dim`` is no int, or ``epsilon`` or ``reach`` no number.
         ValueError: if the capacity is outside (0, 1], ``dim`` or ``epsilon`` is not positive, ``reach`` is below 1, one
             of them is not finite, or the routing has another name.
     """
+
+    knobs = ("capacity", "epsilon", "reach", "routing")
+    reports = Routed
 
     def __init__(
         self,
@@ -76,17 +71,10 @@ class Router(nn.Module):
         routing: Routing = "learned",
     ) -> None:
         super().__init__()
-        if dim < 1:
-            raise ValueError(f"dim must be positive; got {dim}")
-        if not _is_number(epsilon) or not 0 < epsilon < math.inf:
-            raise ValueError(f"epsilon must be positive and finite; got {epsilon!r}")
-        if not _is_number(reach) or not 1 <= reach < math.inf:
-            raise ValueError(
-                f"reach must be at least 1 and finite: weights for fewer than k are not enough; got {reach!r}"
-            )
+        self.dim = check_whole("dim", dim, least=1)
         self.capacity, self.epsilon, self.reach = capacity, epsilon, reach
         self.routing: Routing = routing
-        self._check_settings()
+        self.check_knobs()
         self.score = nn.Linear(dim, 1, bias=False)
         nn.init.trunc_normal_(self.score.weight, std=dim**-0.5)
 
@@ -114,8 +102,15 @@ class Router(nn.Module):
             ValueError: if there are no tokens, shapes do not fit, ``k`` is negative or a sequence has fewer tokens, or
                 a score is not finite.
         """
-        self._check_settings()
-        _check_tokens(x, self.score.in_features, key_mask)
+        self.check_knobs()
+        check_features(x, self.dim)
+        if key_mask is not None:
+            check_key_mask(key_mask, *x.shape[:2])
+        routed = self._choose(x, key_mask, k)
+        report(self, routed)
+        return routed
+
+    def _choose(self, x: Tensor, key_mask: Tensor | None, k: int | None) -> Routed:
         present = x.new_ones(x.shape[:2], dtype=torch.bool) if key_mask is None else key_mask
         lengths = [x.shape[1]] * len(x) if key_mask is None else key_mask.sum(1).tolist()
         if k is not None:
@@ -123,17 +118,16 @@ class Router(nn.Module):
         counts = [self.kept(length) if k is None else k for length in lengths]
         if self.routing == "even":
             mask = _evenly(present, lengths, counts)
-            return Routed(mask, mask.to(x.dtype), None)
+            return Routed(mask, mask.to(x.dtype), None, present, self.routing)
         # s = x · u
         scores = widen(self.score(x).squeeze(-1))
-        if not scores.isfinite().all():
-            raise ValueError("a router score is not finite: look for NaN in the tokens or the router's weights")
+        look(_check_scores, scores)
         possible = scores if key_mask is None else scores.masked_fill(~present, -math.inf)
         smooth = self._smooth(possible, lengths, counts)
         same = len(set(counts)) == 1
         mask = expert_choice(possible.detach(), counts[0] if same else torch.tensor(counts, device=x.device))
         # s̃, cut to the k best
-        return Routed(mask, torch.where(mask, smooth, 0.0).to(x.dtype), scores)
+        return Routed(mask, torch.where(mask, smooth, 0.0).to(x.dtype), scores, present, self.routing)
 
     def _smooth(self, scores: Tensor, lengths: list[int], kept: list[int]) -> Tensor:
         totals = [min(math.ceil(self.reach * k - 1e-9), n) for k, n in zip(kept, lengths, strict=True)]
@@ -145,10 +139,12 @@ class Router(nn.Module):
             weights = weights.index_copy(0, rows, soft_topk(scores[rows], total, self.epsilon))
         return weights
 
-    def _check_settings(self) -> None:
+    def check_knobs(self) -> None:
+        """Raises TypeError or ValueError for a knob that is not as the class says."""
         check_capacity(self.capacity)
-        if self.routing not in ("learned", "even"):
-            raise ValueError(f"routing must be 'learned' or 'even'; got {self.routing!r}")
+        check_number("epsilon", self.epsilon, least=0, open=True)
+        check_number("reach", self.reach, least=1)  # weights for fewer than k are not enough
+        check_name("routing", self.routing, ("learned", "even"))
 
 
 class ConditionalFeedForward(nn.Module):
@@ -165,9 +161,14 @@ class ConditionalFeedForward(nn.Module):
         execution: "gathered" runs the heavy part on the routed tokens alone. "masked" runs it on all and takes what was
             routed, and is there to be compared with.
 
+    Capacity and execution are knobs; those of ``router`` are its own.
+
     Raises:
-        ValueError: as :class:`Router` does, if a size is not positive, or the execution has another name.
+        TypeError, ValueError: as :class:`Router` does, if a size is not positive, or the execution has another name.
     """
+
+    knobs = ("capacity", "execution")
+    capacity = knob_of("router.capacity")
 
     def __init__(
         self,
@@ -186,7 +187,12 @@ class ConditionalFeedForward(nn.Module):
         self.heavy = FeedForward(dim, 16 * dim if heavy is None else heavy)
         self.router = Router(dim, capacity, epsilon=epsilon, reach=reach, routing=routing)
         self.execution: Execution = execution
-        _check_execution(execution)
+        check_execution(execution)
+
+    def check_knobs(self) -> None:
+        """Raises TypeError or ValueError for a knob that is not as the class says."""
+        check_execution(self.execution)
+        self.router.check_knobs()
 
     def forward(
         self,
@@ -196,12 +202,12 @@ class ConditionalFeedForward(nn.Module):
         k: int | None = None,
     ) -> Float[Tensor, "batch tokens dim"]:
         """Transform every token; arguments and errors as in :meth:`Router.forward`."""
-        _check_execution(self.execution)
-        mask, weight, _ = self.router(x, key_mask=key_mask, k=k)
+        check_execution(self.execution)
+        mask, weight, *_ = self.router(x, key_mask=key_mask, k=k)
         light = self.light(x)
         if self.execution == "masked":
             return light + weight[..., None].to(light.dtype) * self.heavy(x)
-        flat = mask.flatten().nonzero()[:, 0]
+        flat = chosen(mask)
         return _add(light, flat, weight, self.heavy(x.flatten(0, 1).index_select(0, flat)))
 
 
@@ -215,19 +221,25 @@ class ConditionalAttention(nn.Module):
     Args:
         dim: features of a token.
         heads: of both branches together, at least 2; divides ``dim``. Every head has dim / heads features.
-        window: how many tokens to each side the light branch sees; at least 1.
+        window: how many tokens to each side the light branch sees; at least 1. A larger one spends more.
         light_heads: heads of the light branch; a quarter, at least one, if left out. The rest are the heavy branch's.
-        query_capacity, key_capacity: shares of the tokens that ask, and that are asked.
+        query_capacity, key_capacity: shares of the tokens that ask, and that are asked. Larger ones spend more.
         epsilon, reach, routing: of both routers, as in :class:`Router`.
         rotary: queries and keys carry their place in the sequence by rotation, in both branches.
         execution: "gathered" computes routed queries and keys alone. "masked" computes all, and is there to be compared
             with.
 
+    The two capacities, the window and the execution are knobs; those of the two routers are their own.
+
     Raises:
         ValueError: as :class:`Router` does, if the heads do not divide ``dim`` or leave a branch without any, the
             window is below 1, ``rotary`` meets an odd dim / heads, or the execution has another name.
-        TypeError: if the window is not an int.
+        TypeError: as :class:`Router` does, or if the window is not an int.
     """
+
+    knobs = ("query_capacity", "key_capacity", "window", "execution")
+    query_capacity = knob_of("query_router.capacity")
+    key_capacity = knob_of("key_router.capacity")
 
     def __init__(
         self,
@@ -249,11 +261,11 @@ class ConditionalAttention(nn.Module):
             raise ValueError(f"dim must be a multiple of heads, and heads at least 2; got dim={dim}, heads={heads}")
         if rotary and (dim // heads) % 2:
             raise ValueError(f"rotary positions turn pairs of features; dim / heads = {dim // heads} is odd")
-        _check_window(window)
+        check_whole("window", window, least=1, what="tokens to each side")
         light_heads = max(heads // 4, 1) if light_heads is None else light_heads
         if not 1 <= light_heads < heads:
             raise ValueError(f"light_heads must leave each branch a head, from 1 to {heads - 1}; got {light_heads}")
-        _check_execution(execution)
+        check_execution(execution)
         self.window, self.head_dim, self.rotary = window, dim // heads, rotary
         self.execution: Execution = execution
         light, heavy = light_heads * self.head_dim, (heads - light_heads) * self.head_dim
@@ -264,6 +276,16 @@ class ConditionalAttention(nn.Module):
         self.heavy_output = nn.Linear(heavy, dim)
         self.query_router = Router(dim, query_capacity, epsilon=epsilon, reach=reach, routing=routing)
         self.key_router = Router(dim, key_capacity, epsilon=epsilon, reach=reach, routing=routing)
+
+    def check_knobs(self) -> None:
+        """Raises TypeError or ValueError for a knob that is not as the class says."""
+        self._check_own()
+        self.query_router.check_knobs()
+        self.key_router.check_knobs()
+
+    def _check_own(self) -> None:
+        check_whole("window", self.window, least=1, what="tokens to each side")
+        check_execution(self.execution)
 
     def forward(
         self,
@@ -285,7 +307,7 @@ class ConditionalAttention(nn.Module):
         Raises:
             TypeError, ValueError: as :meth:`Router.forward` does.
         """
-        _check_execution(self.execution)
+        self._check_own()
         asking = self.query_router(x, key_mask=key_mask, k=queries)
         asked = self.key_router(x, key_mask=key_mask, k=keys)
         # A_L(x, x)
@@ -350,9 +372,17 @@ class ConditionalBlock(nn.Module):
         light, heavy: as in :class:`ConditionalFeedForward`.
         epsilon, reach, routing, execution: of both.
 
+    The capacities are knobs; the execution is one of each part, ``setting(block, (ConditionalAttention,
+    ConditionalFeedForward), execution="masked")``.
+
     Raises:
         TypeError, ValueError: as the two do.
     """
+
+    knobs = ("capacity", "query_capacity", "key_capacity")
+    capacity = knob_of("feed_forward.router.capacity")
+    query_capacity = knob_of("attention.query_router.capacity")
+    key_capacity = knob_of("attention.key_router.capacity")
 
     def __init__(
         self,
@@ -397,6 +427,11 @@ class ConditionalBlock(nn.Module):
             execution=execution,
         )
 
+    def check_knobs(self) -> None:
+        """Raises TypeError or ValueError for a knob that is not as the class says."""
+        self.attention.check_knobs()
+        self.feed_forward.check_knobs()
+
     def update(
         self, x: Float[Tensor, "batch tokens dim"], *, key_mask: Bool[Tensor, "batch tokens"] | None = None
     ) -> Float[Tensor, "batch tokens dim"]:
@@ -411,101 +446,26 @@ class ConditionalBlock(nn.Module):
         return x + self.update(x, key_mask=key_mask)
 
 
-def local_attention(
-    query: Float[Tensor, "batch heads tokens head_dim"],
-    key: Float[Tensor, "batch heads tokens head_dim"],
-    value: Float[Tensor, "batch heads tokens head_dim"],
-    window: int,
-    *,
-    key_mask: Bool[Tensor, "batch tokens"] | None = None,
-) -> Float[Tensor, "batch heads tokens head_dim"]:
-    """Attention of each token to those at most ``window`` away, at a cost of 3 · window keys per token.
+def narrow(model: nn.Module, *, steps: int, hold: float = 0.2, end: float = 0.5) -> Callable[[int], None]:
+    """What sets the capacities of all routers in ``model`` for a step of training: 1 at first, their own in the end.
 
-    The sequence is cut into blocks of ``window`` tokens, and a block attends to itself and its two neighbours, which
-    hold everything that its tokens may see; a mask takes away what is further. Where the whole sequence is no more than
-    that, it is attended to at once. A window of tokens − 1 or more is full attention.
+    A heavy branch gets a gradient for routed tokens alone, so that a router that starts at random can wait for ever for
+    the one token that it would have to see. That it begins with all of them is not in the paper.
 
     Args:
-        query, key, value: split into heads.
-        window: tokens to each side.
-        key_mask: True where a key may be attended to. A token that may attend to nothing gets zeros.
-
-    Raises:
-        TypeError: if the window is not an int, or ``key_mask`` not bool.
-        ValueError: if the window is below 1, or ``key_mask`` has another shape.
+        model: its :class:`Router` have the capacities that they are to end with.
+        steps: of the training.
+        hold, end: shares of the steps. Until the first all tokens are routed, from the second on as few as in the end,
+            and between them the logarithm of the capacity falls on a straight line.
     """
-    _check_window(window)
-    batch, heads, tokens, head_dim = query.shape
-    if key_mask is not None:
-        _check_key_mask(key_mask, (batch, tokens))
-    blocks = -(-tokens // window)
-    if tokens <= 3 * window:
-        place = torch.arange(tokens, device=query.device)
-        near = None if window >= tokens - 1 else (place[:, None] - place).abs() <= window
-        if key_mask is not None:
-            near = key_mask[:, None, None] if near is None else near & key_mask[:, None, None]
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=near)
+    goals = [(module, module.capacity) for module in model.modules() if isinstance(module, Router)]
 
-    spare = blocks * window - tokens
+    def at(step: int) -> None:
+        way = min(max((step / steps - hold) / (end - hold), 0.0), 1.0)
+        for router, goal in goals:
+            router.capacity = float(goal) ** way
 
-    def around(part: Tensor) -> Tensor:
-        """Every block with its neighbours: [batch · heads, blocks, 3 · window, head_dim]."""
-        padded = F.pad(part, (0, 0, window, window + spare))
-        return padded.unfold(2, 3 * window, window).transpose(-1, -2).flatten(0, 1)
-
-    mine = torch.arange(window, device=query.device)
-    theirs = torch.arange(-window, 2 * window, device=query.device)
-    near = (theirs - mine[:, None]).abs() <= window  # [window, 3 · window], alike for every block
-    real = query.new_ones(1, tokens, dtype=torch.bool) if key_mask is None else key_mask
-    real = F.pad(real, (window, window + spare)).unfold(1, 3 * window, window)
-    allowed = near & real[:, :, None]  # [1 or batch, blocks, window, 3 · window]
-    if key_mask is not None:
-        allowed = allowed.repeat_interleave(heads, dim=0)
-    blocked = F.pad(query, (0, 0, 0, spare)).unflatten(2, (blocks, window)).flatten(0, 1)
-    mixed = F.scaled_dot_product_attention(blocked, around(key), around(value), attn_mask=allowed)
-    return mixed.reshape(batch, heads, blocks * window, head_dim)[:, :, :tokens]
-
-
-def set_routing(model: nn.Module, routing: Routing) -> None:
-    """Change how all routers in ``model`` choose.
-
-    Raises:
-        ValueError: if there is no router, or no such routing; none is changed then.
-    """
-    routers = _routers(model)
-    if routing not in ("learned", "even"):
-        raise ValueError(f"routing must be 'learned' or 'even'; got {routing!r}")
-    for router in routers.values():
-        router.routing = routing
-
-
-@contextmanager
-def record(model: nn.Module) -> Iterator[dict[str, Routed]]:
-    """Collect whom each router in ``model`` chose last, by the router's name, as long as the context lasts.
-
-    Raises:
-        ValueError: if there is no router.
-    """
-    routed: dict[str, Routed] = {}
-    handles = []
-    for name, router in _routers(model).items():
-
-        def keep(_module: nn.Module, _inputs: object, chosen: Routed, name: str = name) -> None:
-            routed[name] = chosen
-
-        handles.append(router.register_forward_hook(keep))
-    try:
-        yield routed
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _routers(model: nn.Module) -> dict[str, Router]:
-    routers = {name: module for name, module in model.named_modules() if isinstance(module, Router)}
-    if not routers:
-        raise ValueError(f"{type(model).__name__} has no router: it takes ConditionalBlock or one of its two parts")
-    return routers
+    return at
 
 
 def _evenly(present: Tensor, lengths: list[int], kept: list[int]) -> Tensor:
@@ -522,10 +482,11 @@ def _places(mask: Tensor) -> tuple[Tensor, Tensor | None]:
 
     The second is None where all are chosen.
     """
+    flat = chosen(mask)
     counts = mask.sum(1).tolist()
     most = max(counts)
     if min(counts) == most:
-        return mask.flatten().nonzero()[:, 0], None
+        return flat, None
     # the chosen in their order, then others
     index = (~mask).byte().argsort(dim=1, stable=True)[:, :most]
     start = mask.shape[1] * torch.arange(len(mask), device=mask.device)
@@ -533,49 +494,21 @@ def _places(mask: Tensor) -> tuple[Tensor, Tensor | None]:
 
 
 def _add(light: Tensor, flat: Tensor, weight: Tensor, heavy: Tensor) -> Tensor:
-    """light + s̃ · heavy at the places of the flattened batch, and light elsewhere; written into ``light``."""
+    """light + s̃ · heavy at the places of the flattened batch, and light elsewhere.
+
+    Not written into ``light``: it is another layer's output, which a hook, or the backward pass, may still look at.
+    """
     scaled = (weight.flatten()[flat, None] * heavy).to(light.dtype)
-    # a copy of all tokens would cost more than the few that change, and no gradient needs what light was
-    out = light.flatten(0, 1)
-    return out.index_add_(0, flat, scaled).view_as(light)
+    return light.flatten(0, 1).index_add(0, flat, scaled).view_as(light)
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
-
-
-def _check_execution(execution: object) -> None:
-    if execution not in ("gathered", "masked"):
-        raise ValueError(f"execution must be 'gathered' or 'masked'; got {execution!r}")
-
-
-def _check_window(window: object) -> None:
-    if isinstance(window, bool) or not isinstance(window, int):
-        raise TypeError(f"window must be an int, tokens to each side; got {type(window).__name__}")
-    if window < 1:
-        raise ValueError(f"window must be at least 1 token to each side; got {window}")
-
-
-def _check_key_mask(key_mask: Tensor, expected: tuple[int, int]) -> None:
-    if key_mask.dtype != torch.bool:
-        raise TypeError(f"key_mask must be bool, True where a token is there; got {key_mask.dtype}")
-    if key_mask.shape != expected:
-        raise ValueError(f"key_mask must have one entry per token, {expected}; got {tuple(key_mask.shape)}")
-
-
-def _check_tokens(x: Tensor, dim: int, key_mask: Tensor | None) -> None:
-    if not x.is_floating_point():
-        raise TypeError(f"tokens must be floating-point features; got {x.dtype}: embed them first")
-    if x.ndim != 3 or x.numel() == 0 or x.shape[-1] != dim:
-        raise ValueError(f"tokens must be [batch, tokens, {dim}], none of them 0; got {tuple(x.shape)}")
-    if key_mask is not None:
-        _check_key_mask(key_mask, (x.shape[0], x.shape[1]))
+def _check_scores(scores: Tensor) -> None:
+    if not scores.isfinite().all():
+        raise ValueError("a router score is not finite: look for NaN in the tokens or the router's weights")
 
 
 def _check_k(k: object, lengths: list[int]) -> None:
-    if isinstance(k, bool) or not isinstance(k, int):
-        raise TypeError(f"the number of routed tokens must be an int; got {type(k).__name__}: use int(k)")
-    if not 0 <= k <= min(lengths):
+    if check_whole("the number of routed tokens", k) not in range(min(lengths) + 1):
         raise ValueError(
             f"cannot route {k} tokens: the shortest sequence has {min(lengths)} that are there, and none is routed "
             "twice: route from 0 to as many, or leave the number to the capacity"

@@ -18,9 +18,9 @@ Source: arXiv:2404.02258, Eq. 1 and section 3.5.
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from inspect import Parameter, signature
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -28,29 +28,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dynlib.backbone import LayerCache
-from dynlib.choice.inputs import widen
-from dynlib.tokens.routing import check_capacity, expert_choice, kept
+from dynlib.deciding import Execution, check_execution, chosen, recorded, report
+from dynlib.inputs import check_features, check_key_mask, check_name, check_whole, spread_positions, widen
+from dynlib.tokens.routing import Routed, check_capacity, expert_choice, kept
+from dynlib.transforms import look
 
 Routing = Literal["top_k", "random", "threshold", "predictor"]
-Execution = Literal["gathered", "masked"]
 Weight = Literal["linear", "sigmoid"]
 
 ROUTINGS = ("top_k", "random", "threshold", "predictor")
-
-
-class Routed(NamedTuple):
-    """Who ran in one layer, and why."""
-
-    mask: Bool[Tensor, "batch tokens"]
-    """True where the block ran."""
-    logits: Float[Tensor, "batch tokens"]
-    """r of the router."""
-    predicted: Float[Tensor, "batch tokens"] | None
-    """Log-odds that the predictor gives to being among the k; None if the layer has none."""
-    present: Bool[Tensor, "batch tokens"]
-    """False for what is only there to fill up a shorter sequence."""
-    routing: Routing
-    """What decided."""
 
 
 class MixtureOfDepths(nn.Module):
@@ -61,29 +47,36 @@ class MixtureOfDepths(nn.Module):
     Args:
         block: has ``update(x, *, positions, cache)``, what it adds to the tokens without the residual around it, as
             :class:`dynlib.backbone.Block` has. It is used, not copied.
-        capacity: share of the tokens that run, in (0, 1]; :meth:`kept` gives their number.
+        capacity: share of the tokens that run, in (0, 1]; :meth:`kept` gives their number. A larger one spends more.
         weight: what Δ is multiplied by. "linear": r itself, as in the paper; a negative r subtracts. "sigmoid": σ(r).
         routing: who runs. "top_k": the k largest r of the sequence. "random": any k, as a control; the weight is still
             the router's. "threshold": those with r > 0. "predictor": those whom the predictor gives more than even
-            odds. The last two are causal, and run as many as it happens to be. It is an attribute, and may be changed.
+            odds. The last two are causal, and run as many as it happens to be.
         execution: "gathered" computes the routed tokens alone. "masked" computes all and takes what was routed, and is
-            there to be compared with.
+            there to be compared with, and to be exported.
         predictor: have one, a layer of dim / 4 hidden units.
         dim: features of a token; that of ``block.norm1`` if left out.
         generator: for random routing.
         in_place: gathered execution may write into the tokens that it is given, and does so where no gradients are
             recorded and they lie in one piece. It saves a copy of all that pass by, and is right where nobody needs the
-            layer's input any more, as in a plain stack of layers.
+            layer's input any more, as in a plain stack of layers without hooks that keep it.
+
+    Capacity, weight, routing and execution are knobs (:func:`dynlib.deciding.setting`): attributes that may be changed,
+    and are checked whenever the layer is used. Its records (:func:`dynlib.deciding.record`) are
+    :class:`dynlib.tokens.routing.Routed`.
 
     Given a cache, tokens are routed causally, as those to come cannot be ranked: by the predictor if there is one and
     by threshold if not, unless ``routing`` is causal already. The cache then holds what was routed and nothing else;
     where samples route differently, position -1 in it marks nobody.
 
     Raises:
-        TypeError: if the block has no ``update``, or no dim can be seen and none is given.
+        TypeError: if the block has no such ``update``, or no dim can be seen and none is given.
         ValueError: if the capacity is outside (0, 1], ``dim`` is not positive, an option has another name, or it routes
             by a predictor that it does not have.
     """
+
+    knobs = ("capacity", "weight", "routing", "execution")
+    reports = Routed
 
     def __init__(
         self,
@@ -99,25 +92,20 @@ class MixtureOfDepths(nn.Module):
         in_place: bool = False,
     ) -> None:
         super().__init__()
-        if not callable(getattr(block, "update", None)):
+        if not _takes(getattr(block, "update", None), "positions", "cache"):
             raise TypeError(
                 f"the block must have update(x, *, positions, cache), what it adds to x, as dynlib.backbone.Block has; "
                 f"{type(block).__name__} has not"
             )
         check_capacity(capacity)
-        if weight not in ("linear", "sigmoid"):
-            raise ValueError(f"weight must be 'linear' or 'sigmoid'; got {weight!r}")
-        if execution not in ("gathered", "masked"):
-            raise ValueError(f"execution must be 'gathered' or 'masked'; got {execution!r}")
         self.block: Any = block
         self.capacity: float = float(capacity)
         self.weight: Weight = weight
         self.execution: Execution = execution
         self.generator: torch.Generator | None = generator
         self.in_place: bool = in_place
-        dim = _dim_of(block) if dim is None else dim
-        if dim < 1:
-            raise ValueError(f"dim must be positive; got {dim}")
+        dim = check_whole("dim", _dim_of(block) if dim is None else dim, least=1)
+        self.dim: int = dim
         like = next(block.parameters(), torch.empty(0))
         place: dict[str, Any] = {"device": like.device, "dtype": like.dtype}
         self.router: nn.Linear = nn.Linear(dim, 1, bias=False, **place)
@@ -129,8 +117,7 @@ class MixtureOfDepths(nn.Module):
                 nn.LayerNorm(dim, **place), nn.Linear(dim, hidden, **place), nn.GELU(), nn.Linear(hidden, 1, **place)
             )
         self.routing: Routing = routing
-        self._check_routing()
-        self._records: list[list[Routed]] = []
+        self.check_knobs()
 
     def kept(self, tokens: int) -> int:
         """k = ⌈capacity · tokens⌉: one at least, and all of them at capacity 1."""
@@ -161,19 +148,19 @@ class MixtureOfDepths(nn.Module):
             ValueError: if there are no tokens, shapes do not fit, a router logit is not finite, there is a cache and no
                 positions, or random routing meets a cache.
         """
-        self._check_routing()
+        self.check_knobs()
         places, present = self._places(x, key_mask, positions, cache)
-        routed = self._route(x, present, past=cache is not None)
-        for record in self._records:
-            record.append(routed)
-        # rᵢ, or σ(rᵢ)
-        weight = (routed.logits.sigmoid() if self.weight == "sigmoid" else routed.logits).to(x.dtype)
+        whole = key_mask is None and positions is None  # every sequence is as long as the batch
+        routed = self._route(x, present, whole=whole, past=cache is not None)
+        if recorded(self):
+            report(self, routed._replace(weight=routed.weight.where(routed.mask, 0.0)))
+        mask, weight = routed.mask, routed.weight.to(x.dtype)
         held = key_mask[:, : cache.length] if key_mask is not None and cache is not None else None
         if self.execution == "masked":
-            return self._masked(x, weight, routed.mask, places, held, cache)
-        return self._gathered(x, weight, routed.mask, places, held, cache)
+            return self._masked(x, weight, mask, places, held, cache)
+        return self._gathered(x, weight, mask, places, held, cache)
 
-    def _route(self, x: Tensor, present: Tensor, *, past: bool) -> Routed:
+    def _route(self, x: Tensor, present: Tensor, *, whole: bool, past: bool) -> Routed:
         routing = self.routing
         if past and routing == "random":
             raise ValueError("random routing keeps k of a whole sequence, and a cache means that it is not whole yet")
@@ -181,12 +168,10 @@ class MixtureOfDepths(nn.Module):
             routing = "threshold" if self.predictor is None else "predictor"
         # r = wᵀx
         logits = widen(self.router(x).squeeze(-1))
-        # a finite sum has finite terms; one look is cheaper than many, and this is paid for every token written
-        if not math.isfinite(logits.detach().sum()) and not logits.isfinite().all():
-            raise ValueError("a router logit is not finite: look for NaN in the tokens or the router's weights")
+        look(_check_logits, logits)
         predicted = None
         # Only where it is asked for: it costs, and top-k does not need it.
-        if self.predictor is not None and (routing == "predictor" or self._records):
+        if self.predictor is not None and (routing == "predictor" or recorded(self)):
             predicted = widen(self.predictor(x.detach()).squeeze(-1))
         if routing == "threshold":
             mask = present & (logits > 0)
@@ -198,12 +183,14 @@ class MixtureOfDepths(nn.Module):
             if routing == "random":
                 device = None if self.generator is None else self.generator.device
                 scores = torch.rand(logits.shape, generator=self.generator, device=device).to(logits)
-            if present.all():  # every sequence is as long as the batch
+            if whole or present.all():
                 mask = expert_choice(scores, self.kept(x.shape[1]))
             else:
                 k = torch.tensor([self.kept(length) for length in present.sum(1).tolist()], device=x.device)
                 mask = expert_choice(scores.masked_fill(~present, -math.inf), k)
-        return Routed(mask, logits, predicted, present, routing)
+        # rᵢ, or σ(rᵢ)
+        weight = logits.sigmoid() if self.weight == "sigmoid" else logits
+        return Routed(mask, weight, logits, present, routing, predicted)
 
     def _masked(
         self, x: Tensor, weight: Tensor, mask: Tensor, places: Tensor, held: Tensor | None, cache: LayerCache | None
@@ -218,7 +205,7 @@ class MixtureOfDepths(nn.Module):
         self, x: Tensor, weight: Tensor, mask: Tensor, places: Tensor, held: Tensor | None, cache: LayerCache | None
     ) -> Tensor:
         batch, tokens, _ = x.shape
-        flat = mask.flatten().nonzero()[:, 0]
+        flat = chosen(mask)
         if len(flat) == 0:
             return x
         count = mask.sum(1).tolist()
@@ -231,12 +218,12 @@ class MixtureOfDepths(nn.Module):
             flat = (index + tokens * torch.tensor(rows, device=x.device)[:, None]).flatten()
         where = places.flatten()[flat]
         where = (where if there is None else torch.where(there, where, -1)).view(-1, most)
-        chosen = x.flatten(0, 1).index_select(0, flat)
+        taken = x.flatten(0, 1).index_select(0, flat)
         if cache is not None and len(rows) < batch:
-            cache = _Rows(cache, rows, batch)
+            cache = cache.only(rows, batch=batch)
         held = None if held is None else held[rows]
         update = self.block.update(
-            chosen.view(-1, most, x.shape[-1]), positions=where, cache=cache, **_held(held, *where.shape)
+            taken.view(-1, most, x.shape[-1]), positions=where, cache=cache, **_held(held, *where.shape)
         ).flatten(0, 1)
         # rᵢ · Δ(X̃)ᵢ
         update = (update * weight.flatten()[flat, None]).to(x.dtype)
@@ -252,139 +239,67 @@ class MixtureOfDepths(nn.Module):
         self, x: Tensor, key_mask: Tensor | None, positions: Tensor | None, cache: LayerCache | None
     ) -> tuple[Tensor, Tensor]:
         """Where every token stands, and whether it is there."""
-        if not x.is_floating_point():
-            raise TypeError(f"tokens must be floating-point features; got {x.dtype}: embed them first")
-        if x.ndim != 3 or x.numel() == 0 or x.shape[-1] != self.router.in_features:
-            raise ValueError(
-                f"tokens must be [batch, tokens, {self.router.in_features}], none of them 0; got {tuple(x.shape)}"
-            )
+        check_features(x, self.dim)
         batch, tokens, _ = x.shape
-        if positions is None:
-            if cache is not None:
-                raise ValueError(
-                    "the cache holds only routed tokens, so that where the next ones stand is not known: give positions"
-                )
-            positions = torch.arange(tokens, device=x.device)
-        if positions.dtype not in (torch.int64, torch.int32):
-            raise TypeError(f"positions must be int64 or int32; got {positions.dtype}")
-        if positions.shape not in ((tokens,), (batch, tokens)):
+        if positions is None and cache is not None:
             raise ValueError(
-                f"positions must be [tokens] or [batch, tokens] = {(batch, tokens)}; got {tuple(positions.shape)}"
+                "the cache holds only routed tokens, so that where the next ones stand is not known: give positions"
             )
-        positions = positions.expand(batch, tokens)
+        positions = spread_positions(positions, x)
         present = positions >= 0
         if key_mask is not None:
-            if key_mask.dtype != torch.bool:
-                raise TypeError(f"key_mask must be bool, True where a token is there; got {key_mask.dtype}")
-            keys = tokens + (cache.length if cache is not None else 0)
-            if key_mask.shape != (batch, keys):
-                raise ValueError(
-                    f"key_mask must have one entry per key, {(batch, keys)} (cached tokens, then the tokens of x); got "
-                    f"{tuple(key_mask.shape)}"
-                )
-            present = present & key_mask[:, keys - tokens :]
+            check_key_mask(key_mask, batch, tokens, 0 if cache is None else cache.length)
+            present = present & key_mask[:, -tokens:]
         return positions, present
 
-    def _check_routing(self) -> None:
-        if self.routing not in ROUTINGS:
-            raise ValueError(f"routing must be one of {', '.join(map(repr, ROUTINGS))}; got {self.routing!r}")
+    def check_knobs(self) -> None:
+        """Raises ValueError for a knob that is not as the class says."""
+        check_capacity(self.capacity)
+        check_name("weight", self.weight, ("linear", "sigmoid"))
+        check_execution(self.execution)
+        check_name("routing", self.routing, ROUTINGS)
         if self.routing == "predictor" and self.predictor is None:
             raise ValueError("there is no predictor to route by: make the layer with predictor=True and train it")
 
 
-class _Rows(LayerCache):
-    """Some samples of a cache. What they add is nobody for the others."""
-
-    def __init__(self, whole: LayerCache, rows: list[int], batch: int) -> None:
-        super().__init__()
-        self._whole, self._rows, self._batch, self.length = whole, rows, batch, whole.length
-
-    @property
-    def keys(self) -> Tensor:
-        return self._whole.keys[self._rows]
-
-    @property
-    def values(self) -> Tensor:
-        return self._whole.values[self._rows]
-
-    @property
-    def positions(self) -> Tensor:
-        return self._whole.positions[self._rows]
-
-    def append(self, keys: Tensor, values: Tensor, positions: Tensor) -> None:
-        spread = [part.new_zeros(self._batch, *part.shape[1:]) for part in (keys, values)]
-        spread.append(positions.new_full((self._batch, positions.shape[1]), -1))
-        for all_, some in zip(spread, (keys, values, positions), strict=True):
-            all_[self._rows] = some
-        self._whole.append(*spread)
-        self.length = self._whole.length
+Records = Mapping[str, Sequence[Routed]] | Sequence[Routed]
 
 
-def set_routing(model: nn.Module, routing: Routing) -> None:
-    """Change how all :class:`MixtureOfDepths` layers in ``model`` route.
-
-    Raises:
-        ValueError: if there is no such layer or no such routing, or a layer lacks the predictor; none is changed then.
-    """
-    layers = _layers(model)
-    before = [layer.routing for layer in layers]
-    try:
-        for layer in layers:
-            layer.routing = routing
-            layer._check_routing()
-    except ValueError:
-        for layer, old in zip(layers, before, strict=True):
-            layer.routing = old
-        raise
-
-
-@contextmanager
-def record(model: nn.Module) -> Iterator[list[Routed]]:
-    """Collect who runs where, in the order in which the layers run, as long as the context lasts.
-
-    Raises:
-        ValueError: if ``model`` has no :class:`MixtureOfDepths` layer.
-    """
-    routed: list[Routed] = []
-    layers = _layers(model)
-    for layer in layers:
-        layer._records.append(routed)
-    try:
-        yield routed
-    finally:
-        for layer in layers:
-            layer._records = [other for other in layer._records if other is not routed]
-
-
-def routing_loss(routed: Sequence[Routed]) -> Float[Tensor, ""]:
+def routing_loss(routed: Records) -> Float[Tensor, ""]:
     """BCE(σ(r), among the k), mean over tokens, then layers: it moves r > 0 to where the k begin.
 
     Its gradient reaches the tokens too, and so the layers below.
 
     Args:
-        routed: of :func:`record`, from a pass with top-k routing.
+        routed: of :func:`dynlib.deciding.record`, from passes with top-k routing; or a list of such records.
 
     Raises:
         ValueError: if there are none, or one was not routed by top-k.
     """
-    return _membership_loss(routed, [layer.logits for layer in routed])
+    layers = _flat(routed)
+    return _membership_loss(layers, [layer.scores for layer in layers if layer.scores is not None])
 
 
-def predictor_loss(routed: Sequence[Routed]) -> Float[Tensor, ""]:
+def predictor_loss(routed: Records) -> Float[Tensor, ""]:
     """As :func:`routing_loss`, of the predictors. Nothing but the predictors gets a gradient.
 
     Raises:
         ValueError: as there, and if a layer has no predictor.
     """
-    logits = [layer.predicted for layer in routed]
-    if any(part is None for part in logits):
+    layers = _flat(routed)
+    logits = [layer.predicted for layer in layers if layer.predicted is not None]
+    if len(logits) < len(layers):
         raise ValueError("a layer has no predictor to train: make it with predictor=True")
-    return _membership_loss(routed, [part for part in logits if part is not None])
+    return _membership_loss(layers, logits)
+
+
+def _flat(routed: Records) -> list[Routed]:
+    return [one for calls in routed.values() for one in calls] if isinstance(routed, Mapping) else list(routed)
 
 
 def _membership_loss(routed: Sequence[Routed], logits: Sequence[Tensor]) -> Tensor:
     if len(routed) == 0:
-        raise ValueError("nothing was recorded: run the model inside record(model)")
+        raise ValueError("nothing was recorded: run the model inside record(model, MixtureOfDepths)")
     losses = []
     for layer, part in zip(routed, logits, strict=True):
         if layer.routing != "top_k":
@@ -393,18 +308,29 @@ def _membership_loss(routed: Sequence[Routed], logits: Sequence[Tensor]) -> Tens
     return torch.stack(losses).mean()
 
 
-def _layers(model: nn.Module) -> list[MixtureOfDepths]:
-    layers = [module for module in model.modules() if isinstance(module, MixtureOfDepths)]
-    if not layers:
-        raise ValueError(f"{type(model).__name__} has no MixtureOfDepths layer: wrap some of its blocks first")
-    return layers
-
-
 def _held(held: Tensor | None, batch: int, tokens: int) -> dict[str, Tensor]:
     """The argument ``key_mask`` for a block: what the cache holds as told, and the new tokens by their positions."""
     if held is None:
         return {}
     return {"key_mask": torch.cat([held, held.new_ones(batch, tokens)], dim=1)}
+
+
+def _check_logits(logits: Tensor) -> None:
+    # a finite sum has finite terms; one look is cheaper than many, and this is paid for every token written
+    if not math.isfinite(logits.sum()) and not logits.isfinite().all():
+        raise ValueError("a router logit is not finite: look for NaN in the tokens or the router's weights")
+
+
+def _takes(function: object, *names: str) -> bool:
+    """Whether it can be called with these keywords."""
+    if not callable(function):
+        return False
+    try:
+        parameters = signature(function).parameters
+    except ValueError:  # it does not tell
+        return True
+    anything = any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values())
+    return anything or all(name in parameters for name in names)
 
 
 def _dim_of(block: nn.Module) -> int:

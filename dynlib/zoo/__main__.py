@@ -5,11 +5,9 @@ from pathlib import Path
 
 import torch
 
-from dynlib.depth.early_exit import MultiExit
-from dynlib.tokens import AdaptiveViT
 from dynlib.training import train
 from dynlib.zoo import FOLDER, card, load, names, save
-from dynlib.zoo.recipes import RECIPES, Numbers
+from dynlib.zoo.recipes import Numbers, recipe
 
 
 def main() -> None:
@@ -25,24 +23,25 @@ def main() -> None:
         return
     if options.name is None:
         parser.error(f"{options.action} needs the name of a backbone")
+    made = recipe(options.name)
     if options.action == "train":
-        recipe = RECIPES[options.name]
         torch.manual_seed(0)
-        model = recipe.build(**recipe.config)
-        if recipe.start is not None:
-            backbone = model.backbone if isinstance(model, MultiExit | AdaptiveViT) else model
-            backbone.load_state_dict(load(recipe.start).state_dict())
-        if recipe.prepare is not None:
-            recipe.prepare(model)
+        model = made.build(**made.config)
+        if made.start is not None:
+            backbone = load(made.start)
+            if made.begin is None:
+                model.load_state_dict(backbone.state_dict())
+            else:
+                made.begin(model, backbone)
         checkpoint = options.checkpoints / f"{options.name}.pt"
-        settings = {**recipe.training, "steps": int(recipe.training["steps"])}
-        train(model, recipe.loss(model), checkpoint=checkpoint, description=options.name, **settings)  # type: ignore[arg-type]
+        settings = {**made.training, "steps": int(made.training["steps"])}
+        train(model, made.loss(model), checkpoint=checkpoint, description=options.name, **settings)  # type: ignore[arg-type]
         # The figures are those of the weights as they ship, in half precision.
         save(options.name, model, {}, folder=options.folder)
-        figures = recipe.evaluate(load(options.name, folder=options.folder))
+        figures = made.evaluate(load(options.name, folder=options.folder))
         save(options.name, model, figures, folder=options.folder)
         (options.folder / "README.md").write_text(_cards(options.folder))
-    print(RECIPES[options.name].evaluate(load(options.name, folder=options.folder)))
+    print(made.evaluate(load(options.name, folder=options.folder)))
 
 
 def _cards(folder: Path) -> str:
@@ -50,14 +49,14 @@ def _cards(folder: Path) -> str:
     for name in names():
         if not (folder / f"{name}.safetensors").exists():
             continue
-        made, parameters = card(name, folder=folder), sum(p.numel() for p in load(name, folder=folder).parameters())
-        text += f"\n## {name}\n\n{(RECIPES[name].build.__doc__ or '').splitlines()[0]}\n\n"
-        text += (
-            f"- parameters: {parameters:,}\n- config: {_list(made['config'])}\n- training: {_list(made['training'])}\n"
-        )
-        if RECIPES[name].start is not None:
-            text += f"- starts from: {RECIPES[name].start}\n"
-        text += "".join(f"- {key.replace('_', ' ')}: {_figure(value)}\n" for key, value in made["figures"].items())
+        made, trained = recipe(name), card(name, folder=folder)
+        parameters = sum(p.numel() for p in load(name, folder=folder).parameters())
+        text += f"\n## {name}\n\n{(made.build.__doc__ or '').splitlines()[0]}\n\n"
+        text += f"- parameters: {parameters:,}\n- config: {_list(trained['config'])}\n"
+        text += f"- training: {_list(trained['training'])}\n"
+        if made.start is not None:
+            text += f"- starts from: {made.start}\n"
+        text += "".join(f"- {key.replace('_', ' ')}: {_figure(value)}\n" for key, value in trained["figures"].items())
         text += f"- made by: `python -m dynlib.zoo train {name}`\n"
     return text
 

@@ -1,8 +1,7 @@
 """A small reader of needles in noise, made of CoLT5's layers, and the way it is trained.
 
 The heavy branches get a gradient for routed tokens alone, so that a router that starts at random can wait for ever for
-the one token that it would have to see. :func:`narrow` therefore lets it begin with all of them: it moves the
-capacities from 1 down to their own, on a logarithmic scale, while the model is trained. That is not in the paper.
+the one token that it would have to see. :func:`dynlib.tokens.colt5.narrow` therefore lets it begin with all of them.
 """
 
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from torch.nn import functional as F
 
 from dynlib.data import needles
 from dynlib.data.needles import NOISE, SLOTS, VALUES
-from dynlib.tokens.colt5 import ConditionalBlock, Router
+from dynlib.tokens.colt5 import ConditionalBlock, narrow
 
 
 class NeedleReader(nn.Module):
@@ -52,25 +51,6 @@ class NeedleReader(nn.Module):
         return logits
 
 
-def narrow(model: nn.Module, *, steps: int, hold: float = 0.2, end: float = 0.5) -> Callable[[int], None]:
-    """What sets the capacities of all routers in ``model`` for a step: 1 at first, their own in the end.
-
-    Args:
-        model: its routers have the capacities that they are to end with.
-        steps: of the training.
-        hold, end: shares of the steps. Until the first all tokens are routed, from the second on as few as in the end,
-            and between them the logarithm of the capacity falls on a straight line.
-    """
-    goals = [(module, module.capacity) for module in model.modules() if isinstance(module, Router)]
-
-    def at(step: int) -> None:
-        way = min(max((step / steps - hold) / (end - hold), 0.0), 1.0)
-        for router, goal in goals:
-            router.capacity = float(goal) ** way
-
-    return at
-
-
 def reading_loss(
     model: nn.Module,
     *,
@@ -82,14 +62,14 @@ def reading_loss(
     shrink: bool = True,
     **drawn: int,
 ) -> Callable[[int], Tensor]:
-    """The loss of a step, on fresh sequences; unless ``shrink`` is False, :func:`narrow` is called before it.
+    """The loss of a step, on fresh sequences; after :func:`dynlib.tokens.colt5.narrow`, unless ``shrink`` is False.
 
     Args:
         model: a :class:`NeedleReader`.
         steps: of the training.
         batch: sequences a step.
         seed: no two share a sequence.
-        hold, end: as in :func:`narrow`.
+        hold, end: as in :func:`dynlib.tokens.colt5.narrow`.
         shrink: see above.
         drawn: ``length`` and ``needles``, as in :func:`dynlib.data.needles`.
     """

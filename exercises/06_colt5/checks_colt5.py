@@ -13,7 +13,7 @@ from dynlib.checks import Task, Watched, gradient, normal
 from dynlib.choice import soft_topk
 from dynlib.cost import count
 from dynlib.tokens import ConditionalAttention, ConditionalFeedForward
-from dynlib.tokens.colt5 import local_attention
+from dynlib.tokens.local_attention import local_attention
 
 Case = tuple[Tensor, int, float]
 """Scores, k and epsilon."""

@@ -466,7 +466,7 @@ def test_a_second_derivative_of_the_perturbed_argmax_is_refused():
     theta = normal(2, 5, seed=16).requires_grad_()
     value = perturbed_argmax(best, theta, samples=3, generator=seeded(22))
     (slope,) = torch.autograd.grad(value.square().sum(), theta, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
+    with pytest.raises(RuntimeError, match="no second derivative"):
         slope.square().sum().backward()
 
 
@@ -747,9 +747,9 @@ def test_a_single_number_is_no_problem(function):
     [
         ({"noise": "normal"}, ValueError, "'gaussian' or 'gumbel'; got 'normal'"),
         ({"noise": None}, ValueError, "'gaussian' or 'gumbel'; got None"),
-        ({"samples": 3.0}, TypeError, "samples must be an int; got float"),
-        ({"samples": True}, TypeError, "samples must be an int; got bool"),
-        ({"item_dims": "1"}, TypeError, "item_dims must be an int; got str"),
+        ({"samples": 3.0}, TypeError, r"samples must be an int; got 3\.0: use int\(samples\)"),
+        ({"samples": True}, TypeError, "samples must be an int; got True"),
+        ({"item_dims": "1"}, TypeError, "item_dims must be an int; got '1'"),
         ({"sigma": "1"}, TypeError, r"sigma must be a number; got str: use float\(sigma\)"),
         ({"sigma": torch.tensor(1.0)}, TypeError, "sigma must be a number; got Tensor"),
         ({"sigma": True}, TypeError, "sigma must be a number; got bool"),

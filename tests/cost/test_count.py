@@ -1,13 +1,22 @@
 """What is counted, against arithmetic done by hand."""
 
+import asyncio
+import gc
+import queue
 import re
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from multiprocessing.pool import ThreadPool
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from torch.utils.flop_counter import FlopCounterMode
 
 from dynlib.backbone import Attention, Block, CausalLM, FeedForward, ViT
@@ -353,8 +362,6 @@ def test_a_formula_must_give_a_whole_number(result):
 def test_wrong_arguments_are_errors_that_say_what_is_allowed():
     with pytest.raises(TypeError, match="a module or a function"):
         count("model")
-    with pytest.raises(TypeError, match="modules must be modules"):
-        count(len, [], modules=[3])
     with pytest.raises(TypeError, match=r"torch\.ops\.aten\.mm"):
         count(len, [], formulas={"mm": lambda *_: 0})
 
@@ -378,12 +385,28 @@ def test_parts_of_one_weight_add_up_without_counting_twice():
     assert count(lambda: (F.linear(x, weight[:4]), F.linear(x, weight[4:]))).params == 60
 
 
+def test_what_lies_in_the_memory_of_a_parameter_is_read_as_that_parameter():
+    layer, x = nn.Linear(6, 10), torch.ones(3, 6)
+    with torch.no_grad():
+        halves = {"data": layer.weight.data[:5], "numpy": torch.from_numpy(layer.weight.detach().numpy())[:5]}
+    halves["bits"] = layer.weight.detach().view(torch.int32)[:5].view(torch.float32)
+    for name in ("data", "bits"):
+        assert count(F.linear, x, halves[name]).params == 30, name
+    assert count(F.linear, x, halves["numpy"]).params == 0  # memory that PyTorch does not know to be the same
+    assert count(F.linear, x, layer.weight.detach().clone()).params == 0
+    weights = {name: value.detach() for name, value in layer.named_parameters()}
+    assert count(torch.func.functional_call, layer, weights, x).params == 70
+    kept = weights["weight"]
+    del layer, halves, weights
+    gc.collect()
+    assert count(F.linear, x, kept).params == 0  # nobody holds the parameter any more
+
+
 def test_a_view_made_before_still_reads_the_parameter():
     layer, x = nn.Linear(6, 10), torch.ones(3, 6)
     part, detached = layer.weight[4:], layer.weight.detach()[4:]
     assert count(lambda: F.linear(x, part)).params == 36
-    assert count(lambda: F.linear(x, detached)).params == 0
-    assert count(lambda: F.linear(x, detached), modules=layer).params == 36
+    assert count(lambda: F.linear(x, detached)).params == 36
 
 
 def test_shared_and_repeated_weights_count_once():
@@ -420,7 +443,7 @@ def test_a_gather_reads_the_elements_it_picks(gather):
 
 def test_parameters_of_an_unused_part_and_written_but_unread_ones_do_not_count():
     model = nn.ModuleDict({"used": nn.Linear(4, 4), "unused": nn.Linear(4, 4)})
-    assert count(lambda: model["used"](torch.ones(2, 4)), modules=model).params == 20
+    assert count(lambda: model["used"](torch.ones(2, 4))).params == 20
     with torch.no_grad():
         assert count(lambda: model["used"].weight.copy_(torch.ones(4, 4))).params == 0
 
@@ -431,7 +454,7 @@ def test_parameters_inside_one_flat_storage_are_told_apart():
     x = torch.ones(3, 4)
     assert count(lambda: (F.linear(x, first), F.linear(x, first))).params == 8
     assert count(lambda: (F.linear(x, first), F.linear(x, second[:1]))).params == 12
-    assert count(lambda: (F.linear(x, first), flat.sum())).params == 8  # the second is not known to be a parameter
+    assert count(lambda: (F.linear(x, first), flat.sum())).params == 16  # of the other four nobody is the owner
 
 
 def test_methods_partials_and_functions_find_their_parameters():
@@ -546,8 +569,239 @@ def test_checkpointing_counts_the_forward_pass_twice():
 def test_a_counter_outside_sees_what_a_counter_inside_sees():
     layer, x = nn.Linear(8, 8), torch.ones(2, 8)
     inner = []
-    outer = count(lambda: inner.append(count(layer, x)), modules=layer)
+    outer = count(lambda: inner.append(count(layer, x)))
     assert inner[0].flops == outer.flops == 2 * 2 * 8 * 8
+
+
+# Other threads
+
+
+def started(function):
+    out = []
+    thread = threading.Thread(target=lambda: out.append(function()))
+    thread.start()
+    thread.join()
+    return out[0]
+
+
+def with_a_pool_of_its_own(function):
+    with ThreadPoolExecutor(2) as pool:
+        return [future.result() for future in [pool.submit(function), pool.submit(function)]]
+
+
+WAITING, OLD = ThreadPoolExecutor(2), ThreadPool(2)
+THREADS = {
+    "a thread": (started, 1),
+    "a thread of a thread": (lambda function: started(lambda: started(function)), 1),
+    "a pool": (with_a_pool_of_its_own, 2),
+    "a pool that was there": (lambda function: WAITING.submit(function).result(), 1),
+    "its map": (lambda function: list(WAITING.map(lambda _: function(), range(3))), 3),
+    "asyncio": (lambda function: asyncio.run(asyncio.to_thread(function)), 1),
+    "apply": (lambda function: OLD.apply(function), 1),
+    "map": (lambda function: OLD.map(lambda _: function(), range(3)), 3),
+    "starmap": (lambda function: OLD.starmap(lambda _: function(), [(1,), (2,)]), 2),
+    "imap": (lambda function: list(OLD.imap(lambda _: function(), range(3))), 3),
+    "imap_unordered": (lambda function: list(OLD.imap_unordered(lambda _: function(), range(3))), 3),
+    "fork": (lambda function: torch.jit.wait(torch.jit.fork(function)), 1),
+}
+
+
+@pytest.mark.parametrize("name", THREADS)
+def test_work_that_is_given_to_other_threads_counts(name):
+    WAITING.submit(int).result()
+    run, times = THREADS[name]
+    layer, x = nn.Linear(8, 8), torch.ones(2, 8)
+    once = count(layer, x)
+    assert count(run, lambda: layer(x)) == Cost(times * once.flops, once.params, times * once.bytes)
+
+
+def test_counting_changes_no_thread_and_no_module_for_good():
+    kept = [threading.Thread.start, ThreadPoolExecutor.submit, ThreadPool.imap, nn.Module.__call__]
+    with pytest.raises(ZeroDivisionError):
+        count(lambda: 1 / 0)
+    count(started, int)
+    assert kept == [threading.Thread.start, ThreadPoolExecutor.submit, ThreadPool.imap, nn.Module.__call__]
+    layer, x, counted = nn.Linear(8, 8), torch.ones(2, 8), []
+    left = threading.Event()
+
+    def late():
+        left.wait()
+        layer(x)
+
+    def leave_one_behind():
+        counted.append(threading.Thread(target=late))
+        counted[0].start()
+
+    cost = count(leave_one_behind)
+    left.set()
+    counted[0].join()
+    assert cost.flops == 0  # it counts until the call returns
+
+
+def test_counts_in_several_threads_at_once_do_not_mix():
+    layer, x = nn.Linear(8, 8), torch.ones(2, 8)
+
+    def several(depth):
+        return {count(nn.Sequential(*[layer] * depth), x).flops for _ in range(20)}
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(several, range(1, 5))) == [{256 * depth} for depth in range(1, 5)]
+
+
+def test_a_part_that_runs_in_a_thread_that_is_not_seen_is_an_error():
+    jobs, done = queue.Queue(), queue.Queue()
+
+    def work():
+        while (job := jobs.get()) is not None:
+            done.put(job())
+
+    worker = threading.Thread(target=work)
+    worker.start()
+
+    class Elsewhere(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(8, 8)
+
+        def forward(self, x):
+            jobs.put(lambda: self.layer(x))
+            return done.get()
+
+    model = Elsewhere()
+    for call in (model, model.forward, partial(model, torch.ones(2, 8))):
+        with pytest.raises(ValueError, match=r"Linear of the model ran in a thread .* ThreadPoolExecutor"):
+            count(*((call,) if isinstance(call, partial) else (call, torch.ones(2, 8))))
+    jobs.put(None)
+    worker.join()
+
+
+def test_the_threads_of_autograd_count():
+    layer, x = nn.Linear(8, 8), torch.ones(2, 8)
+
+    class Deep(torch.autograd.Function):
+        """Runs another backward pass in its own, which from the 60th on takes a thread of its own."""
+
+        @staticmethod
+        def forward(ctx, x, depth):
+            ctx.depth = depth
+            return x * 1
+
+        @staticmethod
+        def backward(ctx, gradient):
+            with torch.enable_grad():
+                inner = torch.ones(2, 8, requires_grad=True)
+                if ctx.depth:
+                    Deep.apply(inner, ctx.depth - 1).sum().backward()
+                else:
+                    layer(x)
+            return gradient, None
+
+    assert count(lambda: Deep.apply(x.clone().requires_grad_(), 90).sum().backward()).flops == 256
+
+
+# Transforms, the compiler, control flow
+
+
+def test_transforms_cost_what_they_run():
+    layer, x = nn.Linear(8, 8), torch.ones(2, 8)
+    weights = {name: value.detach() for name, value in layer.named_parameters()}
+
+    def loss(weights, x):
+        return torch.func.functional_call(layer, weights, x).sum()
+
+    forward = 2 * 2 * 8 * 8
+    costs = {
+        "vmap": count(torch.func.vmap(layer), x[None].expand(3, 2, 8)),
+        "grad": count(torch.func.grad(loss), weights, x),
+        "grad of each": count(torch.func.vmap(torch.func.grad(loss), (None, 0)), weights, x),
+        "jvp": count(lambda: torch.func.jvp(layer, (x,), (x,))),
+        "jacrev": count(torch.func.jacrev(layer), x[0]),
+    }
+    assert {name: cost.flops for name, cost in costs.items()} == {
+        "vmap": 3 * forward,
+        "grad": 2 * forward,  # forward, and the gradient of the weight
+        "grad of each": 2 * forward,
+        "jvp": 3 * forward,  # x W, and the tangents x W' and x' W
+        "jacrev": forward // 2 + 8 * forward // 2,  # one row forward, eight back
+    }
+    assert all(cost.params == 72 for cost in costs.values())
+
+
+def test_reentrant_checkpointing_counts_the_forward_pass_twice():
+    layer, x = nn.Linear(8, 8), torch.ones(2, 8, requires_grad=True)
+    run = torch.utils.checkpoint.checkpoint
+    assert count(lambda: run(layer, x, use_reentrant=True).sum().backward()).flops == 4 * 256
+
+
+@pytest.mark.parametrize("ran_before", [True, False])
+def test_a_compiled_model_costs_what_it_was_written_as_and_stays_compiled(ran_before):
+    torch._dynamo.reset()
+    runs = []
+
+    def backend(graph, _):
+        return lambda *inputs: (runs.append(1), graph(*inputs))[1]
+
+    plain = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 8))
+    model, x = torch.compile(plain, backend=backend, fullgraph=True), torch.ones(10, 32)
+    if ran_before:
+        model(x)
+        runs.clear()
+    assert count(model, x) == count(plain, x)
+    assert not runs
+    for _ in range(5):
+        model(x)
+    assert len(runs) == 5
+
+
+def test_what_is_compiled_for_the_first_time_while_it_is_counted_stays_compiled_too():
+    code = """
+import sys, torch
+from dynlib.cost import count
+runs, made = [], []
+def backend(graph, _):
+    return lambda *inputs: (runs.append(1), graph(*inputs))[1]
+def run(x):
+    made.append(torch.compile(torch.nn.Linear(8, 8), backend=backend))
+    return made[0](x)
+assert "torch._dynamo" not in sys.modules
+x = torch.ones(2, 8)
+flops = count(run, x).flops
+runs.clear()
+made[0](x)
+print(flops, len(runs))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "256 1", done.stderr
+
+
+def test_exported_and_traced_models_cost_what_the_model_does():
+    layer, x = nn.Linear(8, 8), torch.ones(2, 8)
+    assert count(torch.export.export(layer, (x,)).module(), x) == count(layer, x)
+
+
+def test_flex_attention_costs_the_whole_square():
+    query = torch.randn(1, 2, 128, 16)
+    causal = create_block_mask(lambda b, h, i, j: i >= j, None, None, 128, 128, device="cpu")
+    for options in ({}, {"block_mask": causal}):
+        assert count(flex_attention, query, query, query, **options).flops == 4 * 2 * 128 * 128 * 16
+
+
+def test_control_flow_costs_the_branch_that_was_taken():
+    one, two = nn.Linear(8, 8), nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+
+    class Branches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = one, two
+
+        def forward(self, x):
+            return torch.cond(x.sum() > 0, self.one, self.two, (x,))
+
+    x = torch.ones(2, 8)
+    with torch.no_grad():
+        for model in (Branches(), torch.export.export(Branches(), (x,)).module()):
+            assert (count(model, x).flops, count(model, -x).flops) == (256, 512)
+            assert (count(model, x).params, count(model, -x).params) == (72, 144)
 
 
 # Cost

@@ -1,5 +1,6 @@
 """Decoding with exits against a slow loop that keeps no cache, and its parts against enumeration."""
 
+import copy
 import math
 from functools import cache
 from typing import Any
@@ -13,19 +14,17 @@ from torch.nn import functional as F
 
 from dynlib.backbone import CausalLM
 from dynlib.cost import count
-from dynlib.depth.calm import (
+from dynlib.depth.calm import calibration_losses, calm_generate, masked_exits
+from dynlib.depth.consistency import risk_consistency_loss, textual_consistency_loss
+from dynlib.depth.early_exit import margin, max_probability, negative_entropy
+from dynlib.depth.token_confidence import (
     ExitClassifier,
-    calibration_losses,
-    calm_generate,
     classifier_loss,
     decaying_threshold,
     exit_labels,
-    masked_exits,
-    risk_consistency_loss,
     state_similarity,
-    textual_consistency_loss,
 )
-from dynlib.depth.early_exit import margin
+from dynlib.tokens import MixtureOfDepths
 
 EXACT = {"rtol": 0, "atol": 1e-12}  # for float64
 CONFIDENCES = ["softmax_diff", "state", "classifier"]
@@ -624,7 +623,7 @@ def test_the_table_of_losses_has_a_row_for_a_prompt_and_a_column_for_a_threshold
         ({"min_exit": 6}, "got 6"),
         ({"tau": -1.0}, "tau must be finite and not negative; got -1.0"),
         ({"tau": math.inf}, "got inf"),
-        ({"confidence": "entropy"}, "one of 'softmax_diff', 'state', 'classifier'; got 'entropy'"),
+        ({"confidence": "entropy"}, "'softmax_diff', 'negative_entropy', 'state', 'classifier'; got 'entropy'"),
         ({"confidence": "classifier"}, "needs a classifier: train an ExitClassifier"),
         ({"classifier": nn.Identity()}, "'softmax_diff' does not ask the classifier given"),
     ],
@@ -650,7 +649,7 @@ def test_half_a_layer_is_refused():
         (lambda: decaying_threshold(0.5, 3, 3), "t must be one of 0 … 2; got 3"),
         (lambda: decaying_threshold(0.5, -1, 3), "got -1"),
         (lambda: decaying_threshold(0.5, 0, 3, tau=math.nan), "got nan"),
-        (lambda: ExitClassifier(0), "dim must be positive; got 0"),
+        (lambda: ExitClassifier(0), "dim must be at least 1; got 0"),
         (lambda: masked_exits(make_lm(), make_prompt(1, 3), -0.5), "threshold must be at least 0"),
         (lambda: masked_exits(make_lm(), make_prompt(2, 3), torch.tensor([0.5, math.nan])), "nan"),
         (
@@ -679,3 +678,139 @@ def test_half_a_layer_is_refused():
 def test_what_has_no_answer_is_refused(call, says):
     with pytest.raises(ValueError, match=says):
         call()
+
+
+# Around it
+
+
+@pytest.mark.parametrize("function", [margin, max_probability, negative_entropy])
+def test_a_confidence_may_be_any_function_of_logits(function):
+    model, prompt = make_lm(), make_prompt(6, 9)
+    names = {margin: "softmax_diff", max_probability: "max_probability", negative_entropy: "negative_entropy"}
+    given, named = (calm_generate(model, prompt, 12, 0.4, confidence=c) for c in (function, names[function]))
+    assert torch.equal(given.tokens, named.tokens)
+    assert torch.equal(given.exits, named.exits)
+    assert given.exits.unique().numel() > 1
+    early = given.exits < 5
+    assert (given.confidences[early] >= 0.4).all()
+    assert given.confidences[~early].isnan().all()
+
+
+@every_confidence
+@pytest.mark.parametrize("said", ["key_mask", "positions"])
+def test_prompts_filled_up_on_the_left_go_on_as_they_would_alone(confidence, said):
+    model, lengths = make_lm(), [3, 7, 5, 1]
+    classifier = make_classifier() if confidence == "classifier" else None
+    options: dict[str, Any] = {"confidence": confidence, "classifier": classifier}
+    prompts = [torch.randint(11, (length,), generator=torch.Generator().manual_seed(length)) for length in lengths]
+    filled = torch.stack([F.pad(prompt, (7 - len(prompt), 0), value=10) for prompt in prompts])
+    there = torch.arange(7) >= 7 - torch.tensor(lengths)[:, None]
+    padding = {"key_mask": there} if said == "key_mask" else {"positions": torch.where(there, there.cumsum(1) - 1, -1)}
+    together = calm_generate(model, filled, 12, 0.4, **padding, **options)
+    for row, prompt in enumerate(prompts):
+        alone = calm_generate(model, prompt[None], 12, 0.4, **options)
+        assert torch.equal(together.tokens[row, 7:], alone.tokens[0, len(prompt) :])
+        assert torch.equal(together.exits[row], alone.exits[0])
+        torch.testing.assert_close(together.confidences[row], alone.confidences[0], equal_nan=True, **EXACT)
+    assert together.exits.unique().numel() > 1
+    whole = calm_generate(model, filled, 12, 2.0, **padding, **options)
+    assert torch.equal(whole.tokens, model.generate(filled, 12, **padding))
+
+
+@every_confidence
+def test_it_writes_under_autocast(confidence):
+    model, prompt = make_lm(dtype=torch.float32), make_prompt(6, 9)
+    classifier = make_classifier().float() if confidence == "classifier" else None
+    first = copy.deepcopy(model)
+    first.blocks = first.blocks[:1]
+    threshold = 0.965 if classifier else 0.4
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = calm_generate(model, prompt, 12, threshold, confidence=confidence, classifier=classifier)
+        none = calm_generate(model, prompt, 12, 2.0, confidence=confidence, classifier=classifier)
+        all_ = calm_generate(model, prompt, 12, 0.0, confidence=confidence, classifier=classifier)
+        assert torch.equal(none.tokens, model.generate(prompt, 12))
+        # whoever leaves after the first layer never sees another
+        assert torch.equal(all_.tokens[:, prompt.shape[1]], first.generate(prompt, 1)[:, -1])
+    assert (all_.exits == 1).all()
+    assert mixed.exits.unique().numel() > 1
+    assert mixed.confidences.dtype == torch.float32
+    assert (mixed.confidences[mixed.exits < 5] >= threshold).all()
+
+
+def make_mixture() -> CausalLM:
+    model = make_lm()
+    model.blocks[2] = MixtureOfDepths(model.blocks[2], 0.5)
+    return model
+
+
+def test_a_mixture_of_depths_writes_where_nobody_leaves_and_is_named_where_somebody_may():
+    model, prompt = make_mixture(), make_prompt(6, 9)
+    assert torch.equal(calm_generate(model, prompt, 6, 2.0).tokens, model.generate(prompt, 6))
+    assert torch.equal(calm_generate(model, prompt, 6, 0.3, min_exit=5).tokens, model.generate(prompt, 6))
+    for run in (lambda: calm_generate(model, prompt, 6, 0.3), lambda: masked_exits(model, prompt, 0.3)):
+        with pytest.raises(TypeError, match=r"below layer 3: MixtureOfDepths lacks .* use a threshold above 1"):
+            run()
+
+
+def test_an_adapter_on_the_keys_and_values_is_in_what_a_token_leaves_behind():
+    class Adapter(nn.Module):
+        def __init__(self, base: nn.Linear) -> None:
+            super().__init__()
+            self.base = base
+            self.down, self.up = (nn.Linear(*sizes, bias=False).double() for sizes in ((16, 2), (2, 48)))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.base(x) + self.up(self.down(x))
+
+    model, prompt = make_lm(), make_prompt(6, 9)
+    for block in model.blocks:
+        block.attention.query_key_value = Adapter(block.attention.query_key_value)
+    merged = copy.deepcopy(model)
+    for block in merged.blocks:
+        adapter = block.attention.query_key_value
+        adapter.base.weight.data += adapter.up.weight.data @ adapter.down.weight.data
+        block.attention.query_key_value = adapter.base
+    adapted, plain = (calm_generate(each, prompt, 12, 0.4) for each in (model, merged))
+    assert torch.equal(adapted.tokens, plain.tokens)
+    assert torch.equal(adapted.exits, plain.exits)
+    torch.testing.assert_close(adapted.confidences, plain.confidences, equal_nan=True, **EXACT)
+    assert plain.exits.unique().numel() > 1
+
+
+def test_a_model_with_wrapped_parts_writes_the_same():
+    class Wrapped(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            return self.inner(tokens)
+
+    model, prompt = make_lm(), make_prompt(6, 9)
+    expected = calm_generate(model, prompt, 8, 0.4)
+    for block in model.blocks:
+        block.feed_forward = Wrapped(block.feed_forward)
+        block.norm1 = Wrapped(block.norm1)
+    got = calm_generate(model, prompt, 8, 0.4)
+    assert torch.equal(got.tokens, expected.tokens)
+    assert torch.equal(got.exits, expected.exits)
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+def test_prompts_that_are_no_tensor_are_told_how_to_become_one():
+    model = make_lm()
+    for run in (
+        lambda: calm_generate(model, make_prompt(6, 9).tolist(), 2, 0.5),
+        lambda: masked_exits(model, make_prompt(6, 9).numpy(), 0.5),
+        lambda: textual_consistency_loss(make_prompt(6, 9).numpy(), make_prompt(6, 9)),
+        lambda: risk_consistency_loss(make_prompt(6, 9), make_prompt(6, 9), make_prompt(6, 9).tolist()),
+    ):
+        with pytest.raises(TypeError, match=r"must be a tensor; got .*torch\.as_tensor"):
+            run()
+
+
+def test_the_exits_of_a_known_text_come_as_a_record():
+    found = masked_exits(make_lm(), make_prompt(6, 9), 0.4)
+    assert found._fields == ("logits", "exits")
+    assert found.logits.shape == (*make_prompt(6, 9).shape, 11)
+    assert found.exits.shape == make_prompt(6, 9).shape

@@ -1,4 +1,4 @@
-"""Early exit against a slow loop that sends one sample at a time, and the certificate against scipy and simulation.
+"""Early exit against a slow loop that sends one sample at a time.
 
 The statistical tests are seeded, so they pass or fail once and for all; ``FALSE_ALARM`` is the probability that a right
 implementation had been unlucky with its seed.
@@ -13,12 +13,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dynlib.backbone import ViT
 from dynlib.cost import count
+from dynlib.deciding import record
 from dynlib.depth.early_exit import (
     ExitHead,
     MultiExit,
@@ -28,11 +28,11 @@ from dynlib.depth.early_exit import (
     max_probability,
     negative_entropy,
 )
-from dynlib.depth.risk_control import binomial_cdf, learn_then_test
 
 FALSE_ALARM = 1e-6  # of every statistical test here
 CONFIDENCES = [max_probability, margin, negative_entropy]
 DEPTH, DIM, CLASSES, SIDE = 5, 8, 4, 8
+TOKENS = 5  # of a sample, the class token among them
 EXITS = (1, 3, 4)
 EXACT = {"rtol": 0, "atol": 1e-10}  # for float64
 few = settings(max_examples=40, deadline=None, derandomize=True)
@@ -113,7 +113,7 @@ def test_without_early_exits_it_is_the_backbone(exits):
     assert model.exits == (DEPTH,)
     for execution in ("gathered", "masked"):
         assert torch.equal(model.predict(images, 0.5, execution=execution).logits, model.backbone(images))
-    assert torch.equal(model.predict(images, []).exit, torch.zeros(3, dtype=torch.int64))
+    assert torch.equal(model.predict(images, []).exit, torch.full((3,), DEPTH))
 
 
 def test_the_last_layer_may_be_named_as_an_exit():
@@ -185,7 +185,7 @@ def test_any_backbone_in_three_steps_may_have_exits():
     x = torch.tensor([[0.1, 0.2], [1.0, 2.0], [0.5, 0.3]])
     expected = torch.stack([2 * x.sum(1), 4 * x.sum(1), 8 * x.sum(1)])
     assert torch.allclose(model(x)[..., 0], expected)
-    assert model.predict(x, 0.95).exit.tolist() == [2, 0, 1]  # σ(0.6), σ(1.2); σ(6); σ(1.6), σ(3.2)
+    assert model.predict(x, 0.95).exit.tolist() == [3, 1, 2]  # σ(0.6), σ(1.2); σ(6); σ(1.6), σ(3.2)
 
 
 # Executions
@@ -196,20 +196,20 @@ def test_any_backbone_in_three_steps_may_have_exits():
     thresholds=st.one_of(st.floats(0, 1.1), st.lists(st.floats(0, 1.1), min_size=3, max_size=3)),
     confidence=st.sampled_from(CONFIDENCES),
     seed=st.integers(0, 100),
-    chunk=st.sampled_from([None, 1, 3, 100]),
+    rows=st.sampled_from([None, 1, 2 * TOKENS - 1, 3 * TOKENS, 1000]),
 )
 @few
 @torch.no_grad()
-def test_a_batch_leaves_as_its_samples_alone(batch, thresholds, confidence, seed, chunk):
+def test_a_batch_leaves_as_its_samples_alone(batch, thresholds, confidence, seed, rows):
     model, images = make_model(), make_images(batch, seed=seed)
     limits = thresholds if isinstance(thresholds, list) else [thresholds] * len(EXITS)
-    gathered = model.predict(images, thresholds, confidence=confidence, chunk=chunk)
+    gathered = model.predict(images, thresholds, confidence=confidence, rows=rows)
     masked = model.predict(images, thresholds, confidence=confidence, execution="masked")
     guesses = [guesses_of_one(model, image) for image in images]
     exits = [leave_alone(guess, limits, confidence) for guess in guesses]
     picked = torch.stack([guess[exit] for guess, exit in zip(guesses, exits, strict=True)])
     for prediction in (gathered, masked):
-        assert prediction.exit.tolist() == exits
+        assert prediction.exit.tolist() == [model.exits[exit] for exit in exits]
         assert prediction.exit.dtype == torch.int64
         torch.testing.assert_close(prediction.logits, picked, **EXACT)
         torch.testing.assert_close(prediction.confidence, confidence(picked), **EXACT)
@@ -218,7 +218,8 @@ def test_a_batch_leaves_as_its_samples_alone(batch, thresholds, confidence, seed
 @torch.no_grad()
 def test_the_samples_of_these_tests_leave_at_every_exit():
     exits = make_model().predict(make_images(200), 0.8).exit
-    assert torch.bincount(exits, minlength=len(EXITS) + 1).min() >= 5
+    assert exits.unique().tolist() == [*EXITS, DEPTH]
+    assert min((exits == layer).sum() for layer in (*EXITS, DEPTH)) >= 5
 
 
 @pytest.mark.parametrize("execution", ["gathered", "masked"])
@@ -231,9 +232,9 @@ def test_a_threshold_above_one_is_bit_for_bit_the_full_model(execution, confiden
         head.linear.weight *= 1000
     prediction = model.predict(images, threshold, confidence=confidence, execution=execution)
     assert torch.equal(prediction.logits, model.backbone(images))
-    assert (prediction.exit == len(EXITS)).all()
+    assert (prediction.exit == DEPTH).all()
     # while at 1 those leave whose confidence float32 rounds to 1, and these heads shout
-    assert (model.predict(images, 1.0, confidence=confidence, execution=execution).exit == 0).any()
+    assert (model.predict(images, 1.0, confidence=confidence, execution=execution).exit == EXITS[0]).any()
 
 
 @pytest.mark.parametrize("execution", ["gathered", "masked"])
@@ -245,7 +246,7 @@ def test_at_threshold_zero_all_leave_at_the_first_exit(execution, confidence, sc
     for parameter in model.heads.parameters():
         parameter *= scale  # undecided, as it is, or shouting
     prediction = model.predict(images, 0, confidence=confidence, execution=execution)
-    assert (prediction.exit == 0).all()
+    assert (prediction.exit == EXITS[0]).all()
     torch.testing.assert_close(prediction.logits, model(images)[0])
 
 
@@ -255,8 +256,8 @@ def test_a_larger_threshold_never_lets_a_sample_leave_earlier(confidence):
     model, images = make_model(), make_images(40)
     sweep = [model.predict(images, t, confidence=confidence).exit for t in np.linspace(0, 1.1, 12)]
     assert all((later >= earlier).all() for earlier, later in pairwise(sweep))
-    assert (sweep[0] == 0).all()
-    assert (sweep[-1] == len(EXITS)).all()
+    assert (sweep[0] == EXITS[0]).all()
+    assert (sweep[-1] == DEPTH).all()
     # one threshold raised, the others as they are
     one = [model.predict(images, [0.6, t, 0.7], confidence=confidence).exit for t in np.linspace(0, 1.1, 12)]
     assert all((later >= earlier).all() for earlier, later in pairwise(one))
@@ -269,7 +270,7 @@ def test_a_sure_sample_neither_waits_for_an_unsure_one_nor_takes_it_along():
     pair = images[[int(sure.argmin()), int(sure.argmax())]]
     for limit in (sure.min().item() + 1e-6, sure.max().item() - 1e-6):  # below the mean, and above it
         exits = model.predict(pair, [limit, 2.0, 2.0]).exit
-        assert exits.tolist() == [len(EXITS), 0]
+        assert exits.tolist() == [DEPTH, EXITS[0]]
 
 
 @torch.no_grad()
@@ -280,15 +281,14 @@ def test_a_block_meets_only_the_samples_that_are_still_there():
     for block in model.backbone.blocks:
         block.register_forward_pre_hook(lambda _, given: met.append(len(given[0])))
     model.predict(images, 0.8)
-    starts = [1, 2, 2, 3, 4]  # how many exits lie before block 1 … 5, plus one
-    assert met == [int((exits >= start - 1).sum()) for start in starts]
+    assert met == [int((exits >= layer).sum()) for layer in range(1, DEPTH + 1)]
     assert met[0] > met[1] > met[-1] > 0
     met.clear()
     model.predict(images, 0.0)
     assert met == [60]
     met.clear()
-    model.predict(images[:7], 2.0, chunk=3)
-    # chunk by chunk through the layers between two exits, of which 2 and 3 are one stretch
+    model.predict(images[:7], 2.0, rows=3 * TOKENS)
+    # three samples at a time through the layers between two exits, of which 2 and 3 are one stretch
     assert met == [3, 3, 1, *(3, 3, 3, 3, 1, 1), *(3, 3, 1), *(3, 3, 1)]
 
 
@@ -323,9 +323,9 @@ def test_counted_flops_fall_with_the_threshold_and_include_the_heads():
     assert sweep[-1] == embedding + block + head_flops(32)
     # between: layers and heads of those who were still there
     exits = model.predict(images, 0.7).exit
-    layers = sum(model.exits[exit] for exit in exits.tolist())
-    heads = sum(min(exit + 1, len(EXITS)) for exit in exits.tolist())
-    readouts = int((exits == len(EXITS)).sum())
+    layers = int(exits.sum())
+    heads = sum(sum(layer <= exit for layer in EXITS) for exit in exits.tolist())
+    readouts = int((exits == DEPTH).sum())
     assert sweep[2] == embedding + block // 32 * layers + head_flops(heads) + head_flops(readouts)
 
 
@@ -454,8 +454,8 @@ def test_a_confidence_at_the_threshold_is_enough():
     assert exit_index(torch.tensor([[0.5, 0.25], [0.0, 0.0]]), 0.5).tolist() == [0, 1]
     model = MultiExit(Counter(), [1, 2], heads=[Total(), Total()])
     x = torch.zeros(2, 3)  # heads that cannot tell: a confidence of exactly one half
-    assert model.predict(x, 0.5).exit.tolist() == [0, 0]
-    assert model.predict(x, math.nextafter(0.5, 1)).exit.tolist() == [2, 2]
+    assert model.predict(x, 0.5).exit.tolist() == [1, 1]
+    assert model.predict(x, math.nextafter(0.5, 1)).exit.tolist() == [3, 3]
 
 
 # Errors of the exits
@@ -470,9 +470,9 @@ def test_a_confidence_at_the_threshold_is_enough():
         ([-1], ValueError, "no exit after layer -1"),
         ([2, 2], ValueError, "once"),
         ([3, 1], ValueError, "rise"),
-        ([1.0], TypeError, "whole number"),
-        ([True], TypeError, "whole number"),
-        (["2"], TypeError, "whole number"),
+        ([1.0], TypeError, "exit must be an int"),
+        ([True], TypeError, "exit must be an int"),
+        (["2"], TypeError, "exit must be an int"),
     ],
 )
 @pytest.mark.usefixtures("as_users_run_it")
@@ -493,7 +493,7 @@ def test_backbones_and_heads_that_do_not_fit_are_refused():
         MultiExit(make_vit(depth=0), [])
     wrong = MultiExit(make_vit(), [1, 2], heads=[nn.Identity(), nn.Identity()])
     for run in (lambda x: wrong(x), lambda x: wrong.predict(x, 0.5)):
-        with pytest.raises(ValueError, match=r"exit 0, after layer 1, must give logits \[batch, classes\]"):
+        with pytest.raises(ValueError, match=r"the exit after layer 1 must give logits \[batch, classes\]"):
             run(make_images(2))
 
 
@@ -532,8 +532,9 @@ def test_a_bad_threshold_is_refused_where_there_is_no_early_exit_too():
     ("options", "says"),
     [
         ({"execution": "fused"}, "'gathered' or 'masked'"),
-        ({"chunk": 0}, "from 1 on"),
-        ({"chunk": 2, "execution": "masked"}, "for 'gathered'"),
+        ({"rows": 0}, "at least 1 tokens"),
+        ({"rows": 2, "execution": "masked"}, "the work of 'gathered'"),
+        ({"confidence": "state"}, "function of logits, or one of 'max_probability'"),
         ({"confidence": lambda logits: max_probability(logits).mean()}, "each sample on its own"),
         ({"confidence": lambda logits: logits.amax(-1) * math.nan}, "NaN"),
         ({"confidence": lambda logits: logits.amax(-1) * math.nan, "execution": "masked"}, "NaN"),
@@ -609,249 +610,102 @@ def test_losses_that_cannot_be_are_refused(logits, labels, weights, error, says)
         exit_loss(logits, labels, weights=weights)
 
 
-# Learn, then test
+# Around it
 
 
-def losses_with(sums: Sequence[int], points: int) -> Tensor:
-    """Zeros and ones with these sums, [points, thresholds]."""
-    return (torch.arange(points)[:, None] < torch.tensor(sums)).double()
-
-
-def falling(count: int) -> list[float]:
-    return [1 - i / count for i in range(count)]
-
-
-@pytest.mark.parametrize("trials", [1, 2, 30, 1000, 50_000])
-@pytest.mark.parametrize("probability", [1e-4, 0.02, 0.1, 0.5, 0.97])
-def test_the_binomial_tail_is_that_of_scipy(trials, probability):
-    successes = torch.linspace(0, trials, min(trials + 1, 200)).long()
-    expected = torch.from_numpy(stats.binom.cdf(successes.numpy(), trials, probability))
-    got = binomial_cdf(successes, trials, probability)
-    assert got.dtype == torch.float64
-    assert got.max() <= 1
-    # log-factorials of 50,000 are about 5e5, which leaves ten digits of the tail
-    torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-300)
-
-
-@pytest.mark.parametrize(("delta", "epsilon"), [(0.1, 0.1), (0.02, 0.05), (0.5, 0.3)])
-def test_p_values_are_their_formulas(delta, epsilon):
-    points, sums = 200, [0, 1, 3, 9, 20, 40, 150, 200]
-    losses = losses_with(sums, points)
-    binomial = stats.binom.cdf(sums, points, delta)
-    hoeffding = np.exp(-2 * points * np.maximum(delta - np.array(sums) / points, 0) ** 2)
-    chernoff = []
-    for k in sums:  # the least over t > 0 of E exp(t (Binomial − k)), where k is below its mean
-        slopes = -np.logspace(-6, 2, 20_001)
-        curve = points * np.log1p(delta * np.expm1(slopes)) - slopes * k
-        chernoff.append(math.exp(curve.min()) if k < points * delta else 1.0)
-    bentkus = np.minimum(1, np.minimum(chernoff, math.e * binomial))
-    for test, expected in (("binomial", binomial), ("hoeffding", hoeffding), ("hoeffding-bentkus", bentkus)):
-        found = learn_then_test(losses, falling(len(sums)), delta, epsilon, test=test)
-        np.testing.assert_allclose(found.p_values.numpy(), expected, rtol=1e-5, atol=1e-300)
-        assert found.test == test
-        # fixed sequence: all before the first that fails
-        passed = [p <= epsilon for p in expected]
-        certified = passed.index(False)
-        assert found.index == (certified - 1 if certified else None)
-        assert found.tested == certified + 1
-        assert found.risks.tolist() == pytest.approx([k / points for k in sums])
-
-
-@pytest.mark.parametrize("delta", [0.02, 0.1, 0.4])
-def test_no_p_value_is_small_more_often_than_it_may_be(delta):
-    # exact: all outcomes of 60 losses of 0 and 1 with a risk of delta, the edge of what is to be rejected
-    points = 60
-    mass = stats.binom.pmf(range(points + 1), points, delta)
-    losses = losses_with(range(points + 1), points)
-    p = {
-        test: learn_then_test(losses, falling(points + 1), delta, 0.1, test=test).p_values.numpy()
-        for test in ("binomial", "hoeffding-bentkus", "hoeffding")
-    }
-    for values in p.values():
-        for level in np.linspace(0.001, 0.999, 500):
-            assert mass[values <= level].sum() <= level + 1e-12
-    assert (p["binomial"] <= p["hoeffding-bentkus"] + 1e-12).all()
-    assert (p["hoeffding-bentkus"] <= p["hoeffding"] + 1e-12).all()
-
-
-def test_bentkus_rounds_a_fraction_up():
-    losses = torch.full((50, 1), 0.05, dtype=torch.float64)  # sum 2.5
-    found = learn_then_test(losses, [1.0], 0.3, 0.1)
-    assert found.test == "hoeffding-bentkus"
-    a, b = 0.05, 0.3
-    chernoff = math.exp(-50 * (a * math.log(a / b) + (1 - a) * math.log((1 - a) / (1 - b))))
-    bentkus = math.e * stats.binom.cdf(3, 50, 0.3)
-    assert found.p_values.item() == pytest.approx(min(chernoff, bentkus), rel=1e-9)
-    # and where Bentkus is the smaller of the two
-    losses = torch.full((500, 1), 0.041, dtype=torch.float64)  # sum 20.5
-    found = learn_then_test(losses, [1.0], 0.1, 0.1)
-    assert found.p_values.item() == pytest.approx(math.e * stats.binom.cdf(21, 500, 0.1), rel=1e-9)
-
-
-def test_testing_stops_at_the_first_failure():
-    points = 300
-    losses = losses_with([0, 5, 60, 0, 0], points)  # the last two would pass
-    found = learn_then_test(losses, [0.9, 0.8, 0.7, 0.6, 0.5], 0.1, 0.1)
-    assert (found.threshold, found.index, found.tested) == (0.8, 1, 3)
-    assert (found.p_values[3:] <= 0.1).all()
-    found = learn_then_test(losses[:, [0, 1, 3, 4]], [0.9, 0.8, 0.6, 0.5], 0.1, 0.1)
-    assert (found.threshold, found.index, found.tested) == (0.5, 3, 4)
-
-
-def test_a_p_value_of_exactly_epsilon_is_small_enough():
-    losses = torch.zeros(1, 1)
-    assert learn_then_test(losses, [1.0], 0.5, 0.5).threshold == 1.0
-    assert learn_then_test(losses, [1.0], 0.5, math.nextafter(0.5, 0)).threshold is None
-
-
-def simulate(
-    draw: Callable[[np.random.Generator], np.ndarray], risks: np.ndarray, delta: float, epsilon: float, test: str
-) -> tuple[float, float, float]:
-    """How often, of 500 calibrations, a broken promise: certified, and naive; and how often nothing was certified."""
-    random = np.random.default_rng(0)
-    broken = naive = nothing = 0
-    for _ in range(500):
-        losses = draw(random)
-        found = learn_then_test(torch.from_numpy(losses), falling(len(risks)), delta, epsilon, test=test)
-        nothing += found.index is None
-        broken += found.index is not None and risks[found.index] > delta
-        kept = np.flatnonzero(losses.mean(0) <= delta)  # the most daring one that looks as if it kept delta
-        naive += len(kept) > 0 and risks[kept[-1]] > delta
-    return broken / 500, naive / 500, nothing / 500
+def test_the_exit_of_a_sample_is_the_layer_after_which_it_left():
+    model, images = make_model(), make_images(60)
+    with record(model, MultiExit) as records:
+        for execution in ("gathered", "masked"):
+            model.predict(images, 0.8, execution=execution)
+    gathered, masked = records[""]
+    logits = model(images)
+    assert gathered.exit.unique().tolist() == [*EXITS, DEPTH]
+    assert torch.equal(gathered.exit, masked.exit)
+    index = torch.tensor([model.exits.index(layer) for layer in masked.exit.tolist()])
+    assert torch.equal(index, exit_index(max_probability(logits), 0.8))
+    assert torch.equal(masked.logits, logits[index, torch.arange(60)])
 
 
 @pytest.mark.parametrize(
-    ("test", "delta", "epsilon"),
-    [
-        ("binomial", 0.1, 0.1),
-        ("binomial", 0.02, 0.1),
-        ("hoeffding-bentkus", 0.1, 0.1),
-        ("hoeffding-bentkus", 0.05, 0.2),
-        ("hoeffding", 0.1, 0.1),
-    ],
+    ("name", "function"),
+    [("max_probability", max_probability), ("softmax_diff", margin), ("negative_entropy", negative_entropy)],
 )
-def test_certificates_break_their_promise_no_oftener_than_epsilon_and_naive_thresholds_do(test, delta, epsilon):
-    # 500 calibrations of 500 points. A right certificate breaks at most as often as Binomial(500, ε), whose
-    # (1 − FALSE_ALARM) quantile is the bound. Risks rise in steps of δ / 20, one of them just above δ.
-    risks = delta * (np.arange(40) + 0.01) / 20
-    most = stats.binom.ppf(1 - FALSE_ALARM, 500, epsilon) / 500
-    amount = 1.0 if test == "binomial" else 0.5  # a loss, where there is one; its probability makes up for it
-
-    def draw(random: np.random.Generator) -> np.ndarray:
-        return amount * (random.random((500, 1)) < risks / amount)
-
-    broken, naive, nothing = simulate(draw, risks, delta, epsilon, test)
-    assert broken <= most
-    assert naive > most
-    assert nothing < 0.01
+def test_a_confidence_may_be_given_by_its_name(name, function):
+    model, images = make_model(), make_images(40)
+    named, given = (model.predict(images, 0.7, confidence=confidence) for confidence in (name, function))
+    assert torch.equal(named.exit, given.exit)
+    assert torch.equal(named.confidence, given.confidence)
 
 
-def test_many_tests_in_a_row_break_no_more_promises_than_one():
-    # 500 calibrations at 60 thresholds, independent and all just worse than δ: each single one passes in about 9 %
-    risks = np.full(60, 0.1001)
-    random = np.random.default_rng(1)
-    broken = passed = 0
-    for _ in range(500):
-        losses = torch.from_numpy(random.random((500, 60)) < risks)
-        found = learn_then_test(losses, falling(60), 0.1, 0.1)
-        broken += found.index is not None
-        passed += bool((found.p_values <= 0.1).any())
-    assert broken / 500 <= stats.binom.ppf(1 - FALSE_ALARM, 500, 0.1) / 500
-    assert passed / 500 > 0.9  # had every threshold been tested and the most daring one been taken
-
-
-def test_with_100_points_hoeffding_certifies_nothing_and_says_how_many_it_needs():
-    losses, thresholds = torch.zeros(100, 3), [1.0, 0.5, 0.0]
-    found = learn_then_test(losses, thresholds, 0.1, 0.1, test="hoeffding")
-    assert (found.threshold, found.index, found.tested) == (None, None, 1)
-    assert found.needed == math.ceil(math.log(10) / 0.02) == 116
-    assert "nothing can be certified with 100 calibration points" in str(found)
-    assert "at least 116" in str(found)
-    assert learn_then_test(losses, thresholds, 0.1, 0.1).threshold == 0.0  # the exact test needs no more than 22
-
-
-@pytest.mark.parametrize("test", ["binomial", "hoeffding-bentkus", "hoeffding"])
-@pytest.mark.parametrize(("delta", "epsilon"), [(0.1, 0.1), (0.02, 0.1), (0.5, 0.5), (0.9, 0.9), (0.25, 1e-6)])
-def test_needed_is_the_least_number_of_points_that_can_certify(test, delta, epsilon):
-    needed = learn_then_test(torch.zeros(1, 1), [1.0], delta, epsilon, test=test).needed
-    enough = learn_then_test(torch.zeros(needed, 1), [1.0], delta, epsilon, test=test)
-    assert enough.threshold == 1.0
-    if needed > 1:
-        one_less = learn_then_test(torch.zeros(needed - 1, 1), [1.0], delta, epsilon, test=test)
-        assert one_less.threshold is None
-        assert f"at least {needed}" in str(one_less)
-
-
-def test_a_certificate_says_what_it_promises_and_a_failure_why():
-    found = learn_then_test(losses_with([0, 3, 90], 200), [0.9, 0.75, 0.5], 0.1, 0.05)
-    assert str(found) == "threshold 0.75: risk at most 0.1 with confidence 0.95, from 200 calibration points"
-    failed = learn_then_test(losses_with([90], 200), [0.9], 0.1, 0.05)
-    assert failed.threshold is None
-    assert "the safest threshold has mean loss 0.45" in str(failed)
-
-
-@given(
-    sums=st.lists(st.integers(0, 300), min_size=1, max_size=12),
-    deltas=st.tuples(st.floats(0.01, 0.99), st.floats(0.01, 0.99)),
-    epsilons=st.tuples(st.floats(0.001, 0.999), st.floats(0.001, 0.999)),
-    test=st.sampled_from(["binomial", "hoeffding-bentkus", "hoeffding"]),
-)
-@few
-def test_a_weaker_promise_never_certifies_less(sums, deltas, epsilons, test):
-    losses, thresholds = losses_with(sums, 300), falling(len(sums))
-    strict = learn_then_test(losses, thresholds, min(deltas), min(epsilons), test=test)
-    weak = learn_then_test(losses, thresholds, max(deltas), max(epsilons), test=test)
-    assert (weak.p_values <= strict.p_values + 1e-12).all()
-    assert (-1 if weak.index is None else weak.index) >= (-1 if strict.index is None else strict.index)
-
-
-def test_losses_may_be_of_any_number_type_and_thresholds_a_tensor():
-    losses = losses_with([0, 2, 12, 40], 100)
-    wanted = learn_then_test(losses, [0.9, 0.7, 0.5, 0.1], 0.2, 0.1)
-    assert wanted.test == "binomial"
-    assert wanted.threshold == 0.5
-    for dtype in (torch.bool, torch.int64, torch.uint8, torch.float16, torch.float32):
-        found = learn_then_test(losses.to(dtype), torch.tensor([0.9, 0.7, 0.5, 0.1], dtype=torch.float64), 0.2, 0.1)
-        assert torch.equal(found.p_values, wanted.p_values)
-        assert found.threshold == wanted.threshold
-
-
-@pytest.mark.parametrize(
-    ("losses", "thresholds", "delta", "epsilon", "options", "error", "says"),
-    [
-        (torch.zeros(0, 2), [1, 0], 0.1, 0.1, {}, ValueError, "no calibration points"),
-        (torch.zeros(5, 0), [], 0.1, 0.1, {}, ValueError, "no threshold"),
-        (torch.zeros(5, 3), [1, 0], 0.1, 0.1, {}, ValueError, "2 thresholds; got shape"),
-        (torch.zeros(5), [1], 0.1, 0.1, {}, ValueError, r"\[points, thresholds\]"),
-        (torch.zeros(5, 2), [0, 1], 0.1, 0.1, {}, ValueError, "fall strictly"),
-        (torch.zeros(5, 2), [1, 1], 0.1, 0.1, {}, ValueError, "fall strictly"),
-        (torch.zeros(5, 2), [1, math.nan], 0.1, 0.1, {}, ValueError, "NaN"),
-        (torch.zeros(5, 1), [None], 0.1, 0.1, {}, TypeError, "sequence of numbers"),
-        (torch.zeros(5, 1), 0.5, 0.1, 0.1, {}, TypeError, "sequence of numbers"),
-        (torch.full((5, 1), 1.5), [1], 0.1, 0.1, {}, ValueError, r"in \[0, 1\]"),
-        (torch.full((5, 1), -1), [1], 0.1, 0.1, {}, ValueError, r"in \[0, 1\]"),
-        (torch.full((5, 1), math.nan), [1], 0.1, 0.1, {}, ValueError, r"in \[0, 1\]"),
-        (torch.zeros(5, 1), [1], 0.0, 0.1, {}, ValueError, "delta"),
-        (torch.zeros(5, 1), [1], 1, 0.1, {}, ValueError, "delta"),
-        (torch.zeros(5, 1), [1], math.nan, 0.1, {}, ValueError, "delta"),
-        (torch.zeros(5, 1), [1], 0.1, 0, {}, ValueError, "epsilon"),
-        (torch.zeros(5, 1), [1], 0.1, 10, {}, ValueError, "epsilon.*10 % is 0.1"),
-        (torch.zeros(5, 1), [1], 0.1, 0.1, {"test": "t"}, ValueError, "'hoeffding'"),
-        (torch.full((5, 1), 0.5), [1], 0.1, 0.1, {"test": "binomial"}, ValueError, "fraction"),
-    ],
-)
 @pytest.mark.usefixtures("as_users_run_it")
-def test_certificates_that_cannot_be_are_refused(losses, thresholds, delta, epsilon, options, error, says):
-    with pytest.raises(error, match=says):
-        learn_then_test(losses, thresholds, delta, epsilon, **options)
+def test_rows_are_a_whole_number_of_tokens():
+    with pytest.raises(TypeError, match="rows must be an int, a number of tokens"):
+        make_model().predict(make_images(2), 0.5, rows=2.5)
 
 
-@pytest.mark.parametrize(
-    ("successes", "trials", "probability"), [(-1, 5, 0.5), (6, 5, 0.5), (0, 0, 0.5), (1, 5, 0.0), (1, 5, 1.0)]
-)
-def test_binomials_that_cannot_be_are_refused(successes, trials, probability):
-    with pytest.raises(ValueError, match=r"successes must|need at least"):
-        binomial_cdf(torch.tensor([successes]), trials, probability)
+@pytest.mark.parametrize("limit", [0.1, 1 / 3, 0.7, 1 + 1e-12])
+def test_a_threshold_is_compared_exactly_in_float32(limit):
+    near = torch.tensor([limit], dtype=torch.float32)
+    confidence = torch.cat([near, near.nextafter(torch.zeros(1)), near.nextafter(torch.full((1,), 2.0))])
+    expected = [0 if value >= limit else 1 for value in confidence.tolist()]
+    assert exit_index(torch.stack([confidence, confidence]), limit).tolist() == expected
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+def test_arrays_and_lists_are_told_how_to_become_tensors():
+    logits, labels = torch.zeros(2, 3, 4), torch.tensor([0, 1, 2])
+    for run in (
+        lambda: exit_loss(logits, labels.numpy()),
+        lambda: exit_loss(logits.numpy(), labels),
+        lambda: max_probability(logits.numpy()),
+        lambda: exit_index([[0.5]], 0.5),
+        lambda: make_model().predict(make_images(2).numpy(), 0.5),
+    ):
+        with pytest.raises(TypeError, match=r"must be a tensor; got .*torch\.as_tensor"):
+            run()
+
+
+def test_losses_and_confidences_have_gradients_per_sample():
+    logits, labels = torch.randn(3, 5, 4, generator=seeded(3)), torch.randint(4, (5,), generator=seeded(4))
+
+    def loss(one: Tensor, label: Tensor) -> Tensor:
+        return exit_loss(one[:, None], label[None])
+
+    each = torch.func.vmap(torch.func.grad(loss), in_dims=(1, 0))(logits, labels)
+    expected = [torch.func.grad(loss)(logits[:, sample], labels[sample]) for sample in range(5)]
+    torch.testing.assert_close(each, torch.stack(expected))
+    for confidence in CONFIDENCES:
+        together = torch.func.vmap(confidence)(logits)
+        torch.testing.assert_close(together, confidence(logits))
+
+
+def test_the_logits_of_all_exits_can_be_exported():
+    model, images = make_model(), make_images(3)
+    exported = torch.export.export(model, (images,)).module()
+    torch.testing.assert_close(exported(images), model(images), **EXACT)
+
+
+def test_gathered_exits_say_that_vmap_shows_them_nothing_and_masked_ones_go():
+    model, images = make_model(), make_images(5)
+
+    def predict(image: Tensor, execution: str) -> Tensor:
+        return model.predict(image[None], 0.7, execution=execution).logits[0]
+
+    with pytest.raises(RuntimeError, match="use execution='masked'"):
+        torch.func.vmap(lambda image: predict(image, "gathered"))(images)
+    together = torch.func.vmap(lambda image: predict(image, "masked"))(images)
+    torch.testing.assert_close(together, model.predict(images, 0.7).logits, **EXACT)
+
+
+@pytest.mark.parametrize("execution", ["gathered", "masked"])
+def test_another_default_device_changes_nothing(execution):
+    model, images = make_model(), make_images(5)
+    expected = model.predict(images, 0.7, execution=execution)
+    with torch.device("meta"):
+        got = model.predict(images, 0.7, execution=execution)
+    assert torch.equal(got.logits, expected.logits)
+    assert torch.equal(got.exit, expected.exit)
 
 
 # On a GPU
@@ -868,6 +722,3 @@ def test_all_of_it_runs_on_a_gpu():
     torch.testing.assert_close(gathered.logits, masked.logits, **EXACT)
     loss = exit_loss(model(images), torch.zeros(30, dtype=torch.int64, device="cuda"), weights="depth")
     assert loss.is_cuda
-    found = learn_then_test(losses_with([0, 2, 50], 100).cuda(), [0.9, 0.8, 0.7], 0.1, 0.1)
-    assert found.threshold == 0.8
-    torch.testing.assert_close(found.p_values.cpu(), torch.from_numpy(stats.binom.cdf([0, 2, 50], 100, 0.1)))

@@ -436,7 +436,7 @@ def test_a_middle_that_is_not_there_is_refused(plan, first, last, says):
 @pytest.mark.usefixtures("as_users_run_it")
 @pytest.mark.parametrize(("first", "last"), [(1.0, 3), (1, "3"), (True, 3), (1, torch.tensor(3))])
 def test_a_middle_that_is_not_made_of_integers_is_refused(plan, first, last):
-    with pytest.raises(TypeError, match="must be an integer; got"):
+    with pytest.raises(TypeError, match="must be an int; got"):
         plan(make_named(6)[0], first, last)
 
 
@@ -446,7 +446,7 @@ def test_a_middle_that_is_not_made_of_integers_is_refused(plan, first, last):
     [
         (0, ValueError, "iterations must be at least 1; got 0"),
         (-2, ValueError, "got -2"),
-        (1.5, TypeError, "iterations must be an integer; got 1.5"),
+        (1.5, TypeError, "iterations must be an int; got 1.5"),
     ],
 )
 def test_a_loop_that_does_not_run_is_refused(iterations, error, says):

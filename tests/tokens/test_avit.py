@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from dynlib.backbone import ViT
 from dynlib.cost import count
+from dynlib.deciding import record, setting
 from dynlib.tokens.avit import AdaptiveViT, Halted, depth_prior, depth_prior_loss, ponder_loss
 
 DEPTH, DIM, CLASSES, SIDE, TOKENS = 5, 8, 4, 12, 10
@@ -129,9 +130,9 @@ def test_the_images_of_these_tests_halt_at_many_depths():
 def test_gathered_runs_fewer_operations_and_masked_does_not():
     model, images = make_model(), make_images(8)
     dense = count(model.backbone, images).flops
-    assert count(lambda: model.predict(images, execution="masked"), modules=model).flops >= dense
-    assert count(lambda: model.predict(images), modules=model).flops < 0.8 * dense
-    few = count(lambda: model.predict(images, mask=only_class_token(8)), modules=model).flops
+    assert count(lambda: model.predict(images, execution="masked")).flops >= dense
+    assert count(lambda: model.predict(images)).flops < 0.8 * dense
+    few = count(lambda: model.predict(images, mask=only_class_token(8))).flops
     assert few < 0.3 * dense
 
 
@@ -537,10 +538,59 @@ def test_a_block_that_cannot_run_packed_is_an_error_that_names_the_way_out():
 
 
 @pytestmark_users
-@pytest.mark.parametrize("options", [{"execution": "dense"}, {"rows": 0}, {"rows": 2.0}, {"rows": True}])
-def test_an_unknown_execution_or_number_of_rows_is_an_error(options):
-    with pytest.raises(ValueError, match=next(iter(options))):
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"execution": "dense"}, ValueError),
+        ({"execution": "fused"}, ValueError),
+        ({"rows": 0}, ValueError),
+        ({"rows": 2.0}, TypeError),
+        ({"rows": True}, TypeError),
+    ],
+)
+def test_an_unknown_execution_or_number_of_rows_is_an_error(options, error):
+    with pytest.raises(error, match=next(iter(options))):
         make_model().predict(make_images(2), **options)
+
+
+@pytestmark_users
+@pytest.mark.parametrize("knob", [{"epsilon": 1.5}, {"gamma": -1.0}, {"beta": math.nan}])
+def test_a_knob_is_checked_whenever_the_model_is_used(knob):
+    model, images = make_model(), make_images(2)
+    before = {name: getattr(model, name) for name in AdaptiveViT.knobs}
+    with pytest.raises(ValueError, match=next(iter(knob))), setting(model, AdaptiveViT, **knob):
+        pytest.fail("the setting was taken")
+    assert {name: getattr(model, name) for name in AdaptiveViT.knobs} == before
+    for name, value in knob.items():
+        setattr(model, name, value)
+    for call in (model, model.predict):
+        with pytest.raises(ValueError, match=next(iter(knob))):
+            call(images)
+
+
+@torch.no_grad()
+def test_epsilon_is_set_for_a_while_and_what_happened_is_recorded():
+    model, images = make_model(), make_images(5)
+    with record(model, AdaptiveViT) as records:
+        with setting(model, AdaptiveViT, epsilon=0.5):
+            early, gathered = model(images), model.predict(images)
+        late = model(images)
+    assert records[""] == [early, gathered, late]
+    assert torch.equal(early.depth, model(images, epsilon=0.5).depth)
+    assert torch.equal(early.depth, gathered.depth)
+    assert early.depth.sum() < late.depth.sum()
+
+
+@pytest.mark.parametrize("mask", [False, True])
+def test_the_masked_execution_can_be_exported(mask):
+    model, images = make_model(), make_images(3)
+    options = {}
+    if mask:
+        options["mask"] = torch.ones(3, len(model.backbone.blocks), TOKENS, dtype=torch.bool)
+        options["mask"][:, 1:, -1] = False
+    exported = torch.export.export(model, (images,), options).module()
+    for got, expected in zip(exported(images, **options), model(images, **options), strict=True):
+        torch.testing.assert_close(got, expected, **EXACT)
 
 
 @pytestmark_users

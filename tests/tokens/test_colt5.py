@@ -13,15 +13,14 @@ from torch.nn import functional as F
 from dynlib.backbone import Attention, Block, ViT
 from dynlib.choice import soft_topk
 from dynlib.cost import count
+from dynlib.deciding import record, setting
 from dynlib.tokens.colt5 import (
     ConditionalAttention,
     ConditionalBlock,
     ConditionalFeedForward,
     Router,
-    local_attention,
-    record,
-    set_routing,
 )
+from dynlib.tokens.local_attention import local_attention
 
 DIM, EXACT = 16, {"rtol": 0, "atol": 1e-10}  # for float64
 few = settings(max_examples=40, deadline=None, derandomize=True)
@@ -367,19 +366,19 @@ def test_rotary_sees_distances_alone_so_that_padding_in_front_changes_nothing() 
 @pytest.mark.parametrize("make", [make_feed_forward, make_attention, make_block])
 def test_unrouted_tokens_of_a_sequence_get_the_light_branch_alone(make) -> None:
     layer, x = make(), make_tokens()
-    with record(layer) as routed:
+    with record(layer, Router) as routed:
         before = layer(x)
     last = [name for name in routed if "key" not in name][-1]
     for name, parameter in layer.named_parameters():
         if "heavy_output" in name or "heavy.contract" in name:
             parameter.data += 1
     after = layer(x)
-    chosen = torch.stack([found.mask for name, found in routed.items() if "key" not in name]).any(0)
+    chosen = torch.stack([found.mask for name, (found,) in routed.items() if "key" not in name]).any(0)
     assert 0 < int(chosen.sum()) < chosen.numel()
     # in a block attention moves tokens of others only through what the heavy part did there
     changed = (after != before).any(-1)
     assert torch.equal(changed, chosen) or make is make_block
-    assert changed[routed[last].mask].all()
+    assert changed[routed[last][0].mask].all()
 
 
 # Local attention
@@ -521,13 +520,13 @@ def test_all_three_routers_learn_and_they_are_three() -> None:
     assert len({router.score.weight.data_ptr() for router in routers}) == 3
     for router in routers:
         assert router.score.weight.grad.abs().max() > 1e-3
-    with record(block) as before:
+    with record(block, Router) as before:
         block(x)
     block.attention.query_router.score.weight.data.neg_()
-    with record(block) as after:
+    with record(block, Router) as after:
         block(x)
-    assert not torch.equal(before["attention.query_router"].mask, after["attention.query_router"].mask)
-    assert torch.equal(before["attention.key_router"].mask, after["attention.key_router"].mask)
+    assert not torch.equal(before["attention.query_router"][0].mask, after["attention.query_router"][0].mask)
+    assert torch.equal(before["attention.key_router"][0].mask, after["attention.key_router"][0].mask)
 
 
 class NormedInside(nn.Module):
@@ -555,7 +554,7 @@ def test_scaling_before_a_norm_would_take_the_gradient_from_the_router() -> None
 
 def test_the_keys_weight_fades_key_and_value() -> None:
     layer, x = make_attention(epsilon=3.0), make_tokens(1, 12)
-    mask, weight, _ = layer.key_router(x)
+    mask, weight, *_ = layer.key_router(x)
     place = int(weight[0].where(mask[0], torch.inf).argmin())  # the least of the routed
     assert 0.01 < weight[0, place] < 0.5
     seen = []
@@ -571,9 +570,9 @@ def test_the_keys_weight_fades_key_and_value() -> None:
 
 def test_the_weight_is_on_the_path_and_not_only_in_the_gradient() -> None:
     layer, x = make_feed_forward(), make_tokens()
-    with record(layer) as routed:
+    with record(layer, Router) as routed:
         out = layer(x)
-    mask, weight, _ = routed["router"]
+    mask, weight, *_ = routed["router"][0]
     assert (weight[mask] < 0.99).any()
     torch.testing.assert_close((out - layer.light(x))[mask], weight[mask][:, None] * layer.heavy(x)[mask], **EXACT)
 
@@ -606,34 +605,132 @@ def test_a_router_finds_the_tokens_that_need_the_heavy_part() -> None:
 
 
 @pytest.mark.usefixtures("as_users_run_it")
-def test_set_routing_changes_every_router_or_none() -> None:
+def test_a_setting_changes_every_router_or_none() -> None:
     model = nn.Sequential(make_block(), make_block())
-    set_routing(model, "even")
-    assert [module.routing for module in model.modules() if isinstance(module, Router)] == ["even"] * 6
-    with pytest.raises(ValueError, match="'learned' or 'even'"):
-        set_routing(model, "sometimes")
-    assert [module.routing for module in model.modules() if isinstance(module, Router)] == ["even"] * 6
-    set_routing(model, "learned")
-    assert model[1].feed_forward.router.routing == "learned"
+    routers = [module for module in model.modules() if isinstance(module, Router)]
+    with setting(model, Router, routing="even"):
+        assert [router.routing for router in routers] == ["even"] * 6
+        with (
+            pytest.raises(ValueError, match="'learned' or 'even'"),
+            setting(model, Router, routing="sometimes"),
+        ):
+            pass
+        assert [router.routing for router in routers] == ["even"] * 6
+    assert [router.routing for router in routers] == ["learned"] * 6
+
+
+def test_capacities_are_set_by_the_layer_that_they_belong_to() -> None:
+    block, x = make_block(), make_tokens()
+    own = block.capacity, block.query_capacity, block.key_capacity
+    with (
+        setting(block, ConditionalBlock, capacity=0.5, query_capacity=0.25, key_capacity=1),
+        record(block, Router) as routed,
+    ):
+        block(x)
+    counts = {name: int(found.mask[0].sum()) for name, (found,) in routed.items()}
+    assert counts == {"attention.query_router": 5, "attention.key_router": 20, "feed_forward.router": 10}
+    assert (block.capacity, block.query_capacity, block.key_capacity) == own
+    with setting(block, ConditionalFeedForward, capacity=0.05), setting(block, ConditionalAttention, key_capacity=0.1):
+        assert (block.feed_forward.router.capacity, block.attention.key_router.capacity) == (0.05, 0.1)
+
+
+def test_the_execution_is_set_on_both_parts_of_a_block_and_each_gets_its_own_back() -> None:
+    block = make_block()
+    block.attention.execution = "masked"
+    with setting(block, (ConditionalAttention, ConditionalFeedForward), execution="gathered"):
+        assert (block.attention.execution, block.feed_forward.execution) == ("gathered", "gathered")
+    assert (block.attention.execution, block.feed_forward.execution) == ("masked", "gathered")
+
+
+@pytest.mark.parametrize(
+    ("kind", "knob", "value", "error", "message"),
+    [
+        (Router, "epsilon", 0, ValueError, "epsilon must be positive"),
+        (Router, "reach", 0.5, ValueError, "reach must be at least 1"),
+        (Router, "capacity", 7, ValueError, "capacity is the share"),
+        (Router, "routing", "odd", ValueError, "'learned' or 'even'"),
+        (ConditionalFeedForward, "execution", "fused", ValueError, "'gathered' or 'masked'; got 'fused'"),
+        (ConditionalFeedForward, "capacity", 0, ValueError, "capacity is the share"),
+        (ConditionalAttention, "window", 0, ValueError, "window must be at least 1"),
+        (ConditionalAttention, "window", 2.0, TypeError, "window must be an int"),
+        (ConditionalBlock, "query_capacity", 2, ValueError, "capacity is the share"),
+    ],
+)
+@pytest.mark.usefixtures("as_users_run_it")
+def test_a_knob_is_checked_whenever_it_is_used(kind, knob: str, value: object, error, message: str) -> None:
+    block = make_block()
+    with pytest.raises(error, match=message), setting(block, kind, **{knob: value}):
+        pytest.fail("the setting was taken")
+    setattr(next(module for module in block.modules() if isinstance(module, kind)), knob, value)
+    with pytest.raises(error, match=message):
+        block(make_tokens())
 
 
 def test_record_names_every_router_and_stops_when_it_is_left() -> None:
     model, x = nn.Sequential(make_block(), make_block()), make_tokens()
-    with record(model) as routed, torch.no_grad():
+    with record(model, Router) as routed, torch.no_grad():
         model(x)
         assert len(routed) == 6
-        held = routed["1.feed_forward.router"]
+        (held,) = routed["1.feed_forward.router"]
     model(make_tokens(seed=8))
-    assert routed["1.feed_forward.router"] is held
+    assert routed["1.feed_forward.router"] == [held]
     assert held.mask.shape == (3, 20)
-    assert not model[0].feed_forward.router._forward_hooks
+    assert held.routing == "learned"
+    assert held.present.all()
 
 
 @pytest.mark.usefixtures("as_users_run_it")
-@pytest.mark.parametrize("use", [record, lambda model: set_routing(model, "even")])
+@pytest.mark.parametrize(
+    "use", [lambda model: record(model, Router), lambda model: setting(model, Router, routing="even")]
+)
 def test_what_has_no_router_is_an_error(use) -> None:
-    with pytest.raises(ValueError, match="has no router"):
-        use(Block(16, 2)).__enter__()
+    with pytest.raises(ValueError, match="has no Router"), use(Block(16, 2)):
+        pass
+
+
+@pytest.mark.parametrize("execution", ["gathered", "masked"])
+def test_every_part_may_be_hooked_for_its_gradient(execution: str) -> None:
+    block, x = make_block(), make_tokens().requires_grad_()
+    for layer in (block.attention, block.feed_forward):
+        layer.execution = execution
+    (right,) = torch.autograd.grad(block(x).square().sum(), x)
+    hooked = [
+        module
+        for module in block.modules()
+        if module is not block and not isinstance(module, Router) and any(True for _ in module.parameters())
+    ]
+    called: list[nn.Module] = []
+    handles = [module.register_full_backward_hook(lambda module, *_: called.append(module)) for module in hooked]
+    (hooked_gradient,) = torch.autograd.grad(block(x).square().sum(), x)
+    for handle in handles:
+        handle.remove()
+    torch.testing.assert_close(hooked_gradient, right, **EXACT)
+    assert {id(module) for module in called} == {id(module) for module in hooked}
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_what_the_light_branch_gave_is_not_written_over(inference: bool) -> None:
+    layer, x, kept = make_feed_forward(), make_tokens(), []
+    right = layer.light(x)
+    layer.light.register_forward_hook(lambda _module, _inputs, output: kept.append(output))
+    with torch.inference_mode(inference):
+        out = layer(x)
+    assert torch.equal(kept[0], right)
+    assert not torch.equal(out, right)
+    layer.light = nn.Identity()
+    before = x.clone()
+    with torch.inference_mode(inference):
+        layer(x)
+    assert torch.equal(x, before)
+
+
+def test_a_score_that_was_wrapped_is_called_and_not_read() -> None:
+    router, x = Router(DIM, 0.25).double(), make_tokens()
+    plain = router(x)
+    inner = router.score
+    router.score = nn.Sequential(inner)
+    assert torch.equal(router(x).mask, plain.mask)
+    assert torch.equal(router(x).weight, plain.weight)
 
 
 def test_a_vision_transformer_takes_conditional_blocks() -> None:
@@ -756,7 +853,7 @@ def test_padding_does_not_count_when_k_is_asked_for() -> None:
         (torch.full((2, 5, DIM), math.nan).double(), None, ValueError, "score is not finite"),
         (torch.full((2, 5, DIM), math.inf).double(), None, ValueError, "score is not finite"),
         (torch.zeros(2, 5, DIM).double(), torch.ones(2, 5), TypeError, "key_mask must be bool"),
-        (torch.zeros(2, 5, DIM).double(), torch.ones(2, 4).bool(), ValueError, "one entry per token"),
+        (torch.zeros(2, 5, DIM).double(), torch.ones(2, 4).bool(), ValueError, "one entry per key"),
     ],
 )
 def test_tokens_that_do_not_fit_are_an_error(layer, x, mask, error, words) -> None:
@@ -782,3 +879,29 @@ def test_an_attribute_that_was_set_badly_is_found_when_it_runs() -> None:
     layer.execution = "dense"
     with pytest.raises(ValueError, match="execution must be"):
         layer(make_tokens())
+
+
+@pytest.mark.parametrize("keywords", [{}, {"k": 3}])
+def test_routing_goes_under_vmap_and_can_be_exported(keywords: dict[str, int]) -> None:
+    router, x = Router(DIM, 0.25).double(), make_tokens()
+    expected = router(x, **keywords)
+    mask, weight = torch.func.vmap(lambda one: router(one[None], **keywords)[:2], out_dims=1)(x)
+    assert torch.equal(mask[0], expected.mask)
+    torch.testing.assert_close(weight[0], expected.weight, **EXACT)
+    exported = torch.export.export(router, (x,), keywords).module()
+    assert torch.equal(exported(x, **keywords).mask, expected.mask)
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+def test_the_masked_execution_can_be_exported_and_the_gathered_says_that_it_cannot() -> None:
+    block, x = make_block(), make_tokens()
+    with pytest.raises(RuntimeError, match="use execution='masked'"):
+        torch.export.export(block, (x,))
+    with pytest.raises(RuntimeError, match="use execution='masked'"):
+        torch.func.vmap(lambda one: block(one[None])[0])(x)
+    expected = block(x)
+    with setting(block, (ConditionalAttention, ConditionalFeedForward), execution="masked"):
+        torch.testing.assert_close(torch.export.export(block, (x,)).module()(x), expected, **EXACT)
+        torch.testing.assert_close(torch.func.vmap(lambda one: block(one[None])[0])(x), expected, **EXACT)
+        assert torch.equal(torch.compile(block, backend="eager")(x), block(x))
+    assert torch.equal(torch.compile(block, backend="eager")(x), expected)

@@ -9,23 +9,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from dynlib.backbone import Block, CausalLM, LayerCache
 from dynlib.cost import count
-from dynlib.tokens.mixture_of_depths import (
-    MixtureOfDepths,
-    Routed,
-    predictor_loss,
-    record,
-    routing_loss,
-    set_routing,
-)
+from dynlib.deciding import record, setting
+from dynlib.tokens.colt5 import ConditionalBlock
+from dynlib.tokens.mixture_of_depths import MixtureOfDepths, predictor_loss, routing_loss
+from dynlib.tokens.routing import Routed
 from tests.tokens.test_routing import largest
 
 DIM, EXACT = 16, {"rtol": 0, "atol": 1e-10}  # for float64
 WEIGHTS = ["linear", "sigmoid"]
 CAUSAL = ["threshold", "predictor"]
 few = settings(max_examples=40, deadline=None, derandomize=True)
+
+
+def by_call(records: dict[str, list[Routed]]) -> list[Routed]:
+    """The records of all layers, pass by pass, in each the layers in order."""
+    return [one for step in zip(*records.values(), strict=True) for one in step]
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -90,9 +92,9 @@ def by_hand(layer: MixtureOfDepths, x: Tensor, keep: Tensor) -> Tensor:
 def test_k_is_the_capacity_times_the_length_rounded_up(capacity: float, tokens: int, k: int) -> None:
     layer = make_layer(capacity)
     assert layer.kept(tokens) == k
-    with record(layer) as routed:
+    with record(layer, MixtureOfDepths) as routed:
         layer(make_tokens(2, tokens))
-    assert routed[0].mask.sum(1).tolist() == [k, k]
+    assert by_call(routed)[0].mask.sum(1).tolist() == [k, k]
 
 
 def test_exactly_k_run_when_all_tokens_are_alike() -> None:
@@ -104,7 +106,7 @@ def test_exactly_k_run_when_all_tokens_are_alike() -> None:
 def test_random_routing_draws_k_evenly_and_by_its_generator() -> None:
     layer = make_layer(0.3, routing="random", generator=seeded(5))
     x = make_tokens(2000, 10)
-    with record(layer) as routed, torch.no_grad():
+    with record(layer, MixtureOfDepths) as routed, torch.no_grad():
         layer(x)
         layer(x)
         layer.generator = seeded(5)
@@ -112,13 +114,13 @@ def test_random_routing_draws_k_evenly_and_by_its_generator() -> None:
         state = torch.get_rng_state()
         layer(x)
         assert torch.equal(state, torch.get_rng_state())
-    first, second, again = (one.mask for one in routed)
+    first, second, again = (one.mask for one in by_call(routed))
     assert torch.equal(first, again)
     assert not torch.equal(first, second)
     assert (first.sum(1) == 3).all()
     # 2000 draws with p = 0.3; Hoeffding, 10 positions: P(any |mean − p| ≥ 0.07) ≤ 20 exp(−2 · 2000 · 0.07²) < 1e-7
     assert (first.double().mean(0) - 0.3).abs().max() < 0.07
-    assert not torch.equal(first, largest(routed[0].logits[:, :], 3))
+    assert not torch.equal(first, largest(by_call(routed)[0].scores[:, :], 3))
 
 
 # What they get
@@ -250,9 +252,9 @@ def test_padding_is_not_routed_and_changes_nothing(execution, said: str) -> None
     there = torch.arange(10) < lengths[:, None]
     x = torch.where(there[..., None], x, 50 * layer.router.weight[0])  # padding that the router would love
     options = {"key_mask": there} if said == "key_mask" else {"positions": torch.where(there, torch.arange(10), -1)}
-    with record(layer) as routed:
+    with record(layer, MixtureOfDepths) as routed:
         out = layer(x, **options)
-    assert routed[0].mask.sum(1).tolist() == [4, 2, 3]
+    assert by_call(routed)[0].mask.sum(1).tolist() == [4, 2, 3]
     for b, length in enumerate(lengths.tolist()):
         torch.testing.assert_close(out[b, :length], layer(x[b : b + 1, :length])[0], **EXACT)
     assert torch.equal(out[~there], x[~there])
@@ -284,18 +286,18 @@ def test_under_top_k_a_later_token_changes_an_earlier_output() -> None:
 def test_under_causal_routing_it_never_does(routing, weight) -> None:
     model = make_model(predictor=True, routing=routing, weight=weight)
     tokens = torch.randint(11, (4, 12), generator=seeded())
-    with record(model) as routed:
+    with record(model, MixtureOfDepths) as routed:
         model(tokens)
-    assert all(0 < layer.mask.double().mean() < 1 for layer in routed), "somebody runs, and somebody does not"
+    assert all(0 < layer.mask.double().mean() < 1 for layer in by_call(routed)), "somebody runs, and somebody does not"
     assert not any(changes(model, tokens, at) for at in (3, 8, 11))
 
 
 def test_the_weight_of_a_token_does_not_depend_on_others() -> None:
     layer, x = make_layer(0.5), make_tokens(1, 6)
-    with record(layer) as routed:
+    with record(layer, MixtureOfDepths) as routed:
         layer(x)
         layer(torch.cat([x, 9 * make_tokens(1, 6, seed=8)], dim=1))
-    torch.testing.assert_close(routed[1].logits[:, :6], routed[0].logits, **EXACT)
+    torch.testing.assert_close(by_call(routed)[1].scores[:, :6], by_call(routed)[0].scores, **EXACT)
 
 
 # Writing
@@ -309,24 +311,26 @@ def test_step_by_step_with_a_cache_is_the_whole_sequence_without(routing, execut
     model = make_model(every=every, predictor=True, routing=routing, execution=execution)
     tokens = torch.randint(11, (batch, 14), generator=seeded(4))
     cache, pieces, start = model.new_cache(), [], 0
-    with record(model) as stepwise:
+    with record(model, MixtureOfDepths) as stepwise:
         for size in (5, 1, 1, 3, 1, 1, 1, 1):
             places = torch.arange(start, start + size)
             pieces.append(model(tokens[:, start : start + size], positions=places, cache=cache))
             start += size
-    with record(model) as whole:
+    with record(model, MixtureOfDepths) as whole:
         expected = model(tokens)
     torch.testing.assert_close(torch.cat(pieces, dim=1), expected, **EXACT)
     layers = len(whole)
-    for number, layer in enumerate(whole):
-        steps = torch.cat([one.mask for one in stepwise[number::layers]], dim=1)
+    for number, layer in enumerate(by_call(whole)):
+        steps = torch.cat([one.mask for one in by_call(stepwise)[number::layers]], dim=1)
         assert torch.equal(steps, layer.mask)
         held = cache[every - 1 :: every][number].positions
         for b in range(batch):  # in the cache: those that were routed, and nobody else
             assert [p for p in held[b].tolist() if p >= 0] == layer.mask[b].nonzero()[:, 0].tolist()
         if execution == "gathered" and batch == 1:
             assert held.shape[1] == int(layer.mask.sum())
-    assert 0 < sum(int(layer.mask.sum()) for layer in whole) < sum(layer.mask.numel() for layer in whole)
+    assert (
+        0 < sum(int(layer.mask.sum()) for layer in by_call(whole)) < sum(layer.mask.numel() for layer in by_call(whole))
+    )
 
 
 @pytest.mark.parametrize("routing", CAUSAL)
@@ -334,11 +338,11 @@ def test_step_by_step_with_a_cache_is_the_whole_sequence_without(routing, execut
 def test_generate_with_a_cache_writes_what_it_writes_without(routing, every: int) -> None:
     model = make_model(every=every, predictor=True, routing=routing)
     prompt = torch.randint(11, (3, 5), generator=seeded(7))
-    with record(model) as routed:
+    with record(model, MixtureOfDepths) as routed:
         written = model.generate(prompt, 20, temperature=2.0, generator=seeded(1))
     whole = model.generate(prompt, 20, temperature=2.0, generator=seeded(1), use_cache=False)
     assert torch.equal(written, whole)
-    assert len({tuple(part.mask[:, 0].tolist()) for part in routed}) > 2, "the samples must route differently"
+    assert len({tuple(part.mask[:, 0].tolist()) for part in by_call(routed)}) > 2, "the samples must route differently"
     assert len(set(written[:, 5:].flatten().tolist())) > 2
 
 
@@ -348,8 +352,8 @@ def test_given_a_cache_top_k_becomes_causal(predictor: bool) -> None:
     tokens = torch.randint(11, (2, 9), generator=seeded(7))
     with_cache = model(tokens, positions=torch.arange(9), cache=model.new_cache())
     assert not torch.allclose(with_cache, model(tokens))
-    set_routing(model, "predictor" if predictor else "threshold")
-    torch.testing.assert_close(with_cache, model(tokens), **EXACT)
+    with setting(model, MixtureOfDepths, routing="predictor" if predictor else "threshold"):
+        torch.testing.assert_close(with_cache, model(tokens), **EXACT)
 
 
 def test_a_step_that_nobody_takes_costs_the_router_alone_and_leaves_the_cache() -> None:
@@ -373,7 +377,7 @@ def test_what_only_some_samples_route_is_computed_for_them_alone() -> None:
 
 def test_a_key_mask_over_the_cache_hides_what_it_holds() -> None:
     layer, x = make_layer(routing="threshold"), make_tokens(3, 9)
-    with record(layer) as routed:
+    with record(layer, MixtureOfDepths) as routed:
         layer(x)
     results = []
     for execution in ("gathered", "masked"):
@@ -382,7 +386,7 @@ def test_a_key_mask_over_the_cache_hides_what_it_holds() -> None:
         hidden = torch.cat([torch.zeros(3, cache.length, dtype=torch.bool), torch.ones(3, 3, dtype=torch.bool)], 1)
         results.append(layer(x[:, 6:], positions=torch.arange(6, 9), cache=cache, key_mask=hidden))
     alone = layer(x[:, 6:], positions=torch.arange(6, 9))
-    assert routed[0].mask[:, :6].any()
+    assert by_call(routed)[0].mask[:, :6].any()
     for result in results:
         torch.testing.assert_close(result, alone, **EXACT)
 
@@ -392,16 +396,16 @@ def test_a_key_mask_over_the_cache_hides_what_it_holds() -> None:
 
 def test_the_routing_loss_is_binary_cross_entropy_over_tokens_and_layers() -> None:
     model, tokens = make_model(), torch.randint(11, (3, 10), generator=seeded(2))
-    with record(model) as routed:
+    with record(model, MixtureOfDepths) as routed:
         model(tokens)
     assert len(routed) == 2
     layers = []
-    for layer in routed:
+    for layer in by_call(routed):
         terms = []
         for b in range(3):
-            inside = sorted(range(10), key=lambda t: -layer.logits[b, t].item())[:3]
+            inside = sorted(range(10), key=lambda t: -layer.scores[b, t].item())[:3]
             for t in range(10):
-                p = 1 / (1 + math.exp(-layer.logits[b, t].item()))
+                p = 1 / (1 + math.exp(-layer.scores[b, t].item()))
                 terms.append(-math.log(p if t in inside else 1 - p))
         layers.append(sum(terms) / len(terms))
     assert routing_loss(routed).item() == pytest.approx(sum(layers) / 2, rel=1e-9)
@@ -410,18 +414,18 @@ def test_the_routing_loss_is_binary_cross_entropy_over_tokens_and_layers() -> No
 def test_padding_is_not_learned_from() -> None:
     layer, x = make_layer(), make_tokens(2, 8)
     there = torch.arange(8) < torch.tensor([[8], [5]])
-    with record(layer) as routed:
+    with record(layer, MixtureOfDepths) as routed:
         layer(x, key_mask=there)
-    logits, mask = routed[0].logits[there], routed[0].mask[there].double()
+    logits, mask = by_call(routed)[0].scores[there], by_call(routed)[0].mask[there].double()
     expected = F.binary_cross_entropy(logits.sigmoid(), mask)
     torch.testing.assert_close(routing_loss(routed), expected)
 
 
 def test_the_predictor_loss_reaches_the_predictor_and_nothing_else() -> None:
     model, tokens = make_model(predictor=True), torch.randint(11, (3, 10), generator=seeded(2))
-    with record(model) as routed:
+    with record(model, MixtureOfDepths) as routed:
         model(tokens)
-    expected = [F.binary_cross_entropy(r.predicted.sigmoid(), r.mask.double()) for r in routed]
+    expected = [F.binary_cross_entropy(r.predicted.sigmoid(), r.mask.double()) for r in by_call(routed)]
     torch.testing.assert_close(predictor_loss(routed), sum(expected) / 2)
     predictor_loss(routed).backward()
     for name, parameter in model.named_parameters():
@@ -436,14 +440,14 @@ def test_the_losses_teach_causal_routing_what_top_k_does() -> None:
     rates = torch.optim.Adam(layer.parameters(), lr=0.02)
 
     def agreement() -> list[float]:
-        with torch.no_grad(), record(layer) as routed:
+        with torch.no_grad(), record(layer, MixtureOfDepths) as routed:
             layer(x)
-        (one,) = routed
-        return [((said > 0) == one.mask).float().mean().item() for said in (one.logits, one.predicted)]
+        (one,) = by_call(routed)
+        return [((said > 0) == one.mask).float().mean().item() for said in (one.scores, one.predicted)]
 
     before = agreement()
     for _ in range(150):
-        with record(layer) as routed:
+        with record(layer, MixtureOfDepths) as routed:
             layer(x)
         rates.zero_grad()
         (routing_loss(routed) + predictor_loss(routed)).backward()
@@ -456,13 +460,13 @@ def test_the_losses_teach_causal_routing_what_top_k_does() -> None:
 
 def test_recording_ends_with_its_context_also_after_an_error() -> None:
     layer, x = make_layer(), make_tokens()
-    with record(layer) as outer:
+    with record(layer, MixtureOfDepths) as outer:
         layer(x)
-        with pytest.raises(ValueError, match="none of them 0"), record(layer) as inner:
+        with pytest.raises(ValueError, match="none of them 0"), record(layer, MixtureOfDepths) as inner:
             layer(x[:, :0])
         layer(x)
     layer(x)
-    assert (len(outer), len(inner)) == (2, 0)
+    assert (len(outer[""]), len(inner[""])) == (2, 0)
     copy.deepcopy(layer)
 
 
@@ -502,7 +506,7 @@ def test_dtypes_are_kept(dtype: torch.dtype) -> None:
 
 def test_it_trains_under_autocast() -> None:
     layer, x = make_layer(predictor=True).float(), make_tokens().float()
-    with torch.autocast("cpu", torch.bfloat16), record(layer) as routed:
+    with torch.autocast("cpu", torch.bfloat16), record(layer, MixtureOfDepths) as routed:
         out = layer(x)
     assert out.dtype == torch.float32
     (out.square().mean() + routing_loss(routed) + predictor_loss(routed)).backward()
@@ -522,7 +526,7 @@ def test_it_trains_under_autocast() -> None:
         ({"routing": "topk"}, ValueError, "'top_k'.*got 'topk'"),
         ({"routing": "predictor"}, ValueError, "predictor=True"),
         ({"execution": "fused"}, ValueError, "got 'fused'"),
-        ({"dim": 0}, ValueError, "dim must be positive"),
+        ({"dim": 0}, ValueError, "dim must be at least 1"),
         ({"block": nn.Linear(4, 4)}, TypeError, "update"),
     ],
 )
@@ -576,19 +580,111 @@ def test_losses_and_switches_say_what_they_miss() -> None:
     model, tokens = make_model(), torch.randint(11, (1, 6), generator=seeded(2))
     with pytest.raises(ValueError, match="nothing was recorded"):
         routing_loss([])
-    with record(model) as routed:
+    with record(model, MixtureOfDepths) as routed:
         model(tokens)
     with pytest.raises(ValueError, match="predictor=True"):
         predictor_loss(routed)
-    set_routing(model, "threshold")
-    with record(model) as routed:
+    with setting(model, MixtureOfDepths, routing="threshold"), record(model, MixtureOfDepths) as routed:
         model(tokens)
-    assert isinstance(routed[0], Routed)
-    with pytest.raises(ValueError, match="routed by threshold"):
-        routing_loss(routed)
-    with pytest.raises(ValueError, match="no predictor"):
-        set_routing(model, "predictor")
-    assert [model.blocks[place].routing for place in (1, 3)] == ["threshold"] * 2
-    for use in (lambda dense: set_routing(dense, "top_k"), lambda dense: record(dense).__enter__()):
-        with pytest.raises(ValueError, match="no MixtureOfDepths layer"):
-            use(make_model(every=9))
+        assert isinstance(by_call(routed)[0], Routed)
+        with pytest.raises(ValueError, match="routed by threshold"):
+            routing_loss(routed)
+        with (
+            pytest.raises(ValueError, match="no predictor"),
+            setting(model, MixtureOfDepths, routing="predictor"),
+        ):
+            pass
+        assert [model.blocks[place].routing for place in (1, 3)] == ["threshold"] * 2
+    assert [model.blocks[place].routing for place in (1, 3)] == ["top_k"] * 2
+    for use in (lambda dense: setting(dense, MixtureOfDepths, routing="top_k"), lambda d: record(d, MixtureOfDepths)):
+        with pytest.raises(ValueError, match="has no MixtureOfDepths"), use(make_model(every=9)):
+            pass
+
+
+@pytest.mark.parametrize("weight", WEIGHTS)
+def test_the_record_has_the_weight_of_whom_it_routed_and_0_for_the_others(weight: str) -> None:
+    layer, x = make_layer(0.3, weight=weight), make_tokens()
+    with record(layer, MixtureOfDepths) as routed:
+        out = layer(x)
+    (one,) = routed[""]
+    assert (one.weight == 0).equal(~one.mask)
+    r = (x @ layer.router.weight[0]).sigmoid() if weight == "sigmoid" else x @ layer.router.weight[0]
+    torch.testing.assert_close(one.weight[one.mask], r[one.mask], **EXACT)
+    assert torch.equal((out != x).any(-1), one.mask)
+
+
+def test_the_losses_take_a_list_of_records_too() -> None:
+    model, tokens = make_model(predictor=True), torch.randint(11, (2, 6), generator=seeded(2))
+    with record(model, MixtureOfDepths) as routed:
+        model(tokens)
+    assert torch.equal(routing_loss(routed), routing_loss(by_call(routed)))
+    assert torch.equal(predictor_loss(routed), predictor_loss(by_call(routed)))
+
+
+@pytest.mark.parametrize(
+    ("knob", "value", "message"),
+    [
+        ("capacity", 7, "above 0 and at most 1; got 7"),
+        ("execution", "fused", "execution must be 'gathered' or 'masked'; got 'fused'"),
+        ("weight", "cubic", "weight must be 'linear' or 'sigmoid'"),
+        ("routing", "first", "routing must be one of"),
+        ("routing", "predictor", "no predictor to route by"),
+    ],
+)
+def test_a_knob_is_checked_when_the_layer_is_used(knob: str, value: object, message: str) -> None:
+    layer, x = make_layer(), make_tokens()
+    before = getattr(layer, knob)
+    with pytest.raises(ValueError, match=message), setting(layer, MixtureOfDepths, **{knob: value}):
+        pytest.fail("the setting was taken")
+    assert getattr(layer, knob) == before
+    setattr(layer, knob, value)
+    with pytest.raises(ValueError, match=message):
+        layer(x)
+
+
+def test_a_block_whose_update_takes_no_cache_is_refused_at_once() -> None:
+    with pytest.raises(TypeError, match=r"update\(x, \*, positions, cache\).*ConditionalBlock has not"):
+        MixtureOfDepths(ConditionalBlock(DIM, 2, window=2), 0.5)
+    with pytest.raises(TypeError, match="TransformerEncoderLayer has not"):
+        MixtureOfDepths(nn.TransformerEncoderLayer(DIM, 2), 0.5)
+
+
+def test_a_router_that_was_wrapped_is_called_and_not_read() -> None:
+    class Wrapped(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: Tensor) -> Tensor:
+            return -self.inner(x)
+
+    layer, x = make_layer(0.3), make_tokens()
+    layer.router = Wrapped(layer.router)
+    with record(layer, MixtureOfDepths) as routed:
+        layer(x)
+    (one,) = routed[""]
+    torch.testing.assert_close(one.scores, -(x @ layer.router.inner.weight[0]), **EXACT)
+    assert torch.equal(one.mask, largest(one.scores, 3))
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+def test_the_masked_layer_can_be_exported_and_the_gathered_says_that_it_cannot() -> None:
+    layer, x = make_layer(0.3), make_tokens()
+    with pytest.raises(RuntimeError, match="use execution='masked'"):
+        torch.export.export(layer, (x,))
+    with pytest.raises(RuntimeError, match="use execution='masked'"):
+        torch.func.vmap(lambda one: layer(one[None])[0])(x)
+    expected = layer(x)
+    with setting(layer, MixtureOfDepths, execution="masked"):
+        torch.testing.assert_close(torch.export.export(layer, (x,)).module()(x), expected, **EXACT)
+        torch.testing.assert_close(torch.func.vmap(lambda one: layer(one[None])[0])(x), expected, **EXACT)
+        assert torch.equal(torch.compile(layer, backend="eager")(x), layer(x))
+    assert torch.equal(torch.compile(layer, backend="eager")(x), expected)
+
+
+@pytest.mark.parametrize("execution", ["gathered", "masked"])
+def test_checkpointed_layers_have_the_same_gradients(execution: str) -> None:
+    layer, x = make_layer(0.3, execution=execution), make_tokens().requires_grad_()
+    (right,) = torch.autograd.grad(layer(x).square().sum(), x)
+    (again,) = torch.autograd.grad(checkpoint(layer, x, use_reentrant=False).square().sum(), x)
+    torch.testing.assert_close(again, right, **EXACT)

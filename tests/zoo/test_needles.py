@@ -7,9 +7,10 @@ import torch
 
 from dynlib.data import needles
 from dynlib.data.needles import NOISE, SLOTS, VALUES, VOCABULARY
-from dynlib.tokens.colt5 import Router, record, set_routing
+from dynlib.deciding import record, setting
+from dynlib.tokens.colt5 import Router, narrow
 from dynlib.zoo import card, load
-from dynlib.zoo.needles import NeedleReader, narrow, reading_loss
+from dynlib.zoo.needles import NeedleReader, reading_loss
 
 SMALL = {"dim": 8, "depth": 2, "heads": 2, "window": 4, "light": 8, "heavy": 8, "capacity": 0.125}
 
@@ -59,13 +60,13 @@ def test_a_loss_depends_on_its_step_and_seed_alone_and_narrows_unless_told_not_t
 @torch.no_grad()
 def test_the_shipped_reader_finds_the_needles_and_evenly_spaced_routing_does_not():
     model, test = load("needles_colt5"), needles(500, split="test", seed=1)
-    with record(model) as routed:
+    with record(model, Router) as routed:
         right = (model(test.tokens).argmax(-1) == test.labels).double().mean().item()
     # 500 sequences: at a share of 0.99 a standard deviation is 0.0045
     assert right == pytest.approx(card("needles_colt5")["figures"]["test_accuracy"], abs=0.02)
     assert right > 0.95
-    asks, asked = (routed[f"blocks.0.attention.{part}_router"].mask for part in ("query", "key"))
+    asks, asked = (routed[f"blocks.0.attention.{part}_router"][0].mask for part in ("query", "key"))
     assert asks[:, 0].double().mean() > 0.95
     assert asked[test.masks].double().mean() > 0.95
-    set_routing(model, "even")
-    assert (model(test.tokens).argmax(-1) == test.labels).double().mean() < 0.4
+    with setting(model, Router, routing="even"):
+        assert (model(test.tokens).argmax(-1) == test.labels).double().mean() < 0.4

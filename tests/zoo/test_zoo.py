@@ -1,10 +1,14 @@
 """The zoo: what was saved is what is loaded, damage is noticed, and the cards tell the truth."""
 
+import ast
 import dataclasses
 import hashlib
 import json
 import math
+import re
+import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -14,25 +18,21 @@ from torch.nn import functional as F
 
 from dynlib.backbone import CausalLM
 from dynlib.data import cluttered_digits, encode, needles, topics
-from dynlib.tokens.mixture_of_depths import MixtureOfDepths, predictor_loss, record, routing_loss, set_routing
+from dynlib.deciding import record, setting
+from dynlib.tokens.mixture_of_depths import MixtureOfDepths, predictor_loss, routing_loss
 from dynlib.zoo import FOLDER, bits_per_character, card, load, names, save
 from dynlib.zoo.__main__ import main
-from dynlib.zoo.recipes import (
-    AVIT_FEATURE,
-    RECIPES,
-    mixture_lm,
-    small_lm_figures,
-    small_lm_loss,
-    swap_features,
-    window_bits,
-)
+from dynlib.zoo.recipes import FAMILIES, recipe
+from dynlib.zoo.recipes.avit import FEATURE, swap_features
+from dynlib.zoo.recipes.mixtures import mixture_lm, mixture_lm_figures, mixture_lm_loss
+from dynlib.zoo.scores import window_bits
 
 FIGURES = {"test_accuracy": 0.5, "test_images": 12_345}
 
 
 def untrained(name: str, seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
-    return RECIPES[name].build(**RECIPES[name].config)
+    return recipe(name).build(**recipe(name).config)
 
 
 def inputs(name: str) -> Tensor:
@@ -75,10 +75,10 @@ def test_what_was_saved_is_what_is_loaded(tmp_path: Path, name: str) -> None:
 
 def test_a_card_says_how_a_backbone_was_made_and_what_it_can_do(tmp_path: Path) -> None:
     save("digits_vit", untrained("digits_vit"), FIGURES, folder=tmp_path)
-    recipe = RECIPES["digits_vit"]
+    made = recipe("digits_vit")
     assert card("digits_vit", folder=tmp_path) == {
-        "config": recipe.config,
-        "training": recipe.training,
+        "config": made.config,
+        "training": made.training,
         "figures": FIGURES,
     }
 
@@ -164,9 +164,9 @@ def test_a_file_that_never_was_weights_is_noticed_even_with_a_checksum(tmp_path:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Recipes of two steps each."""
     for name in names():
-        short = {**RECIPES[name].training, "steps": 2}
-        changed = dataclasses.replace(RECIPES[name], training=short, evaluate=lambda model: FIGURES)
-        monkeypatch.setitem(RECIPES, name, changed)
+        short = {**recipe(name).training, "steps": 2}
+        changed = dataclasses.replace(recipe(name), training=short, evaluate=lambda model: FIGURES)
+        monkeypatch.setitem(import_module(f"dynlib.zoo.recipes.{FAMILIES[name]}").RECIPES, name, changed)
 
 
 @pytest.mark.usefixtures("quick")
@@ -175,15 +175,15 @@ def test_training_starts_from_the_weights_of_the_backbone_that_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     run(monkeypatch, "train", name, "--folder", tmp_path, "--checkpoints", tmp_path / "half")
-    made, start = load(name, folder=tmp_path), load(str(RECIPES[name].start))
+    made, start = load(name, folder=tmp_path), load(str(recipe(name).start))
     backbone = getattr(made, "backbone", made)
     if name == "digits_avit":
-        swap_features(start, 0, AVIT_FEATURE)
+        swap_features(start, 0, FEATURE)
     for key, value in start.state_dict().items():
         # two steps of AdamW, of which each moves a weight by the learning rate, and half precision
-        most = 2 * RECIPES[name].training["lr"] + 1e-3 * value.abs().max().item()
+        most = 2 * recipe(name).training["lr"] + 1e-3 * value.abs().max().item()
         assert (backbone.state_dict()[key] - value).abs().max().item() < 1.1 * most, key
-    assert f"starts from: {RECIPES[name].start}" in (tmp_path / "README.md").read_text()
+    assert f"starts from: {recipe(name).start}" in (tmp_path / "README.md").read_text()
 
 
 @pytest.mark.usefixtures("quick")
@@ -223,7 +223,7 @@ def test_training_ships_the_weights_their_card_and_their_checksum(
 @pytest.mark.parametrize("name", names())
 def test_the_loss_of_a_recipe_depends_on_its_step_alone(name: str) -> None:
     model = untrained(name).eval()
-    loss = RECIPES[name].loss(model)
+    loss = recipe(name).loss(model)
     with torch.no_grad():
         values = [loss(step).item() for step in (0, 1, 0)]
     assert values[0] == values[2] != values[1]
@@ -237,6 +237,67 @@ def test_a_wrong_command_is_explained(
         run(monkeypatch, *arguments)
     assert end.value.code == 2
     assert "usage: python -m dynlib.zoo" in capsys.readouterr().err
+
+
+# Importing and loading
+
+
+MECHANISMS = ("choice", "depth", "tokens", "width", "edge", "kernels")
+
+
+def loaded_by(code: str) -> set[str]:
+    """The mechanisms' rooms that a fresh interpreter has loaded after some code."""
+    code += "; import sys; print(*{name.split('.')[1] for name in sys.modules if name.startswith('dynlib.')})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split()) & set(MECHANISMS)
+
+
+def test_a_mechanism_is_imported_when_it_is_asked_for() -> None:
+    assert loaded_by("import dynlib, dynlib.zoo") == set()
+    assert loaded_by("from dynlib import zoo; zoo.names(); zoo.load('digits_vit'); zoo.load('topics_lm')") == set()
+    assert loaded_by("from dynlib.zoo import load; load('topics_small')") == set()
+    assert "depth" in loaded_by("from dynlib.zoo import load; load('digits_exits')")
+
+
+def test_what_comes_is_said_to_readers_and_checkers() -> None:
+    said = {}
+    for part in ast.parse((FOLDER / "__init__.py").read_text(encoding="utf-8")).body:
+        if isinstance(part, ast.FunctionDef) and part.name == "load" and "Literal" in ast.unparse(part.args):
+            for name in re.findall(r"'(\w+)'", ast.unparse(part.args)):
+                said[name] = ast.literal_eval(part.returns)
+    assert said.pop("minilm") == "MiniLM"
+    assert said == {name: type(load(name)).__name__ for name in names()}
+    for name, kind in said.items():
+        assert f'``"{name}"``' in str(load.__doc__)
+        assert f".{kind}`\n" in str(load.__doc__)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_weights_are_the_same_whatever_the_default_dtype(dtype: torch.dtype) -> None:
+    right = load("digits_vit").state_dict()
+    torch.set_default_dtype(dtype)
+    try:
+        got = load("digits_vit").state_dict()
+        assert torch.get_default_dtype() == dtype
+        with pytest.raises(ValueError, match="has no"):
+            load("nothing")
+        assert torch.get_default_dtype() == dtype
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for key, value in right.items():
+        assert got[key].dtype == torch.float32
+        assert torch.equal(got[key], value), key
+
+
+def test_a_backbone_comes_on_the_default_device_and_can_be_trained_whatever_the_mode() -> None:
+    with torch.device("meta"):
+        assert {value.device.type for value in load("topics_exits").state_dict().values()} == {"meta"}
+    with torch.inference_mode():
+        model = load("digits_vit")
+    loss = model(cluttered_digits(2, split="test").images).square().mean()
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
 
 
 # Bits per character
@@ -312,14 +373,14 @@ def test_a_shipped_file_is_small_and_whole(name: str) -> None:
     assert all(parameter.isfinite().all() for parameter in model.parameters())
     with torch.no_grad():
         assert logits(model, inputs(name)).isfinite().all()
-    assert name == "needles_colt5" or 6 <= RECIPES[name].config["depth"] <= 8
+    assert name == "needles_colt5" or 6 <= recipe(name).config["depth"] <= 8
 
 
 @pytest.mark.parametrize("name", names())
 def test_a_shipped_file_was_made_by_its_recipe(name: str) -> None:
-    made, recipe = card(name), RECIPES[name]
-    assert made["config"] == json.loads(json.dumps(recipe.config))
-    assert made["training"] == json.loads(json.dumps(recipe.training))
+    made, its = card(name), recipe(name)
+    assert made["config"] == json.loads(json.dumps(its.config))
+    assert made["training"] == json.loads(json.dumps(its.training))
     assert made["figures"]
 
 
@@ -370,23 +431,23 @@ def test_a_mixture_of_depths_is_taught_three_things_and_a_dense_model_one() -> N
     torch.manual_seed(0)
     model = mixture_lm(capacity=0.25, vocabulary=256, dim=8, depth=2, heads=2)
     assert [isinstance(block, MixtureOfDepths) for block in model.blocks] == [False, True]
-    with_router, without = (small_lm_loss(model, router=weight)(3) for weight in (0.5, 0.0))
+    with_router, without = (mixture_lm_loss(model, router=weight)(3) for weight in (0.5, 0.0))
     generator = torch.Generator().manual_seed(3)
     tokens = encode("\n\n".join(topics("train").values()))
     starts = torch.randint(len(tokens) - 128, (12,), generator=generator)
     batch = torch.stack([tokens[start : start + 129] for start in starts.tolist()])
-    with record(model) as routed:
+    with record(model, MixtureOfDepths) as routed:
         logits = model(batch[:, :-1])
     read = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
     torch.testing.assert_close(without, read + predictor_loss(routed))
     torch.testing.assert_close(with_router, without + 0.5 * routing_loss(routed))
-    set_routing(model, "threshold")  # nobody is ranked, and so there is no label
-    torch.testing.assert_close(small_lm_loss(model)(3), F.cross_entropy(model(batch[:, :-1]).mT, batch[:, 1:]))
+    with setting(model, MixtureOfDepths, routing="threshold"):  # nobody is ranked, and so there is no label
+        torch.testing.assert_close(mixture_lm_loss(model)(3), F.cross_entropy(model(batch[:, :-1]).mT, batch[:, 1:]))
 
 
 def test_the_shipped_mixture_of_depths_is_as_good_as_its_card_says_and_as_cheap() -> None:
     model, said = load("topics_mod"), card("topics_mod")["figures"]
-    got = small_lm_figures(model)
+    got = mixture_lm_figures(model)
     assert got.keys() == said.keys()
     for key, value in got.items():
         assert value == pytest.approx(said[key], rel=0.01), key

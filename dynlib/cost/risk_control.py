@@ -38,6 +38,9 @@ import torch
 from jaxtyping import Bool, Float, Int, Real
 from torch import Tensor
 
+from dynlib.inputs import check_name, check_number, check_tensor, check_whole
+from dynlib.transforms import double
+
 Test = Literal["binomial", "hoeffding-bentkus", "hoeffding"]
 
 
@@ -50,9 +53,9 @@ class Certificate:
     index: int | None
     """Which one that is, from 0."""
     p_values: Float[Tensor, " thresholds"]
-    """Of all thresholds, also of those that were not tested, in float64."""
+    """Of all thresholds, also of those that were not tested, in float64, on the CPU."""
     risks: Float[Tensor, " thresholds"]
-    """The mean losses R̂, in float64."""
+    """The mean losses R̂, in float64, on the CPU."""
     tested: int
     """How many thresholds were tested: the certified ones, and the one that failed if one did."""
     test: Test
@@ -106,7 +109,7 @@ def learn_then_test(
         the certificate. Its ``threshold`` is None if nothing is certified, and printing it says why.
 
     Raises:
-        TypeError: if a threshold is no number.
+        TypeError: if the losses are no tensor, or a threshold, ``delta`` or ``epsilon`` is no number.
         ValueError: if there are no points or no thresholds, their numbers do not agree, a loss is NaN or outside
             [0, 1], the thresholds are NaN or do not fall, ``delta`` or ``epsilon`` is not strictly between 0 and 1, the
             test has another name, or it is "binomial" and a loss is a fraction.
@@ -114,13 +117,12 @@ def learn_then_test(
     order = _check_thresholds(thresholds)
     values = _check_losses(losses, len(order))
     for name, value in (("delta", delta), ("epsilon", epsilon)):
-        if not 0 < value < 1:
+        if not 0 < check_number(name, value) < 1:
             raise ValueError(f"{name} is a risk or probability strictly between 0 and 1; got {value}: 10 % is 0.1")
     whole = bool(((values == 0) | (values == 1)).all())
     if test is None:
         test = "binomial" if whole else "hoeffding-bentkus"
-    if test not in ("binomial", "hoeffding-bentkus", "hoeffding"):
-        raise ValueError(f"test must be 'binomial', 'hoeffding-bentkus' or 'hoeffding'; got {test!r}")
+    check_name("test", test, ("binomial", "hoeffding-bentkus", "hoeffding"))
     if test == "binomial" and not whole:
         raise ValueError("the binomial test is for losses of 0 and 1, and one is a fraction: use 'hoeffding-bentkus'")
 
@@ -143,7 +145,7 @@ def learn_then_test(
 
 
 def binomial_cdf(successes: Int[Tensor, "*shape"], trials: int, probability: float) -> Float[Tensor, "*shape"]:
-    """P(Binomial(trials, probability) ≤ successes), in float64.
+    """P(Binomial(trials, probability) ≤ successes), in float64, on the CPU.
 
     Args:
         successes: 0 … ``trials``.
@@ -151,18 +153,21 @@ def binomial_cdf(successes: Int[Tensor, "*shape"], trials: int, probability: flo
         probability: strictly between 0 and 1.
 
     Raises:
+        TypeError: if the successes are no tensor, or one of the others no number.
         ValueError: if one of them is outside its range.
     """
+    check_tensor(successes, "successes")
+    check_whole("trials", trials)
     if trials < 1 or not 0 < probability < 1:
         raise ValueError(f"need at least 1 trial and a probability between 0 and 1; got {trials} and {probability}")
     if successes.numel() and not (successes.min() >= 0 and successes.max() <= trials):
         raise ValueError(f"successes must be 0 … {trials}; got {int(successes.min())} … {int(successes.max())}")
-    j = torch.arange(trials + 1, dtype=torch.float64, device=successes.device)
+    j = torch.arange(trials + 1, dtype=torch.float64)
     # log P(j) = log trials! − log j! − log (trials − j)! + j log q + (trials − j) log(1 − q)
     log_mass = math.lgamma(trials + 1) - (j + 1).lgamma() - (trials - j + 1).lgamma()
     log_mass += j * math.log(probability) + (trials - j) * math.log1p(-probability)
     # Σ P(j) over j ≤ k, without leaving the logarithm, where the far tail would be 0
-    return log_mass.logcumsumexp(0).clamp(max=0).exp()[successes]
+    return log_mass.logcumsumexp(0).clamp(max=0).exp()[successes.cpu()]
 
 
 def _p_values(sums: Tensor, points: int, delta: float, test: Test) -> Tensor:
@@ -208,6 +213,7 @@ def _check_thresholds(thresholds: Sequence[float | int] | Tensor) -> list[float]
 
 
 def _check_losses(losses: Tensor, thresholds: int) -> Tensor:
+    check_tensor(losses, "losses")
     if losses.ndim != 2 or losses.shape[1] != thresholds:
         raise ValueError(
             f"losses must be [points, thresholds] with {thresholds} thresholds; got shape {tuple(losses.shape)}"
@@ -216,7 +222,7 @@ def _check_losses(losses: Tensor, thresholds: int) -> Tensor:
         raise ValueError("there are no calibration points: without data nothing can be certified")
     if losses.is_complex():
         raise ValueError("losses must be real numbers")
-    values = losses.detach().double()
+    values = double(losses.detach().cpu())  # not every device has float64
     if not ((values >= 0) & (values <= 1)).all():  # NaN is neither
         raise ValueError(
             f"losses must lie in [0, 1]; got {values.min().item():g} … {values.max().item():g}: rescale them, and "

@@ -1,0 +1,55 @@
+"""How each backbone of the zoo is built, trained and tested: a file a family. ``python -m dynlib.zoo`` runs these.
+
+A family is loaded when one of its backbones is asked for, and with it the mechanism that it is made of.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from torch import Tensor, nn
+
+Numbers = dict[str, int | float]
+
+FAMILIES = {
+    "digits_vit": "digits",
+    "topics_lm": "topics",
+    "digits_exits": "exits",
+    "topics_exits": "exits",
+    "topics_small": "small",
+    "topics_mod": "mixtures",
+    "digits_avit": "avit",
+    "needles_colt5": "needles",
+}
+"""The file of each backbone's recipe."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides a backbone's weights."""
+
+    build: Callable[..., nn.Module]
+    config: dict[str, Any]
+    """Arguments of ``build``."""
+    loss: Callable[[nn.Module], Callable[[int], Tensor]]
+    """Model to loss by step, for :func:`dynlib.training.train`."""
+    evaluate: Callable[[nn.Module], Numbers]
+    """Model to its figures on held-out data."""
+    training: Numbers
+    """Arguments of :func:`dynlib.training.train`."""
+    start: str | None = None
+    """The backbone whose weights it starts from; random ones if None."""
+    begin: Callable[[nn.Module, nn.Module], None] | None = None
+    """What puts that backbone, the second argument, into the model, the first; if None, they have the same weights."""
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe of a backbone.
+
+    Raises:
+        ValueError: if there is none of that name.
+    """
+    if name not in FAMILIES:
+        raise ValueError(f"no backbone {name!r} is trained here; there are {', '.join(map(repr, FAMILIES))}")
+    return import_module(f"{__name__}.{FAMILIES[name]}").RECIPES[name]

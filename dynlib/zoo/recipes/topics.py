@@ -1,0 +1,44 @@
+"""A language model of Python's documentation, byte by byte."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dynlib.backbone import CausalLM
+from dynlib.data import encode, topics, windows
+from dynlib.zoo.recipes import Numbers, Recipe
+from dynlib.zoo.scores import bits_per_character
+
+CONFIG: dict[str, Any] = {"vocabulary": 256, "dim": 128, "depth": 8, "heads": 4, "dropout": 0.2}
+
+
+def _topics_loss(model: nn.Module) -> Callable[[int], Tensor]:
+    text = encode("\n\n".join(topics("train").values()))
+
+    def loss(step: int) -> Tensor:
+        batch = windows(text, 16, 257, generator=torch.Generator().manual_seed(step))
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model(batch[:, :-1])
+        return F.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
+
+    return loss
+
+
+def topics_figures(model: nn.Module) -> Numbers:
+    """Bits per character of the held-out text."""
+    text = "\n\n".join(topics("test").values())
+    return {"test_bits_per_character": bits_per_character(model, text), "test_characters": len(text)}
+
+
+RECIPES = {
+    "topics_lm": Recipe(
+        build=CausalLM,
+        config=CONFIG,
+        loss=_topics_loss,
+        evaluate=topics_figures,
+        training={"steps": 1400, "lr": 2e-3, "weight_decay": 0.1},
+    )
+}
