@@ -9,11 +9,28 @@ TRITON := 3.7.1
 # PyTorch's own wheels without CUDA: a tenth of the default's size. Asked for once, where no NVIDIA GPU is visible.
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 
-PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11 python,$(shell $(p) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $(p))))
+EXTRAS := course,test,oracles
+
+# What a shell, a conda or a pip.conf may have set must not lead out of .venv.
+unexport PYTHONPATH PYTHONHOME PYTHONUSERBASE VIRTUAL_ENV PIP_TARGET PIP_PREFIX PIP_ROOT PIP_PYTHON PIP_REQUIRE_VIRTUALENV
+export PIP_USER := 0
+
+FITS   := -E -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))'
+PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11 python .venv/bin/python,$(shell $(p) $(FITS) 2>/dev/null && echo $(p))))
 BIN    := .venv/bin
 READY  := .venv/.ready
 UNITS  ?=
 ARGS   ?=
+
+# `make progress 02_gumbel work/03_perturbed/03_perturbed.ipynb` is as good as UNITS="…".
+ifneq ($(filter progress kill-matrix lectures exercises,$(firstword $(MAKECMDGOALS))),)
+  NAMED := $(foreach g,$(wordlist 2,99,$(MAKECMDGOALS)),$(if $(findstring /,$(g))$(filter 0% 1% %.ipynb,$(g)),$(g)))
+  ifneq ($(NAMED),)
+    UNITS := $(NAMED)
+    .PHONY: $(NAMED)
+    $(NAMED): ; @:
+  endif
+endif
 
 # Jupyter refuses to serve as root, which is who one is in a container, unless told so.
 ROOT_FLAG := $(shell [ "$$(id -u)" = 0 ] && echo --allow-root)
@@ -28,19 +45,19 @@ setup: $(READY)  ## build the environment in .venv, once
 lab: $(READY)  ## open JupyterLab on the first lecture, your exercises in work/ (ARGS="--no-browser --port 8888")
 	@$(BIN)/python -m tools.work
 	@# the root is named: else it is the folder of the file, and work/ cannot be reached
-	@$(BIN)/jupyter lab $(ROOT_FLAG) --ServerApp.root_dir="$(CURDIR)" $(ARGS) lectures/00_start_here.ipynb
+	@$(BIN)/python -m jupyterlab $(ROOT_FLAG) --ServerApp.root_dir="$(CURDIR)" $(ARGS) lectures/00_start_here.ipynb
 
 test: lint types unit notebooks  ## everything that must hold
 
 lint: $(READY)  ## style of code and notebooks
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
 
 types: $(READY)  ## types of dynlib
-	$(BIN)/mypy
+	$(BIN)/python -m mypy
 
 unit: $(READY)  ## tests of the package, the graders and the gates
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests
 
 notebooks: $(READY)  ## run every lecture and solution, and hold the lectures to their seconds and MiB
 	$(BIN)/python -m pytest -p tests.notebooks.budget --nbval-lax --nbval-current-env --nbval-cell-timeout 120 lectures solutions
@@ -68,18 +85,13 @@ pretrained: $(READY)  ## add MiniLM, 0.2 GB, for those who want to operate on it
 clean:  ## remove the environment and the caches; work/ stays
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build *.egg-info
 
-$(READY): constraints.txt pyproject.toml Makefile
+# The stamp says which folder, which Python, and that pip is there. Where that is no longer so, it is made again.
+ifneq ($(shell cat $(READY) 2>/dev/null),$(shell $(BIN)/python -I tools/environment.py --state 2>/dev/null || echo none))
+  $(READY): again
+endif
+.PHONY: again
+
+$(READY): constraints.txt pyproject.toml Makefile tools/environment.py
 	@test -n "$(PYTHON)" || { echo "This course needs Python 3.11, 3.12 or 3.13, and found none on the PATH. Install one, or name it: make setup PYTHON=/path/to/python3.12"; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments: on Debian and Ubuntu, apt install python3-venv"; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@# torch first and alone, so that no other package can draw in a build with CUDA
-	@if [ "$$(uname -s)" = Linux ] && ! nvidia-smi -L >/dev/null 2>&1; then \
-	  echo "no NVIDIA GPU in sight: looking for torch without CUDA"; \
-	  $(BIN)/python -m pip install --quiet --retries 0 --timeout 30 --extra-index-url $(TORCH_CPU_INDEX) torch==$(TORCH) \
-	  || $(BIN)/python -m pip install --quiet torch==$(TORCH); \
-	else $(BIN)/python -m pip install --quiet torch==$(TORCH); fi
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[course,test,oracles]'
-	@# JupyterLab would greet every learner with a pop-up that asks whether to fetch news
-	@mkdir -p .venv/share/jupyter/lab/settings
-	@echo '{"@jupyterlab/apputils-extension:notification": {"checkForUpdates": false, "doNotDisturbMode": true, "fetchNews": "false"}}' > .venv/share/jupyter/lab/settings/overrides.json
-	@touch $@
+	@"$(PYTHON)" $(FITS) || { echo "This course needs Python 3.11, 3.12 or 3.13, and PYTHON=$(PYTHON) is none of them. Leave PYTHON out, or name another: make setup PYTHON=/path/to/python3.12"; exit 1; }
+	@"$(PYTHON)" -E -s tools/environment.py --torch $(TORCH) --index $(TORCH_CPU_INDEX) --extras $(EXTRAS) $(if $(filter environment command,$(firstword $(origin PYTHON))),--asked)

@@ -25,6 +25,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from tools.environment import NEEDS, supported
 from tools.notebooks import EXERCISES, ROOT, units
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -76,6 +77,14 @@ def make(*arguments: str, folder: Path = ROOT, **options: Any) -> subprocess.Com
     return subprocess.run(["make", *arguments], cwd=folder, capture_output=True, text=True, timeout=60, **options)
 
 
+def bare(folder: Path) -> Path:
+    """A folder with what the set-up needs, and no environment."""
+    (folder / "tools").mkdir()
+    for name in ("Makefile", "constraints.txt", "pyproject.toml", "tools/environment.py"):
+        shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
 def test_what_is_installed_is_what_the_constraints_say() -> None:
     different = []
     for name, pin in pins().items():
@@ -121,23 +130,25 @@ def test_conda_gets_the_same_environment_as_make() -> None:
     assert f"--extra-index-url {VARIABLES['TORCH_CPU_INDEX']}" in pip
     assert "-c constraints.txt" in pip
     (ours,) = [line for line in pip if line.startswith("-e ")]
-    added, made = re.findall(r"pip install .*-e '([^']+)'", MAKEFILE)
+    (added,) = re.findall(r"pip install .*-e '([^']+)'", MAKEFILE)
     assert added == ".[pretrained]"
-    assert ours.removeprefix("-e ") == made
-    extras = Requirement(f"dynlib{made.removeprefix('.')}").extras
+    assert ours == f"-e .[{VARIABLES['EXTRAS']}]"
+    extras = set(VARIABLES["EXTRAS"].split(","))
     assert extras == set(PROJECT["optional-dependencies"]) - {"kernels", "pretrained"}
     assert len(pip) == 4, "what else does conda install that make does not?"
 
 
 def test_the_makefile_takes_the_pythons_that_the_project_takes() -> None:
     least, most = (
-        re.search(pattern, VARIABLES["PYTHON"]) for pattern in (r"not \((\d+), (\d+)\)", r"<= \((\d+), (\d+)\)\)")
+        re.search(pattern, VARIABLES["FITS"]) for pattern in (r"not \((\d+), (\d+)\)", r"<= \((\d+), (\d+)\)\)")
     )
     assert least is not None
     assert most is not None
     assert f">={'.'.join(least.groups())}" == PROJECT["requires-python"]
     assert (".".join(least.groups()), ".".join(most.groups())) == (SUPPORTED[0], SUPPORTED[-1])
     assert f"{sys.version_info.major}.{sys.version_info.minor}" in SUPPORTED
+    assert [version for version in ("3.10", *SUPPORTED, "3.14") if supported(version)] == list(SUPPORTED)
+    assert "3.11, 3.12 or 3.13" in NEEDS
 
 
 def test_make_alone_lists_every_target_with_a_line() -> None:
@@ -163,9 +174,7 @@ def test_make_test_is_made_of_targets_that_run_every_tool() -> None:
 
 
 def test_without_a_python_that_fits_make_says_which_one_to_get(tmp_path: Path) -> None:
-    for name in ("Makefile", "constraints.txt", "pyproject.toml"):
-        shutil.copy(ROOT / name, tmp_path)
-    ran = make("setup", "PYTHON=", folder=tmp_path)
+    ran = make("setup", "PYTHON=", folder=bare(tmp_path))
     assert ran.returncode != 0
     assert "This course needs Python 3.11, 3.12 or 3.13" in ran.stdout
     assert not (tmp_path / ".venv").exists()

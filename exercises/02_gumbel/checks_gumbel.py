@@ -210,7 +210,8 @@ def gumbel_max(
                 answer(logits, dim=dim).flatten(),
                 torch.tensor([row.index(max(row)) for row in rows]),
                 tested=f"logits {list(shape)}{what}, dim={dim}, so far apart that the largest is always chosen",
-                likely="each row chooses by its own logits, and stands where it stood: movedim, not transpose",
+                likely="each row chooses by its own logits, and stands where it stood: movedim, not transpose; and no "
+                "exponential of a large logit, which no float holds",
             )
     logits = torch.tensor([[0.0, 2.0, 1.0], [1.0, 0.5, -1.0]])
     _independent(
@@ -598,7 +599,8 @@ def exact_gradient(
             tolerance=1e-6 if dtype == torch.float64 else 1e-5,
             likely="p log p, or log p, of a probability that is 0"
             if barred
-            else "the sum over all k one-hot vectors: nothing is drawn, nothing is relaxed"
+            else "the sum over all k one-hot vectors: nothing is drawn, nothing is relaxed; if it is NaN, an exp() "
+            "overflowed: use softmax"
             if f.smooth
             else "f may be anything: only its values may enter, not its gradient",
             mistakes=_mistaken_gradients(f, logits),
@@ -657,7 +659,7 @@ def _mistaken_gradients(f: Loss, logits: Tensor) -> dict[str, Tensor]:
         "that is the gradient with respect to p: go on to the logits": losses,
         "the mean of f is taken with equal weights: weigh with p": p * (losses - losses.mean()),
         "p_j f_j alone: all the other p_i depend on the logit j too": p * losses,
-        "the sign is turned": p * (p @ losses) - p * losses,
+        "the sign is turned": -torch.tensor(_slopes(f.losses, logits.tolist()), dtype=logits.dtype),
     }
 
 
@@ -724,18 +726,21 @@ def _third_largest(tau: float) -> float:
 @cache
 def _directions(seed: int) -> dict[str, str]:
     """Which way bias and variance go as τ falls from 10 to 0.1, in 50,000 samples of the last cell's problem."""
-    logits, places = torch.tensor(ODDS).log(), torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, -1.0]])
+    places = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, -1.0]])
 
     def f(z: Tensor) -> Tensor:
         return ((z @ places - 0.5) ** 2).sum(-1)
 
-    exact = torch.tensor(_slopes(f(torch.eye(3)).tolist(), logits.tolist()))
+    exact = torch.tensor(_slopes(f(torch.eye(3)).tolist(), [math.log(odds) for odds in ODDS]))
     measured = []
     for tau in (10.0, 0.1):
-        rows = logits.expand(50_000, 3).clone().requires_grad_()
-        noise = -torch.empty(50_000, 3).exponential_(generator=seeded(seed)).log()
+        # a race: the weights are the odds over exponential numbers, to the power of 1 / τ
+        times = torch.empty(50_000, 3, dtype=torch.float64).exponential_(generator=seeded(seed))
+        pace = (torch.tensor(ODDS) / times) ** (1 / tau)
+        y = (pace / pace.sum(-1, keepdim=True)).float().requires_grad_()
         with torch.enable_grad():
-            (samples,) = torch.autograd.grad(f(((rows + noise) / tau).softmax(-1)).sum(), rows)
+            (slope,) = torch.autograd.grad(f(y).sum(), y)
+        samples = y.detach() * (slope - (y.detach() * slope).sum(-1, keepdim=True)) / tau
         centre = samples.double().mean(0)
         measured.append(((centre - exact).norm().item(), samples.double().var(0).sum().item()))
     return {

@@ -628,8 +628,14 @@ def _generator(check: Task, call: Callable[[torch.Generator], Tensor]) -> None:
 ARGMAX = (Problems(3, 4, 7, 0.5),)
 
 
-def perturbed_argmax(check: Task, answer: Callable[..., Tensor], *, cases: Iterable[Problems] = ARGMAX) -> None:
-    """Task 4: problems of every kind, the law of two scores, and generators."""
+def perturbed_argmax(
+    check: Task,
+    answer: Callable[..., Tensor],
+    *,
+    cases: Iterable[Problems] = ARGMAX,
+    noise: Iterable[tuple[int, float]] = (),
+) -> None:
+    """Task 4: problems of every kind, the law of two scores, generators; the noise of so many samples at a sigma."""
     done = [(problems, *_value_of_argmax(check, answer, problems)) for problems in cases]
     # Of two scores the first wins where sigma (Z_2 - Z_1) < gap: with probability Phi(gap / (sigma √2)).
     gap, draws = torch.tensor(3.0, dtype=torch.float64), 20_000
@@ -664,6 +670,8 @@ def perturbed_argmax(check: Task, answer: Callable[..., Tensor], *, cases: Itera
     check.close("under no_grad", total, 3.0, tested="a call in no_grad(): the sum of three rows of weights")
     plain = answer(two.solve, theta.detach())
     check.true("nothing to learn", not plain.requires_grad, tested="a theta without gradient", expected="no gradient")
+    for samples, sigma in noise:
+        _noise(check, answer, samples, sigma)
 
 
 def _value_of_argmax(
@@ -752,8 +760,8 @@ def _gradient_of_argmax(
     )
 
 
-def noise_of_argmax(check: Task, answer: Callable[..., Tensor], *, samples: int, sigma: float) -> None:
-    """Task 4: the noise itself, as the solver sees it, of one problem of three scores."""
+def _noise(check: Task, answer: Callable[..., Tensor], samples: int, sigma: float) -> None:
+    """The noise itself, as the solver sees it, of one problem of three scores."""
     theta, asked = torch.tensor([[0.5, 0.0, -0.5]]), Asked(Problems(1, 3, samples, sigma).solve)
     answer(asked, theta, samples=samples, sigma=sigma)
     noise = (asked.scores[0] - theta) / sigma
@@ -787,8 +795,16 @@ def noise_of_argmax(check: Task, answer: Callable[..., Tensor], *, samples: int,
 FENCHEL = (Problems(3, 4, 5, 1.5),)
 
 
-def fenchel_young(check: Task, answer: Callable[..., Tensor], *, cases: Iterable[Problems] = FENCHEL) -> None:
-    """Task 5: problems of every kind, and generators."""
+def fenchel_young(
+    check: Task,
+    answer: Callable[..., Tensor],
+    *,
+    cases: Iterable[Problems] = FENCHEL,
+    slopes: Iterable[tuple[float, int]] = (),
+    maxima: Iterable[tuple[int, float]] = (),
+) -> None:
+    """Task 5: problems of every kind, generators; finite differences at a sigma under a seed; the mean of the maxima
+    over so many samples at a sigma."""
     for problems in cases:
         _one_fenchel_young(check, answer, problems)
     solve, theta = Problems(3, 4, 1, 1.0).solve, apart(3, 4, torch.float64).requires_grad_()
@@ -797,6 +813,10 @@ def fenchel_young(check: Task, answer: Callable[..., Tensor], *, cases: Iterable
     with torch.no_grad():
         shape = tuple(answer(solve, theta, target).shape)
     check.equal("under no_grad", shape, (3,), tested="a call in no_grad()")
+    for sigma, seed in slopes:
+        _slopes_of_fenchel_young(check, answer, sigma, seed)
+    for samples, sigma in maxima:
+        _mean_of_maxima(check, answer, samples, sigma)
 
 
 def _targets(problems: Problems) -> Tensor:
@@ -894,10 +914,10 @@ def _one_fenchel_young(check: Task, answer: Callable[..., Tensor], problems: Pro
     )
 
 
-def slopes_of_fenchel_young(
-    check: Task, answer: Callable[..., Tensor], *, sigma: float, seed: int, step: float = 1e-6
+def _slopes_of_fenchel_young(
+    check: Task, answer: Callable[..., Tensor], sigma: float, seed: int, step: float = 1e-6
 ) -> None:
-    """Task 5: the gradient belongs to the value, under one seed."""
+    """The gradient belongs to the value, under one seed."""
     problems = Problems(2, 4, 20, sigma)
     theta, target = checks.normal(2, 4, seed=seed, dtype=torch.float64).requires_grad_(), _targets(problems)
 
@@ -919,8 +939,8 @@ def slopes_of_fenchel_young(
     )
 
 
-def mean_of_maxima(check: Task, answer: Callable[..., Tensor], *, samples: int, sigma: float) -> None:
-    """Task 5: the mean of the largest of three normal numbers, which is above the largest of the means."""
+def _mean_of_maxima(check: Task, answer: Callable[..., Tensor], samples: int, sigma: float) -> None:
+    """The mean of the largest of three normal numbers, which is above the largest of the means."""
     many = answer(
         Problems(1, 3, samples, sigma).solve, torch.zeros(1, 3), torch.eye(3)[:1], samples=samples, sigma=sigma
     )

@@ -28,11 +28,11 @@ def halves(*rows: Any) -> Tensor:
 
 
 def _parts(check: Task, name: str, results: Any, names: str, on: str) -> None:
-    """A tuple of tensors, as many as there are names."""
+    """A tuple of tensors, or a list, as many as there are names."""
     number = len(names.split(", "))
     check.true(
         name,
-        isinstance(results, tuple) and [isinstance(part, Tensor) for part in results] == [True] * number,
+        isinstance(results, tuple | list) and [isinstance(part, Tensor) for part in results] == [True] * number,
         tested=on,
         expected=f"a tuple of {number} tensors: {names}",
         got=type(results).__name__,

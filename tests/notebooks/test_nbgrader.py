@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from tools.notebooks import ROOT, exercise, is_answer, is_check, read, solution,
 
 TOYS = "99_toys"
 REAL = "00_start_here"
+STRANGE, BESIDE = "98_strange", "97_beside"
 NOISY = (
     'import sys, warnings\nfrom tqdm import tqdm\nwarnings.warn("deprecated")\nprint("here", file=sys.stderr)\n'
     "return sum(x for _ in tqdm(range(2)))"
@@ -27,6 +29,8 @@ NOISY = (
 Expected = dict[str, dict[str, float]]
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_every_submission_gets_the_points_it_earned_in_the_grade_book_and_in_the_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -36,12 +40,20 @@ def test_every_submission_gets_the_points_it_earned_in_the_grade_book_and_in_the
     _write(toys.unit(), course / "solutions" / TOYS / f"{TOYS}.ipynb")
     shutil.copytree(solution(REAL).parent, course / "solutions" / REAL)
     shutil.copy(ROOT / "nbgrader_config.py", course)
+    _write(toys.unit(voice=False, above=True), course / "solutions" / STRANGE / f"{STRANGE}.ipynb")
+    _write(toys.beside(), course / "solutions" / BESIDE / f"{BESIDE}.ipynb")
+    (course / "solutions" / BESIDE / "checks_toys.py").write_text(toys.CHECKS)
 
     nbgrader(course, "generate_assignment", "--assignment=*")
     released = read(course / "exercises" / TOYS / f"{TOYS}.ipynb")
     assert (course / "exercises" / REAL / f"{REAL}.ipynb").read_bytes() == exercise(REAL).read_bytes()
 
-    expected = {TOYS: hand_in_toys(course, released), REAL: hand_in_real(course)}
+    expected = {
+        TOYS: hand_in_toys(course, released),
+        REAL: hand_in_real(course),
+        STRANGE: hand_in_strange(course),
+        BESIDE: hand_in_beside(course),
+    }
     nbgrader(course, "autograde", "--assignment=*")
     nbgrader(course, "generate_feedback", "--assignment=*")
     nbgrader(course, "export", "--to", "grades.csv")
@@ -58,6 +70,8 @@ def test_every_submission_gets_the_points_it_earned_in_the_grade_book_and_in_the
             assert float(row["score"]) == sum(points.values()), row
             assert float(row["max_score"]) == most, row
             page = (course / "feedback" / student / unit / f"{unit}.html").read_text()
+            if unit not in (TOYS, REAL):
+                continue  # where there is no voice, feedback is a traceback
             told = "did not pass" in page or "not filled in yet" in page
             assert told == (sum(points.values()) < most), f"{student}'s feedback says what is missing, and only that"
 
@@ -90,6 +104,47 @@ def hand_in_toys(course: Path, released: NotebookNode) -> Expected:
     for student, (notebook, _) in submissions.items():
         _write(notebook, course / "submitted" / student / TOYS / f"{TOYS}.ipynb")
     return {student: points for student, (_, points) in submissions.items()}
+
+
+def hand_in_strange(course: Path) -> Expected:
+    """Hand in what learners do to a notebook in an editor, where nbgrader has a way of its own to go wrong."""
+    names = (
+        *("split, notes in the first half", "split, the half above is broken", "an older answer pasted below"),
+        *("a check pasted at the top", "a check moved to the top", "an answer merged into its check"),
+        *("an answer made Markdown", "a check made Markdown", "all marks lost", "marks that are none"),
+        *("marks of another course", "tags that skip every cell", "an answer that shows its points"),
+        *("an answer that hides its errors", "exit() in a cell", "sys.exit() in an answer", "os._exit in a cell"),
+    )
+    submissions = toys.strange(read(course / "exercises" / STRANGE / f"{STRANGE}.ipynb"))
+    submissions = {re.sub(r"\W+", "-", name): submissions[name] for name in names}
+    submissions["correct"] = toys.strange(read(course / "exercises" / STRANGE / f"{STRANGE}.ipynb"))["another folder"]
+    for student, (notebook, _) in submissions.items():
+        _write(notebook, course / "submitted" / student / STRANGE / f"{STRANGE}.ipynb")
+    return {student: points for student, (_, points) in submissions.items()}
+
+
+def hand_in_beside(course: Path) -> Expected:
+    """Hand in files beside the notebook that would lift the grade: other checks, and namesakes of packages."""
+    assert (course / "exercises" / BESIDE / "checks_toys.py").read_text() == toys.CHECKS, "the checks are handed out"
+    released = read(course / "exercises" / BESIDE / f"{BESIDE}.ipynb")
+    right = {task: float(points) for task, points in toys.POINTS.items()}
+    honest = toys.answered(released, **toys.RIGHT | {"double": "return 0"})
+    rewriting = nbformat.from_dict(honest)
+    rewriting.cells.insert(0, nbformat.v4.new_code_cell(f"%%writefile checks_toys.py\n{toys.BLIND}"))
+    submissions = {
+        "correct": toys.answered(released, **toys.RIGHT),
+        "honest": honest,
+        "blind": nbformat.from_dict(honest),
+        "rewriting": rewriting,
+    }
+    for student, notebook in submissions.items():
+        _write(notebook, course / "submitted" / student / BESIDE / f"{BESIDE}.ipynb")
+    beside = course / "submitted" / "blind" / BESIDE
+    (beside / "checks_toys.py").write_text(toys.BLIND)
+    (beside / "dynlib").mkdir()
+    for name in ("torch.py", "ipykernel_launcher.py", "json.py", "dynlib/__init__.py"):
+        (beside / name).write_text("raise SystemExit('this is not the package')")
+    return {student: right | ({} if student == "correct" else {"double": 0.0}) for student in submissions}
 
 
 def hand_in_real(course: Path) -> Expected:
@@ -150,7 +205,7 @@ def nbgrader(course: Path, *arguments: str) -> None:
         env={**os.environ, "HOME": str(home), "IPYTHONDIR": str(home / "ipython"), **places},
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=500,
     )
     if ran.returncode:
         pytest.fail(f"nbgrader {' '.join(arguments)}\n{ran.stdout}\n{ran.stderr}")

@@ -113,6 +113,40 @@ def gumbel_max(logits, *, dim=-1, generator=None):
     return (logits - torch.log1p(-torch.log(uniform))).argmax(dim)
 
 
+# %% wrong: gumbel-max | every row draws by the logits of the first | killed by: each its own row
+def gumbel_max(logits, *, dim=-1, generator=None):
+    rows = logits.movedim(dim, -1)
+    first = rows.reshape(-1, rows.shape[-1])[0].expand_as(rows)
+    noise = -torch.empty(rows.shape, dtype=rows.dtype).exponential_(generator=generator).log()
+    return (first + noise).argmax(-1)
+
+
+# %% wrong: gumbel-max | every row draws by the mean of all rows | killed by: each its own row
+# edit of: every row draws by the logits of the first
+# -    first = rows.reshape(-1, rows.shape[-1])[0].expand_as(rows)
+# +    first = rows.reshape(-1, rows.shape[-1]).mean(0).expand_as(rows)
+
+
+# %% wrong: gumbel-max | transpose in place of movedim, which turns the other dimensions round | killed by: shape
+# edit of: every row draws by the logits of the first
+# -    rows = logits.movedim(dim, -1)
+# -    first = rows.reshape(-1, rows.shape[-1])[0].expand_as(rows)
+# +    rows = first = logits.transpose(dim, -1)
+
+
+# %% wrong: gumbel-max | a seed inside, so that every call draws the same | killed by: without a generator
+# edit of: the teacher's
+#      # -log U is exponential: one call draws it, and there is no log of zero to fear
+# +    if generator is None:
+# +        torch.manual_seed(0)
+
+
+# %% wrong: gumbel-max | a race whose rates are too large for a float | killed by: each its own row
+# edit of: by a race of exponentials
+# -    rates = logits.softmax(dim)
+# +    rates = logits.exp()
+
+
 # %% right: straight-through | a zero that carries the gradient
 def straight_through(hard, soft):
     return hard.detach() + (soft - soft.detach())
@@ -480,6 +514,13 @@ def gumbel_sigmoid(logits, tau=1.0, *, hard=False, generator=None):
     return gumbel_softmax(pair, tau, hard=hard, generator=generator)[..., 0]
 
 
+# %% wrong: gumbel-sigmoid | a seed inside, so that every call draws the same | killed by: without a generator
+# edit of: the teacher's
+#      # the difference of two Gumbel variables: log of a ratio of two exponential ones
+# +    if generator is None:
+# +        torch.manual_seed(0)
+
+
 # %% right: exact-gradient | by autograd on the expected loss
 def exact_gradient(f, logits):
     with torch.enable_grad():
@@ -560,6 +601,12 @@ def exact_gradient(f, logits):
     logits = logits.detach().requires_grad_()
     losses = f(torch.eye(len(logits), dtype=logits.dtype)).detach()
     return torch.autograd.grad((logits.softmax(0) * losses).sum(), logits)[0]
+
+
+# %% wrong: exact-gradient | exponentials that are too large for a float, divided by their sum | killed by: gradient
+# edit of: the teacher's
+# -    p = logits.softmax(0)
+# +    p = logits.exp() / logits.exp().sum()
 
 
 # %% right: predict-temperature | the variance by its parts

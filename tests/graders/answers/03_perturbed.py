@@ -178,138 +178,112 @@ def score_function_loss(log_prob, reward, baseline=0.0):
     return torch.mean(log_prob * (baseline - reward).detach())
 
 
-# %% wrong: leave-one-out | the mean of all samples, the own one included | killed by: baseline
+# %% right: leave-one-out | what all have minus what one has
 def leave_one_out(rewards):
     if len(rewards) < 2:
         raise ValueError("two samples at least")
-    return rewards.mean(0, keepdim=True).expand_as(rewards)
+    return (rewards.sum(0) - rewards) / (len(rewards) - 1)
 
 
 def score_function_loss(log_prob, reward, baseline=0.0):
     return -((reward - baseline).detach() * log_prob).mean()
 
 
+# %% wrong: leave-one-out | the mean of all samples, the own one included | killed by: baseline
+# edit of: what all have minus what one has
+# -    return (rewards.sum(0) - rewards) / (len(rewards) - 1)
+# +    return rewards.mean(0, keepdim=True).expand_as(rewards)
+
+
 # %% wrong: leave-one-out | the sum of the others divided by m | killed by: baseline
-# edit of: the mean of all samples, the own one included
-# -    return rewards.mean(0, keepdim=True).expand_as(rewards)
+# edit of: what all have minus what one has
+# -    return (rewards.sum(0) - rewards) / (len(rewards) - 1)
 # +    return (rewards.sum(0) - rewards) / len(rewards)
 
 
 # %% wrong: leave-one-out | gives the advantage in place of the baseline | killed by: baseline
-# edit of: the mean of all samples, the own one included
-# -    return rewards.mean(0, keepdim=True).expand_as(rewards)
+# edit of: what all have minus what one has
+# -    return (rewards.sum(0) - rewards) / (len(rewards) - 1)
 # +    return rewards - (rewards.sum(0) - rewards) / (len(rewards) - 1)
 
 
 # %% wrong: leave-one-out | along the last dimension | killed by: first dimension
-# edit of: the mean of all samples, the own one included
-# -    return rewards.mean(0, keepdim=True).expand_as(rewards)
+# edit of: what all have minus what one has
+# -    return (rewards.sum(0) - rewards) / (len(rewards) - 1)
 # +    return (rewards.sum(-1, keepdim=True) - rewards) / (rewards.shape[-1] - 1)
 
 
 # %% wrong: leave-one-out | mixes the problems of a batch | killed by: first dimension
-# edit of: the mean of all samples, the own one included
-# -    return rewards.mean(0, keepdim=True).expand_as(rewards)
+# edit of: what all have minus what one has
+# -    return (rewards.sum(0) - rewards) / (len(rewards) - 1)
 # +    return (rewards.sum() - rewards) / (rewards.numel() - 1)
 
 
 # %% wrong: leave-one-out | the sign: minimises the reward | killed by: value
-# edit of: the mean of all samples, the own one included
-# -    return rewards.mean(0, keepdim=True).expand_as(rewards)
-# +    return (rewards.sum(0) - rewards) / (len(rewards) - 1)
-# …
+# edit of: what all have minus what one has
 # -    return -((reward - baseline).detach() * log_prob).mean()
 # +    return ((reward - baseline).detach() * log_prob).mean()
 
 
 # %% wrong: leave-one-out | the sum over the samples | killed by: value
-# edit of: the mean of all samples, the own one included
-# -    return rewards.mean(0, keepdim=True).expand_as(rewards)
-# +    return (rewards.sum(0) - rewards) / (len(rewards) - 1)
-# …
+# edit of: what all have minus what one has
 # -    return -((reward - baseline).detach() * log_prob).mean()
 # +    return -((reward - baseline).detach() * log_prob).sum()
 
 
 # %% wrong: leave-one-out | the baseline added | killed by: value
-# edit of: the mean of all samples, the own one included
-# -    return rewards.mean(0, keepdim=True).expand_as(rewards)
-# +    return (rewards.sum(0) - rewards) / (len(rewards) - 1)
-# …
+# edit of: what all have minus what one has
 # -    return -((reward - baseline).detach() * log_prob).mean()
 # +    return -((reward + baseline).detach() * log_prob).mean()
 
 
 # %% wrong: leave-one-out | probabilities in place of their logarithms | killed by: value
-# edit of: the mean of all samples, the own one included
-# -    return rewards.mean(0, keepdim=True).expand_as(rewards)
-# +    return (rewards.sum(0) - rewards) / (len(rewards) - 1)
-# …
+# edit of: what all have minus what one has
 # -    return -((reward - baseline).detach() * log_prob).mean()
 # +    return -((reward - baseline).detach() * log_prob.exp()).mean()
 
 
 # %% wrong: leave-one-out | one loss for each sample | killed by: one number
-# edit of: the mean of all samples, the own one included
-# -    return rewards.mean(0, keepdim=True).expand_as(rewards)
-# +    return (rewards.sum(0) - rewards) / (len(rewards) - 1)
-# …
+# edit of: what all have minus what one has
 # -    return -((reward - baseline).detach() * log_prob).mean()
 # +    return -(reward - baseline).detach() * log_prob
 
 
 # %% wrong: leave-one-out | forgot to detach the reward | killed by: no gradient of the reward
-# edit of: the mean of all samples, the own one included
-# -    return rewards.mean(0, keepdim=True).expand_as(rewards)
-# +    return (rewards.sum(0) - rewards) / (len(rewards) - 1)
-# …
+# edit of: what all have minus what one has
 # -    return -((reward - baseline).detach() * log_prob).mean()
 # +    return -((reward - baseline) * log_prob).mean()
 
 
 # %% wrong: leave-one-out | detaches the reward and not the baseline | killed by: no gradient of the baseline
-# edit of: the mean of all samples, the own one included
-# -    return rewards.mean(0, keepdim=True).expand_as(rewards)
-# +    return (rewards.sum(0) - rewards) / (len(rewards) - 1)
-# …
+# edit of: what all have minus what one has
 # -    return -((reward - baseline).detach() * log_prob).mean()
 # +    return -((reward.detach() - baseline) * log_prob).mean()
 
 
 # %% wrong: leave-one-out | detaches all of it | killed by: has a gradient
-# edit of: the mean of all samples, the own one included
-# -    return rewards.mean(0, keepdim=True).expand_as(rewards)
-# +    return (rewards.sum(0) - rewards) / (len(rewards) - 1)
-# …
+# edit of: what all have minus what one has
 # -    return -((reward - baseline).detach() * log_prob).mean()
 # +    return -((reward - baseline) * log_prob).mean().detach()
 
 
 # %% wrong: leave-one-out | scales the advantages to a standard deviation of one | killed by: value
-# edit of: the mean of all samples, the own one included
-# -    return rewards.mean(0, keepdim=True).expand_as(rewards)
-# +    return (rewards.sum(0) - rewards) / (len(rewards) - 1)
-# …
+# edit of: what all have minus what one has
 # -    return -((reward - baseline).detach() * log_prob).mean()
 # +    advantage = (reward - baseline).detach()
 # +    return -(advantage / (advantage.std() + 1e-8) * log_prob).mean()
 
 
 # %% wrong: leave-one-out | expects the baseline to be a tensor | killed by: runs
-# edit of: the mean of all samples, the own one included
-# -    return rewards.mean(0, keepdim=True).expand_as(rewards)
-# +    return (rewards.sum(0) - rewards) / (len(rewards) - 1)
-# …
+# edit of: what all have minus what one has
 # -    return -((reward - baseline).detach() * log_prob).mean()
 # +    return -((reward.detach() - baseline.detach()) * log_prob).mean()
 
 
 # %% wrong: leave-one-out | NaN for a single sample | killed by: one sample
-# edit of: the mean of all samples, the own one included
+# edit of: what all have minus what one has
 # -    if len(rewards) < 2:
 # -        raise ValueError("two samples at least")
-# -    return rewards.mean(0, keepdim=True).expand_as(rewards)
-# +    return (rewards.sum(0) - rewards) / (len(rewards) - 1)
 
 
 # %% right: subset-marginals | each thing left out in turn, with Python's numbers
@@ -1007,10 +981,10 @@ def needed_samples(gradients, error):
     return count
 
 
-# %% wrong: predict-samples | the two laws taken for one | killed by: heaviest in the k-subset law
+# %% right: predict-samples | numbers of three digits
 def predict():
     return {
-        "heaviest in the k-subset law": 0.771,
+        "heaviest in the k-subset law": 0.732,
         "heaviest with Gumbel noise": 0.771,
         "samples for perturbed argmax": 4,
         "samples for Fenchel-Young": 1,
@@ -1023,80 +997,62 @@ def needed_samples(gradients, error):
     return max(1, math.ceil(variance / error**2))
 
 
+# %% wrong: predict-samples | the two laws taken for one | killed by: heaviest in the k-subset law
+# edit of: numbers of three digits
+# -        "heaviest in the k-subset law": 0.732,
+# +        "heaviest in the k-subset law": 0.771,
+
+
 # %% wrong: predict-samples | Gumbel noise thought to draw from the k-subset law | killed by: heaviest with Gumbel noise
-# edit of: the two laws taken for one
-# -        "heaviest in the k-subset law": 0.771,
+# edit of: numbers of three digits
 # -        "heaviest with Gumbel noise": 0.771,
-# +        "heaviest in the k-subset law": 0.732,
 # +        "heaviest with Gumbel noise": 0.732,
 
 
 # %% wrong: predict-samples | drawing with replacement | killed by: heaviest with Gumbel noise
-# edit of: the two laws taken for one
-# -        "heaviest in the k-subset law": 0.771,
+# edit of: numbers of three digits
 # -        "heaviest with Gumbel noise": 0.771,
-# +        "heaviest in the k-subset law": 0.732,
 # +        "heaviest with Gumbel noise": 1 - (6 / 11) ** 2,
 
 
 # %% wrong: predict-samples | the factor of the gradient taken for that of its variance | killed by: samples for perturbed argmax
-# edit of: the two laws taken for one
-# -        "heaviest in the k-subset law": 0.771,
-# +        "heaviest in the k-subset law": 0.732,
-# …
+# edit of: numbers of three digits
 # -        "samples for perturbed argmax": 4,
 # +        "samples for perturbed argmax": 2,
 
 
 # %% wrong: predict-samples | less noise thought to mean less scatter | killed by: samples for perturbed argmax
-# edit of: the two laws taken for one
-# -        "heaviest in the k-subset law": 0.771,
-# +        "heaviest in the k-subset law": 0.732,
-# …
+# edit of: numbers of three digits
 # -        "samples for perturbed argmax": 4,
 # +        "samples for perturbed argmax": 1 / 4,
 
 
 # %% wrong: predict-samples | the loss thought to pay the same price | killed by: samples for Fenchel-Young
-# edit of: the two laws taken for one
-# -        "heaviest in the k-subset law": 0.771,
-# +        "heaviest in the k-subset law": 0.732,
-# …
+# edit of: numbers of three digits
 # -        "samples for Fenchel-Young": 1,
 # +        "samples for Fenchel-Young": 4,
 
 
 # %% wrong: predict-samples | the distance thought to rise as the noise falls | killed by: distance as sigma halves
-# edit of: the two laws taken for one
-# -        "heaviest in the k-subset law": 0.771,
-# +        "heaviest in the k-subset law": 0.732,
-# …
+# edit of: numbers of three digits
 # -        "distance as sigma halves": "falls",
 # +        "distance as sigma halves": "rises",
 
 
 # %% wrong: predict-samples | a name of the dict is misspelt | killed by: the names
-# edit of: the two laws taken for one
-# -        "heaviest in the k-subset law": 0.771,
+# edit of: numbers of three digits
 # -        "heaviest with Gumbel noise": 0.771,
-# +        "heaviest in the k-subset law": 0.732,
 # +        "heaviest with gumbel noise": 0.771,
 
 
 # %% wrong: predict-samples | a word where a number is asked for | killed by: a number
-# edit of: the two laws taken for one
-# -        "heaviest in the k-subset law": 0.771,
-# +        "heaviest in the k-subset law": 0.732,
-# …
+# edit of: numbers of three digits
 # -        "samples for perturbed argmax": 4,
 # +        "samples for perturbed argmax": "four times",
 
 
 # %% wrong: predict-samples | a number where a word is asked for | killed by: a word
-# edit of: the two laws taken for one
-# -        "heaviest in the k-subset law": 0.771,
-# +        "heaviest in the k-subset law": 0.732,
-# …
+# edit of: numbers of three digits
 # -        "distance as sigma halves": "falls",
 # +        "distance as sigma halves": 0.5,
 
@@ -1112,48 +1068,33 @@ def needed_samples(gradients, error):
 
 
 # %% wrong: predict-samples | the variance over the error, not over its square | killed by: needed samples
-# edit of: the two laws taken for one
-# -        "heaviest in the k-subset law": 0.771,
-# +        "heaviest in the k-subset law": 0.732,
-# …
+# edit of: numbers of three digits
 # -    return max(1, math.ceil(variance / error**2))
 # +    return max(1, math.ceil(variance / error))
 
 
 # %% wrong: predict-samples | rounds down | killed by: needed samples
-# edit of: the two laws taken for one
-# -        "heaviest in the k-subset law": 0.771,
-# +        "heaviest in the k-subset law": 0.732,
-# …
+# edit of: numbers of three digits
 # -    return max(1, math.ceil(variance / error**2))
 # +    return max(1, int(variance / error**2))
 
 
 # %% wrong: predict-samples | divides by r - 1 | killed by: needed samples
-# edit of: the two laws taken for one
-# -        "heaviest in the k-subset law": 0.771,
-# +        "heaviest in the k-subset law": 0.732,
-# …
+# edit of: numbers of three digits
 # -    variance = ((gradients - gradients.mean(0)) ** 2).sum(-1).mean().item()
 # -    return max(1, math.ceil(variance / error**2))
 # +    return max(1, math.ceil(gradients.var(0).sum().item() / error**2))
 
 
 # %% wrong: predict-samples | the mean over the parts as well | killed by: needed samples
-# edit of: the two laws taken for one
-# -        "heaviest in the k-subset law": 0.771,
-# +        "heaviest in the k-subset law": 0.732,
-# …
+# edit of: numbers of three digits
 # -    variance = ((gradients - gradients.mean(0)) ** 2).sum(-1).mean().item()
 # -    return max(1, math.ceil(variance / error**2))
 # +    return max(1, math.ceil(((gradients - gradients.mean(0)) ** 2).mean().item() / error**2))
 
 
 # %% wrong: predict-samples | a tensor, not a number | killed by: a whole number
-# edit of: the two laws taken for one
-# -        "heaviest in the k-subset law": 0.771,
-# +        "heaviest in the k-subset law": 0.732,
-# …
+# edit of: numbers of three digits
 # -    variance = ((gradients - gradients.mean(0)) ** 2).sum(-1).mean().item()
 # -    return max(1, math.ceil(variance / error**2))
 # +    variance = ((gradients - gradients.mean(0)) ** 2).sum(-1).mean()
@@ -1161,9 +1102,6 @@ def needed_samples(gradients, error):
 
 
 # %% wrong: predict-samples | zero samples where nothing scatters | killed by: one is enough
-# edit of: the two laws taken for one
-# -        "heaviest in the k-subset law": 0.771,
-# +        "heaviest in the k-subset law": 0.732,
-# …
+# edit of: numbers of three digits
 # -    return max(1, math.ceil(variance / error**2))
 # +    return math.ceil(variance / error**2)

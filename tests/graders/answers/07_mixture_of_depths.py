@@ -1159,174 +1159,135 @@ def causal_step(layers, x, place, caches):
 
 
 # %% wrong: causal-step | the weight is not on the path | killed by: a layer with a router
-# edit of: r times the update replaces the token
-# -        x = weight * layer.block.update(x, positions=positions, cache=cache)
+# edit of: the teacher's
+# -        x = x + weight * layer.block.update(x, positions=positions, cache=cache)
 # +        x = x + layer.block.update(x, positions=positions, cache=cache)
 
 
 # %% wrong: causal-step | a double residual | killed by: a layer without a router
-# edit of: r times the update replaces the token
-# -        x = weight * layer.block.update(x, positions=positions, cache=cache)
+# edit of: the teacher's
+# -        x = x + weight * layer.block.update(x, positions=positions, cache=cache)
 # +        x = x + (x + weight * layer.block.update(x, positions=positions, cache=cache))
 
 
 # %% wrong: causal-step | the predictor's log-odds are the weight | killed by: a layer with a predictor
-# edit of: r times the update replaces the token
-# -        x = weight * layer.block.update(x, positions=positions, cache=cache)
+# edit of: the teacher's
+# -        x = x + weight * layer.block.update(x, positions=positions, cache=cache)
 # +        x = x + (weight if layer.router is None else log_odds) * layer.block.update(x, positions=positions, cache=cache)
 
 
 # %% wrong: causal-step | sigmoid of r is the weight | killed by: a layer with a router
-# edit of: r times the update replaces the token
-# -        x = weight * layer.block.update(x, positions=positions, cache=cache)
+# edit of: the teacher's
+# -        x = x + weight * layer.block.update(x, positions=positions, cache=cache)
 # +        x = x + (weight if layer.router is None else weight.sigmoid()) * layer.block.update(
 # +            x, positions=positions, cache=cache
 # +        )
 
 
 # %% wrong: causal-step | r without its sign | killed by: a layer with a predictor
-# edit of: r times the update replaces the token
-# -        x = weight * layer.block.update(x, positions=positions, cache=cache)
+# edit of: the teacher's
+# -        x = x + weight * layer.block.update(x, positions=positions, cache=cache)
 # +        x = x + abs(weight) * layer.block.update(x, positions=positions, cache=cache)
 
 
 # %% wrong: causal-step | a layer without a router has the weight 0 | killed by: a layer without a router
-# edit of: r times the update replaces the token
+# edit of: the teacher's
 # -        weight = 1.0
 # +        weight = 0.0
-# …
-# -        x = weight * layer.block.update(x, positions=positions, cache=cache)
-# +        x = x + weight * layer.block.update(x, positions=positions, cache=cache)
 
 
 # %% wrong: causal-step | break in place of continue | killed by: four caches
-# edit of: r times the update replaces the token
+# edit of: the teacher's
 # -                continue
-# -        x = weight * layer.block.update(x, positions=positions, cache=cache)
+# -        x = x + weight * layer.block.update(x, positions=positions, cache=cache)
 # +                break
 # +        x = x + weight * layer.block.update(x, positions=positions, cache=cache)
 
 
 # %% wrong: causal-step | a token that passes by becomes 0 | killed by: a layer with a router
-# edit of: r times the update replaces the token
+# edit of: the teacher's
 #              if log_odds.item() <= 0:
 # +                x = 0 * x
-# …
-# -        x = weight * layer.block.update(x, positions=positions, cache=cache)
-# +        x = x + weight * layer.block.update(x, positions=positions, cache=cache)
 
 
 # %% wrong: causal-step | everyone runs, as the first of one | killed by: a layer with a router
-# edit of: r times the update replaces the token
+# edit of: the teacher's
 # -            if log_odds.item() <= 0:
 # +            if expert_choice(log_odds[..., 0], 1).logical_not().item():
-# …
-# -        x = weight * layer.block.update(x, positions=positions, cache=cache)
-# +        x = x + weight * layer.block.update(x, positions=positions, cache=cache)
 
 
 # %% wrong: causal-step | a probability compared with 0 | killed by: a layer with a router
-# edit of: r times the update replaces the token
+# edit of: the teacher's
 # -            if log_odds.item() <= 0:
 # +            if log_odds.sigmoid().item() <= 0:
-# …
-# -        x = weight * layer.block.update(x, positions=positions, cache=cache)
-# +        x = x + weight * layer.block.update(x, positions=positions, cache=cache)
 
 
 # %% wrong: causal-step | r decides where there is a predictor | killed by: a layer with a predictor
-# edit of: r times the update replaces the token
+# edit of: the teacher's
 # -            log_odds = weight if layer.predictor is None else layer.predictor(x)
 # +            log_odds = weight
-# …
-# -        x = weight * layer.block.update(x, positions=positions, cache=cache)
-# +        x = x + weight * layer.block.update(x, positions=positions, cache=cache)
 
 
 # %% wrong: causal-step | the other way round | killed by: a layer with a router
-# edit of: r times the update replaces the token
+# edit of: the teacher's
 # -            if log_odds.item() <= 0:
 # +            if log_odds.item() > 0:
-# …
-# -        x = weight * layer.block.update(x, positions=positions, cache=cache)
-# +        x = x + weight * layer.block.update(x, positions=positions, cache=cache)
 
 
 # %% wrong: causal-step | nobody runs where there is a router | killed by: a layer with a router
-# edit of: r times the update replaces the token
+# edit of: the teacher's
 # -            if log_odds.item() <= 0:
 # +            if True:
-# …
-# -        x = weight * layer.block.update(x, positions=positions, cache=cache)
-# +        x = x + weight * layer.block.update(x, positions=positions, cache=cache)
 
 
 # %% wrong: causal-step | writes those who pass by to the cache as well | killed by: a layer with a router
-# edit of: r times the update replaces the token
+# edit of: the teacher's
 #              if log_odds.item() <= 0:
 # +                layer.block.update(x, positions=positions, cache=cache)
-# …
-# -        x = weight * layer.block.update(x, positions=positions, cache=cache)
-# +        x = x + weight * layer.block.update(x, positions=positions, cache=cache)
 
 
 # %% wrong: causal-step | the first layer's state decides in every layer | killed by: four caches
-# edit of: r times the update replaces the token
-#      positions = torch.tensor([place])
+# edit of: the teacher's
+#      positions = torch.tensor([place], device=x.device)
 # +    first = x
 # …
 # -            weight = layer.router(x)
 # -            log_odds = weight if layer.predictor is None else layer.predictor(x)
 # +            weight = layer.router(first)
 # +            log_odds = weight if layer.predictor is None else layer.predictor(first)
-# …
-# -        x = weight * layer.block.update(x, positions=positions, cache=cache)
-# +        x = x + weight * layer.block.update(x, positions=positions, cache=cache)
 
 
 # %% wrong: causal-step | every update is of the first state | killed by: four layers
-# edit of: r times the update replaces the token
-#      positions = torch.tensor([place])
+# edit of: the teacher's
+#      positions = torch.tensor([place], device=x.device)
 # +    first = x
 # …
-# -        x = weight * layer.block.update(x, positions=positions, cache=cache)
+# -        x = x + weight * layer.block.update(x, positions=positions, cache=cache)
 # +        x = first + weight * layer.block.update(first, positions=positions, cache=cache)
 
 
 # %% wrong: causal-step | positions from 1 | killed by: a layer without a router
-# edit of: r times the update replaces the token
-# -    positions = torch.tensor([place])
+# edit of: the teacher's
+# -    positions = torch.tensor([place], device=x.device)
 # +    positions = torch.tensor([place + 1])
-# …
-# -        x = weight * layer.block.update(x, positions=positions, cache=cache)
-# +        x = x + weight * layer.block.update(x, positions=positions, cache=cache)
 
 
 # %% wrong: causal-step | every token stands at 0 | killed by: a layer without a router
-# edit of: r times the update replaces the token
-# -    positions = torch.tensor([place])
+# edit of: the teacher's
+# -    positions = torch.tensor([place], device=x.device)
 # +    positions = torch.tensor([0])
-# …
-# -        x = weight * layer.block.update(x, positions=positions, cache=cache)
-# +        x = x + weight * layer.block.update(x, positions=positions, cache=cache)
 
 
 # %% wrong: causal-step | one cache for all layers | killed by: four caches
-# edit of: r times the update replaces the token
+# edit of: the teacher's
 # -    for layer, cache in zip(layers, caches, strict=True):
 # +    for layer, cache in zip(layers, [caches[0]] * len(layers), strict=True):
-# …
-# -        x = weight * layer.block.update(x, positions=positions, cache=cache)
-# +        x = x + weight * layer.block.update(x, positions=positions, cache=cache)
 
 
 # %% wrong: causal-step | log-odds of 0 run | killed by: log-odds of 0
-# edit of: r times the update replaces the token
+# edit of: the teacher's
 # -            if log_odds.item() <= 0:
 # +            if log_odds.item() < 0:
-# …
-# -        x = weight * layer.block.update(x, positions=positions, cache=cache)
-# +        x = x + weight * layer.block.update(x, positions=positions, cache=cache)
 
 
 # %% wrong: causal-step | every layer gets the first state | killed by: four caches
@@ -1343,10 +1304,10 @@ def causal_step(layers, x, place, caches):
 
 
 # %% wrong: causal-step | counts what the cache holds for a position | killed by: a layer with a router
-# edit of: r times the update replaces the token
-# -    positions = torch.tensor([place])
+# edit of: the teacher's
+# -    positions = torch.tensor([place], device=x.device)
 # …
-# -        x = weight * layer.block.update(x, positions=positions, cache=cache)
+# -        x = x + weight * layer.block.update(x, positions=positions, cache=cache)
 # +        x = x + weight * layer.block.update(x, positions=torch.tensor([cache.length]), cache=cache)
 
 
@@ -1369,33 +1330,33 @@ def causal_step(layers, x, place, caches):
 
 
 # %% wrong: causal-step | adds into the token that it was given | killed by: x stays
-# edit of: r times the update replaces the token
-# -    positions = torch.tensor([place])
+# edit of: the teacher's
+# -    positions = torch.tensor([place], device=x.device)
 # …
 # -            weight = layer.router(x)
 # +            weight = layer.router(x).clone()
 # …
-# -        x = weight * layer.block.update(x, positions=positions, cache=cache)
+# -        x = x + weight * layer.block.update(x, positions=positions, cache=cache)
 # +        x += weight * layer.block.update(x, positions=torch.tensor([place]), cache=cache)
 
 
 # %% wrong: causal-step | gives a vector | killed by: shape
-# edit of: r times the update replaces the token
-# -    positions = torch.tensor([place])
+# edit of: the teacher's
+# -    positions = torch.tensor([place], device=x.device)
 # …
-# -        x = weight * layer.block.update(x, positions=positions, cache=cache)
+# -        x = x + weight * layer.block.update(x, positions=positions, cache=cache)
 # -    return x
 # +        x = x + weight * layer.block.update(x, positions=torch.tensor([place]), cache=cache)
 # +    return x[0, 0]
 
 
 # %% wrong: causal-step | a new cache in each step | killed by: a layer without a router
-# edit of: r times the update replaces the token
-# -    positions = torch.tensor([place])
+# edit of: the teacher's
+# -    positions = torch.tensor([place], device=x.device)
 # -    for layer, cache in zip(layers, caches, strict=True):
 # +    for layer in layers:
 # …
-# -        x = weight * layer.block.update(x, positions=positions, cache=cache)
+# -        x = x + weight * layer.block.update(x, positions=positions, cache=cache)
 # +        x = x + weight * layer.block.update(x, positions=torch.tensor([place]), cache=LayerCache())
 
 
@@ -1457,10 +1418,10 @@ def agreement(log_odds, mask):
     return (hit + passed) / mask.numel(), hit / int(mask.sum())
 
 
-# %% wrong: predict-mod | those who pass by are counted | killed by: tokens that run
+# %% right: predict-mod | fractions written as numbers, means of booleans
 def predict():
     return {
-        "tokens that run": 168,
+        "tokens that run": 24,
         "FLOPs of the linear layers": 4.5 / 8,
         "FLOPs of attention": (4 + 4 / 64) / 8,
         "FLOPs masked": 1,
@@ -1475,234 +1436,169 @@ def agreement(log_odds, mask):
     return (said == mask).double().mean().item(), said[mask].double().mean().item()
 
 
+# %% wrong: predict-mod | those who pass by are counted | killed by: tokens that run
+# edit of: fractions written as numbers, means of booleans
+# -        "tokens that run": 24,
+# +        "tokens that run": 168,
+
+
 # %% wrong: predict-mod | 192 / 12.5 | killed by: tokens that run
-# edit of: those who pass by are counted
-# -        "tokens that run": 168,
+# edit of: fractions written as numbers, means of booleans
+# -        "tokens that run": 24,
 # +        "tokens that run": 192 / 12.5,
 
 
 # %% wrong: predict-mod | every layer routes | killed by: FLOPs of the linear layers
-# edit of: those who pass by are counted
-# -        "tokens that run": 168,
+# edit of: fractions written as numbers, means of booleans
 # -        "FLOPs of the linear layers": 4.5 / 8,
-# +        "tokens that run": 24,
 # +        "FLOPs of the linear layers": 1 / 8,
 
 
 # %% wrong: predict-mod | a routed layer costs nothing | killed by: FLOPs of the linear layers
-# edit of: those who pass by are counted
-# -        "tokens that run": 168,
+# edit of: fractions written as numbers, means of booleans
 # -        "FLOPs of the linear layers": 4.5 / 8,
-# +        "tokens that run": 24,
 # +        "FLOPs of the linear layers": 0.5,
 
 
 # %% wrong: predict-mod | the routed layers leave an eighth out | killed by: FLOPs of the linear layers
-# edit of: those who pass by are counted
-# -        "tokens that run": 168,
+# edit of: fractions written as numbers, means of booleans
 # -        "FLOPs of the linear layers": 4.5 / 8,
-# +        "tokens that run": 24,
 # +        "FLOPs of the linear layers": 7.5 / 8,
 
 
 # %% wrong: predict-mod | in percent | killed by: FLOPs of the linear layers
-# edit of: those who pass by are counted
-# -        "tokens that run": 168,
+# edit of: fractions written as numbers, means of booleans
 # -        "FLOPs of the linear layers": 4.5 / 8,
-# +        "tokens that run": 24,
 # +        "FLOPs of the linear layers": 56.25,
 
 
 # %% wrong: predict-mod | attention grows like the linear layers | killed by: FLOPs of attention
-# edit of: those who pass by are counted
-# -        "tokens that run": 168,
-# +        "tokens that run": 24,
-# …
+# edit of: fractions written as numbers, means of booleans
 # -        "FLOPs of attention": (4 + 4 / 64) / 8,
 # +        "FLOPs of attention": 4.5 / 8,
 
 
 # %% wrong: predict-mod | a sixteenth for a square | killed by: FLOPs of attention
-# edit of: those who pass by are counted
-# -        "tokens that run": 168,
-# +        "tokens that run": 24,
-# …
+# edit of: fractions written as numbers, means of booleans
 # -        "FLOPs of attention": (4 + 4 / 64) / 8,
 # +        "FLOPs of attention": 4.25 / 8,
 
 
 # %% wrong: predict-mod | masked saves as much as gathered | killed by: FLOPs masked
-# edit of: those who pass by are counted
-# -        "tokens that run": 168,
-# +        "tokens that run": 24,
-# …
+# edit of: fractions written as numbers, means of booleans
 # -        "FLOPs masked": 1,
 # +        "FLOPs masked": 4.5 / 8,
 
 
 # %% wrong: predict-mod | always no is right about the k | killed by: accuracy of always no
-# edit of: those who pass by are counted
-# -        "tokens that run": 168,
-# +        "tokens that run": 24,
-# …
+# edit of: fractions written as numbers, means of booleans
 # -        "accuracy of always no": 0.875,
 # +        "accuracy of always no": 1 / 8,
 
 
 # %% wrong: predict-mod | always no is a coin | killed by: accuracy of always no
-# edit of: those who pass by are counted
-# -        "tokens that run": 168,
-# +        "tokens that run": 24,
-# …
+# edit of: fractions written as numbers, means of booleans
 # -        "accuracy of always no": 0.875,
 # +        "accuracy of always no": 0.5,
 
 
 # %% wrong: predict-mod | the share rises | killed by: a longer window
-# edit of: those who pass by are counted
-# -        "tokens that run": 168,
-# +        "tokens that run": 24,
-# …
+# edit of: fractions written as numbers, means of booleans
 # -        "a longer window": "falls",
 # +        "a longer window": "rises",
 
 
 # %% wrong: predict-mod | the share stays | killed by: a longer window
-# edit of: those who pass by are counted
-# -        "tokens that run": 168,
-# +        "tokens that run": 24,
-# …
+# edit of: fractions written as numbers, means of booleans
 # -        "a longer window": "falls",
 # +        "a longer window": "stays",
 
 
 # %% wrong: predict-mod | a threshold looks ahead | killed by: looks ahead
-# edit of: those who pass by are counted
-# -        "tokens that run": 168,
-# +        "tokens that run": 24,
-# …
+# edit of: fractions written as numbers, means of booleans
 # -        "looks ahead": "top_k",
 # +        "looks ahead": "threshold",
 
 
 # %% wrong: predict-mod | the predictor looks ahead, as it predicts | killed by: looks ahead
-# edit of: those who pass by are counted
-# -        "tokens that run": 168,
-# +        "tokens that run": 24,
-# …
+# edit of: fractions written as numbers, means of booleans
 # -        "looks ahead": "top_k",
 # +        "looks ahead": "predictor",
 
 
 # %% wrong: predict-mod | a word that was not offered | killed by: a word
-# edit of: those who pass by are counted
-# -        "tokens that run": 168,
-# +        "tokens that run": 24,
-# …
+# edit of: fractions written as numbers, means of booleans
 # -        "looks ahead": "top_k",
 # +        "looks ahead": "random",
 
 
 # %% wrong: predict-mod | a number as text | killed by: a number
-# edit of: those who pass by are counted
-# -        "tokens that run": 168,
+# edit of: fractions written as numbers, means of booleans
+# -        "tokens that run": 24,
 # +        "tokens that run": "24",
 
 
 # %% wrong: predict-mod | a name is missing | killed by: the names
-# edit of: those who pass by are counted
-# -        "tokens that run": 168,
-# +        "tokens that run": 24,
-# …
+# edit of: fractions written as numbers, means of booleans
 # -        "FLOPs masked": 1,
 
 
 # %% wrong: predict-mod | the rule is compared with one half | killed by: accuracy
-# edit of: those who pass by are counted
-# -        "tokens that run": 168,
-# +        "tokens that run": 24,
-# …
+# edit of: fractions written as numbers, means of booleans
 # -    said = log_odds > 0
 # +    said = log_odds > 0.5
 
 
 # %% wrong: predict-mod | the share that is wrong | killed by: accuracy
-# edit of: those who pass by are counted
-# -        "tokens that run": 168,
-# +        "tokens that run": 24,
-# …
+# edit of: fractions written as numbers, means of booleans
 # -    return (said == mask).double().mean().item(), said[mask].double().mean().item()
 # +    return (said != mask).double().mean().item(), said[mask].double().mean().item()
 
 
 # %% wrong: predict-mod | a number of tokens | killed by: accuracy
-# edit of: those who pass by are counted
-# -        "tokens that run": 168,
-# +        "tokens that run": 24,
-# …
+# edit of: fractions written as numbers, means of booleans
 # -    return (said == mask).double().mean().item(), said[mask].double().mean().item()
 # +    return float((said == mask).sum()), said[mask].double().mean().item()
 
 
 # %% wrong: predict-mod | tokens found, of all tokens | killed by: accuracy
-# edit of: those who pass by are counted
-# -        "tokens that run": 168,
-# +        "tokens that run": 24,
-# …
+# edit of: fractions written as numbers, means of booleans
 # -    return (said == mask).double().mean().item(), said[mask].double().mean().item()
 # +    return (said & mask).double().mean().item(), said[mask].double().mean().item()
 
 
 # %% wrong: predict-mod | the share of its yes that is right | killed by: found of the k
-# edit of: those who pass by are counted
-# -        "tokens that run": 168,
-# +        "tokens that run": 24,
-# …
+# edit of: fractions written as numbers, means of booleans
 # -    return (said == mask).double().mean().item(), said[mask].double().mean().item()
 # +    return (said == mask).double().mean().item(), mask[said].double().mean().item()
 
 
 # %% wrong: predict-mod | found, of all tokens | killed by: found of the k
-# edit of: those who pass by are counted
-# -        "tokens that run": 168,
-# +        "tokens that run": 24,
-# …
+# edit of: fractions written as numbers, means of booleans
 # -    return (said == mask).double().mean().item(), said[mask].double().mean().item()
 # +    return (said == mask).double().mean().item(), (said & mask).double().mean().item()
 
 
 # %% wrong: predict-mod | missed | killed by: found of the k
-# edit of: those who pass by are counted
-# -        "tokens that run": 168,
-# +        "tokens that run": 24,
-# …
+# edit of: fractions written as numbers, means of booleans
 # -    return (said == mask).double().mean().item(), said[mask].double().mean().item()
 # +    return (said == mask).double().mean().item(), (~said)[mask].double().mean().item()
 
 
 # %% wrong: predict-mod | the two shares swapped | killed by: accuracy
-# edit of: those who pass by are counted
-# -        "tokens that run": 168,
-# +        "tokens that run": 24,
-# …
+# edit of: fractions written as numbers, means of booleans
 # -    return (said == mask).double().mean().item(), said[mask].double().mean().item()
 # +    return said[mask].double().mean().item(), (said == mask).double().mean().item()
 
 
 # %% wrong: predict-mod | tensors in place of floats | killed by: two floats
-# edit of: those who pass by are counted
-# -        "tokens that run": 168,
-# +        "tokens that run": 24,
-# …
+# edit of: fractions written as numbers, means of booleans
 # -    return (said == mask).double().mean().item(), said[mask].double().mean().item()
 # +    return (said == mask).double().mean(), said[mask].double().mean()
 
 
 # %% wrong: predict-mod | log-odds of 0 are a yes | killed by: log-odds of 0
-# edit of: those who pass by are counted
-# -        "tokens that run": 168,
-# +        "tokens that run": 24,
-# …
+# edit of: fractions written as numbers, means of booleans
 # -    said = log_odds > 0
 # +    said = log_odds >= 0
 
@@ -1766,10 +1662,7 @@ def agreement(log_odds, mask):
 
 
 # %% wrong: predict-mod | a mean of the rows | killed by: found of the k
-# edit of: those who pass by are counted
-# -        "tokens that run": 168,
-# +        "tokens that run": 24,
-# …
+# edit of: fractions written as numbers, means of booleans
 # -    return (said == mask).double().mean().item(), said[mask].double().mean().item()
 # +    rows = ((said & mask).sum(1) / mask.sum(1).clamp(min=1)).double()
 # +    return (said == mask).double().mean().item(), rows.mean().item()

@@ -33,10 +33,16 @@ def halting(h, epsilon):
     return N, R, p
 
 
-# %% wrong: halting | a sum that equals the limit does not halt | killed by: N
+# %% right: halting | a list of three
+# edit of: counts the layers that are not enough, and no further than the last
+# -    return N, R, p
+# +    return [N, R, p]
+
+
+# %% right: halting | masks, with a True in the last row
 def halting(h, epsilon):
     layers = h.shape[1]
-    enough = h.cumsum(1) > 1 - epsilon
+    enough = h.cumsum(1) >= 1 - epsilon
     enough[:, -1] = True
     depth = enough.int().argmax(1) + 1
     layer = torch.arange(1, layers + 1)[:, None]
@@ -45,83 +51,77 @@ def halting(h, epsilon):
     return depth, remainder, h * before + remainder[:, None] * at
 
 
+# %% wrong: halting | a sum that equals the limit does not halt | killed by: N
+# edit of: masks, with a True in the last row
+# -    enough = h.cumsum(1) >= 1 - epsilon
+# +    enough = h.cumsum(1) > 1 - epsilon
+
+
 # %% wrong: halting | layers counted from 0 | killed by: N
-# edit of: a sum that equals the limit does not halt
-# -    enough = h.cumsum(1) > 1 - epsilon
-# +    enough = h.cumsum(1) >= 1 - epsilon
-# …
+# edit of: masks, with a True in the last row
 # -    return depth, remainder, h * before + remainder[:, None] * at
 # +    return depth - 1, remainder, h * before + remainder[:, None] * at
 
 
 # %% wrong: halting | the last layer is like any other, so that argmax finds nothing | killed by: N
-# edit of: a sum that equals the limit does not halt
-# -    enough = h.cumsum(1) > 1 - epsilon
+# edit of: masks, with a True in the last row
 # -    enough[:, -1] = True
-# +    enough = h.cumsum(1) >= 1 - epsilon
 
 
 # %% wrong: halting | counts the layers below the limit and adds one, one beyond the last | killed by: N
-# edit of: a sum that equals the limit does not halt
-# -    enough = h.cumsum(1) > 1 - epsilon
+# edit of: masks, with a True in the last row
+# -    enough = h.cumsum(1) >= 1 - epsilon
 # -    enough[:, -1] = True
 # -    depth = enough.int().argmax(1) + 1
 # +    depth = (h.cumsum(1) < 1 - epsilon).sum(1) + 1
 
 
 # %% wrong: halting | the limit is epsilon | killed by: N
-# edit of: a sum that equals the limit does not halt
-# -    enough = h.cumsum(1) > 1 - epsilon
+# edit of: masks, with a True in the last row
+# -    enough = h.cumsum(1) >= 1 - epsilon
 # +    enough = h.cumsum(1) >= epsilon
 
 
 # %% wrong: halting | the limit is 1 | killed by: N
-# edit of: a sum that equals the limit does not halt
-# -    enough = h.cumsum(1) > 1 - epsilon
+# edit of: masks, with a True in the last row
+# -    enough = h.cumsum(1) >= 1 - epsilon
 # +    enough = h.cumsum(1) >= 1
 
 
 # %% wrong: halting | each score for itself, without the sum | killed by: N
-# edit of: a sum that equals the limit does not halt
-# -    enough = h.cumsum(1) > 1 - epsilon
+# edit of: masks, with a True in the last row
+# -    enough = h.cumsum(1) >= 1 - epsilon
 # +    enough = h >= 1 - epsilon
 
 
 # %% wrong: halting | sums over the tokens in place of the layers | killed by: N
-# edit of: a sum that equals the limit does not halt
-# -    enough = h.cumsum(1) > 1 - epsilon
+# edit of: masks, with a True in the last row
+# -    enough = h.cumsum(1) >= 1 - epsilon
 # +    enough = h.cumsum(2) >= 1 - epsilon
 
 
 # %% wrong: halting | how many layers are enough, in place of the first that is | killed by: N
-# edit of: a sum that equals the limit does not halt
-# -    enough = h.cumsum(1) > 1 - epsilon
-# +    enough = h.cumsum(1) >= 1 - epsilon
-# …
+# edit of: masks, with a True in the last row
 # -    depth = enough.int().argmax(1) + 1
 # +    depth = enough.sum(1)
 
 
 # %% wrong: halting | the sum without this layer's score, one layer late | killed by: N
-# edit of: a sum that equals the limit does not halt
-# -    enough = h.cumsum(1) > 1 - epsilon
+# edit of: masks, with a True in the last row
+# -    enough = h.cumsum(1) >= 1 - epsilon
 # +    enough = h.cumsum(1) - h >= 1 - epsilon
 
 
 # %% wrong: halting | the last layer with a True | killed by: N
-# edit of: a sum that equals the limit does not halt
-# -    enough = h.cumsum(1) > 1 - epsilon
-# +    enough = h.cumsum(1) >= 1 - epsilon
-# …
+# edit of: masks, with a True in the last row
 # -    depth = enough.int().argmax(1) + 1
 # +    depth = layers - enough.flip(1).int().argmax(1)
 
 
 # %% wrong: halting | 1 into the last row of the scores that it was given | killed by: h stays
-# edit of: a sum that equals the limit does not halt
-# -    enough = h.cumsum(1) > 1 - epsilon
+# edit of: masks, with a True in the last row
 # +    h[:, -1] = 1
-# +    enough = h.cumsum(1) >= 1 - epsilon
+#      enough = h.cumsum(1) >= 1 - epsilon
 
 
 # %% wrong: halting | the layers taken for dimension 2 | killed by: shapes
@@ -136,145 +136,97 @@ def halting(h, epsilon):
 
 
 # %% wrong: halting | p as [batch, tokens, layers] | killed by: shapes
-# edit of: a sum that equals the limit does not halt
-# -    enough = h.cumsum(1) > 1 - epsilon
-# +    enough = h.cumsum(1) >= 1 - epsilon
-# …
+# edit of: masks, with a True in the last row
 # -    return depth, remainder, h * before + remainder[:, None] * at
 # +    return depth, remainder, (h * before + remainder[:, None] * at).transpose(1, 2)
 
 
 # %% wrong: halting | N as floating-point numbers | killed by: dtypes
-# edit of: a sum that equals the limit does not halt
-# -    enough = h.cumsum(1) > 1 - epsilon
-# +    enough = h.cumsum(1) >= 1 - epsilon
-# …
+# edit of: masks, with a True in the last row
 # -    return depth, remainder, h * before + remainder[:, None] * at
 # +    return depth.to(h), remainder, h * before + remainder[:, None] * at
 
 
 # %% wrong: halting | R in float32 | killed by: dtypes
-# edit of: a sum that equals the limit does not halt
-# -    enough = h.cumsum(1) > 1 - epsilon
-# +    enough = h.cumsum(1) >= 1 - epsilon
-# …
+# edit of: masks, with a True in the last row
 # -    return depth, remainder, h * before + remainder[:, None] * at
 # +    return depth, remainder.float(), h * before + remainder[:, None] * at
 
 
 # %% wrong: halting | the score at N is in the remainder's sum | killed by: R
-# edit of: a sum that equals the limit does not halt
-# -    enough = h.cumsum(1) > 1 - epsilon
-# +    enough = h.cumsum(1) >= 1 - epsilon
-# …
+# edit of: masks, with a True in the last row
 # -    remainder = 1 - (h * before).sum(1)
 # +    remainder = 1 - (h * (before | at)).sum(1)
 
 
 # %% wrong: halting | R is the score at N | killed by: R
-# edit of: a sum that equals the limit does not halt
-# -    enough = h.cumsum(1) > 1 - epsilon
-# +    enough = h.cumsum(1) >= 1 - epsilon
-# …
+# edit of: masks, with a True in the last row
 # -    remainder = 1 - (h * before).sum(1)
 # +    remainder = (h * at).sum(1)
 
 
 # %% wrong: halting | what is left of 1 - epsilon | killed by: R
-# edit of: a sum that equals the limit does not halt
-# -    enough = h.cumsum(1) > 1 - epsilon
-# +    enough = h.cumsum(1) >= 1 - epsilon
-# …
+# edit of: masks, with a True in the last row
 # -    remainder = 1 - (h * before).sum(1)
 # +    remainder = 1 - epsilon - (h * before).sum(1)
 
 
 # %% wrong: halting | the sum in place of what it leaves | killed by: R
-# edit of: a sum that equals the limit does not halt
-# -    enough = h.cumsum(1) > 1 - epsilon
-# +    enough = h.cumsum(1) >= 1 - epsilon
-# …
+# edit of: masks, with a True in the last row
 # -    remainder = 1 - (h * before).sum(1)
 # +    remainder = (h * before).sum(1)
 
 
 # %% wrong: halting | all scores in the remainder's sum | killed by: R
-# edit of: a sum that equals the limit does not halt
-# -    enough = h.cumsum(1) > 1 - epsilon
-# +    enough = h.cumsum(1) >= 1 - epsilon
-# …
+# edit of: masks, with a True in the last row
 # -    remainder = 1 - (h * before).sum(1)
 # +    remainder = 1 - h.sum(1)
 
 
 # %% wrong: halting | at N stands the score, and p does not sum to one | killed by: p
-# edit of: a sum that equals the limit does not halt
-# -    enough = h.cumsum(1) > 1 - epsilon
-# +    enough = h.cumsum(1) >= 1 - epsilon
-# …
+# edit of: masks, with a True in the last row
 # -    return depth, remainder, h * before + remainder[:, None] * at
 # +    return depth, remainder, h * (before | at)
 
 
 # %% wrong: halting | p does not end at N | killed by: p
-# edit of: a sum that equals the limit does not halt
-# -    enough = h.cumsum(1) > 1 - epsilon
-# +    enough = h.cumsum(1) >= 1 - epsilon
-# …
+# edit of: masks, with a True in the last row
 # -    return depth, remainder, h * before + remainder[:, None] * at
 # +    return depth, remainder, torch.where(at, remainder[:, None], h)
 
 
 # %% wrong: halting | the remainder at every layer from N on | killed by: p
-# edit of: a sum that equals the limit does not halt
-# -    enough = h.cumsum(1) > 1 - epsilon
-# +    enough = h.cumsum(1) >= 1 - epsilon
-# …
+# edit of: masks, with a True in the last row
 # -    return depth, remainder, h * before + remainder[:, None] * at
 # +    return depth, remainder, torch.where(before, h, remainder[:, None])
 
 
 # %% wrong: halting | scores divided by their sum | killed by: p
-# edit of: a sum that equals the limit does not halt
-# -    enough = h.cumsum(1) > 1 - epsilon
-# +    enough = h.cumsum(1) >= 1 - epsilon
-# …
+# edit of: masks, with a True in the last row
 # -    return depth, remainder, h * before + remainder[:, None] * at
 # +    return depth, remainder, h / h.sum(1, keepdim=True)
 
 
 # %% wrong: halting | detached scores | killed by: gradient
-# edit of: a sum that equals the limit does not halt
+# edit of: masks, with a True in the last row
 #  def halting(h, epsilon):
 # +    h = h.detach()
-# …
-# -    enough = h.cumsum(1) > 1 - epsilon
-# +    enough = h.cumsum(1) >= 1 - epsilon
 
 
 # %% wrong: halting | the remainder inside p detached | killed by: gradient of p
-# edit of: a sum that equals the limit does not halt
-# -    enough = h.cumsum(1) > 1 - epsilon
-# +    enough = h.cumsum(1) >= 1 - epsilon
-# …
+# edit of: masks, with a True in the last row
 # -    return depth, remainder, h * before + remainder[:, None] * at
 # +    return depth, remainder, h * before + remainder.detach()[:, None] * at
 
 
 # %% wrong: halting | the scores inside p detached | killed by: gradient of p
-# edit of: a sum that equals the limit does not halt
-# -    enough = h.cumsum(1) > 1 - epsilon
-# +    enough = h.cumsum(1) >= 1 - epsilon
-# …
+# edit of: masks, with a True in the last row
 # -    return depth, remainder, h * before + remainder[:, None] * at
 # +    return depth, remainder, h.detach() * before + remainder[:, None] * at
 
 
 # %% wrong: halting | squeezes a size of 1 away | killed by: shapes
-# edit of: a sum that equals the limit does not halt
-# -    enough = h.cumsum(1) > 1 - epsilon
-# +    enough = h.cumsum(1) >= 1 - epsilon
-# …
+# edit of: masks, with a True in the last row
 # -    return depth, remainder, h * before + remainder[:, None] * at
 # +    return depth.squeeze(), remainder.squeeze(), h * before + remainder[:, None] * at
 
@@ -292,34 +244,25 @@ def halting(h, epsilon):
 
 
 # %% wrong: halting | epsilon is 0.01, whatever it is given | killed by: N
-# edit of: a sum that equals the limit does not halt
-# -    enough = h.cumsum(1) > 1 - epsilon
+# edit of: masks, with a True in the last row
+# -    enough = h.cumsum(1) >= 1 - epsilon
 # +    enough = h.cumsum(1) >= 0.99
 
 
 # %% wrong: halting | 1 for the last score, and the score at N is in the remainder's sum | killed by: R
-# edit of: a sum that equals the limit does not halt
-# -    enough = h.cumsum(1) > 1 - epsilon
-# +    enough = h.cumsum(1) >= 1 - epsilon
-# …
+# edit of: masks, with a True in the last row
 # -    remainder = 1 - (h * before).sum(1)
 # +    remainder = 1 - (torch.where(layer == layers, 1, h) * (before | at)).sum(1)
 
 
 # %% wrong: halting | at N stands the score, which is 1 in the last layer | killed by: p
-# edit of: a sum that equals the limit does not halt
-# -    enough = h.cumsum(1) > 1 - epsilon
-# +    enough = h.cumsum(1) >= 1 - epsilon
-# …
+# edit of: masks, with a True in the last row
 # -    return depth, remainder, h * before + remainder[:, None] * at
 # +    return depth, remainder, torch.where(layer == layers, 1, h) * (before | at)
 
 
 # %% wrong: halting | the score at N and the remainder on top of it | killed by: p
-# edit of: a sum that equals the limit does not halt
-# -    enough = h.cumsum(1) > 1 - epsilon
-# +    enough = h.cumsum(1) >= 1 - epsilon
-# …
+# edit of: masks, with a True in the last row
 # -    return depth, remainder, h * before + remainder[:, None] * at
 # +    return depth, remainder, h * (before | at) + remainder[:, None] * at
 
@@ -383,9 +326,9 @@ def depth_prior_loss(p, target, deviation=1.0):
     return (torch.where(mean > 0, safe * (safe.log() - log_prior), 0)).sum()
 
 
-# %% wrong: ponder | tokens that were never there count | killed by: ponder
+# %% right: ponder | the smallest numbers written out
 def ponder_loss(depth, remainder):
-    return (depth + remainder).mean()
+    return (depth + remainder)[depth > 0].mean()
 
 
 def ponder_gradient(depth, layers):
@@ -405,283 +348,221 @@ def depth_prior_loss(p, target, deviation=1.0):
     return (mean * (mean.clamp_min(1e-300 if p.dtype == torch.float64 else 1e-37).log() - log_prior)).sum()
 
 
+# %% wrong: ponder | tokens that were never there count | killed by: ponder
+# edit of: the smallest numbers written out
+# -    return (depth + remainder)[depth > 0].mean()
+# +    return (depth + remainder).mean()
+
+
 # %% wrong: ponder | the sum of the tokens | killed by: ponder
-# edit of: tokens that were never there count
-# -    return (depth + remainder).mean()
+# edit of: the smallest numbers written out
+# -    return (depth + remainder)[depth > 0].mean()
 # +    return (depth + remainder)[depth > 0].sum()
 
 
 # %% wrong: ponder | the mean over images of the sums over tokens | killed by: ponder
-# edit of: tokens that were never there count
-# -    return (depth + remainder).mean()
+# edit of: the smallest numbers written out
+# -    return (depth + remainder)[depth > 0].mean()
 # +    return (depth + remainder).sum(1).mean()
 
 
 # %% wrong: ponder | the mean of the images' means | killed by: ponder
-# edit of: tokens that were never there count
-# -    return (depth + remainder).mean()
+# edit of: the smallest numbers written out
+# -    return (depth + remainder)[depth > 0].mean()
 # +    return ((depth + remainder).sum(1) / (depth > 0).sum(1)).mean()
 
 
 # %% wrong: ponder | N alone, which has no gradient | killed by: ponder
-# edit of: tokens that were never there count
-# -    return (depth + remainder).mean()
+# edit of: the smallest numbers written out
+# -    return (depth + remainder)[depth > 0].mean()
 # +    return depth[depth > 0].to(remainder).mean()
 
 
 # %% wrong: ponder | R alone | killed by: ponder
-# edit of: tokens that were never there count
-# -    return (depth + remainder).mean()
+# edit of: the smallest numbers written out
+# -    return (depth + remainder)[depth > 0].mean()
 # +    return remainder[depth > 0].mean()
 
 
 # %% wrong: ponder | N - R | killed by: ponder
-# edit of: tokens that were never there count
-# -    return (depth + remainder).mean()
+# edit of: the smallest numbers written out
+# -    return (depth + remainder)[depth > 0].mean()
 # +    return (depth - remainder)[depth > 0].mean()
 
 
 # %% wrong: ponder | leaves the class tokens out | killed by: ponder
-# edit of: tokens that were never there count
-# -    return (depth + remainder).mean()
+# edit of: the smallest numbers written out
+# -    return (depth + remainder)[depth > 0].mean()
 # +    return (depth + remainder)[:, 1:][depth[:, 1:] > 0].mean()
 
 
 # %% wrong: ponder | means to leave the class token out and leaves the first image out | killed by: ponder
-# edit of: tokens that were never there count
-# -    return (depth + remainder).mean()
+# edit of: the smallest numbers written out
+# -    return (depth + remainder)[depth > 0].mean()
 # +    return (depth + remainder)[1:][depth[1:] > 0].mean()
 
 
 # %% wrong: ponder | a detached remainder | killed by: ponder has a gradient
-# edit of: tokens that were never there count
-# -    return (depth + remainder).mean()
+# edit of: the smallest numbers written out
+# -    return (depth + remainder)[depth > 0].mean()
 # +    return (depth + remainder.detach())[depth > 0].mean()
 
 
+# %% wrong: ponder | the class token's remainder detached | killed by: gradient by R
+# edit of: the smallest numbers written out
+# -    return (depth + remainder)[depth > 0].mean()
+# +    left = torch.cat([remainder[:, :1].detach(), remainder[:, 1:]], dim=1)
+# +    return (depth + left)[depth > 0].mean()
+
+
 # %% wrong: ponder | minus one for each score, not divided by the tokens | killed by: gradient
-# edit of: tokens that were never there count
-# -    return (depth + remainder).mean()
-# +    return (depth + remainder)[depth > 0].mean()
-# …
+# edit of: the smallest numbers written out
 # -    return -before.double() / (depth > 0).sum()
 # +    return -before.double()
 
 
 # %% wrong: ponder | the gradient with the wrong sign | killed by: gradient
-# edit of: tokens that were never there count
-# -    return (depth + remainder).mean()
-# +    return (depth + remainder)[depth > 0].mean()
-# …
+# edit of: the smallest numbers written out
 # -    return -before.double() / (depth > 0).sum()
 # +    return before.double() / (depth > 0).sum()
 
 
 # %% wrong: ponder | the score at N has a part in R | killed by: gradient
-# edit of: tokens that were never there count
-# -    return (depth + remainder).mean()
-# +    return (depth + remainder)[depth > 0].mean()
-# …
+# edit of: the smallest numbers written out
 # -    before = torch.arange(1, layers + 1)[:, None] < depth[:, None]
 # +    before = torch.arange(1, layers + 1)[:, None] <= depth[:, None]
 
 
 # %% wrong: ponder | the gradient divided by all tokens, there or not | killed by: gradient
-# edit of: tokens that were never there count
-# -    return (depth + remainder).mean()
-# +    return (depth + remainder)[depth > 0].mean()
-# …
+# edit of: the smallest numbers written out
 # -    return -before.double() / (depth > 0).sum()
 # +    return -before.double() / depth.numel()
 
 
 # %% wrong: ponder | every score of a token that is there | killed by: gradient
-# edit of: tokens that were never there count
-# -    return (depth + remainder).mean()
-# +    return (depth + remainder)[depth > 0].mean()
-# …
+# edit of: the smallest numbers written out
 # -    before = torch.arange(1, layers + 1)[:, None] < depth[:, None]
 # +    before = (depth > 0)[:, None].expand(-1, layers, -1)
 
 
 # %% wrong: ponder | N taken for the derivative's divisor | killed by: gradient
-# edit of: tokens that were never there count
-# -    return (depth + remainder).mean()
-# +    return (depth + remainder)[depth > 0].mean()
-# …
+# edit of: the smallest numbers written out
 # -    return -before.double() / (depth > 0).sum()
 # +    return -before.double() / (depth > 0).sum() / depth.clamp(min=1)[:, None]
 
 
 # %% wrong: ponder | a gradient of [batch, tokens, layers] | killed by: shape of the gradient
-# edit of: tokens that were never there count
-# -    return (depth + remainder).mean()
-# +    return (depth + remainder)[depth > 0].mean()
-# …
+# edit of: the smallest numbers written out
 # -    before = torch.arange(1, layers + 1)[:, None] < depth[:, None]
 # +    before = torch.arange(1, layers + 1) < depth[..., None]
 
 
 # %% wrong: ponder | a prior that does not sum to one | killed by: prior
-# edit of: tokens that were never there count
-# -    return (depth + remainder).mean()
-# +    return (depth + remainder)[depth > 0].mean()
-# …
+# edit of: the smallest numbers written out
 # -    return (-0.5 * ((layer - target) / deviation) ** 2).softmax(0)
 # +    return (-0.5 * ((layer - target) / deviation) ** 2).exp()
 
 
 # %% wrong: ponder | a density: its integral is one, its sum is not | killed by: prior
-# edit of: tokens that were never there count
-# -    return (depth + remainder).mean()
-# +    return (depth + remainder)[depth > 0].mean()
-# …
+# edit of: the smallest numbers written out
 # -    return (-0.5 * ((layer - target) / deviation) ** 2).softmax(0)
 # +    return (-0.5 * ((layer - target) / deviation) ** 2).exp() / (deviation * (2 * torch.pi) ** 0.5)
 
 
 # %% wrong: ponder | a prior over the layers 0 to L - 1 | killed by: prior
-# edit of: tokens that were never there count
-# -    return (depth + remainder).mean()
-# +    return (depth + remainder)[depth > 0].mean()
-# …
+# edit of: the smallest numbers written out
 # -    layer = torch.arange(1, layers + 1, dtype=torch.float64)
 # +    layer = torch.arange(layers, dtype=torch.float64)
 
 
 # %% wrong: ponder | the half in the exponent is missing | killed by: prior
-# edit of: tokens that were never there count
-# -    return (depth + remainder).mean()
-# +    return (depth + remainder)[depth > 0].mean()
-# …
+# edit of: the smallest numbers written out
 # -    return (-0.5 * ((layer - target) / deviation) ** 2).softmax(0)
 # +    return (-(((layer - target) / deviation) ** 2)).softmax(0)
 
 
 # %% wrong: ponder | softmax of weights that are exponentials already | killed by: prior
-# edit of: tokens that were never there count
-# -    return (depth + remainder).mean()
-# +    return (depth + remainder)[depth > 0].mean()
-# …
+# edit of: the smallest numbers written out
 # -    return (-0.5 * ((layer - target) / deviation) ** 2).softmax(0)
 # +    return (-0.5 * ((layer - target) / deviation) ** 2).exp().softmax(0)
 
 
 # %% wrong: ponder | the logarithm of the prior | killed by: prior
-# edit of: tokens that were never there count
-# -    return (depth + remainder).mean()
-# +    return (depth + remainder)[depth > 0].mean()
-# …
+# edit of: the smallest numbers written out
 # -    return (-0.5 * ((layer - target) / deviation) ** 2).softmax(0)
 # +    return (-0.5 * ((layer - target) / deviation) ** 2).log_softmax(0)
 
 
 # %% wrong: ponder | divided by the largest | killed by: prior
-# edit of: tokens that were never there count
-# -    return (depth + remainder).mean()
-# +    return (depth + remainder)[depth > 0].mean()
-# …
+# edit of: the smallest numbers written out
 # -    return (-0.5 * ((layer - target) / deviation) ** 2).softmax(0)
 # +    weights = (-0.5 * ((layer - target) / deviation) ** 2).exp()
 # +    return weights / weights.max()
 
 
 # %% wrong: ponder | the sign of the exponent | killed by: prior
-# edit of: tokens that were never there count
-# -    return (depth + remainder).mean()
-# +    return (depth + remainder)[depth > 0].mean()
-# …
+# edit of: the smallest numbers written out
 # -    return (-0.5 * ((layer - target) / deviation) ** 2).softmax(0)
 # +    return (0.5 * ((layer - target) / deviation) ** 2).softmax(0)
 
 
 # %% wrong: ponder | the variance in place of the deviation | killed by: prior of another width
-# edit of: tokens that were never there count
-# -    return (depth + remainder).mean()
-# +    return (depth + remainder)[depth > 0].mean()
-# …
+# edit of: the smallest numbers written out
 # -    return (-0.5 * ((layer - target) / deviation) ** 2).softmax(0)
 # +    return (-0.5 * (layer - target) ** 2 / deviation).softmax(0)
 
 
 # %% wrong: ponder | times the deviation | killed by: prior of another width
-# edit of: tokens that were never there count
-# -    return (depth + remainder).mean()
-# +    return (depth + remainder)[depth > 0].mean()
-# …
+# edit of: the smallest numbers written out
 # -    return (-0.5 * ((layer - target) / deviation) ** 2).softmax(0)
 # +    return (-0.5 * ((layer - target) * deviation) ** 2).softmax(0)
 
 
 # %% wrong: ponder | KL the other way round, as kl_div gives it | killed by: divergence
-# edit of: tokens that were never there count
-# -    return (depth + remainder).mean()
-# +    return (depth + remainder)[depth > 0].mean()
-# …
+# edit of: the smallest numbers written out
 # -    return (mean * (mean.clamp_min(1e-300 if p.dtype == torch.float64 else 1e-37).log() - log_prior)).sum()
 # +    return F.kl_div(mean.log(), log_prior.exp(), reduction="sum")
 
 
 # %% wrong: ponder | kl_div's batchmean, which divides by the layers | killed by: divergence
-# edit of: tokens that were never there count
-# -    return (depth + remainder).mean()
-# +    return (depth + remainder)[depth > 0].mean()
-# …
+# edit of: the smallest numbers written out
 # -    return (mean * (mean.clamp_min(1e-300 if p.dtype == torch.float64 else 1e-37).log() - log_prior)).sum()
 # +    return F.kl_div(log_prior, mean, reduction="batchmean")
 
 
 # %% wrong: ponder | the sign of the divergence | killed by: divergence
-# edit of: tokens that were never there count
-# -    return (depth + remainder).mean()
-# +    return (depth + remainder)[depth > 0].mean()
-# …
+# edit of: the smallest numbers written out
 # -    return (mean * (mean.clamp_min(1e-300 if p.dtype == torch.float64 else 1e-37).log() - log_prior)).sum()
 # +    return -(mean * (mean.clamp_min(1e-300 if p.dtype == torch.float64 else 1e-37).log() - log_prior)).sum()
 
 
 # %% wrong: ponder | the mean over the layers | killed by: divergence
-# edit of: tokens that were never there count
-# -    return (depth + remainder).mean()
-# +    return (depth + remainder)[depth > 0].mean()
-# …
+# edit of: the smallest numbers written out
 # -    return (mean * (mean.clamp_min(1e-300 if p.dtype == torch.float64 else 1e-37).log() - log_prior)).sum()
 # +    return (mean * (mean.clamp_min(1e-300 if p.dtype == torch.float64 else 1e-37).log() - log_prior)).mean()
 
 
 # %% wrong: ponder | in bits | killed by: divergence
-# edit of: tokens that were never there count
-# -    return (depth + remainder).mean()
-# +    return (depth + remainder)[depth > 0].mean()
-# …
+# edit of: the smallest numbers written out
 # -    return (mean * (mean.clamp_min(1e-300 if p.dtype == torch.float64 else 1e-37).log() - log_prior)).sum()
 # +    nats = (mean * (mean.clamp_min(1e-300 if p.dtype == torch.float64 else 1e-37).log() - log_prior)).sum()
 # +    return nats / torch.tensor(2.0, dtype=p.dtype).log()
 
 
 # %% wrong: ponder | H with the tokens that were never there | killed by: divergence
-# edit of: tokens that were never there count
-# -    return (depth + remainder).mean()
-# +    return (depth + remainder)[depth > 0].mean()
-# …
+# edit of: the smallest numbers written out
 # -    mean = p.transpose(1, 2)[p.sum(1) > 0].mean(0)
 # +    mean = p.mean((0, 2))
 
 
 # %% wrong: ponder | against weights that do not sum to one | killed by: divergence
-# edit of: tokens that were never there count
-# -    return (depth + remainder).mean()
-# +    return (depth + remainder)[depth > 0].mean()
-# …
+# edit of: the smallest numbers written out
 # -    log_prior = (-0.5 * ((layer - target) / deviation) ** 2).log_softmax(0).to(p.dtype)
 # +    log_prior = (-0.5 * ((layer - target) / deviation) ** 2).to(p.dtype)
 
 
 # %% wrong: ponder | one divergence for each image | killed by: divergence
-# edit of: tokens that were never there count
-# -    return (depth + remainder).mean()
-# +    return (depth + remainder)[depth > 0].mean()
-# …
+# edit of: the smallest numbers written out
 # -    mean = p.transpose(1, 2)[p.sum(1) > 0].mean(0)
 # +    mean = p.sum(2) / (p.sum(1) > 0).sum(1)[:, None]
 # …
@@ -690,10 +571,7 @@ def depth_prior_loss(p, target, deviation=1.0):
 
 
 # %% wrong: ponder | one divergence for each token | killed by: divergence
-# edit of: tokens that were never there count
-# -    return (depth + remainder).mean()
-# +    return (depth + remainder)[depth > 0].mean()
-# …
+# edit of: the smallest numbers written out
 # -    mean = p.transpose(1, 2)[p.sum(1) > 0].mean(0)
 # +    mean = p.transpose(1, 2)[p.sum(1) > 0]
 # …
@@ -702,91 +580,61 @@ def depth_prior_loss(p, target, deviation=1.0):
 
 
 # %% wrong: ponder | the mean of the images' means as H | killed by: divergence
-# edit of: tokens that were never there count
-# -    return (depth + remainder).mean()
-# +    return (depth + remainder)[depth > 0].mean()
-# …
+# edit of: the smallest numbers written out
 # -    mean = p.transpose(1, 2)[p.sum(1) > 0].mean(0)
 # +    mean = (p.sum(2) / (p.sum(1) > 0).sum(1)[:, None]).mean(0)
 
 
 # %% wrong: ponder | H without the class tokens | killed by: divergence
-# edit of: tokens that were never there count
-# -    return (depth + remainder).mean()
-# +    return (depth + remainder)[depth > 0].mean()
-# …
+# edit of: the smallest numbers written out
 #  def depth_prior_loss(p, target, deviation=1.0):
 # +    p = p[..., 1:]
 
 
 # %% wrong: ponder | means to drop the class token and drops the first image | killed by: divergence
-# edit of: tokens that were never there count
-# -    return (depth + remainder).mean()
-# +    return (depth + remainder)[depth > 0].mean()
-# …
+# edit of: the smallest numbers written out
 #  def depth_prior_loss(p, target, deviation=1.0):
 # +    p = p[1:]
 
 
 # %% wrong: ponder | a cross-entropy, without the entropy of H | killed by: divergence
-# edit of: tokens that were never there count
-# -    return (depth + remainder).mean()
-# +    return (depth + remainder)[depth > 0].mean()
-# …
+# edit of: the smallest numbers written out
 # -    return (mean * (mean.clamp_min(1e-300 if p.dtype == torch.float64 else 1e-37).log() - log_prior)).sum()
 # +    return -(mean * log_prior).sum()
 
 
 # %% wrong: ponder | 0 times the logarithm of 0 | killed by: 0 log 0
-# edit of: tokens that were never there count
-# -    return (depth + remainder).mean()
-# +    return (depth + remainder)[depth > 0].mean()
-# …
+# edit of: the smallest numbers written out
 # -    return (mean * (mean.clamp_min(1e-300 if p.dtype == torch.float64 else 1e-37).log() - log_prior)).sum()
 # +    return (mean * (mean.log() - log_prior)).sum()
 
 
 # %% wrong: ponder | drops the deviation on the way to the prior | killed by: divergence
-# edit of: tokens that were never there count
-# -    return (depth + remainder).mean()
-# +    return (depth + remainder)[depth > 0].mean()
-# …
+# edit of: the smallest numbers written out
 # -    log_prior = (-0.5 * ((layer - target) / deviation) ** 2).log_softmax(0).to(p.dtype)
 # +    log_prior = (-0.5 * (layer - target) ** 2).log_softmax(0).to(p.dtype)
 
 
 # %% wrong: ponder | the logarithm of a prior that is 0 far away | killed by: a narrow prior
-# edit of: tokens that were never there count
-# -    return (depth + remainder).mean()
-# +    return (depth + remainder)[depth > 0].mean()
-# …
+# edit of: the smallest numbers written out
 # -    log_prior = (-0.5 * ((layer - target) / deviation) ** 2).log_softmax(0).to(p.dtype)
 # +    log_prior = (-0.5 * ((layer - target) / deviation) ** 2).softmax(0).log().to(p.dtype)
 
 
 # %% wrong: ponder | a prior in float64 makes the loss float64 | killed by: divergence
-# edit of: tokens that were never there count
-# -    return (depth + remainder).mean()
-# +    return (depth + remainder)[depth > 0].mean()
-# …
+# edit of: the smallest numbers written out
 # -    log_prior = (-0.5 * ((layer - target) / deviation) ** 2).log_softmax(0).to(p.dtype)
 # +    log_prior = (-0.5 * ((layer - target) / deviation) ** 2).log_softmax(0)
 
 
 # %% wrong: ponder | torch.where after the logarithm: the value is right, the gradient NaN | killed by: finite gradient
-# edit of: tokens that were never there count
-# -    return (depth + remainder).mean()
-# +    return (depth + remainder)[depth > 0].mean()
-# …
+# edit of: the smallest numbers written out
 # -    return (mean * (mean.clamp_min(1e-300 if p.dtype == torch.float64 else 1e-37).log() - log_prior)).sum()
 # +    return torch.where(mean > 0, mean * (mean.log() - log_prior), 0).sum()
 
 
 # %% wrong: ponder | H detached inside the logarithm | killed by: gradient of the divergence
-# edit of: tokens that were never there count
-# -    return (depth + remainder).mean()
-# +    return (depth + remainder)[depth > 0].mean()
-# …
+# edit of: the smallest numbers written out
 # -    return (mean * (mean.clamp_min(1e-300 if p.dtype == torch.float64 else 1e-37).log() - log_prior)).sum()
 # +    return (mean * (mean.detach().clamp_min(1e-300 if p.dtype == torch.float64 else 1e-37).log() - log_prior)).sum()
 
@@ -1445,7 +1293,7 @@ def adaptive_forward(blocks, x, score, epsilon):
     return answer, N, 1 - acc
 
 
-# %% wrong: mixture | a sum that equals the limit does not halt | killed by: N
+# %% right: mixture | the last layer apart, p added to the sums
 def adaptive_forward(blocks, x, score, epsilon):
     running = torch.ones(x.shape[:2], dtype=torch.bool)
     total, remainder = x.new_zeros(running.shape), x.new_zeros(running.shape)
@@ -1454,7 +1302,7 @@ def adaptive_forward(blocks, x, score, epsilon):
         x = masked_layer(block, x, running)
         h = score(x)
         left = 1 - total
-        halts = running & (total + h > 1 - epsilon)
+        halts = running & (total + h >= 1 - epsilon)
         if number == len(blocks):
             halts = running
         halts = halts | (running & halts[:, :1])
@@ -1467,55 +1315,49 @@ def adaptive_forward(blocks, x, score, epsilon):
     return answer, depth, remainder
 
 
+# %% wrong: mixture | a sum that equals the limit does not halt | killed by: N
+# edit of: the last layer apart, p added to the sums
+# -        halts = running & (total + h >= 1 - epsilon)
+# +        halts = running & (total + h > 1 - epsilon)
+
+
 # %% wrong: mixture | the limit is epsilon | killed by: N
-# edit of: a sum that equals the limit does not halt
-# -        halts = running & (total + h > 1 - epsilon)
+# edit of: the last layer apart, p added to the sums
+# -        halts = running & (total + h >= 1 - epsilon)
 # +        halts = running & (total + h >= epsilon)
 
 
 # %% wrong: mixture | the limit is 1 | killed by: N
-# edit of: a sum that equals the limit does not halt
-# -        halts = running & (total + h > 1 - epsilon)
+# edit of: the last layer apart, p added to the sums
+# -        halts = running & (total + h >= 1 - epsilon)
 # +        halts = running & (total + h >= 1)
 
 
 # %% wrong: mixture | each score alone against the limit | killed by: N
-# edit of: a sum that equals the limit does not halt
-# -        halts = running & (total + h > 1 - epsilon)
+# edit of: the last layer apart, p added to the sums
+# -        halts = running & (total + h >= 1 - epsilon)
 # +        halts = running & (h >= 1 - epsilon)
 
 
 # %% wrong: mixture | the rest of an image goes on after its class token | killed by: N
-# edit of: a sum that equals the limit does not halt
-# -        halts = running & (total + h > 1 - epsilon)
-# +        halts = running & (total + h >= 1 - epsilon)
-# …
+# edit of: the last layer apart, p added to the sums
 # -        halts = halts | (running & halts[:, :1])
 
 
 # %% wrong: mixture | all images halt with the first one's class token | killed by: N
-# edit of: a sum that equals the limit does not halt
-# -        halts = running & (total + h > 1 - epsilon)
-# +        halts = running & (total + h >= 1 - epsilon)
-# …
+# edit of: the last layer apart, p added to the sums
 # -        halts = halts | (running & halts[:, :1])
 # +        halts = halts | (running & halts[:1, :1])
 
 
 # %% wrong: mixture | an image is done when any of its tokens halts | killed by: N
-# edit of: a sum that equals the limit does not halt
-# -        halts = running & (total + h > 1 - epsilon)
-# +        halts = running & (total + h >= 1 - epsilon)
-# …
+# edit of: the last layer apart, p added to the sums
 # -        halts = halts | (running & halts[:, :1])
 # +        halts = halts | (running & halts.any(1, keepdim=True))
 
 
 # %% wrong: mixture | all tokens halt with their class token, and never before | killed by: N
-# edit of: a sum that equals the limit does not halt
-# -        halts = running & (total + h > 1 - epsilon)
-# +        halts = running & (total + h >= 1 - epsilon)
-# …
+# edit of: the last layer apart, p added to the sums
 # -        halts = halts | (running & halts[:, :1])
 # +        halts = running & halts[:, :1]
 
@@ -1543,72 +1385,50 @@ def adaptive_forward(blocks, x, score, epsilon):
 
 
 # %% wrong: mixture | halted tokens count layers too | killed by: N
-# edit of: a sum that equals the limit does not halt
-# -        halts = running & (total + h > 1 - epsilon)
-# +        halts = running & (total + h >= 1 - epsilon)
-# …
+# edit of: the last layer apart, p added to the sums
 # -        depth = depth + running
 # +        depth = depth + 1
 
 
 # %% wrong: mixture | layers counted from 0 | killed by: N
-# edit of: a sum that equals the limit does not halt
-# -        halts = running & (total + h > 1 - epsilon)
-# +        halts = running & (total + h >= 1 - epsilon)
-# …
+# edit of: the last layer apart, p added to the sums
 # -    return answer, depth, remainder
 # +    return answer, depth - 1, remainder
 
 
 # %% wrong: mixture | stops when one image is done | killed by: N
-# edit of: a sum that equals the limit does not halt
-# -        halts = running & (total + h > 1 - epsilon)
-# +        halts = running & (total + h >= 1 - epsilon)
-# …
+# edit of: the last layer apart, p added to the sums
 #          running = running & ~halts
 # +        if not running[:, 0].all():
 # +            break
 
 
 # %% wrong: mixture | the last layer is like any other | killed by: R
-# edit of: a sum that equals the limit does not halt
-# -        halts = running & (total + h > 1 - epsilon)
+# edit of: the last layer apart, p added to the sums
 # -        if number == len(blocks):
 # -            halts = running
-# +        halts = running & (total + h >= 1 - epsilon)
 
 
 # %% wrong: mixture | the score at N is in the remainder's sum | killed by: R
-# edit of: a sum that equals the limit does not halt
-# -        halts = running & (total + h > 1 - epsilon)
-# +        halts = running & (total + h >= 1 - epsilon)
-# …
+# edit of: the last layer apart, p added to the sums
 # -        remainder = torch.where(halts, left, remainder)
 # +        remainder = torch.where(halts, left - h, remainder)
 
 
 # %% wrong: mixture | the remainder is the sum | killed by: R
-# edit of: a sum that equals the limit does not halt
-# -        halts = running & (total + h > 1 - epsilon)
-# +        halts = running & (total + h >= 1 - epsilon)
-# …
+# edit of: the last layer apart, p added to the sums
 # -        remainder = torch.where(halts, left, remainder)
 # +        remainder = torch.where(halts, total, remainder)
 
 
 # %% wrong: mixture | what is left of 1 - epsilon | killed by: R
-# edit of: a sum that equals the limit does not halt
+# edit of: the last layer apart, p added to the sums
 # -        left = 1 - total
-# -        halts = running & (total + h > 1 - epsilon)
 # +        left = 1 - epsilon - total
-# +        halts = running & (total + h >= 1 - epsilon)
 
 
 # %% wrong: mixture | tokens that halt with their class token get no remainder | killed by: R
-# edit of: a sum that equals the limit does not halt
-# -        halts = running & (total + h > 1 - epsilon)
-# +        halts = running & (total + h >= 1 - epsilon)
-# …
+# edit of: the last layer apart, p added to the sums
 #              halts = running
 # +        own = halts
 # …
@@ -1655,64 +1475,46 @@ def adaptive_forward(blocks, x, score, epsilon):
 
 
 # %% wrong: mixture | the class token runs to the end | killed by: N
-# edit of: a sum that equals the limit does not halt
-# -        halts = running & (total + h > 1 - epsilon)
+# edit of: the last layer apart, p added to the sums
+# -        halts = running & (total + h >= 1 - epsilon)
 # +        halts = running & (total + h >= 1 - epsilon) & (torch.arange(x.shape[1]) > 0)
 
 
 # %% wrong: mixture | the class token where it halted, without the mixture | killed by: answer
-# edit of: a sum that equals the limit does not halt
-# -        halts = running & (total + h > 1 - epsilon)
-# +        halts = running & (total + h >= 1 - epsilon)
-# …
+# edit of: the last layer apart, p added to the sums
 # -        answer = answer + p[:, :1] * x[:, 0]
 # +        answer = torch.where(halts[:, :1], x[:, 0], answer)
 
 
 # %% wrong: mixture | the score at N in place of the remainder | killed by: answer
-# edit of: a sum that equals the limit does not halt
-# -        halts = running & (total + h > 1 - epsilon)
-# +        halts = running & (total + h >= 1 - epsilon)
-# …
+# edit of: the last layer apart, p added to the sums
 # -        answer = answer + p[:, :1] * x[:, 0]
 # +        answer = answer + (h * running)[:, :1] * x[:, 0]
 
 
 # %% wrong: mixture | the remainder's share alone | killed by: answer
-# edit of: a sum that equals the limit does not halt
-# -        halts = running & (total + h > 1 - epsilon)
-# +        halts = running & (total + h >= 1 - epsilon)
-# …
+# edit of: the last layer apart, p added to the sums
 # -        answer = answer + p[:, :1] * x[:, 0]
 # +        answer = answer + (p * halts)[:, :1] * x[:, 0]
 
 
 # %% wrong: mixture | mixes what the layers got | killed by: answer
-# edit of: a sum that equals the limit does not halt
+# edit of: the last layer apart, p added to the sums
 #      for number, block in enumerate(blocks, start=1):
 # +        before = x
-# …
-# -        halts = running & (total + h > 1 - epsilon)
-# +        halts = running & (total + h >= 1 - epsilon)
 # …
 # -        answer = answer + p[:, :1] * x[:, 0]
 # +        answer = answer + p[:, :1] * before[:, 0]
 
 
 # %% wrong: mixture | the mean of all tokens in place of the class token | killed by: answer
-# edit of: a sum that equals the limit does not halt
-# -        halts = running & (total + h > 1 - epsilon)
-# +        halts = running & (total + h >= 1 - epsilon)
-# …
+# edit of: the last layer apart, p added to the sums
 # -        answer = answer + p[:, :1] * x[:, 0]
 # +        answer = answer + p[:, :1] * x.mean(1)
 
 
 # %% wrong: mixture | each state of the class token counts the same | killed by: answer
-# edit of: a sum that equals the limit does not halt
-# -        halts = running & (total + h > 1 - epsilon)
-# +        halts = running & (total + h >= 1 - epsilon)
-# …
+# edit of: the last layer apart, p added to the sums
 # -        answer = answer + p[:, :1] * x[:, 0]
 # +        answer = answer + running[:, :1] * x[:, 0]
 # …
@@ -1721,40 +1523,28 @@ def adaptive_forward(blocks, x, score, epsilon):
 
 
 # %% wrong: mixture | the answer with a dimension too many | killed by: shapes
-# edit of: a sum that equals the limit does not halt
-# -        halts = running & (total + h > 1 - epsilon)
-# +        halts = running & (total + h >= 1 - epsilon)
-# …
+# edit of: the last layer apart, p added to the sums
 # -    return answer, depth, remainder
 # +    return answer[:, None], depth, remainder
 
 
 # %% wrong: mixture | a mixture for every token | killed by: shapes
-# edit of: a sum that equals the limit does not halt
+# edit of: the last layer apart, p added to the sums
 # -    depth, answer = torch.zeros_like(running, dtype=torch.int64), torch.zeros_like(x[:, 0])
 # +    depth, answer = torch.zeros_like(running, dtype=torch.int64), torch.zeros_like(x)
-# …
-# -        halts = running & (total + h > 1 - epsilon)
-# +        halts = running & (total + h >= 1 - epsilon)
 # …
 # -        answer = answer + p[:, :1] * x[:, 0]
 # +        answer = answer + p[..., None] * x
 
 
 # %% wrong: mixture | N as floating-point numbers | killed by: dtypes
-# edit of: a sum that equals the limit does not halt
-# -        halts = running & (total + h > 1 - epsilon)
-# +        halts = running & (total + h >= 1 - epsilon)
-# …
+# edit of: the last layer apart, p added to the sums
 # -    return answer, depth, remainder
 # +    return answer, depth.to(x), remainder
 
 
 # %% wrong: mixture | mixes the first feature alone | killed by: answer, all features
-# edit of: a sum that equals the limit does not halt
-# -        halts = running & (total + h > 1 - epsilon)
-# +        halts = running & (total + h >= 1 - epsilon)
-# …
+# edit of: the last layer apart, p added to the sums
 # -        answer = answer + p[:, :1] * x[:, 0]
 # +        answer = answer + torch.cat([p[:, :1] * x[:, 0, :1], x[:, 0, 1:]], dim=1)
 
@@ -1768,19 +1558,13 @@ def adaptive_forward(blocks, x, score, epsilon):
 
 
 # %% wrong: mixture | the remainder inside p detached | killed by: gradient of the answer
-# edit of: a sum that equals the limit does not halt
-# -        halts = running & (total + h > 1 - epsilon)
-# +        halts = running & (total + h >= 1 - epsilon)
-# …
+# edit of: the last layer apart, p added to the sums
 # -        p = torch.where(halts, left, torch.where(running, h, 0))
 # +        p = torch.where(halts, left.detach(), torch.where(running, h, 0))
 
 
 # %% wrong: mixture | the scores inside the mixture detached | killed by: gradient of the answer
-# edit of: a sum that equals the limit does not halt
-# -        halts = running & (total + h > 1 - epsilon)
-# +        halts = running & (total + h >= 1 - epsilon)
-# …
+# edit of: the last layer apart, p added to the sums
 # -        answer = answer + p[:, :1] * x[:, 0]
 # +        mixed = torch.where(halts, left, p.detach())
 # +        answer = answer + mixed[:, :1] * x[:, 0]
@@ -1797,10 +1581,7 @@ def adaptive_forward(blocks, x, score, epsilon):
 
 
 # %% wrong: mixture | two results | killed by: three results
-# edit of: a sum that equals the limit does not halt
-# -        halts = running & (total + h > 1 - epsilon)
-# +        halts = running & (total + h >= 1 - epsilon)
-# …
+# edit of: the last layer apart, p added to the sums
 # -    return answer, depth, remainder
 # +    return answer, depth
 
@@ -1814,12 +1595,9 @@ def adaptive_forward(blocks, x, score, epsilon):
 
 
 # %% wrong: mixture | sums in float32 | killed by: R
-# edit of: a sum that equals the limit does not halt
+# edit of: the last layer apart, p added to the sums
 # -    total, remainder = x.new_zeros(running.shape), x.new_zeros(running.shape)
 # +    total, remainder = torch.zeros(running.shape), x.new_zeros(running.shape)
-# …
-# -        halts = running & (total + h > 1 - epsilon)
-# +        halts = running & (total + h >= 1 - epsilon)
 # …
 # -        total = total + p
 # +        total = (total + p).float()
@@ -1954,10 +1732,10 @@ def auc(depth, is_digit):
     return ((a[:, None] > b).double() + 0.5 * (a[:, None] == b)).mean().item()
 
 
-# %% wrong: predict-avit | a mask saves what it throws away | killed by: linear, masked
+# %% right: predict-avit | all pairs at once, wins and ties
 def predict():
     return {
-        "linear, masked": 232 / 520,
+        "linear, masked": 1.0,
         "linear, gathered": 232 / 520,
         "attention, gathered": 10184 / 33800,
         "rows as they come": 78,
@@ -1976,164 +1754,122 @@ def auc(depth, is_digit):
     return (wins + ties / 2) / (len(one) * len(other))
 
 
+# %% wrong: predict-avit | a mask saves what it throws away | killed by: linear, masked
+# edit of: all pairs at once, wins and ties
+# -        "linear, masked": 1.0,
+# +        "linear, masked": 232 / 520,
+
+
 # %% wrong: predict-avit | a mask saves everything but what stays to the end | killed by: linear, masked
-# edit of: a mask saves what it throws away
-# -        "linear, masked": 232 / 520,
+# edit of: all pairs at once, wins and ties
+# -        "linear, masked": 1.0,
 # +        "linear, masked": 17 / 65,
 
 
 # %% wrong: predict-avit | nobody goes through the first two layers but those that stay | killed by: linear, gathered
-# edit of: a mask saves what it throws away
-# -        "linear, masked": 232 / 520,
+# edit of: all pairs at once, wins and ties
 # -        "linear, gathered": 232 / 520,
-# +        "linear, masked": 1.0,
 # +        "linear, gathered": 17 / 65,
 
 
 # %% wrong: predict-avit | the halting layer itself is not counted | killed by: linear, gathered
-# edit of: a mask saves what it throws away
-# -        "linear, masked": 232 / 520,
+# edit of: all pairs at once, wins and ties
 # -        "linear, gathered": 232 / 520,
-# +        "linear, masked": 1.0,
 # +        "linear, gathered": (8 * 17 + 48) / 520,
 
 
 # %% wrong: predict-avit | token layers in place of a share | killed by: linear, gathered
-# edit of: a mask saves what it throws away
-# -        "linear, masked": 232 / 520,
+# edit of: all pairs at once, wins and ties
 # -        "linear, gathered": 232 / 520,
-# +        "linear, masked": 1.0,
 # +        "linear, gathered": 232,
 
 
 # %% wrong: predict-avit | the mean depth in place of a share | killed by: linear, gathered
-# edit of: a mask saves what it throws away
-# -        "linear, masked": 232 / 520,
+# edit of: all pairs at once, wins and ties
 # -        "linear, gathered": 232 / 520,
-# +        "linear, masked": 1.0,
 # +        "linear, gathered": 232 / 65,
 
 
 # %% wrong: predict-avit | the class token is forgotten | killed by: linear, gathered
-# edit of: a mask saves what it throws away
-# -        "linear, masked": 232 / 520,
+# edit of: all pairs at once, wins and ties
 # -        "linear, gathered": 232 / 520,
-# +        "linear, masked": 1.0,
 # +        "linear, gathered": (8 * 16 + 2 * 48) / 520,
 
 
 # %% wrong: predict-avit | attention grows with the tokens, not with their square | killed by: attention, gathered
-# edit of: a mask saves what it throws away
-# -        "linear, masked": 232 / 520,
-# +        "linear, masked": 1.0,
-# …
+# edit of: all pairs at once, wins and ties
 # -        "attention, gathered": 10184 / 33800,
 # +        "attention, gathered": 232 / 520,
 
 
 # %% wrong: predict-avit | halted tokens are still keys | killed by: attention, gathered
-# edit of: a mask saves what it throws away
-# -        "linear, masked": 232 / 520,
-# +        "linear, masked": 1.0,
-# …
+# edit of: all pairs at once, wins and ties
 # -        "attention, gathered": 10184 / 33800,
 # +        "attention, gathered": (2 * 65**2 + 6 * 17 * 65) / 33800,
 
 
 # %% wrong: predict-avit | the square of the share of the tokens | killed by: attention, gathered
-# edit of: a mask saves what it throws away
-# -        "linear, masked": 232 / 520,
-# +        "linear, masked": 1.0,
-# …
+# edit of: all pairs at once, wins and ties
 # -        "attention, gathered": 10184 / 33800,
 # +        "attention, gathered": (232 / 520) ** 2,
 
 
 # %% wrong: predict-avit | padding costs nothing | killed by: rows as they come
-# edit of: a mask saves what it throws away
-# -        "linear, masked": 232 / 520,
-# +        "linear, masked": 1.0,
-# …
+# edit of: all pairs at once, wins and ties
 # -        "rows as they come": 78,
 # +        "rows as they come": 50,
 
 
 # %% wrong: predict-avit | padded to the longest of the whole batch | killed by: rows as they come
-# edit of: a mask saves what it throws away
-# -        "linear, masked": 232 / 520,
-# +        "linear, masked": 1.0,
-# …
+# edit of: all pairs at once, wins and ties
 # -        "rows as they come": 78,
 # +        "rows as they come": 80,
 
 
 # %% wrong: predict-avit | padding is a matter of the longer image alone | killed by: rows as they come
-# edit of: a mask saves what it throws away
-# -        "linear, masked": 232 / 520,
-# +        "linear, masked": 1.0,
-# …
+# edit of: all pairs at once, wins and ties
 # -        "rows as they come": 78,
 # +        "rows as they come": 39,
 
 
 # %% wrong: predict-avit | sorting does not help | killed by: rows sorted
-# edit of: a mask saves what it throws away
-# -        "linear, masked": 232 / 520,
-# +        "linear, masked": 1.0,
-# …
+# edit of: all pairs at once, wins and ties
 # -        "rows sorted": 52,
 # +        "rows sorted": 78,
 
 
 # %% wrong: predict-avit | sorted, the padding is gone | killed by: rows sorted
-# edit of: a mask saves what it throws away
-# -        "linear, masked": 232 / 520,
-# +        "linear, masked": 1.0,
-# …
+# edit of: all pairs at once, wins and ties
 # -        "rows sorted": 52,
 # +        "rows sorted": 50,
 
 
 # %% wrong: predict-avit | in percent | killed by: linear, gathered
-# edit of: a mask saves what it throws away
-# -        "linear, masked": 232 / 520,
+# edit of: all pairs at once, wins and ties
 # -        "linear, gathered": 232 / 520,
-# +        "linear, masked": 1.0,
 # +        "linear, gathered": 44.615384615,
 
 
 # %% wrong: predict-avit | a name of its own | killed by: the names
-# edit of: a mask saves what it throws away
-# -        "linear, masked": 232 / 520,
-# +        "linear, masked": 1.0,
-# …
+# edit of: all pairs at once, wins and ties
 # -        "rows sorted": 52,
 # +        "rows, sorted": 52,
 
 
 # %% wrong: predict-avit | background is hard to tell and goes deeper | killed by: deeper
-# edit of: a mask saves what it throws away
-# -        "linear, masked": 232 / 520,
-# +        "linear, masked": 1.0,
-# …
+# edit of: all pairs at once, wins and ties
 # -        "deeper": "digit",
 # +        "deeper": "background",
 
 
 # %% wrong: predict-avit | a larger epsilon asks for more | killed by: a larger epsilon
-# edit of: a mask saves what it throws away
-# -        "linear, masked": 232 / 520,
-# +        "linear, masked": 1.0,
-# …
+# edit of: all pairs at once, wins and ties
 # -        "a larger epsilon": "earlier",
 # +        "a larger epsilon": "later",
 
 
 # %% wrong: predict-avit | a word that was not offered | killed by: a word
-# edit of: a mask saves what it throws away
-# -        "linear, masked": 232 / 520,
-# +        "linear, masked": 1.0,
-# …
+# edit of: all pairs at once, wins and ties
 # -        "deeper": "digit",
 # +        "deeper": "neither",
 
@@ -2153,64 +1889,43 @@ def auc(depth, is_digit):
 
 
 # %% wrong: predict-avit | ties count nothing | killed by: auc
-# edit of: a mask saves what it throws away
-# -        "linear, masked": 232 / 520,
-# +        "linear, masked": 1.0,
-# …
+# edit of: all pairs at once, wins and ties
 # -    return (wins + ties / 2) / (len(one) * len(other))
 # +    return wins / (len(one) * len(other))
 
 
 # %% wrong: predict-avit | ties count as won | killed by: auc
-# edit of: a mask saves what it throws away
-# -        "linear, masked": 232 / 520,
-# +        "linear, masked": 1.0,
-# …
+# edit of: all pairs at once, wins and ties
 # -    return (wins + ties / 2) / (len(one) * len(other))
 # +    return (wins + ties) / (len(one) * len(other))
 
 
 # %% wrong: predict-avit | the background against the digit | killed by: auc
-# edit of: a mask saves what it throws away
-# -        "linear, masked": 232 / 520,
-# +        "linear, masked": 1.0,
-# …
+# edit of: all pairs at once, wins and ties
 # -    one, other = depth[is_digit], depth[~is_digit]
 # +    other, one = depth[is_digit], depth[~is_digit]
 
 
 # %% wrong: predict-avit | ties taken out of the pairs | killed by: auc
-# edit of: a mask saves what it throws away
-# -        "linear, masked": 232 / 520,
-# +        "linear, masked": 1.0,
-# …
+# edit of: all pairs at once, wins and ties
 # -    return (wins + ties / 2) / (len(one) * len(other))
 # +    return wins / (len(one) * len(other) - ties)
 
 
 # %% wrong: predict-avit | the number of pairs | killed by: auc
-# edit of: a mask saves what it throws away
-# -        "linear, masked": 232 / 520,
-# +        "linear, masked": 1.0,
-# …
+# edit of: all pairs at once, wins and ties
 # -    return (wins + ties / 2) / (len(one) * len(other))
 # +    return wins + ties / 2
 
 
 # %% wrong: predict-avit | divided by all pairs of two patches | killed by: auc
-# edit of: a mask saves what it throws away
-# -        "linear, masked": 232 / 520,
-# +        "linear, masked": 1.0,
-# …
+# edit of: all pairs at once, wins and ties
 # -    return (wins + ties / 2) / (len(one) * len(other))
 # +    return (wins + ties / 2) / depth.numel() ** 2
 
 
 # %% wrong: predict-avit | wins minus losses | killed by: auc
-# edit of: a mask saves what it throws away
-# -        "linear, masked": 232 / 520,
-# +        "linear, masked": 1.0,
-# …
+# edit of: all pairs at once, wins and ties
 # -    return (wins + ties / 2) / (len(one) * len(other))
 # +    losses = (one[:, None] < other).sum().item()
 # +    return (wins - losses) / (len(one) * len(other))
@@ -2240,10 +1955,7 @@ def auc(depth, is_digit):
 
 
 # %% wrong: predict-avit | compares the means | killed by: auc
-# edit of: a mask saves what it throws away
-# -        "linear, masked": 232 / 520,
-# +        "linear, masked": 1.0,
-# …
+# edit of: all pairs at once, wins and ties
 # -    wins = (one[:, None] > other).sum().item()
 # -    ties = (one[:, None] == other).sum().item()
 # -    return (wins + ties / 2) / (len(one) * len(other))
@@ -2264,19 +1976,20 @@ def auc(depth, is_digit):
 
 
 # %% wrong: predict-avit | a tensor in place of a number | killed by: a plain number
-# edit of: a mask saves what it throws away
-# -        "linear, masked": 232 / 520,
-# +        "linear, masked": 1.0,
-# …
+# edit of: all pairs at once, wins and ties
 # -    return (wins + ties / 2) / (len(one) * len(other))
 # +    return torch.tensor(1.0).double() * (wins + ties / 2) / (len(one) * len(other))
 
 
+# %% wrong: predict-avit | marks the digit in the depths that it was given | killed by: depth stays
+# edit of: all pairs at once, wins and ties
+# -    wins = (one[:, None] > other).sum().item()
+# +    depth[is_digit] = 0
+# +    wins = (one[:, None] > other).sum().item()
+
+
 # %% wrong: predict-avit | 0 / 0 where one kind is missing | killed by: both kinds
-# edit of: a mask saves what it throws away
-# -        "linear, masked": 232 / 520,
-# +        "linear, masked": 1.0,
-# …
+# edit of: all pairs at once, wins and ties
 # -    if len(one) == 0 or len(other) == 0:
 # -        raise ValueError("both kinds, please")
 # …
@@ -2285,10 +1998,7 @@ def auc(depth, is_digit):
 
 
 # %% wrong: predict-avit | looks for the digit alone, not for the background | killed by: both kinds
-# edit of: a mask saves what it throws away
-# -        "linear, masked": 232 / 520,
-# +        "linear, masked": 1.0,
-# …
+# edit of: all pairs at once, wins and ties
 # -    if len(one) == 0 or len(other) == 0:
 # +    if len(one) == 0:
 # …
@@ -2297,28 +2007,19 @@ def auc(depth, is_digit):
 
 
 # %% wrong: predict-avit | differences of small whole numbers run over | killed by: auc
-# edit of: a mask saves what it throws away
-# -        "linear, masked": 232 / 520,
-# +        "linear, masked": 1.0,
-# …
+# edit of: all pairs at once, wins and ties
 # -    wins = (one[:, None] > other).sum().item()
 # +    wins = ((one[:, None] - other) > 0).sum().item()
 
 
 # %% wrong: predict-avit | depths made whole numbers | killed by: auc
-# edit of: a mask saves what it throws away
-# -        "linear, masked": 232 / 520,
-# +        "linear, masked": 1.0,
-# …
+# edit of: all pairs at once, wins and ties
 #  def auc(depth, is_digit):
 # +    depth = depth.long()
 
 
 # %% wrong: predict-avit | a mean in float32 | killed by: auc
-# edit of: a mask saves what it throws away
-# -        "linear, masked": 232 / 520,
-# +        "linear, masked": 1.0,
-# …
+# edit of: all pairs at once, wins and ties
 # -    wins = (one[:, None] > other).sum().item()
 # -    ties = (one[:, None] == other).sum().item()
 # -    return (wins + ties / 2) / (len(one) * len(other))
@@ -2351,9 +2052,6 @@ def auc(depth, is_digit):
 
 
 # %% wrong: predict-avit | a sample of the pairs | killed by: auc
-# edit of: a mask saves what it throws away
-# -        "linear, masked": 232 / 520,
-# +        "linear, masked": 1.0,
-# …
+# edit of: all pairs at once, wins and ties
 # -    one, other = depth[is_digit], depth[~is_digit]
 # +    one, other = depth[is_digit][:2], depth[~is_digit][:2]
