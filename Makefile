@@ -16,7 +16,8 @@ unexport PYTHONPATH PYTHONHOME PYTHONUSERBASE VIRTUAL_ENV PIP_TARGET PIP_PREFIX 
 export PIP_USER := 0
 
 FITS   := -E -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))'
-PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11 python .venv/bin/python,$(shell $(p) $(FITS) 2>/dev/null && echo $(p))))
+# looked for once, and only where it is needed
+PYTHON ?= $(eval PYTHON := $(shell for p in python3 python3.13 python3.12 python3.11 python .venv/bin/python; do $$p $(FITS) 2>/dev/null && { echo $$p; break; }; done))$(PYTHON)
 BIN    := .venv/bin
 READY  := .venv/.ready
 UNITS  ?=
@@ -27,8 +28,7 @@ ifneq ($(filter progress kill-matrix lectures exercises,$(firstword $(MAKECMDGOA
   NAMED := $(foreach g,$(wordlist 2,99,$(MAKECMDGOALS)),$(if $(findstring /,$(g))$(filter 0% 1% %.ipynb,$(g)),$(g)))
   ifneq ($(NAMED),)
     UNITS := $(NAMED)
-    .PHONY: $(NAMED)
-    $(NAMED): ; @:
+    $(NAMED): again ; @:
   endif
 endif
 
@@ -89,7 +89,7 @@ clean:  ## remove the environment and the caches; work/ stays
 ifneq ($(shell cat $(READY) 2>/dev/null),$(shell $(BIN)/python -I tools/environment.py --state 2>/dev/null || echo none))
   $(READY): again
 endif
-.PHONY: again
+again: ;
 
 $(READY): constraints.txt pyproject.toml Makefile tools/environment.py
 	@test -n "$(PYTHON)" || { echo "This course needs Python 3.11, 3.12 or 3.13, and found none on the PATH. Install one, or name it: make setup PYTHON=/path/to/python3.12"; exit 1; }

@@ -13,7 +13,7 @@ import time
 import tomllib
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from tools.environment import NEEDS, supported
+import tools.environment
+from tools.environment import NEEDS, install, missing, relocate, supported
 from tools.notebooks import EXERCISES, ROOT, units
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -79,7 +80,7 @@ def make(*arguments: str, folder: Path = ROOT, **options: Any) -> subprocess.Com
 
 def bare(folder: Path) -> Path:
     """A folder with what the set-up needs, and no environment."""
-    (folder / "tools").mkdir()
+    (folder / "tools").mkdir(parents=True)
     for name in ("Makefile", "constraints.txt", "pyproject.toml", "tools/environment.py"):
         shutil.copy(ROOT / name, folder / name)
     return folder
@@ -178,6 +179,246 @@ def test_without_a_python_that_fits_make_says_which_one_to_get(tmp_path: Path) -
     assert ran.returncode != 0
     assert "This course needs Python 3.11, 3.12 or 3.13" in ran.stdout
     assert not (tmp_path / ".venv").exists()
+
+
+def fake(path: Path, *, version: str = "3.12", pip: bool = True) -> Path:
+    """A Python that tells its version and whether it has pip, and does nothing else."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(
+        f'#!/bin/sh\ncase "$*" in *pip*) exit {int(not pip)};; *sys.exit*) exit 1;; *) echo {version};; esac\n'
+    )
+    path.chmod(0o755)
+    return path
+
+
+def environment_of(folder: Path, *arguments: str) -> Path:
+    """An environment in a folder, without packages."""
+    subprocess.run([sys.executable, "-m", "venv", *arguments, ".venv"], cwd=folder, check=True, timeout=120)
+    return folder / ".venv"
+
+
+def told(folder: Path) -> str:
+    """What the environment of a folder says of itself."""
+    command = [folder / ".venv" / "bin" / "python", "-I", folder / "tools" / "environment.py", "--state"]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+
+
+def test_the_stamp_knows_its_folder_its_python_and_whether_pip_is_there(tmp_path: Path) -> None:
+    folder = bare(tmp_path / "course")
+    stamp = environment_of(folder, "--without-pip") / ".ready"
+    right = told(folder)
+    assert right == f"{folder}/.venv | {sys.version_info.major}.{sys.version_info.minor} | no pip\n"
+    for text, good in (
+        (right, True),
+        ("", False),
+        (right.replace(str(folder), "/somewhere/else"), False),
+        (right.replace(" | 3.", " | 2."), False),
+        (right.replace("no pip", "pip"), False),
+    ):
+        stamp.write_text(text)
+        assert ("Nothing to be done" in make("-n", "setup", folder=folder).stdout) == good, text
+    stamp.write_text(right)
+    os.utime(stamp, (0, 0))
+    assert "environment.py" in make("-n", "setup", folder=folder).stdout, "the lists of packages are newer"
+    stamp.touch()
+    moved = folder.rename(tmp_path / "the course, moved")
+    assert "environment.py" in make("-n", "setup", folder=moved).stdout
+
+
+def test_a_moved_environment_is_put_right_and_one_that_stayed_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "before"
+    folder.mkdir()
+    scripts = environment_of(folder, "--without-pip") / "bin"
+    (scripts / "tool").write_text(f"#!{scripts}/python\nprint('é')\n", encoding="utf-8")
+    (scripts / "program").write_bytes(b"\0" + os.fsencode(scripts))
+    before = {file: file.read_bytes() for file in scripts.iterdir() if not file.is_symlink()}
+    monkeypatch.chdir(folder)
+    relocate()
+    assert {file: file.read_bytes() for file in before} == before
+    assert capsys.readouterr().out == ""
+    moved = folder.rename(tmp_path / "after, with a space")
+    monkeypatch.chdir(moved)
+    relocate()
+    assert capsys.readouterr().out == f"This folder was moved: .venv was made in {folder}, and is put right.\n"
+    text = (moved / ".venv" / "bin" / "activate").read_text()
+    assert str(moved) in text
+    assert str(folder) not in text
+    assert (moved / ".venv" / "bin" / "tool").read_text("utf-8") == f"#!{moved}/.venv/bin/python\nprint('é')\n"
+    assert (moved / ".venv" / "bin" / "program").read_bytes() == b"\0" + os.fsencode(scripts), "no text"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (
+            lambda venv: fake(venv / "bin" / "python", version="3.10"),
+            "and .venv was made with Python 3.10: `make clean`",
+        ),
+        (
+            lambda venv: fake(venv / "bin" / "python", version="3.14"),
+            "and .venv was made with Python 3.14: `make clean`",
+        ),
+        (lambda venv: fake(venv / "bin" / "python", version="3.12", pip=False), "pip cannot be added to .venv"),
+        (lambda venv: venv.write_text("elsewhere"), ".venv is a file, not an environment of this folder: `make clean`"),
+        (lambda venv: venv.symlink_to("elsewhere"), ".venv is a link to elsewhere, not an environment of this folder"),
+    ],
+    ids=["too old", "too new", "without pip", "a file", "a link"],
+)
+def test_a_foreign_environment_is_named_with_the_command_that_helps(
+    tmp_path: Path, spoil: Callable[[Path], object], says: str
+) -> None:
+    folder = bare(tmp_path / "course")
+    spoil(folder / ".venv")
+    ran = make("setup", folder=folder)
+    assert ran.returncode != 0
+    assert says in ran.stderr
+    assert "`make clean` takes it away (your work/ stays)" in ran.stderr
+    assert "Traceback" not in ran.stderr
+    make("clean", folder=folder)
+    assert not os.path.lexists(folder / ".venv")
+
+
+def test_a_python_that_was_asked_for_must_fit_the_course_and_the_environment(tmp_path: Path) -> None:
+    folder = bare(tmp_path / "course")
+    old = fake(tmp_path / "an old one" / "python3.9", version="3.9")
+    for ran in (
+        make("setup", f"PYTHON={old}", folder=folder),
+        make("setup", folder=folder, env={**os.environ, "PYTHON": str(old)}),
+    ):
+        assert ran.returncode != 0
+        assert f"PYTHON={old} is none of them. Leave PYTHON out, or name another" in ran.stdout
+        assert not (folder / ".venv").exists(), "nothing is left behind"
+    other = next(version for version in SUPPORTED if version != f"{sys.version_info.major}.{sys.version_info.minor}")
+    fake(folder / ".venv" / "bin" / "python", version=other)
+    ran = make("setup", f"PYTHON={sys.executable}", folder=folder)
+    assert f".venv was made with {other}: `make clean`" in ran.stderr
+
+
+def test_variables_of_pip_and_python_do_not_lead_out_of_the_environment(tmp_path: Path) -> None:
+    # A Python that is gone, as after an upgrade, is built anew; then pip finds nothing, here without an index.
+    folder = bare(tmp_path / "course, with a space")
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    (folder / ".venv" / "bin" / "python").symlink_to("/nowhere/python3.12")
+    (tmp_path / "wrong").mkdir()
+    for name in ("venv", "pip", "argparse", "ensurepip"):
+        (tmp_path / "wrong" / f"{name}.py").write_text("raise SystemExit('this is not the module')")
+    (tmp_path / "pip.conf").write_text(f"[global]\nuser = true\nno-index = true\nfind-links = {tmp_path}\n")
+    variables = {"PIP_USER": "1", "PIP_REQUIRE_VIRTUALENV": "1", "PIP_TARGET": str(tmp_path / "target")}
+    variables |= {"PIP_PREFIX": str(tmp_path / "prefix"), "PIP_CONFIG_FILE": str(tmp_path / "pip.conf")}
+    variables |= {"PYTHONPATH": str(tmp_path / "wrong"), "PYTHONHOME": "/nowhere", "VIRTUAL_ENV": "/nowhere"}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
+    ran = make("setup", f"PYTHON={sys.executable}", folder=folder, env=kept | variables)
+    text = ran.stdout + ran.stderr
+    assert "The Python of .venv does not run (removed, or the set-up was interrupted): building .venv anew." in text
+    assert "[1/3] An environment in .venv, with Python 3." in text
+    assert f"[2/3] PyTorch {VARIABLES['TORCH']}" in text
+    assert "GB to download" in text
+    assert "No matching distribution found for torch" in text
+    assert "Without network the set-up cannot be done; `make setup` goes on where it stopped" in text
+    assert not re.search("--user|not the module|Traceback|platform (in)?dependent libraries", text)
+    assert not {file.name for file in tmp_path.iterdir()} & {"target", "prefix"}
+    assert told(folder).endswith("| pip\n"), "what was done stays for the next time"
+    assert not (folder / ".venv" / ".ready").exists()
+
+
+class Pip:
+    """In place of pip: remembers what it was asked for, and does it or not."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, lacks: list[str], *, works: bool) -> None:
+        self.asked, self.lacks, self.works = list[str](), lacks, works
+        monkeypatch.setattr(tools.environment, "_pip", self)
+        monkeypatch.setattr(tools.environment, "_missing", lambda torch, extras: list(self.lacks))
+
+    def __call__(self, *arguments: str, quiet: bool = False) -> bool:
+        self.asked.append(" ".join(arguments))
+        if self.works:
+            self.lacks = []
+        return self.works
+
+
+@pytest.mark.parametrize(
+    ("lacks", "complete", "works", "asked", "says"),
+    [
+        ([], True, False, [], None),
+        (["dynlib"], True, True, ["--no-deps --no-build-isolation -e ."], None),
+        (["numpy 2.5 (2.4 is here)"], True, True, ["-c constraints.txt -e .[a,b]"], None),
+        (["numpy 2.5 (2.4 is here)"], True, False, ["-c constraints.txt -e .[a,b]"], "The packages of before are used"),
+        (["numpy 2.5"], True, False, ["-c constraints.txt -e .[a,b]"], "Without network the set-up cannot be done"),
+        (["numpy 2.5 (2.4 is here)"], False, False, ["-c constraints.txt -e .[a,b]"], "goes on where it stopped"),
+    ],
+    ids=["all there", "another folder's", "an update", "an update offline", "a new package offline", "first, offline"],
+)
+def test_what_is_there_is_not_fetched_again_and_an_update_can_wait_for_the_network(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    lacks: list[str],
+    complete: bool,
+    works: bool,
+    asked: list[str],
+    says: str | None,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if complete:
+        (tmp_path / ".venv").mkdir()
+        (tmp_path / ".venv" / ".ready").touch()
+    pip = Pip(monkeypatch, lacks, works=works)
+    if says is None:
+        install("1", "https://index", "a,b")
+    else:
+        with pytest.raises(SystemExit) as stopped:
+            install("1", "https://index", "a,b")
+        assert says in f"{stopped.value.code} {capsys.readouterr().out}"
+        assert (stopped.value.code == 0) == says.startswith("The packages of before")
+    assert pip.asked == asked
+
+
+def test_packages_that_pip_put_elsewhere_are_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Pip(monkeypatch, ["numpy 2.5"], works=True)
+    monkeypatch.setattr(tools.environment, "_missing", lambda torch, extras: ["numpy 2.5"])
+    with pytest.raises(SystemExit, match=r"not in \.venv: numpy 2\.5\. Does its configuration send packages elsewhere"):
+        install("1", "https://index", "a,b")
+
+
+def test_what_is_missing_is_told_from_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch, extras = VARIABLES["TORCH"], VARIABLES["EXTRAS"]
+    assert missing(torch, extras) == []
+    assert missing("1.0", extras) == [f"torch 1.0 ({importlib.metadata.version('torch')} is here)"]
+    numpy = importlib.metadata.version("numpy")
+    monkeypatch.setattr(tools.environment, "ROOT", bare(tmp_path))
+    pinned = re.sub(r"(?m)^numpy==.*$", "numpy==1.0", (ROOT / "constraints.txt").read_text())
+    (tmp_path / "constraints.txt").write_text(pinned)
+    project = (ROOT / "pyproject.toml").read_text().replace('"scipy>=', '"no-such-thing>=2", "scipy>=')
+    (tmp_path / "pyproject.toml").write_text(project)
+    assert missing(torch, extras) == ["no-such-thing >=2", f"numpy 1.0 ({numpy} is here)", "dynlib"]
+    assert missing(torch, "course") == [f"numpy 1.0 ({numpy} is here)", "dynlib"], "in no extra that was asked for"
+
+
+def test_units_and_notebooks_may_be_named_behind_the_target(tmp_path: Path) -> None:
+    path = f"work/{units()[1]}/{units()[1]}.ipynb"
+    ran = make("-n", "-o", ".venv/.ready", "progress", units()[0], path)
+    assert f"tools.progress {units()[0]} {path}" in ran.stdout
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "tools.exercises 02_gumbel" in make("-n", "-o", ".venv/.ready", "exercises", "UNITS=02_gumbel").stdout
+    assert make("-n", "-o", ".venv/.ready", "nothing").returncode != 0
+
+
+def test_a_checkout_has_the_same_line_ends_on_every_system(tmp_path: Path) -> None:
+    files = (".gitattributes", ".ci/run", "Makefile", "tools/work.py", "lectures/pictures/slider-twin.png")
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    windows = ("-c", "core.autocrlf=true", "-c", "core.eol=crlf", "-c", "user.name=a", "-c", "user.email=a@b.c")
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "all"]):
+        subprocess.run(["git", *windows, *command], cwd=tmp_path, check=True, timeout=60)
+    for name in files:
+        (tmp_path / name).unlink()
+    subprocess.run(["git", *windows, "checkout", "-q", "."], cwd=tmp_path, check=True, timeout=60)
+    assert [name for name in files if (tmp_path / name).read_bytes() != (ROOT / name).read_bytes()] == []
+    assert b"\r" not in (tmp_path / ".ci" / "run").read_bytes()
 
 
 def test_continuous_integration_runs_make_test(tmp_path: Path) -> None:
