@@ -8,6 +8,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 from cycler import cycler
 from matplotlib.axes import Axes
+from matplotlib.backends import BackendFilter, backend_registry
 from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, dark colours first; black and grey are for references.
@@ -37,9 +38,14 @@ STYLE: Any = {
 }
 
 
+_NO_SCREEN = backend_registry.list_builtin(BackendFilter.NON_INTERACTIVE)
+
+
 @contextmanager
 def figure(caption: str, *, rows: int = 1, columns: int = 1, size: tuple[float, float] | None = None) -> Iterator[Any]:
     """A figure with a one-sentence caption that says what to see; shown when the block ends.
+
+    After an error in the block it is closed and not shown. In a script that draws to files alone it is closed too.
 
     Args:
         caption: below the picture, and its text for readers who cannot see it.
@@ -51,9 +57,15 @@ def figure(caption: str, *, rows: int = 1, columns: int = 1, size: tuple[float, 
     """
     with mpl.rc_context(STYLE):
         drawing, axes = plt.subplots(rows, columns, figsize=size or (7.0, 3.2 * rows), layout="constrained")
-        yield axes
-        _caption(drawing, caption)
-        plt.show()
+        try:
+            yield axes
+            _caption(drawing, caption)
+            plt.show()
+        except BaseException:
+            plt.close(drawing)  # else it would be shown half drawn, together with the next one
+            raise
+        if mpl.get_backend().lower() in _NO_SCREEN:
+            plt.close(drawing)
 
 
 def label(axes: Axes, x: str, y: str, title: str = "") -> None:

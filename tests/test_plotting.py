@@ -34,6 +34,26 @@ def test_a_figure_has_its_caption_and_leaves_the_readers_settings_alone() -> Non
     assert (mpl.rcParams["axes.grid"], mpl.rcParams["legend.fontsize"]) == before
 
 
+def test_a_figure_that_failed_is_not_shown_and_none_stays_open_without_a_screen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shown: list[list[int]] = []
+    monkeypatch.setattr(plt, "show", lambda: shown.append(plt.get_fignums()))
+    mine = plt.figure()
+    for error in (ValueError, KeyboardInterrupt):
+        with pytest.raises(error), plotting.figure("Half drawn."):
+            raise error
+    for _ in range(3):
+        with plotting.figure("Whole.") as axes:
+            axes.plot([1, 2])
+    assert [len(numbers) for numbers in shown] == [2, 2, 2], "the reader's own figure, and the one that is shown"
+    assert plt.get_fignums() == [mine.number]
+    monkeypatch.setattr(mpl, "get_backend", lambda: "some_window")
+    with plotting.figure("In a window."):
+        pass
+    assert len(plt.get_fignums()) == 2, "a window stays until it is closed"
+
+
 def test_bare_axes_have_no_ticks_and_no_frame() -> None:
     several = plt.subplots(2, 2)[1]
     plotting.bare(several)
@@ -102,8 +122,8 @@ def test_a_legend_beside_the_axes_covers_none_of_them(axes: Axes) -> None:
 
 
 def test_images_come_in_rows_under_their_titles(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plt, "show", lambda: None)
+    shown: list[Axes] = []
+    monkeypatch.setattr(plt, "show", lambda: shown.extend(plt.gcf().axes))
     plotting.show_images(list(torch.zeros(3, 4, 4)), ["a", "b", "c"], "Three.", columns=2)
-    shown = plt.gcf().axes
     assert [place.get_title() for place in shown] == ["a", "b", "c", ""]
     assert [len(place.images) for place in shown] == [1, 1, 1, 0]

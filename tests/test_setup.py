@@ -304,7 +304,7 @@ def test_variables_of_pip_and_python_do_not_lead_out_of_the_environment(tmp_path
     (tmp_path / "wrong").mkdir()
     for name in ("venv", "pip", "argparse", "ensurepip"):
         (tmp_path / "wrong" / f"{name}.py").write_text("raise SystemExit('this is not the module')")
-    (tmp_path / "pip.conf").write_text(f"[global]\nuser = true\nno-index = true\nfind-links = {tmp_path}\n")
+    (tmp_path / "pip.conf").write_text("[global]\nuser = true\nno-index = true\n")
     variables = {"PIP_USER": "1", "PIP_REQUIRE_VIRTUALENV": "1", "PIP_TARGET": str(tmp_path / "target")}
     variables |= {"PIP_PREFIX": str(tmp_path / "prefix"), "PIP_CONFIG_FILE": str(tmp_path / "pip.conf")}
     variables |= {"PYTHONPATH": str(tmp_path / "wrong"), "PYTHONHOME": "/nowhere", "VIRTUAL_ENV": "/nowhere"}
@@ -315,7 +315,7 @@ def test_variables_of_pip_and_python_do_not_lead_out_of_the_environment(tmp_path
     assert "[1/3] An environment in .venv, with Python 3." in text
     assert f"[2/3] PyTorch {VARIABLES['TORCH']}" in text
     assert "GB to download" in text
-    assert "No matching distribution found for torch" in text
+    assert re.search("ERROR: (No matching distribution found|Cannot install)", text)
     assert "Without network the set-up cannot be done; `make setup` goes on where it stopped" in text
     assert not re.search("--user|not the module|Traceback|platform (in)?dependent libraries", text)
     assert not {file.name for file in tmp_path.iterdir()} & {"target", "prefix"}
