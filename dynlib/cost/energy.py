@@ -49,8 +49,9 @@ def estimate_energy(
     programs too.
 
     Else modelled, FLOPs · :data:`JOULES_PER_FLOP` + bytes · :data:`JOULES_PER_BYTE`, from :func:`dynlib.cost.count`. It
-    knows arithmetic and memory alone: no control, no static power, nothing of the rest of the machine. Take it as a
-    floor for a real computer, and its ratios more seriously than its joules. A ``Cost`` is always modelled.
+    knows arithmetic and memory alone: no control, no static power, nothing of the rest of the machine. It is neither a
+    floor nor a ceiling: an operation takes less in a chip of today, and what a cache serves is no reading of DRAM.
+    Take its ratios more seriously than its joules. A ``Cost`` is always modelled.
 
     Args:
         model_or_cost: what to run, or what it cost.
@@ -93,7 +94,8 @@ def _modelled(cost: Cost, reason: str) -> Energy:
     return Energy(
         joules,
         f"modelled ({reason}): {JOULES_PER_FLOP * 1e12:.3g} pJ per FLOP and {JOULES_PER_BYTE * 1e12:.3g} pJ per byte "
-        "of DRAM, 45 nm, Horowitz 2014; without control, static power and the rest of the machine, so a floor",
+        "of DRAM, 45 nm, Horowitz 2014; without control, static power and the rest of the machine, and without caches: "
+        "neither a floor nor a ceiling",
     )
 
 
