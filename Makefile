@@ -44,8 +44,10 @@ setup: $(READY)  ## build the environment in .venv, once
 
 lab: $(READY)  ## open JupyterLab on the first lecture, your exercises in work/ (ARGS="--no-browser --port 8888")
 	@$(BIN)/python -m tools.work
-	@# the root is named: else it is the folder of the file, and work/ cannot be reached
-	@$(BIN)/python -m jupyterlab $(ROOT_FLAG) --ServerApp.root_dir="$(CURDIR)" $(ARGS) lectures/00_start_here.ipynb
+	@echo "JupyterLab opens in your browser. To stop it: Ctrl-C in this terminal, then y."
+	@# the root is named: else it is the folder of the file, and work/ cannot be reached; tools/lab keeps the teacher's
+	@# tools away from learners, and the start quiet
+	@JUPYTER_CONFIG_PATH="$(CURDIR)/tools/lab$${JUPYTER_CONFIG_PATH:+:$$JUPYTER_CONFIG_PATH}" $(BIN)/python -m jupyterlab $(ROOT_FLAG) --ServerApp.root_dir="$(CURDIR)" $(ARGS) lectures/00_start_here.ipynb
 
 test: lint types unit notebooks  ## everything that must hold
 

@@ -264,11 +264,15 @@ def _pip(*arguments: str, quiet: bool = False) -> bool:
 
 def settle() -> None:
     """Settings that a learner wants from the start, and the stamp."""
-    # JupyterLab would greet every learner with a pop-up that asks whether to fetch news
-    settings = VENV / "share" / "jupyter" / "lab" / "settings"
-    settings.mkdir(parents=True, exist_ok=True)
-    quiet = {"checkForUpdates": False, "doNotDisturbMode": True, "fetchNews": "false"}
-    (settings / "overrides.json").write_text(json.dumps({"@jupyterlab/apputils-extension:notification": quiet}) + "\n")
+    # JupyterLab would greet every learner with a pop-up that asks whether to fetch news, and each kernel would print
+    # to the terminal that it talks to JupyterLab without encryption, within this machine
+    news = {"checkForUpdates": False, "doNotDisturbMode": True, "fetchNews": "false"}
+    for name, settings in {
+        "share/jupyter/lab/settings/overrides.json": {"@jupyterlab/apputils-extension:notification": news},
+        "etc/ipython/ipython_kernel_config.json": {"IPKernelApp": {"log_level": "ERROR"}},
+    }.items():
+        (VENV / name).parent.mkdir(parents=True, exist_ok=True)
+        (VENV / name).write_text(json.dumps(settings) + "\n", encoding="utf-8")
     STAMP.write_text(run(PYTHON, "-I", __file__, "--state", stdout=subprocess.PIPE).stdout)
 
 
