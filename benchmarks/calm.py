@@ -7,7 +7,7 @@ import torch
 from benchmarks.table import Case, Row
 from dynlib import zoo
 from dynlib.cost import count, timed
-from dynlib.data import encode, topics, windows
+from dynlib.data import encode, text, windows
 from dynlib.depth import calm_generate
 
 PROMPT, LETTERS = 64, 64
@@ -22,8 +22,8 @@ def cases(*, quick: bool = False) -> list[Case]:
 @torch.inference_mode()
 def _measure(threshold: float, quick: bool) -> Row:
     model = zoo.load("topics_exits")
-    text = encode("\n\n".join(topics("test").values()))
-    prompts = windows(text, 1 if quick else 4, PROMPT, generator=torch.Generator().manual_seed(0)).split(1)
+    held_out = encode(text("test"))
+    prompts = windows(held_out, 1 if quick else 4, PROMPT, generator=torch.Generator().manual_seed(0)).split(1)
     letters = 4 if quick else LETTERS
 
     def full() -> list[torch.Tensor]:

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from benchmarks.study import Results, head, interval
-from dynlib.cost import count
+from benchmarks.study import Results, head
+from dynlib.cost import count, interval
 from dynlib.data import Needles, needles
 from dynlib.deciding import record
 from dynlib.tokens.colt5 import ConditionalAttention, Router
@@ -142,7 +142,8 @@ def summary(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         gains = [accuracy["learned", seed] - accuracy[arm, seed] for seed in SEEDS]
         row = {"arm": arm, "meaning": meaning, "flops": next(row["flops"] for row in runs if row["arm"] == arm)}
         for name, each in (("accuracy", values), ("gain", gains)):
-            row |= dict(zip((name, f"{name} half"), interval(each), strict=True))
+            spread = interval(each)
+            row |= {name: spread.mean, f"{name} half": spread.half}
         rows.append(row)
     return rows
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from benchmarks.study import Results, head
 from dynlib.backbone import CausalLM
 from dynlib.cost import count
-from dynlib.data import encode, topics
+from dynlib.data import encode, text
 from dynlib.deciding import setting
 from dynlib.tokens.mixture_of_depths import MixtureOfDepths
 from dynlib.training import History, train
@@ -84,7 +84,7 @@ def fit(kind: str, seed: int, *, checkpoints: Path, steps: int) -> tuple[CausalL
 @torch.no_grad()
 def flops_per_token(model: nn.Module) -> float:
     """Counted on windows of held-out text, as the model routes just now."""
-    tokens: Tensor = encode("\n\n".join(topics("test").values()))[: COUNTED * WINDOW].view(-1, WINDOW)
+    tokens: Tensor = encode(text("test"))[: COUNTED * WINDOW].view(-1, WINDOW)
     return count(model, tokens).flops / tokens.numel()
 
 

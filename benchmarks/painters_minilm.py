@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.study import Results, head, interval
+from benchmarks.study import Results, head
+from dynlib.cost import interval
 from dynlib.data import topics
 from dynlib.depth import looped_parallel, middle_repeat, parallel, reverse, shuffle, skip
 from dynlib.depth.painters import Parallel, Plan, layer_similarity
@@ -124,9 +125,11 @@ def plans(judge: Judge, size: int) -> list[dict[str, Any]]:
     generators = [torch.Generator().manual_seed(seed) for seed in range(ORDERS)]
     runs = [judge(shuffle(judge.layers, first, last, generator=generator)) for generator in generators]
     losses = [run["loss"] for run in runs]
+    spread = interval(losses)
     of_orders = {
         "accuracy": mean(run["accuracy"] for run in runs),
-        **dict(zip(("loss", "half"), interval(losses), strict=True)),
+        "loss": spread.mean,
+        "half": spread.half,
         "orders": losses,
         "each": [mean(pair) for pair in zip(*(run["each"] for run in runs), strict=True)],
     }

@@ -1,4 +1,4 @@
-"""What the studies share: the mean of a few seeds, and the file of results, which grows while they run.
+"""What the studies share: the file of results, which grows while they run.
 
 A study trains or measures for longer than a reader would wait. It is a module with a ``main``, run by
 ``python -m benchmarks.NAME``, and leaves a JSON file beside it, which a lecture reads. It keeps its :class:`Results` in
@@ -6,30 +6,14 @@ that file as it goes, so that it can be interrupted: called again, it goes on wh
 """
 
 import json
-import math
 import platform
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 from tqdm.auto import tqdm
-
-# the 97.5 % points of Student's t, for the mean of as many
-STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
-
-
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """The mean and half the width of its 95 % interval.
-
-    Raises:
-        ValueError: if there are fewer than two values, or more than ten.
-    """
-    if len(values) not in STUDENT:
-        raise ValueError(f"an interval needs 2 to 10 values; got {len(values)}")
-    return mean(values), STUDENT[len(values)] * stdev(values) / math.sqrt(len(values))
 
 
 def head(study: str, *packages: str) -> dict[str, Any]:

@@ -123,15 +123,6 @@ def test_where_a_mechanism_pays_is_from_where_on_it_never_loses_again():
     assert row.efficiency is None
 
 
-def test_an_interval_is_the_mean_and_half_its_width():
-    middle, half = study.interval([1.0, 2.0, 3.0])
-    assert middle == 2.0
-    assert half == pytest.approx(4.303 / 3**0.5, rel=1e-3)
-    for values in ([1.0], [0.0] * 11):
-        with pytest.raises(ValueError, match="2 to 10 values"):
-            study.interval(values)
-
-
 def test_a_file_of_results_is_short_and_holds_what_was_found(tmp_path):
     found = {**study.head("colt5_study"), "runs": [{"seed": 0, "loss": 1 / 3, "curve": (1.0, 2.00004)}]}
     study.write(tmp_path / "found.json", found)

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from dynlib.data import encode, topics
+from dynlib.data import encode
+from dynlib.data import text as text_of
 
 WINDOW = 128
 """Bytes that the small language models read at a time."""
@@ -37,7 +38,7 @@ def bits_per_character(model: nn.Module, text: str, *, context: int = 256) -> fl
 
 def window_bits(model: nn.Module) -> float:
     """Bits per character of the test text, cut into windows of 128 bytes of which each is read alone."""
-    text = "\n\n".join(topics("test").values())
+    text = text_of("test")
     tokens = encode(text)
     rows = tokens[: (len(tokens) - 1) // WINDOW * WINDOW].view(-1, WINDOW)
     after = tokens[1 : rows.numel() + 1].view(-1, WINDOW)

@@ -446,6 +446,7 @@ def median_ratio(
 ) -> None:
     """Task 6: a machine that drifts, a round that was disturbed, then other rounds (name, first, second)."""
     for name, first, second in (("drift", 2 * DRIFT, DRIFT), ("a disturbed round", *DISTURBED), *rounds):
+        first, second = first.clone(), second.clone()  # an answer may write into what it gets
         a, b = first.tolist(), second.tolist()
         paired = [x / y for x, y in zip(a, b, strict=True)]
         right = _middle(paired)

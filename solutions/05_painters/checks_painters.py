@@ -13,7 +13,7 @@ from dynlib import checks, depth
 from dynlib.backbone import Block
 from dynlib.checks import Task
 from dynlib.cost import count
-from dynlib.data import encode, topics, windows
+from dynlib.data import encode, text, windows
 from dynlib.zoo import load
 
 
@@ -802,8 +802,8 @@ _SLIPS: dict[str, dict[str, float]] = {
 
 def _measured(seed: int) -> dict[str, float | str]:
     """What counting gives, and what the plans make of 8 stretches of text that no layer was trained on."""
-    model, text = load("topics_lm"), "\n\n".join(topics("test").values())
-    tokens = windows(encode(text), 8, 129, generator=torch.Generator().manual_seed(seed))
+    model = load("topics_lm")
+    tokens = windows(encode(text("test")), 8, 129, generator=torch.Generator().manual_seed(seed))
     made = {name: getattr(depth, name)(model.blocks, 1, 6) for name in WORDS}
     with torch.inference_mode():
         embedded = model.embed(tokens)

@@ -7,7 +7,7 @@ import ast
 import copy
 from collections.abc import Iterator
 from functools import cache
-from itertools import product
+from typing import Any
 
 from tests.graders.harness import run, source_of, stopped_by
 from tools.notebooks import LECTURES, read
@@ -21,12 +21,22 @@ def lecture_functions(unit: str) -> tuple[str, dict[str, ast.FunctionDef]]:
     """
     support: list[ast.stmt] = []
     functions: dict[str, ast.FunctionDef] = {}
+    space: dict[str, Any] = {}
     for cell in read(LECTURES / f"{unit}.ipynb").cells:
         if cell.cell_type != "code":
             continue
         for node in ast.parse(cell.source).body:
-            if isinstance(node, ast.Import | ast.ImportFrom | ast.FunctionDef | ast.ClassDef) or _is_constant(node):
-                support.append(node)
+            if not (
+                isinstance(node, ast.Import | ast.ImportFrom | ast.FunctionDef | ast.ClassDef) or _is_constant(node)
+            ):
+                continue
+            try:
+                _define(node, space)
+            except NameError:  # a default that is computed on the page, which is not run here
+                node.args.defaults = [ast.Constant(None) for _ in node.args.defaults]
+                node.args.kw_defaults = [default and ast.Constant(None) for default in node.args.kw_defaults]
+                _define(node, space)
+            support.append(node)
             if isinstance(node, ast.FunctionDef):
                 if node.name in functions:
                     functions[f"{node.name}, before"] = functions[node.name]
@@ -34,27 +44,35 @@ def lecture_functions(unit: str) -> tuple[str, dict[str, ast.FunctionDef]]:
     return ast.unparse(ast.Module(support, [])), functions
 
 
+def _define(node: ast.stmt, space: dict[str, Any]) -> None:
+    exec(compile(ast.unparse(node), "<lecture>", "exec"), space)
+
+
 def pasted(unit: str, task: str) -> Iterator[tuple[str, str]]:
-    """The lecture's functions as answers to a task: which they are, and the code."""
-    asked = [node for node in ast.parse(source_of(unit, task, released=True)).body if isinstance(node, ast.FunctionDef)]
+    """The lecture's functions as answers to a task: which they are, and the code.
+
+    Where a task asks for several functions, each is tried beside the teacher's others: what solves none of the parts so
+    cannot solve all of them.
+    """
+    right = source_of(unit, task)
+    asked = [node for node in ast.parse(right).body if isinstance(node, ast.FunctionDef)]
     support, functions = lecture_functions(unit)
-    fitting = [[name for name, node in functions.items() if _fits(node, wanted)] for wanted in asked]
-    for names in product(*fitting):
-        renamed = []
-        for name, wanted in zip(names, asked, strict=True):
-            node = copy.deepcopy(functions[name])
-            node.name = wanted.name
-            renamed.append(ast.unparse(node))
-        yield ", ".join(names), "\n\n\n".join([support, *renamed])
+    for wanted in asked:
+        for name, node in functions.items():
+            if _fits(node, wanted):
+                renamed = copy.deepcopy(node)
+                renamed.name = wanted.name
+                yield f"{name} as {wanted.name}", "\n\n\n".join([support, right, ast.unparse(renamed)])
 
 
 def passing(unit: str, task: str) -> list[str]:
-    """The functions of the lecture that pass all checks of a task."""
-    return [names for names, code in pasted(unit, task) if stopped_by(run(unit, task, code)) is None]
+    """The functions of the lecture that pass all checks of a task, or of a part of it."""
+    return [name for name, code in pasted(unit, task) if stopped_by(run(unit, task, code)) is None]
 
 
 def _is_constant(node: ast.stmt) -> bool:
-    return isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+    names = isinstance(node, ast.Assign) and all(isinstance(target, ast.Name) for target in node.targets)
+    return names and isinstance(node.value, ast.Constant)
 
 
 def _fits(node: ast.FunctionDef, wanted: ast.FunctionDef) -> bool:

@@ -18,7 +18,6 @@ from nbformat import NotebookNode
 from tests.notebooks.live import chosen_words
 from tools.notebooks import (
     EXERCISES,
-    LECTURES,
     ROOT,
     SOLUTIONS,
     WORK,
@@ -569,28 +568,6 @@ def widgets_with_twins(lecture: Lecture) -> list[str]:
     return wrong
 
 
-CONVERTED: set[str] = {
-    "00_start_here",
-    "01_cost",
-    "02_gumbel",
-    "03_perturbed",
-    "04_early_exit",
-    "05_painters",
-}
-"""The lectures, by the names of their files, that pass the four gates below; it grows to all."""
-
-
-def converted(look: Callable[[NotebookNode], list[str]]) -> Callable[[Lecture], list[str]]:
-    """A gate for the lectures that are in CONVERTED, and for those of no unit, such as toys."""
-
-    def gate(lecture: Lecture) -> list[str]:
-        ours = lecture.path.is_relative_to(LECTURES) and lecture.path.exists()
-        return [] if ours and lecture.path.stem not in CONVERTED else look(lecture.notebook)
-
-    gate.__doc__ = look.__doc__
-    return gate
-
-
 def folded(cell: NotebookNode) -> bool:
     """Jupyter shows a bar in place of the code."""
     return bool(cell.metadata.get("jupyter", {}).get("source_hidden"))
@@ -684,10 +661,10 @@ LECTURE_GATES: dict[str, Callable[[Lecture], list[str]]] = {
     "first screen": first_screen,
     "one style": one_style,
     "widgets with twins": widgets_with_twins,
-    "folded alike": converted(folded_alike),
-    "mostly mechanism": converted(mostly_mechanism),
-    "words follow numbers": converted(words_follow_numbers),
-    "stands once": converted(stands_once),
+    "folded alike": whole(folded_alike),
+    "mostly mechanism": whole(mostly_mechanism),
+    "words follow numbers": whole(words_follow_numbers),
+    "stands once": whole(stands_once),
 }
 
 

@@ -15,7 +15,7 @@ from nbformat.v4 import new_output
 import tools.lectures
 import tools.notebooks
 from tests.notebooks import toys
-from tests.notebooks.gates import CONVERTED, LECTURE_GATES, Lecture, lecture_of
+from tests.notebooks.gates import LECTURE_GATES, Lecture, lecture_of
 from tools.notebooks import LECTURES, code_digest, lectures, read
 
 PICTURE = new_output("display_data", data={"image/png": "iVBORw0KGgo=", "text/plain": "<Figure>"})
@@ -173,14 +173,6 @@ def test_what_is_just_allowed_passes_the_gate(gate: str, change: Callable[[Noteb
     lecture = _toy()
     change(lecture.notebook)
     assert LECTURE_GATES[gate](lecture) == []
-
-
-def test_lectures_that_are_not_converted_yet_wait_outside() -> None:
-    assert {path.stem for path in lectures()} >= CONVERTED
-    spoiled = _toy()._replace(path=lectures()[0])
-    spoiled.notebook.cells[1].source = "x = 1\n" * 31
-    waits = spoiled.path.stem not in CONVERTED
-    assert (LECTURE_GATES["mostly mechanism"](spoiled) == []) == waits
 
 
 def test_a_large_file_is_stopped() -> None:

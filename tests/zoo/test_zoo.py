@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from dynlib.backbone import CausalLM
 from dynlib.data import cluttered_digits, encode, needles, topics
+from dynlib.data import text as text_of
 from dynlib.deciding import record, setting
 from dynlib.tokens.mixture_of_depths import MixtureOfDepths, predictor_loss, routing_loss
 from dynlib.zoo import FOLDER, bits_per_character, card, load, names, save
@@ -417,7 +418,7 @@ def test_the_shipped_language_model_is_as_good_as_its_card_says() -> None:
 def test_bits_in_windows_are_those_of_every_byte_read_in_its_own_window_alone() -> None:
     torch.manual_seed(0)
     model = CausalLM(vocabulary=256, dim=8, depth=1, heads=2)
-    text = "\n\n".join(topics("test").values())
+    text = text_of("test")
     tokens, nats, count = encode(text), 0.0, 0
     while count + 129 <= len(tokens):
         logits = model(tokens[None, count : count + 128])[0]
@@ -433,7 +434,7 @@ def test_a_mixture_of_depths_is_taught_three_things_and_a_dense_model_one() -> N
     assert [isinstance(block, MixtureOfDepths) for block in model.blocks] == [False, True]
     with_router, without = (mixture_lm_loss(model, router=weight)(3) for weight in (0.5, 0.0))
     generator = torch.Generator().manual_seed(3)
-    tokens = encode("\n\n".join(topics("train").values()))
+    tokens = encode(text_of("train"))
     starts = torch.randint(len(tokens) - 128, (12,), generator=generator)
     batch = torch.stack([tokens[start : start + 129] for start in starts.tolist()])
     with record(model, MixtureOfDepths) as routed:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from dynlib.backbone import CausalLM, ViT
-from dynlib.data import cluttered_digits, encode, topics, windows
+from dynlib.data import cluttered_digits, encode, text, windows
 from dynlib.depth.calm import masked_exits
 from dynlib.depth.early_exit import MultiExit, exit_loss
 from dynlib.zoo.recipes import Numbers, Recipe
@@ -52,11 +52,11 @@ def _readouts(model: CausalLM, tokens: Tensor) -> list[Tensor]:
 
 def _topics_exits_loss(model: nn.Module) -> Callable[[int], Tensor]:
     assert isinstance(model, CausalLM)
-    text = encode("\n\n".join(topics("train").values()))
+    whole = encode(text("train"))
 
     def loss(step: int) -> Tensor:
         generator = torch.Generator().manual_seed(10**6 + step)
-        batch = windows(text, 12, 193, generator=generator)
+        batch = windows(whole, 12, 193, generator=generator)
         tokens, after = batch[:, :-1], batch[:, 1:]
         # A text of its own length to read, then tokens that leave, some early and some late.
         prompt = torch.randint(1, 129, (len(tokens),), generator=generator)
@@ -77,8 +77,7 @@ def _topics_exits_loss(model: nn.Module) -> Callable[[int], Tensor]:
 @torch.no_grad()
 def _topics_exits_figures(model: nn.Module) -> Numbers:
     assert isinstance(model, CausalLM)
-    text = "\n\n".join(topics("test").values())
-    tokens = encode(text)
+    tokens = encode(text("test"))
     rows = tokens[: len(tokens) // 256 * 256].view(-1, 256)
     agree = torch.zeros(len(model.blocks))
     for row in tqdm(rows.split(16), leave=False):

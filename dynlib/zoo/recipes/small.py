@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dynlib.backbone import CausalLM
-from dynlib.data import encode, topics, windows
+from dynlib.data import encode, text, windows
 from dynlib.zoo.recipes import Numbers, Recipe
 from dynlib.zoo.scores import WINDOW, window_bits
 
@@ -24,10 +24,10 @@ def small_lm(**config: Any) -> CausalLM:
 
 def small_lm_batches(seed: int = 0) -> Callable[[int], Int[Tensor, "batch bytes"]]:
     """What is read in a step. It depends on step and ``seed`` alone, so that any two models can be compared."""
-    text = encode("\n\n".join(topics("train").values()))
+    tokens = encode(text("train"))
 
     def batch(step: int) -> Int[Tensor, "batch bytes"]:
-        return windows(text, 12, WINDOW + 1, generator=torch.Generator().manual_seed(seed * 10**6 + step))
+        return windows(tokens, 12, WINDOW + 1, generator=torch.Generator().manual_seed(seed * 10**6 + step))
 
     return batch
 

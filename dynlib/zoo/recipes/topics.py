@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dynlib.backbone import CausalLM
-from dynlib.data import encode, topics, windows
+from dynlib.data import encode, text, windows
 from dynlib.zoo.recipes import Numbers, Recipe
 from dynlib.zoo.scores import bits_per_character
 
@@ -16,10 +16,10 @@ CONFIG: dict[str, Any] = {"vocabulary": 256, "dim": 128, "depth": 8, "heads": 4,
 
 
 def _topics_loss(model: nn.Module) -> Callable[[int], Tensor]:
-    text = encode("\n\n".join(topics("train").values()))
+    tokens = encode(text("train"))
 
     def loss(step: int) -> Tensor:
-        batch = windows(text, 16, 257, generator=torch.Generator().manual_seed(step))
+        batch = windows(tokens, 16, 257, generator=torch.Generator().manual_seed(step))
         with torch.autocast("cpu", torch.bfloat16):
             logits = model(batch[:, :-1])
         return F.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
@@ -29,8 +29,8 @@ def _topics_loss(model: nn.Module) -> Callable[[int], Tensor]:
 
 def topics_figures(model: nn.Module) -> Numbers:
     """Bits per character of the held-out text."""
-    text = "\n\n".join(topics("test").values())
-    return {"test_bits_per_character": bits_per_character(model, text), "test_characters": len(text)}
+    held_out = text("test")
+    return {"test_bits_per_character": bits_per_character(model, held_out), "test_characters": len(held_out)}
 
 
 RECIPES = {

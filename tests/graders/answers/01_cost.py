@@ -241,13 +241,9 @@ def decode_flops(prompt, new, *, per_token, per_pair, cache):
 
 
 # %% wrong: decode-flops | the prompt compared with its last token alone | killed by: first pass
-def decode_flops(prompt, new, *, per_token, per_pair, cache):
-    flops = 0
-    for step in range(new):
-        length = prompt + step
-        reads = 1 if cache and step > 0 else length
-        flops += reads * per_token + length * per_pair
-    return flops
+# edit of: the teacher's
+# -        flops += reads * per_token + reads * length * per_pair
+# +        flops += reads * per_token + length * per_pair
 
 
 # %% wrong: decode-flops | with the cache, the prompt is free | killed by: first pass
@@ -404,15 +400,13 @@ def doubling(model, prompt, new, *, cache):
 
 
 # %% wrong: predict-tokens | the cost of one token more, not of all | killed by: measured
-def predicted():
-    return {"with cache": (1.8, 2.2), "without cache": (3.4, 4.2)}
-
-
-def doubling(model, prompt, new, *, cache):
-    def cost(n):
-        return count(model.generate, prompt, n, use_cache=cache).flops
-
-    return (cost(2 * new) - cost(2 * new - 1)) / max(1, cost(new) - cost(new - 1))
+# edit of: two counts, divided
+# -    once = count(model.generate, prompt, new, use_cache=cache)
+# -    return count(model.generate, prompt, 2 * new, use_cache=cache).flops / once.flops
+# +    def cost(n):
+# +        return count(model.generate, prompt, n, use_cache=cache).flops
+# +
+# +    return (cost(2 * new) - cost(2 * new - 1)) / max(1, cost(new) - cost(new - 1))
 
 
 # %% wrong: predict-tokens | bands so wide that they say nothing | killed by: a band that says something

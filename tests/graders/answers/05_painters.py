@@ -683,20 +683,12 @@ def bits_per_character(logits, tokens):
 # -        "FLOPs of looped_parallel": 2.25,
 # +        "FLOPs of parallel": 4 / 8,
 # +        "FLOPs of looped_parallel": 6 / 8,
-# …
-# -    nats = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
-# -    return (nats / math.log(2)).item()
-# +    return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()).item() / math.log(2)
 
 
 # %% wrong: predict-painters | the layers outside loop as well | killed by: FLOPs of looped_parallel
 # edit of: cross entropy, flat; numbers typed
 # -        "FLOPs of looped_parallel": 2.25,
 # +        "FLOPs of looped_parallel": 3,
-# …
-# -    nats = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
-# -    return (nats / math.log(2)).item()
-# +    return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()).item() / math.log(2)
 
 
 # %% wrong: predict-painters | eight runs read eight layers' weights | killed by: weights of middle_repeat
@@ -705,69 +697,34 @@ def bits_per_character(logits, tokens):
 # -        "weights of middle_repeat": 0.5,
 # +        "FLOPs of looped_parallel": 18 / 8,
 # +        "weights of middle_repeat": 1,
-# …
-# -    nats = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
-# -    return (nats / math.log(2)).item()
-# +    return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()).item() / math.log(2)
 
 
 # %% wrong: predict-painters | reverse order must be worst | killed by: most bits
 # edit of: cross entropy, flat; numbers typed
-# -        "FLOPs of looped_parallel": 2.25,
-# +        "FLOPs of looped_parallel": 18 / 8,
-# …
 # -        "most bits": "skip",
 # +        "most bits": "reverse",
-# …
-# -    nats = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
-# -    return (nats / math.log(2)).item()
-# +    return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()).item() / math.log(2)
 
 
 # %% wrong: predict-painters | middle repeat must be worst, as in the paper | killed by: most bits
 # edit of: cross entropy, flat; numbers typed
-# -        "FLOPs of looped_parallel": 2.25,
-# +        "FLOPs of looped_parallel": 18 / 8,
-# …
 # -        "most bits": "skip",
 # +        "most bits": "middle_repeat",
-# …
-# -    nats = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
-# -    return (nats / math.log(2)).item()
-# +    return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()).item() / math.log(2)
 
 
 # %% wrong: predict-painters | feeding the mean back leads further away | killed by: fewest bits
 # edit of: cross entropy, flat; numbers typed
-# -        "FLOPs of looped_parallel": 2.25,
-# +        "FLOPs of looped_parallel": 18 / 8,
-# …
 # -        "fewest bits": "looped_parallel",
 # +        "fewest bits": "parallel",
-# …
-# -    nats = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
-# -    return (nats / math.log(2)).item()
-# +    return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()).item() / math.log(2)
 
 
 # %% wrong: predict-painters | five layers must matter more than one | killed by: worse to leave out
 # edit of: cross entropy, flat; numbers typed
-# -        "FLOPs of looped_parallel": 2.25,
-# +        "FLOPs of looped_parallel": 18 / 8,
-# …
 # -        "worse to leave out": "layer 0",
 # +        "worse to leave out": "layers 1 to 5",
-# …
-# -    nats = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
-# -    return (nats / math.log(2)).item()
-# +    return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()).item() / math.log(2)
 
 
 # %% wrong: predict-painters | nats | killed by: bits
 # edit of: cross entropy, flat; numbers typed
-# -        "FLOPs of looped_parallel": 2.25,
-# +        "FLOPs of looped_parallel": 18 / 8,
-# …
 # -    nats = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
 # -    return (nats / math.log(2)).item()
 # +    return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()).item()
@@ -775,9 +732,6 @@ def bits_per_character(logits, tokens):
 
 # %% wrong: predict-painters | no shift: the token that the model has just read | killed by: bits
 # edit of: cross entropy, flat; numbers typed
-# -        "FLOPs of looped_parallel": 2.25,
-# +        "FLOPs of looped_parallel": 18 / 8,
-# …
 # -    nats = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
 # -    return (nats / math.log(2)).item()
 # +    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens.flatten()).item() / math.log(2)
@@ -785,9 +739,6 @@ def bits_per_character(logits, tokens):
 
 # %% wrong: predict-painters | divides by the first token too | killed by: bits
 # edit of: cross entropy, flat; numbers typed
-# -        "FLOPs of looped_parallel": 2.25,
-# +        "FLOPs of looped_parallel": 18 / 8,
-# …
 # -    nats = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
 # -    return (nats / math.log(2)).item()
 # +    log_p = logits.log_softmax(-1)[:, :-1].gather(-1, tokens[:, 1:].unsqueeze(-1))
@@ -796,9 +747,6 @@ def bits_per_character(logits, tokens):
 
 # %% wrong: predict-painters | the logarithm of the mean probability | killed by: bits
 # edit of: cross entropy, flat; numbers typed
-# -        "FLOPs of looped_parallel": 2.25,
-# +        "FLOPs of looped_parallel": 18 / 8,
-# …
 # -    nats = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
 # -    return (nats / math.log(2)).item()
 # +    p = logits.softmax(-1)[:, :-1].gather(-1, tokens[:, 1:].unsqueeze(-1))
@@ -807,9 +755,6 @@ def bits_per_character(logits, tokens):
 
 # %% wrong: predict-painters | a tensor in place of a number | killed by: a plain number
 # edit of: cross entropy, flat; numbers typed
-# -        "FLOPs of looped_parallel": 2.25,
-# +        "FLOPs of looped_parallel": 18 / 8,
-# …
 # -    nats = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
 # -    return (nats / math.log(2)).item()
 # +    return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()) / math.log(2)
@@ -817,9 +762,6 @@ def bits_per_character(logits, tokens):
 
 # %% wrong: predict-painters | the logarithm of a probability that is 0 in float32 | killed by: large logits
 # edit of: cross entropy, flat; numbers typed
-# -        "FLOPs of looped_parallel": 2.25,
-# +        "FLOPs of looped_parallel": 18 / 8,
-# …
 # -    nats = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
 # -    return (nats / math.log(2)).item()
 # +    return -logits.softmax(-1)[:, :-1].gather(-1, tokens[:, 1:].unsqueeze(-1)).log2().mean().item()
