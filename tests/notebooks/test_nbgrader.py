@@ -108,15 +108,8 @@ def hand_in_toys(course: Path, released: NotebookNode) -> Expected:
 
 def hand_in_strange(course: Path) -> Expected:
     """Hand in what learners do to a notebook in an editor, where nbgrader has a way of its own to go wrong."""
-    names = (
-        *("split, notes in the first half", "split, the half above is broken", "an older answer pasted below"),
-        *("a check pasted at the top", "a check moved to the top", "an answer merged into its check"),
-        *("an answer made Markdown", "a check made Markdown", "all marks lost", "marks that are none"),
-        *("marks of another course", "tags that skip every cell", "an answer that shows its points"),
-        *("an answer that hides its errors", "exit() in a cell", "sys.exit() in an answer", "os._exit in a cell"),
-    )
     submissions = toys.strange(read(course / "exercises" / STRANGE / f"{STRANGE}.ipynb"))
-    submissions = {re.sub(r"\W+", "-", name): submissions[name] for name in names}
+    submissions = {re.sub(r"\W+", "-", name): submissions[name] for name in toys.BY_NBGRADER}
     submissions["correct"] = toys.strange(read(course / "exercises" / STRANGE / f"{STRANGE}.ipynb"))["another folder"]
     for student, (notebook, _) in submissions.items():
         _write(notebook, course / "submitted" / student / STRANGE / f"{STRANGE}.ipynb")

@@ -223,6 +223,15 @@ def strange(released: NotebookNode) -> dict[str, tuple[NotebookNode, dict[str, f
     return found
 
 
+BY_NBGRADER = (
+    *("split, notes in the first half", "split, the half above is broken"),
+    *("a check pasted at the top", "a check moved to the top", "an answer merged into its check"),
+    *("an answer made Markdown", "a check made Markdown", "all marks lost", "marks that are none"),
+    *("marks of another course", "tags that skip every cell", "an answer that shows its points"),
+    *("an answer that hides its errors", "exit() in a cell", "os._exit in a cell"),
+)
+"""Those of :func:`strange` where nbgrader has a way of its own to go wrong; the test of nbgrader runs them."""
+
 QUIET = "get_ipython().showtraceback = lambda *args, **kwargs: None"
 
 
