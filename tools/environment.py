@@ -27,6 +27,8 @@ STAMP = VENV / ".ready"
 NEEDS = "This course needs Python 3.11, 3.12 or 3.13"
 ANEW = "`make clean` takes it away (your work/ stays), then `make lab` builds it"
 
+REST = "0.2 GB to download, 0.9 GB on disk"
+
 # Variables that send packages elsewhere, or a Python to other packages. What names an index or a proxy stays.
 ELSEWHERE = (
     *("PYTHONPATH", "PYTHONHOME", "PYTHONUSERBASE", "PYTHONPLATLIBDIR", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__"),
@@ -205,9 +207,10 @@ def install(torch: str, index: str, extras: str) -> None:
         good = _torch(torch, index)
     others = [line for line in lacks if line != "dynlib" and not line.startswith("torch ")]
     if good and others:
-        few = f"{', '.join(others[:3])}{' …' if len(others) > 3 else ''}"
-        size = "0.3 GB to download, 0.7 GB on disk" if len(others) > 100 else f"{len(others)} packages"
-        print(f"[3/3] JupyterLab and what else the course uses ({few}): {size}, a minute or two.", flush=True)
+        first = any(line.startswith("jupyterlab ") for line in others)
+        few = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+        what = f"JupyterLab and what else the course uses: {REST}" if first else f"What is new: {few}"
+        print(f"[3/3] {what}, {'a minute or two' if first else 'a moment'}.", flush=True)
         good = _pip("-c", "constraints.txt", "-e", f".[{extras}]")
     elif good and "dynlib" in lacks:
         # setuptools is there, so that nothing has to be fetched

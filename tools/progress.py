@@ -78,7 +78,8 @@ def unit_of(path: Path) -> str:
 
 def _ids(path: Path) -> set[str]:
     try:
-        return {grade_id(cell) for cell in read(path).cells if is_answer(cell) or is_check(cell)}
+        marks = [grader()["mark"](cell) for cell in read(path).cells]
+        return {mark.get("grade_id", "") for mark in marks if mark.get("solution") or mark.get("grade")}
     except Exception:
         return set()
 
@@ -266,9 +267,11 @@ def notes(path: Path) -> list[str]:
         cells, newest = read(path).cells, read(exercise(unit)).cells
     except Exception:
         return found  # said where it is graded
-    now = {grade_id(cell): cell.metadata.nbgrader.get("checksum") for cell in newest if grade_id(cell)}
-    was = {grade_id(cell): cell.metadata.nbgrader.get("checksum") for cell in cells if grade_id(cell)}
-    changed = [name for name, digest in was.items() if digest and now.get(name) != digest]
+    now, was = (
+        {mark["grade_id"]: mark.get("checksum") for mark in map(grader()["mark"], side) if mark.get("grade_id")}
+        for side in (newest, cells)
+    )
+    changed = [name for name, digest in was.items() if digest and name in now and now[name] != digest]
     if changed:
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
         found.append(
@@ -341,11 +344,11 @@ def chosen(names: Sequence[str]) -> dict[str, Path]:
             if names and not path.exists():
                 raise ValueError(f"there is no {_shown(path)} yet: `make lab` puts the exercises there")
         elif path.is_dir():
-            inside = [path / f"{path.absolute().name}.ipynb"]
-            inside = [file for file in inside if file.exists()] or sorted(path.glob("*.ipynb"))
-            inside = inside or [file for unit in units() if (file := path / unit / f"{unit}.ipynb").exists()]
+            inside = [path / f"{path.absolute().name}.ipynb", *(path / unit / f"{unit}.ipynb" for unit in units())]
+            inside = [file for file in inside if file.exists()]
+            inside = inside or [file for file in sorted(path.glob("*.ipynb")) if _ids(file)]
             if not inside:
-                raise ValueError(f"there is no notebook in {_shown(path)}")
+                raise ValueError(f"there is no notebook with tasks in {_shown(path)}")
             found |= {_label(file): file for file in inside}
             continue
         elif not path.exists():

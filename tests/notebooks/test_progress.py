@@ -295,6 +295,8 @@ def test_a_notebook_is_found_by_unit_by_path_and_by_folder(course: Path, monkeyp
     other = course / "elsewhere" / "my copy.ipynb"
     other.parent.mkdir()
     nbformat.write(solved(), other)
+    nbformat.write(toys.lecture(), course / "work" / "scratch.ipynb")
+    nbformat.write(toys.lecture(), course / "elsewhere" / "scratch.ipynb")
     for name in (NAME, f"{NAME}/", f"work/{NAME}", f"work/{NAME}/{NAME}.ipynb", str(here), "work"):
         assert {label: path.resolve() for label, path in chosen([name]).items()} == {NAME: here}, name
     for name in ("elsewhere/my copy.ipynb", "elsewhere"):
@@ -344,6 +346,8 @@ def test_the_notes_say_what_is_old_and_what_stands_in_for_a_package(
     put(course, notebook, where="exercises")
     path = put(course, notebook)
     toys.cell_of(notebook, "double-answer").source = "the learner's"
+    for marks in (None, {}, {"grade_id": "q1", "checksum": "1", "grade": True}, "none"):
+        notebook.cells.append(nbformat.v4.new_code_cell("x = 1", metadata={"nbgrader": marks}))
     assert notes(put(course, notebook)) == []
     for name in ("halve-check", "negate-task"):
         toys.cell_of(notebook, name).metadata.nbgrader.checksum = "0"
