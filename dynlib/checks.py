@@ -449,9 +449,10 @@ class Watched(nn.Module):
 
 @contextmanager
 def _as_it_was() -> Iterator[None]:
-    """Grad mode and default number type, put back as they were, whatever runs inside."""
+    """Grad mode on and float32 by default, whatever a cell above has set, and all of it put back in the end."""
     dtype = torch.get_default_dtype()
-    with torch.enable_grad():  # an answer is judged with gradients, whatever a cell above has switched off
+    torch.set_default_dtype(torch.float32)
+    with torch.enable_grad():
         try:
             yield
         finally:

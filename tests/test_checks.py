@@ -592,6 +592,15 @@ def test_grad_mode_and_default_dtype_are_as_they_were_after_a_block() -> None:
         assert not torch.is_grad_enabled()
 
 
+def test_a_default_dtype_set_in_a_cell_above_does_not_reach_the_checks() -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        passes(lambda check: check.equal("t", torch.ones(1).dtype, torch.float32, tested="torch.ones(1).dtype"))
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_the_check_after_a_changed_default_dtype_is_not_the_worse_for_it() -> None:
     with contextlib.suppress(CheckFailed):
         failure(lambda check: torch.set_default_dtype(torch.float64))
