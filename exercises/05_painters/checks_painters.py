@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -800,6 +801,7 @@ _SLIPS: dict[str, dict[str, float]] = {
 }
 
 
+@cache
 def _measured(seed: int) -> dict[str, float | str]:
     """What counting gives, and what the plans make of 8 stretches of text that no layer was trained on."""
     model = load("topics_lm")
