@@ -592,7 +592,7 @@ def mostly_mechanism(notebook: NotebookNode) -> list[str]:
         seen = seen or any("image/png" in output.get("data", {}) for output in cell.outputs)
         if folded(cell):
             continue
-        own = sum(bool(line.strip()) for line in cell.source.split("\n"))
+        own = len(cell.source.strip().split("\n"))
         lines += own
         if not seen:
             wrong.append(f"{cell.id}: open code before the first picture")

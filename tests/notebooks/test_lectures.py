@@ -123,7 +123,7 @@ SPOILERS: list[tuple[str, str, Callable[[NotebookNode], object]]] = [
     ("widgets with twins", "no twin", lambda n: [cell.update(outputs=[]) for cell in n.cells[1:]]),
     ("folded alike", "for Jupyter alone", lambda n: n.cells[2].metadata.pop("tags")),
     ("folded alike", "for pages alone", lambda n: n.cells[3].metadata.pop("jupyter")),
-    ("mostly mechanism", "a long cell", _code("x = 1\n\n" * 31)),
+    ("mostly mechanism", "a long cell", _code("x = 1\n\n" * 16)),
     ("mostly mechanism", "long in all", lambda n: _many(n, 11, "x = 1\n" * 25)),
     ("mostly mechanism", "code first", lambda n: n.cells[1].update(outputs=[])),
     ("mostly mechanism", "a picture", _code("with plotting.figure('What to see.') as axes:\n    axes.plot(x)")),
@@ -146,7 +146,7 @@ def _many(notebook: NotebookNode, times: int, source: str) -> None:
 
 
 AT_THE_LIMIT: list[tuple[str, Callable[[NotebookNode], object]]] = [
-    ("mostly mechanism", _code("x = 1\n\n" * 30)),
+    ("mostly mechanism", _code("x = 1\n\n" * 15)),
     ("mostly mechanism", lambda n: _many(n, 9, "x = 1\n" * 27)),  # and the first cell's one line
     ("mostly mechanism", lambda n: [n.cells[2].update(source="x = 1\n" * 300), n.cells[1].update(source="pass")]),
     (
