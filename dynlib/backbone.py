@@ -17,7 +17,7 @@ positions, in :class:`CausalLM`).
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import groupby
 
 import torch
@@ -79,26 +79,29 @@ class LayerCache:
             ValueError: if batch, heads or head size differ from what the cache holds.
             TypeError: if the number type or the device does.
         """
-        with _writing(self._keys, self._values, keys, values) as recorded:
-            if self._keys is None or self._values is None or self._positions is None:
+        recorded = _recorded(self._keys, self._values, keys, values)
+        if self._keys is None or self._values is None or self._positions is None:
+            with _ordinary(recorded):
                 self._keys, self._values = (torch.empty_like(part[:, :, :0]) for part in (keys, values))
                 self._positions = torch.empty_like(positions[:, :0])
-            self._check(keys, len(self._keys))
-            end, room = self.length + keys.shape[2], self._keys.shape[2]
-            if recorded:  # what was attended to is not written over: the backward pass looks at it
+        self._check(keys, len(self._keys))
+        end, room = self.length + keys.shape[2], self._keys.shape[2]
+        if recorded:  # what was attended to is not written over: the backward pass looks at it
+            with _ordinary(recorded):
                 self._keys = torch.cat([self.keys, keys], dim=2)
                 self._values = torch.cat([self.values, values], dim=2)
                 self._positions = torch.cat([self.positions, positions], dim=1)
-            else:
-                if end > room:
-                    spare = max(end, 2 * room) - room
+        else:
+            if end > room:
+                spare = max(end, 2 * room) - room
+                with _ordinary(recorded):
                     self._keys = F.pad(self._keys, (0, 0, 0, spare))
                     self._values = F.pad(self._values, (0, 0, 0, spare))
                     self._positions = F.pad(self._positions, (0, spare))
-                self._keys[:, :, self.length : end] = keys
-                self._values[:, :, self.length : end] = values
-                self._positions[:, self.length : end] = positions
-            self.length = end
+            self._keys[:, :, self.length : end] = keys
+            self._values[:, :, self.length : end] = values
+            self._positions[:, self.length : end] = positions
+        self.length = end
 
     def truncate(self, length: int) -> None:
         """Forget all but the first ``length`` tokens of every sample, those at position -1 counted. Nothing is copied.
@@ -127,7 +130,7 @@ class LayerCache:
         selected = LayerCache()
         if self.length:
             index = _rows(rows, len(self.keys), self.keys.device)
-            with _writing(self.keys, self.values):
+            with _ordinary(_recorded(self._keys, self._values)):
                 parts = (self.keys[index], self.values[index], self.positions[index])
             selected.append(*parts)
         return selected
@@ -169,7 +172,8 @@ class LayerCache:
         index = _rows(rows, len(self.keys), self.keys.device, once=True)
         last = slice(self.length - tokens, self.length)
         self._check(keys, len(index))
-        with _writing(self.keys, self.values, keys, values) as recorded:
+        recorded = _recorded(self._keys, self._values, keys, values)
+        with _ordinary(recorded):
             held, seen, where = self._filled(self._keys), self._filled(self._values), self._filled(self._positions)
             if recorded:
                 held, seen, where = held.clone(), seen.clone(), where.clone()
@@ -227,16 +231,17 @@ class _Only(LayerCache):
         raise ValueError("some samples of a cache cannot go back without the others: truncate the whole cache")
 
 
+def _recorded(*tensors: Tensor | None) -> bool:
+    """Whether a gradient is to be recorded."""
+    return any(tensor is not None and tensor.requires_grad for tensor in tensors)
+
+
 @contextmanager
-def _writing(*tensors: Tensor | None) -> Iterator[bool]:
-    """Whether a gradient is to be recorded, and a mode in which what is made can be written, and saved for backward."""
-    recorded = any(tensor is not None and tensor.requires_grad for tensor in tensors)
-    if torch.is_inference_mode_enabled():
-        with torch.inference_mode(False), torch.set_grad_enabled(recorded):
-            yield recorded
-    else:
+def _ordinary(recorded: bool) -> Iterator[None]:
+    """A mode in which what is made can be written in any other, and saved for backward."""
+    with torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext():
         with torch.set_grad_enabled(recorded):
-            yield recorded
+            yield
 
 
 def _rows(rows: Sequence[int] | Tensor, batch: int, device: torch.device | None, *, once: bool = False) -> Tensor:
@@ -261,12 +266,20 @@ def rotate(
     Pair i of a token at position p turns by p · base^(−2i / head_dim); Eq. 15 of arXiv:2104.09864. The pairs are the
     features i and i + head_dim / 2.
     """
+    return _turn(x, *_turns(x, positions, base))
+
+
+def _turns(x: Tensor, positions: Tensor, base: float = 10_000.0) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of each pair's angle, [batch, 1, tokens, head_dim / 2]: the same for all heads."""
     half = x.shape[-1] // 2
     exact = torch.promote_types(x.dtype, torch.float32)  # half precision cannot tell far positions apart
     frequencies = base ** (-torch.arange(half, device=x.device, dtype=exact) / half)
-    angles = positions[:, None, :, None].to(exact) * frequencies  # [batch, 1, tokens, half]
-    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
-    first, second = x[..., :half], x[..., half:]
+    angles = positions[:, None, :, None].to(exact) * frequencies
+    return angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+
+
+def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    first, second = x.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
 
@@ -336,7 +349,8 @@ class Attention(nn.Module):
         # Positions matter only where something depends on them: a mask, a rotation, or a past.
         where = None if ordered and not self.rotary else spread_positions(positions, x, cache.length if cache else 0)
         if self.rotary and where is not None:
-            query, keys = rotate(query, where), rotate(keys, where)
+            cos, sin = _turns(query, where)
+            query, keys = _turn(query, cos, sin), _turn(keys, cos, sin)
         if ordered:
             mixed = F.scaled_dot_product_attention(query, keys, values, is_causal=self.causal)
         else:
@@ -377,7 +391,8 @@ class Attention(nn.Module):
             query, keys, values = (part[rows].unflatten(0, (count, length)).transpose(1, 2) for part in parts)
             if self.rotary:
                 where = torch.arange(length, device=x.device).expand(count, length)
-                query, keys = rotate(query, where), rotate(keys, where)
+                cos, sin = _turns(query, where)
+                query, keys = _turn(query, cos, sin), _turn(keys, cos, sin)
             together = F.scaled_dot_product_attention(query, keys, values, is_causal=self.causal)
             mixed.append(together.transpose(1, 2).flatten(0, 1).flatten(1))
         return self.output(torch.cat(mixed))
@@ -673,25 +688,25 @@ class CausalLM(nn.Module):
         if not temperature >= 0:
             raise ValueError(f"temperature must be at least 0; got {temperature}")
         given = key_mask is not None or positions is not None
-        places = prompt_positions(prompt, key_mask, positions)
+        places = prompt_positions(prompt, new_tokens, key_mask, positions)
         tokens, unread = prompt, prompt
         cache = self.new_cache() if use_cache else None
         for _ in range(new_tokens):
             if cache is not None:  # said outright: layers that hold only some of the tokens cannot count them
-                logits = self(unread, positions=places[:, -unread.shape[1] :], cache=cache)[:, -1]
+                here = places[:, tokens.shape[1] - unread.shape[1] : tokens.shape[1]]
+                logits = self(unread, positions=here, cache=cache)[:, -1]
             else:
-                logits = self(tokens, positions=places if given else None)[:, -1]
+                logits = self(tokens, positions=places[:, : tokens.shape[1]] if given else None)[:, -1]
             if temperature == 0:
                 unread = logits.argmax(-1, keepdim=True)
             else:
                 unread = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)
             tokens = torch.cat([tokens, unread], dim=1)
-            places = torch.cat([places, places[:, -1:] + 1], dim=1)
         return tokens
 
 
-def prompt_positions(prompt: Tensor, key_mask: Tensor | None, positions: Tensor | None) -> Tensor:
-    """Where every token of a prompt stands, -1 for one that only fills up a shorter prompt.
+def prompt_positions(prompt: Tensor, new_tokens: int, key_mask: Tensor | None, positions: Tensor | None) -> Tensor:
+    """Where every token of a prompt and each that follows it stands, -1 for one that only fills up a shorter prompt.
 
     Raises:
         TypeError, ValueError: as :meth:`CausalLM.generate` does.
@@ -703,9 +718,10 @@ def prompt_positions(prompt: Tensor, key_mask: Tensor | None, positions: Tensor 
         there = key_mask
     places = there.cumsum(1) - 1 if positions is None else spread_positions(positions, prompt)
     places = torch.where(there, places, -1)
-    if prompt.numel():
-        look(_check_last, places[:, -1])
-    return places
+    if prompt.numel() == 0:
+        return places
+    look(_check_last, places[:, -1])
+    return torch.cat([places, places[:, -1:] + torch.arange(1, new_tokens + 1, device=places.device)], dim=1)
 
 
 def _check_last(places: Tensor) -> None:

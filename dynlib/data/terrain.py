@@ -166,8 +166,7 @@ def _sweep(costs: Tensor) -> Tensor:
     table[:-1] = cells
     best = table.index_select(0, cell.flatten()).unflatten(0, cell.shape)  # [diagonals, rows, maps], the costs so far
     # V grows in place, diagonal by diagonal.
-    here = [diagonal[1:] for diagonal in best.unbind()]
-    above = [diagonal[:-1] for diagonal in best.unbind()]
+    here, above = best[:, 1:].unbind(), best[:, :-1].unbind()
     for d in range(3, len(best)):
         before = torch.minimum(here[d - 1], above[d - 1])  # from the left, from above
         here[d].add_(torch.minimum(before, above[d - 2], out=before))

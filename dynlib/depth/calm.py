@@ -122,7 +122,7 @@ def calm_generate(
         decaying_threshold(0, 0, 1, tau=tau)  # complains of a tau that cannot be
     if threshold <= 1 and min_exit < depth:
         _check_blocks(model)
-    places = prompt_positions(prompt, key_mask, positions)
+    places = prompt_positions(prompt, new_tokens, key_mask, positions)
 
     cache, ran, left = model.new_cache(), [0] * depth, list[Tensor]()
     tokens, unread = prompt, prompt
@@ -139,7 +139,6 @@ def calm_generate(
         else:
             unread = torch.multinomial((step.logits / temperature).softmax(-1), 1, generator=generator)
         tokens = torch.cat([tokens, unread], dim=1)
-        places = torch.cat([places, places[:, -1:] + 1], dim=1)
     if new_tokens == 0:
         return Decoded(tokens, tokens[:, :0], tokens[:, :0] * math.nan)
     return Decoded(tokens, torch.stack(exits, dim=1), torch.stack(confidences, dim=1))
@@ -265,12 +264,12 @@ def _step(
 ) -> _Step:
     """Tokens [batch, tokens] to their last logits.
 
-    ``places`` are the positions of all tokens, those of before too, and ``ran`` how many of them each layer has had,
-    which is written. ``left`` are the last states of the steps before.
+    ``places`` are the positions of all tokens, those before and after these too, and ``ran`` how many of them each
+    layer has had, which is written. ``left`` are the last states of the steps before.
     """
     blocks: list[Any] = list(model.blocks)
     (batch, length), seen = tokens.shape, ran[0]  # everyone runs the first layer
-    here = places[:, seen:]
+    here = places[:, seen : seen + length]
     going, gone = torch.arange(batch, device=tokens.device), torch.arange(0, device=tokens.device)  # rows
     parts: list[tuple[Tensor, Tensor, int, Tensor | None]] = []  # rows, logits, exit, confidence
     x = model.embed(tokens)
@@ -306,15 +305,17 @@ def _step(
     if len(going):
         logits = _readout(model, x[going, -1]) if len(gone) else model.readout(x)[:, -1]
         parts.append((going, logits, len(blocks), None))
-    order = torch.cat([rows for rows, *_ in parts]).argsort()
     kind = widen(parts[0][1]).dtype
-    exits = torch.cat([torch.full_like(rows, layer) for rows, _, layer, _ in parts])
+    exits = [torch.full_like(rows, layer) for rows, _, layer, _ in parts]
     confidences = [
         torch.full(rows.shape, math.nan, dtype=kind, device=rows.device) if sure is None else sure.to(kind)
         for rows, _, _, sure in parts
     ]
+    if len(parts) == 1:  # all left together, in their order
+        return _Step(parts[0][1], x[:, -1:], exits[0], confidences[0])
+    order = torch.cat([rows for rows, *_ in parts]).argsort()
     logits = torch.cat([said for _, said, *_ in parts])
-    return _Step(logits[order], x[:, -1:], exits[order], torch.cat(confidences)[order])
+    return _Step(logits[order], x[:, -1:], torch.cat(exits)[order], torch.cat(confidences)[order])
 
 
 def _gathered(block: Any, x: Tensor, places: Tensor, going: Tensor, gone: Tensor, past: LayerCache) -> Tensor:
