@@ -213,13 +213,13 @@ class _Covariance(FirstDerivative):
         if k == 0:
             return torch.zeros_like(g)
         # P(i ∈ S) where S has j of the first i; 0 where there is no such S
-        take = (tables[:-1, :-1] + torch.stack([theta, theta.flip(0)], 1)[:, None] - tables[1:, 1:]).exp_()
-        take.nan_to_num_(nan=0.0)
+        take = tables[:-1, :-1] + torch.stack([theta, theta.flip(0)], 1)[:, None]
+        take.sub_(tables[1:, 1:]).exp_().nan_to_num_(nan=0.0)
         # mean of g·z over the sets of j of the first i: D_{i,j} = (1 − P) D_{i−1,j} + P (D_{i−1,j−1} + g_i)
         means = g.new_zeros(tables.shape)
         for i, gain in enumerate(torch.stack([g, g.flip(0)], 1)):
-            means[i + 1, 1:] = torch.lerp(means[i, 1:], means[i, :-1] + gain, take[i])
-        others = (joint.softmax(1) * (means[:-1, :k, 0] + means[:-1, :k, 1].flip(0, 1))).sum(1)
+            means[i + 1, 1:].copy_(means[i, 1:]).lerp_(means[i, :-1] + gain, take[i])
+        others = (means[:-1, :k, 0] + means[:-1, :k, 1].flip(0, 1)).mul_(joint.softmax(1)).sum(1)
         return mu * (g + others - means[-1, k, 0])
 
 
