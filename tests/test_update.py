@@ -49,7 +49,11 @@ def run(text: str) -> str:
         if cell.cell_type == "code":
             cell.outputs = [new_output("stream", text="out\n")]
             cell.execution_count = number
-            cell.metadata |= {"execution": {"iopub.busy": "now"}, "collapsed": False, "jupyter": {"source_hidden": False}}
+            cell.metadata |= {
+                "execution": {"iopub.busy": "now"},
+                "collapsed": False,
+                "jupyter": {"source_hidden": False},
+            }
     notebook.cells.append(new_code_cell("\n"))
     notebook.metadata.kernelspec.display_name = "Python 3 (ipykernel)"
     notebook.metadata.language_info = {"name": "python", "version": "3.12.1"}
@@ -271,7 +275,9 @@ def test_a_branch_that_went_its_own_way_gets_two_commands_that_work(course: Path
     assert "Your branch has 1 commit of its own, and origin/main 1 new one." in told
     command = re.findall(r"`(git [^`]+)`", told)[way]
     names = {"GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@b", "GIT_COMMITTER_NAME": "a", "GIT_COMMITTER_EMAIL": "a@b"}
-    subprocess.run(command, shell=True, cwd=clone, check=True, capture_output=True, env={"PATH": "/usr/bin:/bin"} | names)
+    subprocess.run(
+        command, shell=True, cwd=clone, check=True, capture_output=True, env={"PATH": "/usr/bin:/bin"} | names
+    )
     assert "c = 30" in (clone / "lectures" / "two.ipynb").read_text()
     assert own in git(clone, "log", "--all", "--format=%H").splitlines()
     assert "Nothing new" in update(clone)
@@ -376,7 +382,9 @@ def test_a_shallow_clone_is_updated(course: Path, tmp_path: Path) -> None:
 
 def test_it_can_be_called_from_any_folder(course: Path, clone: Path) -> None:
     release(course)
-    subprocess.run([sys.executable, str(clone / "tools" / "update.py"), "--make", "make"], cwd="/", check=True, timeout=60)
+    subprocess.run(
+        [sys.executable, str(clone / "tools" / "update.py"), "--make", "make"], cwd="/", check=True, timeout=60
+    )
     assert is_new(clone, course)
 
 

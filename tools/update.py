@@ -1,6 +1,6 @@
 """Bring the course up to date, and lose nothing of a learner's.
 
-What running a lecture wrote into it, its outputs and what Jupyter notes by itself, is put back. A lecture whose text was
+What running a lecture wrote into it, outputs and what Jupyter notes by itself, is put back. A lecture whose text was
 edited is kept in work/kept/ before the new one takes its place. Then the new commits come in, by fast-forward alone.
 Where that cannot be, it says why and what to do, and nothing is touched. `make update` then brings the environment and
 the files of checks in work/ up to date and says which exercises changed.

@@ -1,4 +1,4 @@
-"""Copy the exercises that are not in work/ yet, bring the check files there up to date, and say which exercises changed.
+"""Copy the exercises that are not in work/ yet, bring the check files there up to date, and say what changed since.
 
 What else is in work/ is the learner's and stays as it is.
 """
