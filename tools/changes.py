@@ -1,6 +1,6 @@
 """What changed in an exercise since a learner's copy was made: which tasks, and how, cell by cell.
 
-Beside the learner's notebooks, in work/.copied/, `make lab` keeps each exercise as it was when it was copied. A notebook
+Beside the learner's notebooks, in work/.copied/, `make lab` keeps each exercise as it was when it was copied. One
 without such a record tells the same by the checksums that nbgrader left in it, except for the old text of a stub.
 """
 
