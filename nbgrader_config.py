@@ -25,6 +25,7 @@ from nbgrader.preprocessors import (
     IncludeHeaderFooter,
     LimitOutput,
     LockCells,
+    NbGraderPreprocessor,
     OverwriteCells,
     OverwriteKernelspec,
     SaveAutoGrades,
@@ -44,6 +45,21 @@ class NamedStubs(ClearSolutions):
             "python": f'raise NotImplementedError("{task}: not filled in yet, write your answer in place of this line")'
         }
         return super().preprocess_cell(cell, resources, cell_index)
+
+
+class RunOn(NbGraderPreprocessor):
+    """Tags what stands below the first stub, so that "Run All" goes on behind an error to the tasks that follow.
+
+    A learner's JupyterLab looks at the tag; grading does not.
+    """
+
+    def preprocess(self, nb, resources):
+        """Tag the cells of code from the first answer on."""
+        first = next((at for at, cell in enumerate(nb.cells) if mark(cell).get("solution")), len(nb.cells))
+        for cell in nb.cells[first:]:
+            if cell.cell_type == "code":
+                cell.metadata["tags"] = sorted({*cell.metadata.get("tags", []), "raises-exception"})
+        return nb, resources
 
 
 def mark(cell: NotebookNode) -> dict[str, Any]:
@@ -200,6 +216,7 @@ class Run(Execute):
             "--IPKernelApp.log_level=ERROR",  # what a kernel tells about itself is not a learner's matter
             *self.extra_arguments,
         ]
+        self.on_cell_executed = self._believe_the_reply
         self.error_on_timeout = {}  # an interrupted cell is waited for, that the next one finds a kernel at rest
         self.startup_timeout = 180
         self.seconds, self.reason = {}, ""
@@ -248,6 +265,12 @@ class Run(Execute):
         if mark(cell).get("grade"):
             cell.outputs = [output for output in map(_no_grade_but_an_error, cell.outputs) if output]
         return cell, resources
+
+    def _believe_the_reply(self, cell, cell_index, execute_reply):
+        # What a cell shows can be changed by what ran before it: IPython's showtraceback is a method like any other.
+        said = execute_reply["content"]
+        if said["status"] != "ok" and not any(output.output_type == "error" for output in cell.get("outputs", [])):
+            self._fail(cell, said.get("ename", "Stopped"), said.get("evalue", "the cell did not run to its end"))
 
     def _fail(self, cell, name, says):
         if cell.cell_type == "code":
@@ -302,11 +325,12 @@ c.CourseDirectory.course_id = "dynlib"
 c.CourseDirectory.source_directory = "solutions"
 c.CourseDirectory.release_directory = "exercises"
 
-# The default steps, with named stubs in place of anonymous ones.
+# The default steps, with named stubs in place of anonymous ones, and tags for learners.
 c.GenerateAssignment.preprocessors = [
     IncludeHeaderFooter,
     LockCells,
     NamedStubs,
+    RunOn,
     ClearOutput,
     CheckCellMetadata,
     ComputeChecksums,

@@ -122,6 +122,23 @@ def test_edited_checks_are_not_believed(course: Path) -> None:
     assert points(grade(put(course, notebook))) == {task: (0, most) for task, (_, most) in FULL.items()}
 
 
+@pytest.mark.parametrize(
+    "hides",
+    [
+        "get_ipython().showtraceback = lambda *args, **kwargs: None",
+        "get_ipython().set_custom_exc((Exception,), lambda *args, **kwargs: None)",
+        "get_ipython()._showtraceback = lambda *args, **kwargs: None",
+        "get_ipython().display_pub.publish = get_ipython().displayhook.send = print",
+    ],
+)
+def test_an_error_that_is_not_shown_is_one_all_the_same(course: Path, hides: str) -> None:
+    notebook = blank(double="return 3 * x", halve="return x / 2", negate="return -x")
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(hides))
+    results = grade(put(course, notebook))
+    assert points(results) == FULL | {"double": (0, 3)}
+    assert results["double"].reason == "seen: expected 4"
+
+
 def test_a_deleted_answer_is_an_unfilled_one(course: Path) -> None:
     notebook = solved()
     notebook.cells.remove(toys.cell_of(notebook, "double-answer"))
