@@ -24,6 +24,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+from traitlets.config import Config
 
 import tools.environment
 from tools.environment import NEEDS, install, missing, relocate, supported
@@ -529,6 +530,8 @@ def test_make_lab_serves_the_course_within_ten_seconds(tmp_path: Path) -> None:
             assert status == 200
             assert '"disabledExtensions": ["@jupyter/nbgrader"' in page, "a teacher's tools are not a learner's"
             assert get(f"{address}/formgrader")[0] == 404
+            assert "custom.css" in page
+            assert "Path: work/" in get(f"{address}/custom/custom.css")[1], "an exercise's tab is marked"
             assert get(f"{address}/lab/tree/lectures/00_start_here.ipynb")[0] == 200
             for path in ("lectures/00_start_here.ipynb", *(f"work/{unit}/{unit}.ipynb" for unit in units())):
                 status, text = get(f"{address}/api/contents/{path}?content=0")
@@ -543,3 +546,23 @@ def test_make_lab_serves_the_course_within_ten_seconds(tmp_path: Path) -> None:
             break
     assert min(seconds) < 10
     assert all((ROOT / "work" / path.relative_to(EXERCISES)).exists() for path in EXERCISES.rglob("*.ipynb"))
+
+
+def test_a_server_that_is_started_within_the_course_shows_all_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    course = tmp_path / "the course"
+    (course / "lectures").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.setattr(sys, "prefix", str(course / ".venv"))
+
+    def started(folder: Path) -> Config:
+        monkeypatch.chdir(folder)
+        config = Config()
+        exec(tools.environment.FROM_WITHIN, {"c": config})
+        return config
+
+    within = started(course / "lectures")
+    assert within.ServerApp.root_dir == str(course)
+    assert within.FileContentsManager.preferred_dir == str(course / "lectures")
+    assert started(course) == started(tmp_path / "elsewhere") == Config(), "a teacher's folder is its own root"
