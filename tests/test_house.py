@@ -25,6 +25,7 @@ GROUND = {
     "backbone",
     "causes",
     "checks",
+    "ways",
     "training",
     "plotting",
     "page",
