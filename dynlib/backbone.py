@@ -239,9 +239,9 @@ def _recorded(*tensors: Tensor | None) -> bool:
 @contextmanager
 def _ordinary(recorded: bool) -> Iterator[None]:
     """A mode in which what is made can be written in any other, and saved for backward."""
-    with torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext():
-        with torch.set_grad_enabled(recorded):
-            yield
+    left = torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
+    with left, torch.set_grad_enabled(recorded):
+        yield
 
 
 def _rows(rows: Sequence[int] | Tensor, batch: int, device: torch.device | None, *, once: bool = False) -> Tensor:

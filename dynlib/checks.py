@@ -33,6 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from dynlib.causes import usual_cause, where
+from dynlib.ways import used
 
 FALSE_ALARM = 1e-6
 """Chance that a statistical check fails a right answer."""
@@ -247,6 +248,25 @@ class Task:
                 at = tuple(wrong.nonzero()[0].tolist())
                 place = f" at index {list(at)}" if at else ""
                 self._fail(check, tested, f"finite numbers{place}", _show(value[at].item()), likely)
+        self._pass(check)
+
+    def by_hand(
+        self, check: str, *answers: Any, without: Sequence[str], tested: str, likely: str | None = None
+    ) -> None:
+        """The code of an answer, and the helpers that it calls in the notebook, use nothing that the task rules out.
+
+        Args:
+            check: name of the check.
+            answers: functions or classes of the learner's.
+            without: full names of packages, modules or functions: ``"dynlib"``, ``"torch.autograd"``,
+                ``"torch.nn.functional.gumbel_softmax"``; an attribute of whatever: ``".backward"``.
+            tested: what was looked at, in a few words.
+            likely: what to do instead.
+        """
+        names = sorted(set().union(*map(used, answers)))
+        found = next((name for name in names for out in without if f"{name}.".startswith(f"{out}.")), None)
+        if found is not None:
+            self._fail(check, tested, f"code that does without {', '.join(without)}", f"it uses {found}", likely)
         self._pass(check)
 
     def prediction(

@@ -42,15 +42,19 @@ _NO_SCREEN = backend_registry.list_builtin(BackendFilter.NON_INTERACTIVE)
 
 
 @contextmanager
-def figure(caption: str, *, rows: int = 1, columns: int = 1, size: tuple[float, float] | None = None) -> Iterator[Any]:
+def figure(
+    caption: str, *, rows: int = 1, columns: int = 1, size: tuple[float, float] | None = None, alt: str = ""
+) -> Iterator[Any]:
     """A figure with a one-sentence caption that says what to see; shown when the block ends.
 
     After an error in the block it is closed and not shown. In a script that draws to files alone it is closed too.
 
     Args:
-        caption: below the picture, and its text for readers who cannot see it.
+        caption: below the picture.
         rows, columns: of axes.
         size: in inches; 7 × 3.2 for one row if left out.
+        alt: what is seen, in words, for readers who cannot see it, where the caption does not say it. In a notebook
+            both go into the output's metadata, where what makes pages of notebooks looks for them.
 
     Yields:
         The axes: one, or an array of them where there are several.
@@ -60,12 +64,22 @@ def figure(caption: str, *, rows: int = 1, columns: int = 1, size: tuple[float, 
         try:
             yield axes
             _caption(drawing, caption)
-            plt.show()
+            _show(drawing, f"{caption} {alt}".strip())
         except BaseException:
             plt.close(drawing)  # else it would be shown half drawn, together with the next one
             raise
         if mpl.get_backend().lower() in _NO_SCREEN:
             plt.close(drawing)
+
+
+def _show(drawing: Figure, alternative: str) -> None:
+    if "inline" not in mpl.get_backend():
+        plt.show()
+        return
+    from IPython.display import display
+
+    display(drawing, metadata={"image/png": {"alt": alternative}})
+    plt.close(drawing)  # else the notebook would show it again at the end of the cell
 
 
 def label(axes: Axes, x: str, y: str, title: str = "") -> None:
@@ -134,10 +148,10 @@ def legend_beside(axes: Axes, **style: Any) -> None:
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), **style)
 
 
-def show_images(images: Sequence[Any], titles: Sequence[str], caption: str, *, columns: int = 8) -> None:
-    """Images in rows, each under its title."""
+def show_images(images: Sequence[Any], titles: Sequence[str], caption: str, *, columns: int = 8, alt: str = "") -> None:
+    """Images in rows, each under its title; ``caption`` and ``alt`` as in :func:`figure`."""
     rows = -(-len(images) // columns)
-    with figure(caption, rows=rows, columns=columns, size=(1.1 * columns, 1.35 * rows)) as axes:
+    with figure(caption, rows=rows, columns=columns, size=(1.1 * columns, 1.35 * rows), alt=alt) as axes:
         flat = [axes] if rows == columns == 1 else list(axes.flat)
         for place in flat:
             place.axis("off")

@@ -26,6 +26,7 @@ GROUND = {
     "backbone",
     "causes",
     "checks",
+    "ways",
     "training",
     "plotting",
     "page",

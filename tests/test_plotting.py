@@ -4,9 +4,12 @@ from collections.abc import Iterator
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import nbformat
 import pytest
 import torch
 from matplotlib.axes import Axes
+from nbclient import NotebookClient
+from nbconvert import HTMLExporter
 
 from dynlib import plotting
 from dynlib.cost import Interval, Ratio
@@ -52,6 +55,20 @@ def test_a_figure_that_failed_is_not_shown_and_none_stays_open_without_a_screen(
     with plotting.figure("In a window."):
         pass
     assert len(plt.get_fignums()) == 2, "a window stays until it is closed"
+
+
+def test_in_a_notebook_a_picture_has_alternative_text_and_is_shown_once() -> None:
+    cell = """
+from dynlib import plotting
+with plotting.figure("What to see.", alt="A line that rises.") as axes:
+    axes.plot([1, 2])
+"""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)])
+    NotebookClient(notebook, kernel_name="python3").execute()
+    (output,) = notebook.cells[0].outputs
+    assert output.metadata["image/png"]["alt"] == "What to see. A line that rises."
+    page, _ = HTMLExporter(template_name="classic").from_notebook_node(notebook)
+    assert 'alt="What to see. A line that rises."' in page
 
 
 def test_bare_axes_have_no_ticks_and_no_frame() -> None:
