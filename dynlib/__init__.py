@@ -25,7 +25,7 @@ __version__ = "0.1.0"
 
 _PARTS = (
     *("backbone", "causes", "checks", "choice", "cost", "data", "deciding", "depth", "inputs", "page", "plotting"),
-    *("tokens", "training", "transforms", "zoo"),
+    *("tokens", "training", "transforms", "ways", "zoo"),
 )
 _DRAWING = {"page", "plotting"}  # they need matplotlib, which the package alone does without
 

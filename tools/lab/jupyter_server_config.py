@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-c = get_config()  # noqa: F821
+c = get_config()
 
 # tabs: see custom/custom.css
 c.LabApp.custom_css = True
