@@ -37,7 +37,7 @@ endif
 # Jupyter refuses to serve as root, which is who one is in a container, unless told so.
 ROOT_FLAG := $(shell [ "$$(id -u)" = 0 ] && echo --allow-root)
 
-.PHONY: help setup lab update test lint types unit notebooks lectures exercises progress changes kill-matrix bench pretrained clean
+.PHONY: help setup lab update test lint types unit notebooks browser lectures exercises progress changes kill-matrix bench pretrained clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -72,6 +72,10 @@ unit: $(READY)  ## tests of the package, the graders and the gates
 
 notebooks: $(READY)  ## run every lecture and solution, and hold the lectures to their seconds and MiB
 	$(BIN)/python -m pytest -p tests.notebooks.budget --nbval-lax --nbval-current-env --nbval-cell-timeout 120 lectures solutions
+
+browser: $(READY)  ## every lecture and an exercise in a Chromium that is on this machine, every control moved
+	@$(BIN)/python -c 'import playwright' 2>/dev/null || $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[browser]'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 tests/browser
 
 lectures: $(READY)  ## execute again the lectures whose code changed (UNITS="02_gumbel")
 	$(BIN)/python -m tools.lectures $(UNITS)

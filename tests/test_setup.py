@@ -53,6 +53,10 @@ ONLY_PRETRAINED = {
 }
 
 
+# What `make browser` brings.
+ONLY_BROWSER = {"greenlet", "playwright"}
+
+
 def pins() -> dict[str, Requirement]:
     """constraints.txt, by package."""
     lines = [line.split("#")[0].strip() for line in (ROOT / "constraints.txt").read_text().splitlines()]
@@ -94,7 +98,7 @@ def test_what_is_installed_is_what_the_constraints_say() -> None:
             try:
                 there = importlib.metadata.version(name)
             except importlib.metadata.PackageNotFoundError:
-                if name in ONLY_PRETRAINED:
+                if name in ONLY_PRETRAINED | ONLY_BROWSER:
                     continue
                 there = "missing"
             if there != pinned(pin):
@@ -102,7 +106,7 @@ def test_what_is_installed_is_what_the_constraints_say() -> None:
     assert different == []
 
 
-@pytest.mark.parametrize("extra", [None, "course", "test", "oracles", "pretrained"])
+@pytest.mark.parametrize("extra", [None, "course", "test", "oracles", "browser", "pretrained"])
 def test_every_dependency_is_pinned_to_a_version_that_it_allows(extra: str | None) -> None:
     wanted = PROJECT["dependencies"] if extra is None else PROJECT["optional-dependencies"][extra]
     there = pins()
@@ -132,11 +136,10 @@ def test_conda_gets_the_same_environment_as_make() -> None:
     assert f"--extra-index-url {VARIABLES['TORCH_CPU_INDEX']}" in pip
     assert "-c constraints.txt" in pip
     (ours,) = [line for line in pip if line.startswith("-e ")]
-    (added,) = re.findall(r"pip install .*-e '([^']+)'", MAKEFILE)
-    assert added == ".[pretrained]"
+    assert re.findall(r"pip install .*-e '([^']+)'", MAKEFILE) == [".[browser]", ".[pretrained]"]
     assert ours == f"-e .[{VARIABLES['EXTRAS']}]"
     extras = set(VARIABLES["EXTRAS"].split(","))
-    assert extras == set(PROJECT["optional-dependencies"]) - {"kernels", "pretrained"}
+    assert extras == set(PROJECT["optional-dependencies"]) - {"kernels", "browser", "pretrained"}
     assert len(pip) == 4, "what else does conda install that make does not?"
 
 

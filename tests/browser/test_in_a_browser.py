@@ -57,7 +57,11 @@ def server(course: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     settings = {f"JUPYTER_{name}_DIR": str(own / name) for name in ("CONFIG", "DATA", "RUNTIME")}
-    settings |= {"IPYTHONDIR": str(own / "ipython"), "HOME": str(own), "JUPYTER_CONFIG_PATH": str(ROOT / "tools" / "lab")}
+    settings |= {
+        "IPYTHONDIR": str(own / "ipython"),
+        "HOME": str(own),
+        "JUPYTER_CONFIG_PATH": str(ROOT / "tools" / "lab"),
+    }
     command = [sys.executable, "-m", "jupyterlab", "--allow-root", "--no-browser", "--ip=127.0.0.1", f"--port={port}"]
     command += ["--ServerApp.port_retries=0", f"--IdentityProvider.token={TOKEN}", f"--ServerApp.root_dir={course}"]
     command += ["--LabApp.expose_app_in_browser=True"]
@@ -95,7 +99,9 @@ class Notebook:
 
     def js(self, code: str, given: Any = None) -> Any:
         """What JavaScript gives that knows this notebook as ``nb``, its cells as ``cells``, and ``given``."""
-        around = "given => { const nb = jupyterapp.shell.currentWidget; const cells = nb?.content?.widgets; return (%s) }"
+        around = (
+            "given => { const nb = jupyterapp.shell.currentWidget; const cells = nb?.content?.widgets; return (%s) }"
+        )
         return self.page.evaluate(around % code, given)
 
     def wait(self, condition: str, seconds: float) -> None:
