@@ -178,6 +178,17 @@ def test_make_test_is_made_of_targets_that_run_every_tool() -> None:
         assert command in told
 
 
+def test_make_update_pulls_and_then_goes_on_with_what_came_in(tmp_path: Path) -> None:
+    folder = bare(tmp_path / "course")
+    first, then = (make("-n", "-o", ".venv/.ready", goal, folder=folder).stdout for goal in ("update", "refresh"))
+    assert re.search(r'-E -s tools/update.py --make "\S*make"', first)
+    assert then.endswith("-m tools.work\n")
+    assert "environment.py" in make("-n", "refresh", folder=folder).stdout, "the environment follows its pins"
+    ran = make("update", "PYTHON=", folder=folder)
+    assert ran.returncode != 0
+    assert "This course needs Python 3.11, 3.12 or 3.13" in ran.stdout
+
+
 def test_without_a_python_that_fits_make_says_which_one_to_get(tmp_path: Path) -> None:
     ran = make("setup", "PYTHON=", folder=bare(tmp_path))
     assert ran.returncode != 0
