@@ -58,6 +58,8 @@ update:  ## fetch what is new in the course; your work, and what you wrote into 
 refresh: $(READY) again
 	@$(BIN)/python -m tools.work
 
+NBVAL := -p tests.notebooks.budget --nbval-lax --nbval-current-env --nbval-cell-timeout 120
+
 test: lint types unit notebooks  ## everything that must hold
 
 lint: $(READY)  ## style of code and notebooks
@@ -71,7 +73,8 @@ unit: $(READY)  ## tests of the package, the graders and the gates
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests
 
 notebooks: $(READY)  ## run every lecture and solution, and hold the lectures to their seconds and MiB
-	$(BIN)/python -m pytest -p tests.notebooks.budget --nbval-lax --nbval-current-env --nbval-cell-timeout 120 lectures solutions
+	$(BIN)/python -m pytest $(NBVAL) lectures
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(NBVAL) solutions
 
 browser: $(READY)  ## every lecture and an exercise in a Chromium that is on this machine, every control moved
 	@$(BIN)/python -c 'import playwright' 2>/dev/null || $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[browser]'
