@@ -5,6 +5,7 @@ again after an interruption: what is in the file already is not run again. Lectu
 """
 
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -95,8 +96,9 @@ def measure(model: NeedleReader, test: Needles) -> dict[str, Any]:
     needle that answers it. "routed": the share of the routed that are needles.
     """
     logits, chosen = [], []
+    routes = any(isinstance(part, Router) for part in model.modules())
     for tokens in test.tokens.split(FEW):
-        with record(model, Router) as routed:
+        with record(model, Router) if routes else nullcontext({}) as routed:
             logits.append(model(tokens))
         chosen.append({name: each.mask for name, (each,) in routed.items()})
     said = torch.cat(logits)

@@ -1,6 +1,6 @@
 """Attention to a window of neighbours, at a cost that grows with the window and not with the sequence.
 
-The light branch of CoLT5's attention is of this kind; nothing in it decides. With summaries of the whole sequence, which
+The light branch of CoLT5's attention is of this kind; nothing in it decides. With summaries of the sequence, which
 everybody sees beside the window, it is the attention of LongT5, from which CoLT5 sets out: :class:`LocalGlobalBlock`.
 
 Source: arXiv:2004.05150 (sliding windows), arXiv:2112.07916 (in blocks that see their two neighbours; summaries).
