@@ -1,6 +1,6 @@
 """Needles in noise: learned against fixed routing at the same cost, and against dense readers; written to a JSON file.
 
-``python -m benchmarks.colt5_study`` trains every arm with every seed, ten to thirty seconds each on one idle core. Call it
+``python -m benchmarks.colt5_study`` trains every arm with every seed, some 20 seconds each on one idle core. Call it
 again after an interruption: what is in the file already is not run again. Lecture 06 reads the file.
 """
 
