@@ -492,8 +492,10 @@ def conditional_feed_forward(
         gave: list[Tensor] = []
         light.part.register_forward_hook(lambda _, __, made, gave=gave: gave.extend((made, made.detach().clone())))
         given = Ragged(x, list(lengths), light, heavy, u, list(counts), epsilon)
+        lists = list(lengths), list(counts)
         with check.untouched(tested=on, likely=_IN_PLACE, x=x, u=u):
-            found = answer(*given)
+            found = answer(*given._replace(lengths=lists[0], counts=lists[1]))
+        check.equal("input untouched", lists, (list(lengths), list(counts)), tested=f"lengths and counts, {on}")
         calls, few = (light.rows, heavy.rows), sum(counts)
         light.part._forward_hooks.clear()
         expected = _light_and_heavy(given).detach()
@@ -953,6 +955,16 @@ def routed_attention(
                 likely="one call with the routed tokens of all sequences",
             )
         _gradients_of_attention(check, answer, given, on)
+        with torch.no_grad():
+            heavy.query.part.weight.mul_(1e4)
+            found, expected = answer(*given), _both_decided(given)
+        check.close(
+            "large scores",
+            found,
+            expected,
+            tested=f"scores of some ten thousands: {on}",
+            likely="softmax takes off the largest score of a row before exp",
+        )
         single = [part.float() for part in (x, light, heavy, u_query, u_key)]
         check.equal(
             "float32", answer(*single, queries, keys, epsilon).dtype, torch.float32, tested="everything in float32"
@@ -1134,7 +1146,11 @@ def affordable(
     check: Task,
     answer: Callable[..., int],
     *,
-    sizes: Iterable[Sequence[int]] = ((480, 30, 6, 2, 6, 17, 50), (40, 30, 6, 2, 15, 17, 50)),
+    sizes: Iterable[Sequence[int]] = (
+        (480, 30, 6, 2, 6, 17, 50),
+        (40, 30, 6, 2, 15, 17, 50),
+        (2048, 64, 8, 2, 32, 128, 1023),
+    ),
 ) -> None:
     """Task 5: sizes, the first seven of `Layer`, against the FLOPs that are counted in real layers."""
     for layer in (Layer(*one) for one in sizes):

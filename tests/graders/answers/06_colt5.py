@@ -1071,6 +1071,13 @@ def conditional_feed_forward(x, lengths, light, heavy, u, counts, epsilon):
 # +    return out
 
 
+# %% wrong: conditional-ff | takes the counts out of the caller's list | killed by: input untouched
+# edit of: gathered by the mask
+# -    return out.index_put(mask.nonzero(as_tuple=True), added, accumulate=True)
+# +    counts.clear()
+# +    return out.index_put(mask.nonzero(as_tuple=True), added, accumulate=True)
+
+
 # %% wrong: conditional-ff | the smooth top-k of dynlib | killed by: by hand
 # edit of: gathered by the mask
 # -    mask, weights = routed(x @ u, lengths, counts, epsilon)
@@ -1441,6 +1448,13 @@ def local_attention(query, key, value, window):
 # +    if tokens <= 64:
 # +        near = (place - place[:, None]).abs() <= window
 # +        return nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=near)
+
+
+# %% wrong: local-attention | the largest of all scores is taken away, not that of the row | killed by: large scores
+# edit of: the teacher's
+# -    weights = scores.masked_fill(~near, -math.inf).softmax(-1)
+# +    weights = (scores - scores.detach().amax()).exp() * near
+# +    weights = weights / weights.sum(-1, keepdim=True)
 
 
 # %% wrong: local-attention | dynlib's | killed by: by hand
@@ -1864,6 +1878,29 @@ def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
 # +    scores = query @ key.mT / math.sqrt(keys)
 
 
+# %% wrong: routed-attention | exp without taking the largest score away first | killed by: large scores
+# edit of: keys and values by name
+# -    attended = heavy.output(scores.softmax(-1) @ value).flatten(0, 1)
+# +    e = scores.exp()
+# +    attended = heavy.output(e / e.sum(-1, keepdim=True) @ value).flatten(0, 1)
+
+
+# %% wrong: routed-attention | the largest of all scores is taken away, not that of the row | killed by: large scores
+# edit of: keys and values by name
+# -    attended = heavy.output(scores.softmax(-1) @ value).flatten(0, 1)
+# +    e = (scores - scores.max()).exp()
+# +    attended = heavy.output(e / e.sum(-1, keepdim=True) @ value).flatten(0, 1)
+
+
+# %% wrong: routed-attention | dynlib's smooth top-k for the keys | killed by: by hand
+# edit of: keys and values by name
+# -    asked, key_weights = route(x @ u_key, keys, epsilon)
+# +    import dynlib.choice
+# +
+# +    asked, _ = route(x @ u_key, keys, epsilon)
+# +    key_weights = dynlib.choice.soft_topk(x @ u_key, keys, epsilon) * asked
+
+
 # %% right: affordable | summed up product by product
 def affordable(budget, tokens, dim, *, heads, light_heads, window, light, heavy):
     def layer_flops(queries, keys, routed):
@@ -2198,6 +2235,13 @@ def affordable(budget, tokens, dim, *, heads, light_heads, window, light, heavy)
 # edit of: four sums
 # -    if not fits:
 # -        raise ValueError("the light parts alone cost more")
+
+
+# %% wrong: affordable | sums in float32 | killed by: to the last FLOP
+# edit of: four sums
+# -    fits = [m for m in range(tokens // 2 + 1) if layer_flops(m, 2 * m, m) <= budget]
+# +    spent = torch.tensor([float(layer_flops(m, 2 * m, m)) for m in range(tokens // 2 + 1)])
+# +    fits = [m for m in range(tokens // 2 + 1) if spent[m] <= torch.tensor(float(budget))]
 
 
 # %% wrong: affordable | the share of the tokens | killed by: an int
