@@ -46,7 +46,7 @@ class Router(nn.Module):
         epsilon: smoothing of the top-k, in units of the scores. Small: weights near 1, and a gradient only for those at
             the border. Large: weights near k / n.
         reach: the weights are those of a smooth top-⌈reach · k⌉, of which the k best are then cut. At 1 they sum to
-            less than k by what the others hold; above, the best get closer to 1. The paper's 9/8 is one choice.
+            less than k by what the others hold; above, the best get closer to 1. 9/8 is one choice.
         routing: "learned", or as controls, with weight 1 and nothing to learn, evenly spaced tokens: "even" as far from
             the start as from the end, "anchored" from the first token on, where a question may stand.
 
