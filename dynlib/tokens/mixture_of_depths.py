@@ -166,7 +166,9 @@ class MixtureOfDepths(nn.Module):
     def _route(self, x: Tensor, present: Tensor, *, whole: bool, past: bool) -> Routed:
         routing = self.routing
         if past and routing in DRAWN:
-            raise ValueError(f"{routing} routing keeps k of a whole sequence, and a cache means that it is not whole yet")
+            raise ValueError(
+                f"{routing} routing keeps k of a whole sequence, and a cache means that it is not whole yet"
+            )
         if past and routing == "top_k":
             routing = "threshold" if self.predictor is None else "predictor"
         # r = wᵀx
