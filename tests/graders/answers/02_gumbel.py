@@ -1132,3 +1132,13 @@ def bias_variance(estimates, exact):
 # +    rows = estimates.float()
 # +    variance = (rows**2).sum(-1).mean() - (rows.mean(0) ** 2).sum()
 # +    return (estimates.mean(0) - exact).norm().item(), variance.item()
+
+
+# %% wrong: predict-temperature | measured in place of predicted | killed by: foretold
+# edit of: the mean squared error taken for the variance
+# -    return {
+# -        "third largest at tau 0.1": 0.625,
+# +    rows = torch.tensor([1.0, 2.0, 5.0]).log().expand(10**6, 3)
+# +    third = round((gumbel_softmax(rows, 0.1).argmax(-1) == 2).float().mean().item(), 3)
+# +    return {
+# +        "third largest at tau 0.1": third,
