@@ -188,7 +188,7 @@ def linear_bytes(
     *,
     inputs: int = 48,
     outputs: int = 20,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype = torch.bfloat16,
     sizes: Iterable[tuple[int, int, int, int, int, bool]] = ((5, 32, 7, 4, 16, True),),
 ) -> None:
     """Task 2: the parts of one layer apart, then whole layers (rows, inputs, outputs, bits, group, bias)."""
@@ -584,6 +584,13 @@ def predict(
         told = f"{new} and {2 * new} tokens after a prompt of {length}, batch {batch}, {depth} layers"
         for cache in (True, False):
             _measured(check, doubling, small, prompt, new, cache, told)
+    check.by_hand(
+        "on paper",
+        said,
+        without=("dynlib",),
+        tested="what your predicted uses",
+        likely="a prediction is made before anything is counted: by the formula of task 4, or in the head",
+    )
     bands = said()
     check.true(
         "a dict",

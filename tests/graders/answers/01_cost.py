@@ -875,6 +875,32 @@ def doubling(model, prompt, new, *, cache):
 # +    return [(1.7, 2.05), (3.2, 3.9)]
 
 
+# %% wrong: predict-tokens | the prediction is counted | killed by: on paper
+def doubling(model, prompt, new, *, cache):
+    once, twice = (count(model.generate, prompt, n, use_cache=cache).flops for n in (new, 2 * new))
+    return twice / once
+
+
+def predicted():
+    model, bands = CausalLM(vocabulary=256, dim=64, depth=1, heads=4), {}
+    for cache, name in ((True, "with cache"), (False, "without cache")):
+        factor = doubling(model, torch.ones(1, 4, dtype=torch.int64), 12, cache=cache)
+        bands[name] = (0.95 * factor, 1.05 * factor)
+    return bands
+
+
+# %% right: predict-tokens | the bands from a formula of the tokens that are read
+def doubling(model, prompt, new, *, cache):
+    costs = [count(lambda n=n: model.generate(prompt, n, use_cache=cache)) for n in (new, 2 * new)]
+    return costs[1].flops / costs[0].flops
+
+
+def predicted():
+    cached = (4 + 23) / (4 + 11)
+    whole = sum(range(4, 28)) / sum(range(4, 16))
+    return {"with cache": (0.95 * cached, 1.1 * cached), "without cache": (0.95 * whole, 1.1 * whole)}
+
+
 # %% right: median-ratio | in plain Python
 def median_ratio(first, second):
     ratios = sorted(a / b for a, b in zip(first.tolist(), second.tolist()))
