@@ -121,10 +121,10 @@ def _drawn(count: int, split: str) -> Terrain:
     return terrain(count, split="test" if split == "test" else "train")
 
 
-def learn(arm: str, maps: int, seed: int, passes: int) -> nn.Module:
+def train(arm: str, maps: int, seed: int, passes: int) -> nn.Module:
     """Train one network on the first so many maps."""
     network, loss, _, rate = ARMS[arm]
-    train, generator = _drawn(max(MAPS), "train"), torch.Generator().manual_seed(seed)
+    seen, generator = _drawn(max(MAPS), "train"), torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     model = network()
     optimizer = torch.optim.Adam(model.parameters(), lr=rate)
@@ -132,7 +132,7 @@ def learn(arm: str, maps: int, seed: int, passes: int) -> nn.Module:
     for _ in range(passes):
         for part in torch.randperm(maps, generator=generator).split(BATCH):
             optimizer.zero_grad()
-            loss(model(train.images[part]), train.paths[part], generator).mean().backward()
+            loss(model(seen.images[part]), seen.paths[part], generator).mean().backward()
             optimizer.step()
             schedule.step()
     return model
@@ -158,7 +158,7 @@ def judge(costs: Tensor, *, shown: int = 0) -> dict[str, Any]:
 def run(arm: str, maps: int, seed: int, passes: int) -> dict[str, Any]:
     """Train one network and judge it."""
     start = time.process_time()
-    model = learn(arm, maps, seed, passes)
+    model = train(arm, maps, seed, passes)
     seconds = time.process_time() - start
     with torch.no_grad():
         costs = ARMS[arm].costs(model(_drawn(TESTED, "test").images))
@@ -167,15 +167,11 @@ def run(arm: str, maps: int, seed: int, passes: int) -> dict[str, Any]:
 
 def plan() -> list[dict[str, Any]]:
     """All runs, what matters most first."""
-    ways = list(ARMS)
-    cases = [(ways[0], maps, PASSES) for maps in MAPS]
-    cases += [(way, maps, PASSES) for way in ways[1:3] for maps in MAPS]
-    cases += [
-        (ways[3], MAPS[-1], PASSES),  # less noise
-        (ways[0], MAPS[-1], 2 * PASSES),  # longer
-        (ways[0], 500, PASSES * MAPS[-1] // 500),  # few maps, and as many steps as with the most
-        (ways[4], 1000, PASSES),
-    ]
+    solver, same, wide, less_noise, wrong = ARMS
+    cases = [(solver, maps, PASSES) for maps in MAPS]
+    cases += [(solver, MAPS[-1], 2 * PASSES), (wrong, 1000, PASSES), (less_noise, MAPS[-1], PASSES)]
+    cases += [(arm, maps, PASSES) for arm in (same, wide) for maps in MAPS]
+    cases += [(solver, 500, PASSES * MAPS[-1] // 500)]  # few maps, and as many steps as with the most
     return [{"arm": arm, "maps": maps, "seed": seed, "passes": passes} for arm, maps, passes in cases for seed in SEEDS]
 
 
