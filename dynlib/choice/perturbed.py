@@ -5,7 +5,8 @@ A solver that returns the best path, subset or ranking for scores θ returns a v
     y*(θ) = argmax ⟨y, θ⟩ over y ∈ C,
 
 and jumps from vertex to vertex: its gradient is zero almost everywhere. With noise Z of density exp(−ν) added to the
-scores, its mean no longer jumps, and it has a gradient that asks nothing of the solver but more calls:
+scores, its mean no longer jumps, and it has a gradient that asks nothing of the solver but more calls. To draw an
+answer so, by noise and the best of what comes, is known as *perturb-and-MAP*:
 
     F_σ(θ) = E max ⟨y, θ + σZ⟩,    y_σ(θ) = E y*(θ + σZ) = ∇F_σ(θ),    ∂y_σ/∂θ = E[y*(θ + σZ) ∇ν(Z)ᵀ] / σ.
 
@@ -58,9 +59,9 @@ def perturbed_argmax(
 ) -> Float[Tensor, "*shape"]:
     """Monte Carlo estimate of y_σ(θ) = E y*(θ + σZ), differentiable in θ.
 
-    The estimates of value and gradient are unbiased. That of the gradient has a variance of about 1 / (σ² samples): a
-    σ a tenth as large needs a hundred times the samples. Where an example solution is known,
-    :func:`fenchel_young_loss` learns from it with no such factor.
+    The estimates of value and gradient are unbiased. The variance of the gradient has a factor 1 / (σ² samples): at
+    θ = 0, where the answers do not depend on σ, a σ a tenth as large needs a hundred times the samples, and about as
+    many elsewhere. Where an example solution is known, :func:`fenchel_young_loss` learns from it with no such factor.
 
     Args:
         solver: maximises, as said at the top of the page.
@@ -132,8 +133,9 @@ def fenchel_young_loss(
 ) -> Float[Tensor, "*batch"]:
     """F_σ(θ) − ⟨θ, y⟩, one for every problem: small where the perturbed solver gives the example y on average.
 
-    Its gradient is y_σ(θ) − y: zero where the two agree. This is the whole of learning from example solutions, and its
-    variance does not grow when σ falls, so that one to three samples a step will do. The loss is convex in θ, and
+    Its gradient is y_σ(θ) − y: zero where the two agree. That is all it takes to learn from example solutions, and no
+    1 / σ is in its variance, so that one to three samples a step often do. (Where the noise is much larger than the
+    scores it scatters more than the gradient of :func:`perturbed_argmax`.) The loss is convex in θ, and
     F_σ is estimated with the draws that the gradient is made of: with one seed, finite differences agree with it. For
     Gaussian noise and a y in C its mean is not negative. Its least value is a property of y, and not always 0.
 

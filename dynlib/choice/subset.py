@@ -6,7 +6,8 @@ With weights w_i = exp(s_i) there are two ways to draw a set S of k, and they ar
   Gumbel noise to the s_i and taking the k largest does it in one go: :func:`gumbel_topk`, relaxed in
   :func:`relaxed_topk`.
 - the *k-subset law* (conditional Bernoulli): p(S) ∝ Π_{i∈S} w_i, independent coins of odds w_i given that k come up
-  heads. It has exact inclusion probabilities, :func:`subset_marginals`, and exact samples, :func:`sample_subset`.
+  heads. Its inclusion probabilities come from a short recursion, :func:`subset_marginals` (those of Plackett–Luce are
+  integrals over one variable), and exact samples with them, :func:`sample_subset`.
 
 :func:`soft_topk` draws nothing: it smooths the top-k itself.
 
@@ -164,8 +165,9 @@ def sample_subset(
     """An exact sample of the k-subset law as zeros and ones, exactly k ones, with the gradient of its marginals.
 
     One look at each i in turn, with r still to choose: it is taken with probability
-    w_i e_{r−1}(w_{i+1} … w_n) / e_r(w_i … w_n). Forward it is the set, backward :func:`subset_marginals`. Arguments as
-    there, ``generator`` as in :func:`dynlib.choice.gumbel_noise`.
+    w_i e_{r−1}(w_{i+1} … w_n) / e_r(w_i … w_n). Forward it is the set, backward :func:`subset_marginals`: for a linear
+    function of the set every draw has the gradient of the mean, exactly; for others it has a bias. Arguments as there,
+    ``generator`` as in :func:`dynlib.choice.gumbel_noise`.
     """
     theta = _centred(log_weights, k, dim)
     tables = _Tables.apply(theta, k)

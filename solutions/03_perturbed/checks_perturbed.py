@@ -3,8 +3,9 @@ an answer drew is read off what it asks the solver."""
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
-from functools import cache
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +13,37 @@ from torch import Tensor
 
 from dynlib import checks
 from dynlib.checks import Task
+
+# ---- all tasks
+
+RULED_OUT = ("dynlib", "checks_perturbed", "numpy", "scipy", "sklearn", "entmax", "jaxopt")
+
+
+def _by_hand(check: Task, *answers: Callable[..., Any]) -> None:
+    check.by_hand(
+        "by hand",
+        *answers,
+        without=RULED_OUT,
+        tested="what your code imports, names and calls",
+        likely="write it with PyTorch and Python's own library alone",
+    )
+
+
+@contextmanager
+def _as_it_was(check: Task, tested: str, **inputs: Tensor) -> Iterator[None]:
+    """A block that changes neither the inputs nor how torch is set."""
+    dtype = torch.get_default_dtype()
+    with check.untouched(tested=tested, **inputs):
+        yield
+    check.true(
+        "torch as it was",
+        torch.is_grad_enabled() and torch.get_default_dtype() == dtype,
+        tested=f"grad mode and default dtype after your code ran; {tested}",
+        expected=f"grad mode on, {dtype}",
+        got=f"grad mode {'on' if torch.is_grad_enabled() else 'off'}, {torch.get_default_dtype()}",
+        likely="with torch.no_grad(): puts the mode back at its end; set_grad_enabled and set_default_dtype do not",
+    )
+
 
 # ---- task 1: sparsemax
 
@@ -29,17 +61,24 @@ SPARSE = (
     ("value", ROWS, -1),
     ("along dim", checks.normal(2, 3, 5, seed=1), 1),
     ("along dim", ROWS, 0),
+    ("along dim", checks.normal(2, 3, 5, seed=4).transpose(0, 2), -2),
     ("ties", torch.tensor([[1.0, 0.0, 1.0], [2.0, 2.0, 2.0]]), -1),
+    ("one row", ROWS[0], 0),
+    ("a common number", torch.tensor([[200.0, 199.5, 199.25, -200.0], [-9000.1, -9000.6, -9000.3, -8999.7]]), -1),
+    ("mixed magnitudes", torch.tensor([[0.0, -800.0, -801.0, 0.25], [1000.0, 3.0, 2.0, 0.0]]), -1),
+    ("impossible choices", torch.tensor([[0.25, -math.inf, 1.0, 0.5]]), -1),
+    ("many logits", (2 * checks.normal(1, 30, seed=6, dtype=torch.float64)).round() / 100, -1),
 )
 
 
 def sparsemax(check: Task, answer: Callable[..., Tensor], *, cases: Iterable[tuple[str, Tensor, int]] = SPARSE) -> None:
     """Task 1: the check's name, logits, and the dimension; values and gradients."""
+    _by_hand(check, answer)
     for name, given, dim in cases:
         logits, exact = given.clone(), given.dtype == torch.float64
         on = f"logits {logits.tolist() if logits.numel() < 9 else list(logits.shape)}, {logits.dtype}, dim={dim}"
         expected = _along(by_halving, logits, dim)
-        with check.untouched(tested=on, logits=logits):
+        with _as_it_was(check, on, logits=logits):
             found = answer(logits, dim=dim)
         moved = logits.movedim(dim, -1)
         check.equal(
@@ -62,6 +101,7 @@ def sparsemax(check: Task, answer: Callable[..., Tensor], *, cases: Iterable[tup
             mistakes=slips,
         )
         _slopes_of_sparsemax(check, answer, logits, dim, expected, on)
+    _two_in_turn(check, answer)
 
 
 def by_halving(row: list[float]) -> list[float]:
@@ -86,6 +126,9 @@ _SPARSE = {
     "ties": "equal logits get equal weights, and all of them count",
     "impossible choices": "-inf times 0 is NaN: pick with gather or where, do not multiply by a mask",
     "a common number": "the sums of large numbers are rounded: subtract the largest logit of the row first",
+    "one row": "logits [n], with no batch: dim counts the dimensions that are there",
+    "mixed magnitudes": "subtract the largest logit of each row, not of all of them",
+    "many logits": "the same rule for any number of logits, also where many of them are equal",
 }
 
 
@@ -160,12 +203,39 @@ def _slopes_of_sparsemax(
     )
 
 
+def _two_in_turn(check: Task, answer: Callable[..., Tensor]) -> None:
+    """Two calls with logits of one shape, then their gradients; the last dimension where none is named."""
+    sources = [checks.normal(3, 5, seed=seed, dtype=torch.float64).requires_grad_() for seed in (8, 9)]
+    arriving = checks.normal(3, 5, seed=10, dtype=torch.float64)
+    for source, weights in [(source, answer(source)) for source in sources]:
+        expected = _along(by_halving, source, -1)
+        held = (expected > 0).double()
+        slope = held * (arriving - (arriving * held).sum(-1, keepdim=True) / held.sum(-1, keepdim=True))
+        (got,) = torch.autograd.grad((weights * arriving).sum(), source, allow_unused=True)
+        for told, what, right in (("weights", weights.detach(), expected), ("gradient", got, slope)):
+            check.close(
+                "two calls in turn",
+                what,
+                right,
+                tested=f"the {told} of two calls with other logits [3, 5], dim left out, both made before the first "
+                "gradient is asked for",
+                tolerance=1e-8,
+                likely="what a call keeps for its gradient belongs to that call: ctx.save_for_backward, no list and no "
+                "dictionary outside the function; dim is -1 where it is left out",
+            )
+
+
 # ---- task 2: leave_one_out and score_function_loss
 
-REWARDS = (torch.tensor([1.0, 2.0, 6.0, -3.0]), torch.tensor([[1.0, 10.0], [2.0, 20.0], [6.0, -30.0]]))
+REWARDS = (
+    torch.tensor([1.0, 2.0, 6.0, -3.0]),
+    torch.tensor([2.0, 2.0, 5.0]),
+    torch.tensor([[1.0, 10.0], [2.0, 20.0], [6.0, -30.0]]),
+)
 LOSSES = (
     (torch.tensor([-0.5, -1.0, -2.0, -0.25]), REWARDS[0], torch.tensor([0.5, 3.0, 1.0, -1.0])),
     (torch.tensor([-0.5, -1.0, -2.0, -0.25]), REWARDS[0], 1.5),
+    (torch.tensor([[-0.5, -1.0], [-2.0, -0.25]]).double(), REWARDS[0].view(2, 2).double(), None),
 )
 OUTCOMES = ((torch.tensor([0.2, 1.0, -0.7]), torch.tensor([10.0, 12.0, 7.0]), 3),)
 
@@ -181,6 +251,7 @@ def leave_one_out(
 ) -> None:
     """Task 2: rewards; log-probabilities with rewards and a baseline, or None; and, to go through all that can happen,
     logits with what each choice earns and a number of samples."""
+    _by_hand(check, answer, score_function_loss)
     for given in rewards:
         _baseline(check, answer, given.clone())
     check.raises(
@@ -204,7 +275,7 @@ def _baseline(check: Task, answer: Callable[[Tensor], Tensor], rewards: Tensor) 
     m, flat = len(rewards), rewards.ndim == 1
     others = torch.stack([torch.stack([rewards[j] for j in range(m) if j != i]).mean(0) for i in range(m)])
     on = f"the rewards {rewards.tolist() if rewards.numel() < 9 else list(rewards.shape)}, {rewards.dtype}"
-    with check.untouched(tested=on, rewards=rewards):
+    with _as_it_was(check, on, rewards=rewards):
         found = answer(rewards)
     slips = {
         "the mean of all: a sample's own reward is in its baseline, and the gradient shrinks to (m - 1) / m": (
@@ -251,7 +322,7 @@ def _loss(check: Task, answer: Callable[..., Tensor], log_prob: Tensor, reward: 
         baseline = baseline.clone().requires_grad_()
         inputs.append(baseline)
     told = [] if baseline is None else [baseline]
-    with check.untouched(tested=on, log_prob=inputs[0], reward=inputs[1]):
+    with _as_it_was(check, on, log_prob=inputs[0], reward=inputs[1]):
         loss = answer(inputs[0], inputs[1], *told)
     check.true(
         "a tensor",
@@ -351,21 +422,25 @@ SUBSETS = (
     ("k = 0", LOG_WEIGHTS, 0),
     ("k = n", LOG_WEIGHTS, 4),
     ("one thing", LOG_WEIGHTS[3:], 1),
+    ("other weights", torch.tensor([5.0, 1.0, 3.0, 0.5], dtype=torch.float64).log(), 2),
     ("large weights", LOG_WEIGHTS + 800, 2),
-    ("many things", torch.zeros(60), 30),
+    ("mixed magnitudes", torch.tensor([5.0, 800.0, -800.0, 799.0, 0.0], dtype=torch.float64), 3),
+    ("never chosen", torch.tensor([0.5, -math.inf, 1.0, -0.5]), 2),
+    ("many things", math.log(3) * (torch.arange(60) % 4 < 2), 30),
 )
 
 
 def subset_marginals(
     check: Task, answer: Callable[[Tensor, int], Tensor], *, cases: Iterable[tuple[str, Tensor, int]] = SUBSETS
 ) -> None:
-    """Task 3: the check's name, log-weights and k; where there are too many sets, the weights are equal."""
+    """Task 3: the check's name, log-weights and k; where there are too many sets, the weights are of two sizes."""
+    _by_hand(check, answer)
     for name, given, k in cases:
         s, n = given.clone(), len(given)
-        on = f"log-weights {[round(x, 3) for x in s.tolist()] if n < 9 else f'[{n}], all equal'}, {s.dtype}, k = {k}"
+        on = f"log-weights {[round(x, 3) for x in s.tolist()] if n < 9 else f'[{n}], of two sizes'}, {s.dtype}, k = {k}"
         few = math.comb(n, k) < 10_000
-        right = by_enumeration(s.tolist(), k) if few else torch.full((n,), k / n, dtype=torch.float64)
-        with check.untouched(tested=on, log_weights=s):
+        right = by_enumeration(s.tolist(), k) if few else of_two_sizes(s.tolist(), k)
+        with _as_it_was(check, on, log_weights=s):
             found = answer(s, k)
         check.equal(
             "dtype",
@@ -376,15 +451,25 @@ def subset_marginals(
         )
         slips = _mistaken_marginals(s.double(), k, right) if name in ("law", "other k") and n < 6 else {}
         plain = float(s.abs().max()) < 100 and n < 100
+        near = found.shape == right.shape and bool((found.double() - right).abs().max() < 1e-3)
         tolerance = 1e-9 if s.dtype == torch.float64 else 1e-3 if not plain else 1e-5 if few else 1e-4
         check.close(
             name,
             found,
             right.to(s.dtype),
-            tested=f"{on}; against {'all sets' if few else 'k / n'}",
+            tested=f"{on}; against {'all sets' if few else 'counting how many of each size are chosen'}",
             tolerance=tolerance,
-            likely=_SUBSETS.get(name, _SUBSETS["other k"]),
+            likely=_ROUNDED if near else _SUBSETS.get(name, _SUBSETS["other k"]),
             mistakes={says: wrong.to(s.dtype) for says, wrong in slips.items()},
+        )
+        barred = s == -math.inf
+        check.true(
+            "never chosen",
+            not found[barred].any(),
+            tested=on,
+            expected="probability 0, exactly, where a log-weight is -inf",
+            got=found,
+            likely="a weight of 0, no small one: logaddexp and logsumexp take -inf as it is",
         )
         if s.dtype == torch.float64 and k:
             some = right > 0
@@ -400,11 +485,22 @@ def subset_marginals(
 
 def by_enumeration(log_weights: Sequence[float], k: int) -> Tensor:
     """Go through all sets."""
-    n, top = len(log_weights), max(log_weights)
-    sets = list(itertools.combinations(range(n), k))
-    weights = [math.exp(math.fsum(log_weights[i] - top for i in chosen)) for chosen in sets]
+    n, sets = len(log_weights), list(itertools.combinations(range(len(log_weights)), k))
+    logs = [sum(log_weights[i] for i in chosen) for chosen in sets]
+    weights = [math.exp(log - max(logs)) for log in logs]
     holds = [math.fsum(w for w, chosen in zip(weights, sets, strict=True) if i in chosen) for i in range(n)]
     return torch.tensor(holds, dtype=torch.float64) / math.fsum(weights)
+
+
+def of_two_sizes(log_weights: Sequence[float], k: int) -> Tensor:
+    """Weights of two sizes only: how many of the large ones are chosen follows from counting, one is as likely as
+    another."""
+    small, large = sorted(set(log_weights))
+    many, n = log_weights.count(large), len(log_weights)
+    ways = [math.comb(many, j) * math.comb(n - many, k - j) * math.exp((large - small) * j) for j in range(k + 1)]
+    mean = math.fsum(j * way for j, way in enumerate(ways)) / math.fsum(ways)
+    shares = {large: mean / many, small: (k - mean) / (n - many)}
+    return torch.tensor([shares[x] for x in log_weights], dtype=torch.float64)
 
 
 def one_after_another(log_weights: Sequence[float], k: int) -> Tensor:
@@ -418,12 +514,19 @@ def one_after_another(log_weights: Sequence[float], k: int) -> Tensor:
     return torch.tensor(shares, dtype=torch.float64)
 
 
+_ROUNDED = (
+    "right to a few digits, and float32 has seven of them: sum in float64, and make no small probability as the "
+    "difference of two larger ones"
+)
 _SUBSETS = {
     "law": "P(i in S) = w_i e_{k-1}(all but i) / e_k(all): j of the others before i, k - 1 - j after it",
     "other k": "j of those before i and k - 1 - j of those after it, for every j from 0 to k - 1",
     "large weights": "exp overflows: keep e_j as logarithms, add with torch.logaddexp or logsumexp",
     "small weights": "exp underflows to 0: stay in logarithms",
-    "many things": "do not go through the sets",
+    "many things": "the sets cannot be gone through, and no formula of the single weights is exact: count them",
+    "other weights": "nothing may be kept from an earlier call: the weights are others",
+    "mixed magnitudes": "where the weights are far apart exp(s - largest) underflows, and a difference of nearly "
+    "equal numbers has no digits left: stay in logarithms, and never subtract",
     "beside a huge weight": "a difference of two nearly equal numbers: go from the left and from the right, and never "
     "subtract",
     "never chosen": "-inf minus -inf is NaN",
@@ -597,8 +700,9 @@ def _best(row: list[float], chosen: int) -> tuple[int, ...]:
     return max(itertools.combinations(range(len(row)), chosen), key=lambda some: sum(row[i] for i in some))
 
 
-def _generator(check: Task, call: Callable[[torch.Generator], Tensor]) -> None:
-    """The same seed, the same draws; nothing of the global generator; and a generator goes on."""
+def _generator(check: Task, call: Callable[[torch.Generator | None], Tensor]) -> None:
+    """The same seed, the same draws; nothing of the global generator where one is given; and a generator goes on."""
+    torch.rand(1)  # a state that no seed gives at once
     before = torch.get_rng_state()
     first, again = (call(seeded(5)).detach() for _ in range(2))
     check.equal(
@@ -623,9 +727,27 @@ def _generator(check: Task, call: Callable[[torch.Generator], Tensor]) -> None:
         expected="different draws",
         likely="use the generator itself, not a fresh one with its seed",
     )
+    check.true(
+        "new draws in each call",
+        not torch.equal(call(None), call(None)),
+        tested="two calls without a generator",
+        expected="different draws",
+        likely="nothing is seeded inside the function",
+    )
+    kept = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        kept.append(call(None).detach())
+    check.equal(
+        "torch's generator",
+        kept[1],
+        kept[0],
+        tested="torch.manual_seed(3) and a call without a generator, twice",
+        likely="the noise comes from torch, not from `random` or the clock",
+    )
 
 
-ARGMAX = (Problems(3, 4, 7, 0.5),)
+ARGMAX = (Problems(3, 4, 7, 0.5), Problems(3, 4, 7, 2.0, 2))
 
 
 def perturbed_argmax(
@@ -636,7 +758,8 @@ def perturbed_argmax(
     noise: Iterable[tuple[int, float]] = (),
 ) -> None:
     """Task 4: problems of every kind, the law of two scores, generators; the noise of so many samples at a sigma."""
-    done = [(problems, *_value_of_argmax(check, answer, problems)) for problems in cases]
+    _by_hand(check, answer)
+    done = [(problems, *_value_of_argmax(check, answer, problems)) for problems in cases]  # all before any gradient
     # Of two scores the first wins where sigma (Z_2 - Z_1) < gap: with probability Phi(gap / (sigma √2)).
     gap, draws = torch.tensor(3.0, dtype=torch.float64), 20_000
     pair, two = torch.stack([gap, gap * 0])[None], Problems(1, 2, draws, 2.0)
@@ -680,7 +803,7 @@ def _value_of_argmax(
     b, n, samples, sigma, chosen, dtype = problems
     source = apart(b, n, dtype).requires_grad_()
     theta, asked = source * 1, Asked(problems.solve)
-    with check.untouched(tested=str(problems), theta=theta):
+    with _as_it_was(check, str(problems), theta=theta):
         mean = answer(asked, theta, samples=samples, sigma=sigma)
     check.equal("shape", tuple(mean.shape), (b, n), tested=str(problems))
     read = _read(check, asked, theta, problems)
@@ -761,13 +884,21 @@ def _gradient_of_argmax(
 
 
 def _noise(check: Task, answer: Callable[..., Tensor], samples: int, sigma: float) -> None:
-    """The noise itself, as the solver sees it, of one problem of three scores."""
-    theta, asked = torch.tensor([[0.5, 0.0, -0.5]]), Asked(Problems(1, 3, samples, sigma).solve)
+    """The noise itself, as the solver sees it, of two problems of three scores."""
+    theta, asked = (
+        torch.tensor([[0.5, 0.0, -0.5], [1000.5, 1000.0, 999.5]]),
+        Asked(Problems(2, 3, samples, sigma).solve),
+    )
     answer(asked, theta, samples=samples, sigma=sigma)
-    noise = (asked.scores[0] - theta) / sigma
+    (rows,) = asked.scores
+    one, other = (((rows[(rows[:, 0] > 500) == far] - theta[int(far)]) / sigma) for far in (False, True))
     edges = torch.tensor([-1.5, -0.5, 0.5, 1.5])
     shares = torch.cat([torch.zeros(1), torch.special.ndtr(edges), torch.ones(1)]).diff()
-    place, half = torch.bucketize(noise.contiguous(), edges), samples // 2
+    place, beside, half = (
+        torch.bucketize(one.contiguous(), edges),
+        torch.bucketize(other[:, 0].contiguous(), edges),
+        samples // 2,
+    )
     both = torch.outer(shares, shares).flatten()
     check.frequencies(
         "normal noise",
@@ -776,23 +907,31 @@ def _noise(check: Task, answer: Callable[..., Tensor], samples: int, sigma: floa
         tested=f"{place.numel()} numbers of your noise: how many are below -1.5, -0.5, 0.5, 1.5 (χ² test)",
         likely="torch.randn",
     )
-    check.frequencies(
-        "independent scores",
-        place[:, 0] * 5 + place[:, 1],
-        both,
-        tested=f"{samples} pairs: the noise of the first two scores of a row (χ² test)",
-        likely="one number of noise for every score",
-    )
+    first = place[:, 0]
+    pairs = {
+        "independent scores": (
+            first,
+            place[:, 1],
+            "the first two scores of a row",
+            "one number of noise for every score",
+        ),
+        "independent problems": (first, beside, "two problems", "every problem has its own noise"),
+        "independent samples": (first[:half], first[half : 2 * half], "two samples", "every sample has its own noise"),
+    }
+    for name, (a, b, of, likely) in pairs.items():
+        tested = f"{len(a)} pairs: the noise of {of} (χ² test)"
+        check.frequencies(name, a * 5 + b, both, tested=tested, likely=likely)
     check.frequencies(
         "independent samples",
-        place[:half, 0] * 5 + place[half : 2 * half, 0],
+        first[0 : 2 * half : 2] * 5 + first[1 : 2 * half : 2],
         both,
-        tested=f"{half} pairs: the noise of two samples (χ² test)",
-        likely="every sample has its own noise",
+        tested=f"{half} pairs: the noise of two samples that follow each other (χ² test)",
+        likely="every sample has its own noise: not that of the last one with the sign turned",
     )
 
 
-FENCHEL = (Problems(3, 4, 5, 1.5),)
+FENCHEL = (Problems(3, 4, 5, 1.5), Problems(3, 4, 5, 0.5, 2))
+MAXIMA = ((20_000, 2.0), (20_000, 0.5))
 
 
 def fenchel_young(
@@ -801,12 +940,15 @@ def fenchel_young(
     *,
     cases: Iterable[Problems] = FENCHEL,
     slopes: Iterable[tuple[float, int]] = (),
-    maxima: Iterable[tuple[int, float]] = (),
+    maxima: Iterable[tuple[int, float]] = MAXIMA,
+    noise: Iterable[tuple[int, float]] = (),
 ) -> None:
     """Task 5: problems of every kind, generators; finite differences at a sigma under a seed; the mean of the maxima
-    over so many samples at a sigma."""
-    for problems in cases:
-        _one_fenchel_young(check, answer, problems)
+    over so many samples at a sigma; the noise of so many samples."""
+    _by_hand(check, answer)
+    done = [_value_of_fenchel_young(check, answer, problems) for problems in cases]  # all before any gradient
+    for ask_gradient in done:
+        ask_gradient()
     solve, theta = Problems(3, 4, 1, 1.0).solve, apart(3, 4, torch.float64).requires_grad_()
     target = _targets(Problems(3, 4, 1, 1.0))
     _generator(check, lambda generator: answer(solve, theta, target, generator=generator))
@@ -817,6 +959,8 @@ def fenchel_young(
         _slopes_of_fenchel_young(check, answer, sigma, seed)
     for samples, sigma in maxima:
         _mean_of_maxima(check, answer, samples, sigma)
+    for samples, sigma in noise:
+        _noise(check, lambda solver, theta, **how: answer(solver, theta, 0 * theta, **how), samples, sigma)
 
 
 def _targets(problems: Problems) -> Tensor:
@@ -830,11 +974,12 @@ def _targets(problems: Problems) -> Tensor:
     return target
 
 
-def _one_fenchel_young(check: Task, answer: Callable[..., Tensor], problems: Problems) -> None:
+def _value_of_fenchel_young(check: Task, answer: Callable[..., Tensor], problems: Problems) -> Callable[[], None]:
+    """Looks at the value, and gives what looks at the gradient."""
     b, n, samples, sigma, chosen, dtype = problems
     source, target = apart(b, n, dtype).requires_grad_(), _targets(problems)
     theta, asked = source * 1, Asked(problems.solve)
-    with check.untouched(tested=str(problems), theta=theta, target=target):
+    with _as_it_was(check, str(problems), theta=theta, target=target):
         loss = answer(asked, theta, target, samples=samples, sigma=sigma)
     check.equal(
         "shape",
@@ -885,6 +1030,17 @@ def _one_fenchel_young(check: Task, answer: Callable[..., Tensor], problems: Pro
         got=loss.requires_grad,
         likely="theta has to stand in the loss without detach()",
     )
+    return partial(
+        _gradient_of_fenchel_young, check, problems, loss, source, target, asked, Read(rows, noise, vertices)
+    )
+
+
+def _gradient_of_fenchel_young(
+    check: Task, problems: Problems, loss: Tensor, source: Tensor, target: Tensor, asked: Asked, read: Read
+) -> None:
+    b, _, samples, sigma, _, dtype = problems
+    _, noise, vertices = read
+    plain, mean, tolerance = source.detach(), vertices.mean(0), 1e-8 if dtype == torch.float64 else 1e-4
     weights = torch.linspace(1, -2, b, dtype=dtype)
     (got,) = torch.autograd.grad((loss * weights).sum(), source, allow_unused=True)
     expected = weights[:, None] * (mean - target)
@@ -946,22 +1102,34 @@ def _mean_of_maxima(check: Task, answer: Callable[..., Tensor], samples: int, si
     )
     centre = 3 / (2 * math.sqrt(math.pi))
     spread = math.sqrt(1 + math.sqrt(3) / (2 * math.pi) - centre**2)  # its standard deviation
+    error = 4.9 * spread / math.sqrt(samples)  # one in a million is further off
+    other = {
+        "sigma is forgotten: the noise is sigma Z": 1.0,
+        "the noise is sigma Z, not sigma² Z": sigma**2,
+        "the noise is sigma Z, not Z / sigma": 1 / sigma,
+        "the noise is sigma Z, not Z times the root of sigma": math.sqrt(sigma),
+        "there is no noise in the maximum": 0.0,
+    }
+    slips = (says for says, scale in other.items() if abs(many.item() - scale * centre) <= scale * error)
     check.true(
         "mean of the maxima",
-        abs(many.item() - sigma * centre)
-        < 4.9 * sigma * spread / math.sqrt(samples),  # one in a million is further off
+        abs(many.item() - sigma * centre) < sigma * error,
         tested=f"three scores 0, sigma = {sigma:g}, {samples} samples: sigma times the mean of the largest of three "
         "normal numbers",
         expected=f"{sigma * centre:.4f} within 4.9 standard errors",
         got=many.item(),
-        likely="standard normal noise, independent from score to score",
+        likely=next(slips, "standard normal noise, independent from score to score"),
     )
 
 
 # ---- task 6: predict, then measure
 
 WORD = "distance as sigma halves"
-GRADIENTS = ((torch.tensor([[1.0, 0.0], [5.0, 4.0], [5.0, 2.0], [1.0, -2.0]]), 0.65),)
+GRADIENTS = (
+    (torch.tensor([[1.0, 0.0], [5.0, 4.0], [5.0, 2.0], [1.0, -2.0]]), 0.65),
+    (torch.tensor([[0.0], [2.0]]), 0.5),
+    (torch.ones(3, 2), 0.1),
+)
 
 
 def predict(
@@ -973,6 +1141,7 @@ def predict(
     scores: tuple[float, ...] = (1.0, 0.0, -0.5),
 ) -> None:
     """Task 6: predictions, counted over all pairs and measured with unequal scores; then gradients and errors."""
+    _by_hand(check, needed_samples)
     right = _measured(scores)
     check.prediction(
         answer(),
@@ -1068,7 +1237,7 @@ def _needed(check: Task, answer: Callable[[Tensor, float], int], gradients: Tens
     variance = sum((x - mean) ** 2 for row in rows for x, mean in zip(row, centre, strict=True)) / r
     parts, length = len(centre), sum(x * x for row in rows for x in row) / r
     on = f"{r} gradients of {parts} parts, mean squared distance to their mean {variance:.4g}, error at most {error:g}"
-    with check.untouched(tested=on, gradients=gradients):
+    with _as_it_was(check, on, gradients=gradients):
         found = answer(gradients, error)
     check.true(
         "a whole number",
@@ -1081,6 +1250,7 @@ def _needed(check: Task, answer: Callable[[Tensor, float], int], gradients: Tens
     slips: dict[str, float] = {
         "rounded down, the error is a little above what is allowed: round up": int(variance / error**2),
         "a whole number: round up with math.ceil": variance / error**2,
+        "int(x) + 1 is one too many where x is a whole number: math.ceil": int(variance / error**2) + 1,
         "variance / error: the standard error is a root, so its square belongs under the variance": math.ceil(
             variance / error
         ),

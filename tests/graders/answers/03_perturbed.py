@@ -151,6 +151,114 @@ def sparsemax(logits, *, dim=-1):
 # +    size = (1 + k * ordered > sums).sum(-1, keepdim=True).clamp_min(1)
 
 
+# %% right: sparsemax | Newton's steps from below, then one with a gradient
+def sparsemax(logits, *, dim=-1):
+    z = logits - logits.max(dim, keepdim=True)[0]
+    with torch.no_grad():
+        tau = torch.full_like(z.amax(dim, keepdim=True), -1.0)
+        for _ in range(z.shape[dim] + 1):
+            above = (z > tau).sum(dim, keepdim=True)
+            tau = tau + ((z - tau).clamp_min(0).sum(dim, keepdim=True) - 1) / above
+    held = z > tau
+    total = torch.where(held, z, 0.0).sum(dim, keepdim=True)
+    return torch.where(held, z - (total - 1) / held.sum(dim, keepdim=True), 0.0)
+
+
+# %% wrong: sparsemax | the largest of all logits is taken off in place of each row's | killed by: a common number
+# edit of: the teacher's
+# -    z = logits - logits.amax(dim, keepdim=True)
+# +    z = logits - logits.max()
+
+
+# %% wrong: sparsemax | the sixteen largest alone are looked at | killed by: many logits
+# edit of: the teacher's
+# -    ordered = z.sort(dim, descending=True).values
+# +    ordered = z.topk(min(16, z.shape[dim]), dim).values
+# …
+# -    k = torch.arange(1, z.shape[dim] + 1, dtype=z.dtype, device=z.device).view(shape)
+# +    k = torch.arange(1, ordered.shape[dim] + 1, dtype=z.dtype, device=z.device).view(shape)
+
+
+# %% wrong: sparsemax | equal logits are counted once | killed by: ties
+# edit of: the teacher's
+# -    z = logits - logits.amax(dim, keepdim=True)
+# -    ordered = z.sort(dim, descending=True).values
+# +    z = logits - logits.amax(dim, keepdim=True)
+# +    ordered = z.sort(dim, descending=True).values
+# +    again = torch.zeros_like(ordered, dtype=torch.bool)
+# +    again.movedim(dim, -1)[..., 1:] = ordered.movedim(dim, -1).diff(dim=-1) == 0
+# +    ordered = ordered.masked_fill(again, -9999.0).sort(dim, descending=True).values
+
+
+# %% wrong: sparsemax | a batch is taken for granted | killed by: runs
+def sparsemax(logits, *, dim=-1):
+    z = (logits - logits.amax(dim, keepdim=True)).movedim(dim, 1 if logits.ndim > 1 else 7)
+    ordered = z.sort(1, descending=True).values
+    k = torch.ones_like(ordered).cumsum(1)
+    size = (1 + k * ordered > ordered.cumsum(1)).sum(1, keepdim=True)
+    tau = (ordered.cumsum(1).gather(1, size - 1) - 1) / size
+    return (z - tau).clamp_min(0).movedim(1, dim)
+
+
+# %% wrong: sparsemax | every row by the threshold of the first | killed by: value
+# edit of: the teacher's
+# -    return (z - tau).clamp_min(0)
+# +    first = tau.movedim(dim, -1).reshape(-1)[0]
+# +    return (z - first).clamp_min(0)
+
+
+# %% wrong: sparsemax | weights that only look as if they had a gradient | killed by: gradient
+# edit of: the teacher's
+# -    return (z - tau).clamp_min(0)
+# +    return (z - tau).clamp_min(0).detach().requires_grad_()
+
+
+# %% wrong: sparsemax | what the gradient needs is kept outside, by shape | killed by: two calls in turn
+KEPT = {}
+
+
+class ProjectKept(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, z):
+        ordered = torch.sort(z - z.amax(-1, keepdim=True), dim=-1, descending=True).values
+        k = torch.arange(1, z.shape[-1] + 1, dtype=z.dtype)
+        candidates = (ordered.cumsum(-1) - 1) / k
+        tau = candidates.masked_fill(ordered <= candidates, -torch.inf).amax(-1, keepdim=True)
+        KEPT[z.shape] = (z - z.amax(-1, keepdim=True) - tau).clamp(min=0)
+        return KEPT[z.shape].clone()
+
+    @staticmethod
+    def backward(ctx, arriving):
+        held = (KEPT[arriving.shape] > 0).to(arriving)
+        return held * (arriving - (arriving * held).sum(-1, keepdim=True) / held.sum(-1, keepdim=True))
+
+
+def sparsemax(logits, *, dim=-1):
+    return ProjectKept.apply(logits.movedim(dim, -1)).movedim(-1, dim)
+
+
+# %% wrong: sparsemax | float64 becomes the default for all that follows | killed by: torch as it was
+# edit of: the teacher's
+# -    z = logits - logits.amax(dim, keepdim=True)
+# +    torch.set_default_dtype(torch.float64)
+# +    z = logits - logits.amax(dim, keepdim=True)
+
+
+# %% wrong: sparsemax | dynlib's own | killed by: by hand
+from dynlib import choice
+
+
+def sparsemax(logits, *, dim=-1):
+    return choice.sparsemax(logits, dim=dim)
+
+
+# %% wrong: sparsemax | dynlib's own, imported inside | killed by: by hand
+def sparsemax(logits, *, dim=-1):
+    from dynlib.choice.sparse import entmax as project
+
+    return project(logits, 2.0, dim=dim)
+
+
 # %% right: leave-one-out | by a loop over the samples
 def leave_one_out(rewards):
     m = rewards.shape[0]
@@ -286,6 +394,60 @@ def score_function_loss(log_prob, reward, baseline=0.0):
 # -        raise ValueError("two samples at least")
 
 
+# %% right: leave-one-out | sums in float64, the loss by an inner product
+def leave_one_out(rewards):
+    if rewards.size(0) <= 1:
+        raise ValueError("there is no other sample")
+    wide = rewards.to(torch.float64)
+    return ((wide.sum(dim=0, keepdim=True) - wide) / (rewards.size(0) - 1)).to(rewards.dtype)
+
+
+def score_function_loss(log_prob, reward, baseline=0.0):
+    weight = (torch.as_tensor(baseline) - reward).detach().flatten()
+    return torch.dot(weight, log_prob.flatten()) / weight.numel()
+
+
+# %% wrong: leave-one-out | all rewards equal to the own one are left out | killed by: baseline
+# edit of: what all have minus what one has
+# -    return (rewards.sum(0) - rewards) / (len(rewards) - 1)
+# +    other = (rewards[:, None] != rewards).to(rewards)
+# +    return torch.einsum("ij...,j...->i...", other, rewards) / other.sum(1).clamp_min(1)
+
+
+# %% wrong: leave-one-out | writes the baseline into the rewards | killed by: input untouched
+# edit of: what all have minus what one has
+# -    return (rewards.sum(0) - rewards) / (len(rewards) - 1)
+# +    return rewards.neg_().add_(-rewards.sum(0)).div_(len(rewards) - 1)
+
+
+# %% wrong: leave-one-out | float32 whatever comes | killed by: baseline
+# edit of: what all have minus what one has
+# -    return (rewards.sum(0) - rewards) / (len(rewards) - 1)
+# +    return ((rewards.sum(0) - rewards) / (len(rewards) - 1)).float()
+
+
+# %% wrong: leave-one-out | the loss in float32 whatever comes | killed by: value
+# edit of: what all have minus what one has
+# -    return -((reward - baseline).detach() * log_prob).mean()
+# +    return -((reward - baseline).detach() * log_prob).float().mean()
+
+
+# %% wrong: leave-one-out | gradients stay switched off | killed by: torch as it was
+# edit of: what all have minus what one has
+# -    return -((reward - baseline).detach() * log_prob).mean()
+# +    loss = -((reward - baseline).detach() * log_prob).mean()
+# +    torch.set_grad_enabled(False)
+# +    return loss
+
+
+# %% wrong: leave-one-out | dynlib's own | killed by: by hand
+from dynlib.choice import leave_one_out, score_function_loss as of_dynlib
+
+
+def score_function_loss(log_prob, reward, baseline=0.0):
+    return of_dynlib(log_prob, reward, baseline=baseline)
+
+
 # %% right: subset-marginals | each thing left out in turn, with Python's numbers
 def subset_marginals(log_weights, k):
     s = [float(x) for x in log_weights]
@@ -341,6 +503,66 @@ def subset_marginals(log_weights, k):
         state = state * leave
         state[:-1] += moved
     return torch.stack(inside).to(log_weights.dtype)
+
+
+# %% right: subset-marginals | from both ends, in the dtype that is given
+def subset_marginals(log_weights, k):
+    n, s = len(log_weights), log_weights
+    if k == 0:
+        return torch.zeros_like(s)
+    gone = s.new_full((1,), -math.inf)
+    left = [torch.cat([s.new_zeros(1), gone.expand(k - 1)])]
+    right = [left[0]]
+    for i in range(n - 1):
+        left.append(torch.logaddexp(left[-1], torch.cat([gone, left[-1][:-1]]) + s[i]))
+        right.append(torch.logaddexp(right[-1], torch.cat([gone, right[-1][:-1]]) + s[n - 1 - i]))
+    found = [s[i] + (left[i] + right[n - 1 - i].flip(0)).logsumexp(0) for i in range(n)]
+    logs = torch.stack(found)
+    return k * (logs - logs.logsumexp(0)).exp()
+
+
+# %% right: subset-marginals | the gradient of log e_k in the dtype that is given
+def subset_marginals(log_weights, k):
+    if k == 0:
+        return torch.zeros_like(log_weights)
+    with torch.enable_grad():
+        s = log_weights.detach().clone().requires_grad_()
+        table = torch.full((k + 1,), -1e20, dtype=s.dtype)
+        table[0] = 0.0
+        for x in s:
+            table = torch.cat([table[:1], torch.logaddexp(table[1:], table[:-1] + x.clamp_min(-1e20))])
+        (p,) = torch.autograd.grad(table[k], s)
+    return p.masked_fill(log_weights == -math.inf, 0.0)
+
+
+# %% right: subset-marginals | exact fractions of scaled weights, no logarithm at all
+def subset_marginals(log_weights, k):
+    from fractions import Fraction
+
+    def weight(x):
+        if x == -math.inf:
+            return Fraction(0)
+        power = round(x / math.log(2))
+        return Fraction(math.exp(x - power * math.log(2))) * Fraction(2) ** power
+
+    def grow(table, w):
+        return [e + (w * table[j - 1] if j else 0) for j, e in enumerate(table)]
+
+    w = [weight(float(x)) for x in log_weights]
+    start = [Fraction(int(j == 0)) for j in range(k + 1)]
+    total, found = start, []
+    for x in w:
+        total = grow(total, x)
+    for i in range(len(w)):
+        if len(w) > 9:  # the plain numbers are near enough
+            others = [float(x) for x in w[:i] + w[i + 1 :]]
+            table = [1.0] + [0.0] * k
+        else:
+            others, table = w[:i] + w[i + 1 :], start
+        for x in others:
+            table = grow(table, x)
+        found.append(float(w[i] * Fraction(table[k - 1]) / total[k]) if k else 0.0)
+    return torch.tensor(found, dtype=log_weights.dtype)
 
 
 # %% wrong: subset-marginals | the law of Gumbel top-k, one after another | killed by: law
@@ -455,17 +677,17 @@ import itertools
 
 
 def subset_marginals(log_weights, k):
-    s = log_weights.double() - log_weights.double().max()
-    values, held, total = s.exp().tolist(), [0.0] * len(s), 0.0
+    s, held, total = log_weights.tolist(), [0.0] * len(log_weights), 0.0
+    top = max(sum(s[i] for i in chosen) for chosen in itertools.combinations(range(len(s)), k))
     for chosen in itertools.combinations(range(len(s)), k):
-        weight = math.prod(values[i] for i in chosen)
+        weight = math.exp(sum(s[i] for i in chosen) - top)
         total += weight
         for i in chosen:
             held[i] += weight
     return torch.tensor([h / total for h in held], dtype=log_weights.dtype)
 
 
-# %% wrong: subset-marginals | takes each thing out again by subtraction | killed by: beside a huge weight
+# %% wrong: subset-marginals | takes each thing out again by subtraction | killed by: mixed magnitudes
 def subset_marginals(log_weights, k):
     s = log_weights.double()
     w = (s - s.max()).exp()
@@ -479,7 +701,7 @@ def subset_marginals(log_weights, k):
     return (w * without / e[k]).to(log_weights.dtype) if k else torch.zeros_like(log_weights)
 
 
-# %% wrong: subset-marginals | takes each thing out again by subtraction, in logarithms | killed by: beside a huge weight
+# %% wrong: subset-marginals | takes each thing out again by subtraction, in logarithms | killed by: mixed magnitudes
 def subset_marginals(log_weights, k):
     if k == 0:
         return torch.zeros_like(log_weights)
@@ -522,6 +744,79 @@ def subset_marginals(log_weights, k):
 # …
 # -    mass = s + (torch.stack(left) + torch.stack(right[::-1]).flip(1)).logsumexp(1)
 # +    mass = s + (torch.stack(left) + torch.stack(right[::-1])).logsumexp(1)
+
+
+# %% wrong: subset-marginals | the largest is taken off, then plain weights | killed by: mixed magnitudes
+def subset_marginals(log_weights, k):
+    if k == 0:
+        return torch.zeros_like(log_weights)
+    w = (log_weights.double() - log_weights.double().max()).exp()
+
+    def grow(table, x):
+        return table + torch.cat([torch.zeros(1).double(), x * table[:-1]])
+
+    start = torch.zeros(k).double()
+    start[0] = 1
+    left, right = [start], [start]
+    for x in w[:-1]:
+        left.append(grow(left[-1], x))
+    for x in w[1:].flip(0):
+        right.append(grow(right[-1], x))
+    mass = w * (torch.stack(left) * torch.stack(right[::-1]).flip(1)).sum(1)
+    return (k * mass / mass.sum()).to(log_weights.dtype)
+
+
+# %% wrong: subset-marginals | a result is kept for every n and k | killed by: other weights
+# edit of: fails for the empty set
+#  def subset_marginals(log_weights, k):
+# +    if k == 0:
+# +        return torch.zeros_like(log_weights)
+# +    kept = subset_marginals.__dict__.setdefault("kept", {})
+# +    if (len(log_weights), k) in kept:
+# +        return kept[len(log_weights), k].to(log_weights.dtype)
+# …
+# -    return (mass - mass.logsumexp(0) + math.log(k)).exp().to(log_weights.dtype)
+# +    kept[len(log_weights), k] = (mass - mass.logsumexp(0) + math.log(k)).exp()
+# +    return kept[len(log_weights), k].to(log_weights.dtype)
+
+
+# %% wrong: subset-marginals | coins of the right mean where there are many things | killed by: many things
+# edit of: fails for the empty set
+#  def subset_marginals(log_weights, k):
+# +    if k == 0:
+# +        return torch.zeros_like(log_weights)
+# +    if len(log_weights) > 20:
+# +        shift = torch.linspace(-50, 50, 100_001)[:, None]
+# +        mean = (log_weights.float() + shift).sigmoid().sum(1)
+# +        return (log_weights + shift[(mean - k).abs().argmin()]).sigmoid().to(log_weights.dtype)
+
+
+# %% wrong: subset-marginals | what is never chosen gets a tiny weight | killed by: never chosen
+# edit of: fails for the empty set
+#  def subset_marginals(log_weights, k):
+# +    if k == 0:
+# +        return torch.zeros_like(log_weights)
+# …
+# -    s = log_weights.double()
+# +    s = log_weights.double().clamp_min(log_weights[log_weights > -math.inf].min() - 30)
+
+
+# %% wrong: subset-marginals | computes in float32 what comes in float64 | killed by: law
+# edit of: fails for the empty set
+#  def subset_marginals(log_weights, k):
+# +    if k == 0:
+# +        return torch.zeros_like(log_weights)
+# …
+# -    s = log_weights.double()
+# +    s = log_weights.float()
+
+
+# %% wrong: subset-marginals | dynlib's own | killed by: by hand
+import dynlib
+
+
+def subset_marginals(log_weights, k):
+    return dynlib.choice.subset_marginals(log_weights, k)
 
 
 # %% right: perturbed-argmax | an autograd function
@@ -785,6 +1080,142 @@ def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
 # +    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
 
 
+# %% right: perturbed-argmax | a custom function that sums in float64
+class Wider(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, theta, answers, noise, sigma):
+        ctx.kept = answers, noise, sigma
+        return answers.double().mean(0).to(theta.dtype)
+
+    @staticmethod
+    def backward(ctx, g):
+        answers, noise, sigma = ctx.kept
+        weights = torch.einsum("mbn,bn->mb", answers.double(), g.double())[..., None]
+        return ((weights * noise.double()).sum(0) / (sigma * len(noise))).to(g.dtype), None, None, None
+
+
+def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
+    b, n = theta.shape
+    with torch.no_grad():
+        noise = torch.empty(samples, b, n, dtype=theta.dtype).normal_(0, 1, generator=generator)
+        answers = solver((noise * sigma + theta).reshape(-1, n)).reshape(samples, b, n)
+    return Wider.apply(theta, answers, noise, sigma)
+
+
+# %% wrong: perturbed-argmax | every second sample is the last one with its sign turned | killed by: independent samples
+# edit of: one row of noise for the whole batch
+# -    noise = torch.randn(samples, 1, theta.shape[1], dtype=theta.dtype, generator=generator).expand(-1, *theta.shape)
+# +    half = torch.randn(-(-samples // 2), *theta.shape, dtype=theta.dtype, generator=generator)
+# +    noise = torch.stack([half, -half], 1).flatten(0, 1)[:samples]
+
+
+# %% wrong: perturbed-argmax | the second half of the samples is the first with its sign turned | killed by: independent samples
+# edit of: one row of noise for the whole batch
+# -    noise = torch.randn(samples, 1, theta.shape[1], dtype=theta.dtype, generator=generator).expand(-1, *theta.shape)
+# +    half = torch.randn(-(-samples // 2), *theta.shape, dtype=theta.dtype, generator=generator)
+# +    noise = torch.cat([half, -half])[:samples]
+
+
+# %% wrong: perturbed-argmax | the problems share their noise, up to its sign | killed by: independent problems
+# edit of: one row of noise for the whole batch
+# -    noise = torch.randn(samples, 1, theta.shape[1], dtype=theta.dtype, generator=generator).expand(-1, *theta.shape)
+# +    sign = 1.0 - 2.0 * (torch.arange(len(theta)) % 2)[:, None]
+# +    scale = sign * (1 + 1e-5 * torch.arange(len(theta)))[:, None]
+# +    noise = torch.randn(samples, 1, theta.shape[1], dtype=theta.dtype, generator=generator) * scale.to(theta)
+
+
+# %% wrong: perturbed-argmax | seeds itself where no generator is given | killed by: new draws in each call
+# edit of: one row of noise for the whole batch
+# -    noise = torch.randn(samples, 1, theta.shape[1], dtype=theta.dtype, generator=generator).expand(-1, *theta.shape)
+# +    generator = generator or torch.Generator().manual_seed(0)
+# +    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
+
+
+# %% wrong: perturbed-argmax | seeds torch where no generator is given | killed by: new draws in each call
+# edit of: one row of noise for the whole batch
+# -    noise = torch.randn(samples, 1, theta.shape[1], dtype=theta.dtype, generator=generator).expand(-1, *theta.shape)
+# +    if generator is None:
+# +        torch.manual_seed(0)
+# +    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
+
+
+# %% wrong: perturbed-argmax | noise from Python's random where no generator is given | killed by: torch's generator
+# edit of: one row of noise for the whole batch
+# -    noise = torch.randn(samples, 1, theta.shape[1], dtype=theta.dtype, generator=generator).expand(-1, *theta.shape)
+# +    import random
+# +
+# +    if generator is None:
+# +        generator = torch.Generator().manual_seed(random.getrandbits(40))
+# +    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
+
+
+# %% wrong: perturbed-argmax | what the gradient needs is kept outside, by shape | killed by: gradient
+KEPT = {}
+
+
+class KeptOutside(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, theta, solver, samples, sigma, generator):
+        noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
+        vertices = solver((theta + sigma * noise).flatten(0, 1)).view_as(noise)
+        KEPT[theta.shape] = noise, vertices, sigma
+        return vertices.mean(0)
+
+    @staticmethod
+    def backward(ctx, g):
+        noise, vertices, sigma = KEPT[g.shape]
+        along = torch.einsum("mbn,bn->mb", vertices, g)
+        return torch.einsum("mb,mbn->bn", along, noise) / (sigma * len(noise)), None, None, None, None
+
+
+def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
+    return KeptOutside.apply(theta, solver, samples, sigma, generator)
+
+
+# %% wrong: perturbed-argmax | noise of sigma squared | killed by: law
+def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
+    sigma = sigma**2
+    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
+    y = solver((theta.detach() + sigma * noise).flatten(0, 1)).reshape(noise.shape)
+    lift = (y * (noise * theta).sum(-1, keepdim=True)).mean(0) / sigma
+    return y.mean(0) + (lift - lift.detach())
+
+
+# %% wrong: perturbed-argmax | the root of sigma | killed by: law
+# edit of: noise of sigma squared
+# -    sigma = sigma**2
+# +    sigma = sigma**0.5
+
+
+# %% wrong: perturbed-argmax | a mean that only looks as if it had a gradient | killed by: gradient
+# edit of: sigma is forgotten in the gradient
+# -    return y.mean(0) + (lift - lift.detach())
+# +    return (y.mean(0) + (lift - lift.detach())).detach().requires_grad_(theta.requires_grad)
+
+
+# %% wrong: perturbed-argmax | gradients stay switched off | killed by: torch as it was
+# edit of: noise of sigma squared
+# -    sigma = sigma**2
+# -    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
+# -    y = solver((theta.detach() + sigma * noise).flatten(0, 1)).reshape(noise.shape)
+# -    lift = (y * (noise * theta).sum(-1, keepdim=True)).mean(0) / sigma
+# -    return y.mean(0) + (lift - lift.detach())
+# +    noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
+# +    y = solver((theta.detach() + sigma * noise).flatten(0, 1)).reshape(noise.shape)
+# +    lift = (y * (noise * theta).sum(-1, keepdim=True)).mean(0) / sigma
+# +    found = y.mean(0) + (lift - lift.detach())
+# +    torch.set_grad_enabled(False)
+# +    return found
+
+
+# %% wrong: perturbed-argmax | dynlib's own | killed by: by hand
+from dynlib.choice import perturbed_argmax as of_dynlib
+
+
+def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
+    return of_dynlib(solver, theta, samples=samples, sigma=sigma, generator=generator, check=False)
+
+
 # %% right: fenchel-young | value without a graph, gradient from the difference of the solutions
 def fenchel_young_loss(solver, theta, target, *, samples=100, sigma=1.0, generator=None):
     with torch.no_grad():
@@ -940,6 +1371,88 @@ def fenchel_young_loss(solver, theta, target, *, samples=100, sigma=1.0, generat
 # -    scores = theta + sigma * torch.randn(samples, *theta.shape, dtype=theta.dtype)
 # +    uniform = torch.rand(samples, *theta.shape, dtype=theta.dtype, generator=generator)
 # +    scores = theta + sigma * (2 * uniform - 1)
+
+
+# %% right: fenchel-young | the gap times the scores, plus the gain by noise
+def fenchel_young_loss(solver, theta, target, *, samples=100, sigma=1.0, generator=None):
+    b, n = theta.shape
+    noise = torch.empty(samples, b, n, dtype=theta.dtype).normal_(generator=generator)
+    with torch.no_grad():
+        y = solver((theta + sigma * noise).reshape(samples * b, n)).reshape(samples, b, n)
+        gain = sigma * torch.einsum("mbn,mbn->b", y, noise) / samples
+        gap = y.sum(0) / samples - target
+    return torch.einsum("bn,bn->b", gap, theta) + gain
+
+
+# %% wrong: fenchel-young | sigma is forgotten throughout | killed by: mean of the maxima
+def fenchel_young_loss(solver, theta, target, *, samples=100, sigma=1.0, generator=None):
+    scores = theta + torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
+    y = solver(scores.detach().flatten(0, 1)).reshape(scores.shape)
+    return (y * scores).sum(-1).mean(0) - (theta * target).sum(-1)
+
+
+# %% wrong: fenchel-young | sigma is squared throughout | killed by: mean of the maxima
+# edit of: sigma is forgotten throughout
+# -    scores = theta + torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
+# +    scores = theta + sigma**2 * torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
+
+
+# %% wrong: fenchel-young | divides by sigma throughout | killed by: mean of the maxima
+# edit of: sigma is forgotten throughout
+# -    scores = theta + torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
+# +    scores = theta + torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator) / sigma
+
+
+# %% wrong: fenchel-young | the root of sigma throughout | killed by: mean of the maxima
+# edit of: sigma is forgotten throughout
+# -    scores = theta + torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
+# +    scores = theta + math.sqrt(sigma) * torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
+
+
+# %% wrong: fenchel-young | seeds itself where no generator is given | killed by: new draws in each call
+# edit of: sigma is forgotten throughout
+# -    scores = theta + torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
+# +    generator = generator or torch.Generator().manual_seed(0)
+# +    scores = theta + sigma * torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
+
+
+# %% wrong: fenchel-young | every second sample is the last one with its sign turned | killed by: independent samples
+# edit of: sigma is forgotten throughout
+# -    scores = theta + torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
+# +    half = torch.randn(-(-samples // 2), *theta.shape, dtype=theta.dtype, generator=generator)
+# +    scores = theta + sigma * torch.stack([half, -half], 1).flatten(0, 1)[:samples]
+
+
+# %% wrong: fenchel-young | the difference of the solutions is kept outside, by shape | killed by: gradient
+KEPT = {}
+
+
+class GapKeptOutside(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, theta, target, solver, samples, sigma, generator):
+        noise = torch.randn(samples, *theta.shape, dtype=theta.dtype, generator=generator)
+        y = solver((theta + sigma * noise).flatten(0, 1)).view_as(noise)
+        gap = KEPT[theta.shape] = y.mean(0) - target
+        return (gap * theta).sum(-1) + sigma * (y * noise).sum((0, 2)) / samples
+
+    @staticmethod
+    def backward(ctx, g):
+        (gap,) = (kept for shape, kept in KEPT.items() if shape[0] == len(g) and shape == kept.shape)
+        return g[:, None] * gap, None, None, None, None, None
+
+
+def fenchel_young_loss(solver, theta, target, *, samples=100, sigma=1.0, generator=None):
+    return GapKeptOutside.apply(theta, target, solver, samples, sigma, generator)
+
+
+# %% wrong: fenchel-young | dynlib's own | killed by: by hand
+from dynlib import choice
+
+
+def fenchel_young_loss(solver, theta, target, *, samples=100, sigma=1.0, generator=None):
+    return choice.fenchel_young_loss(
+        solver, theta, target, samples=samples, sigma=sigma, generator=generator, check=False
+    )
 
 
 # %% right: predict-samples | the variance by its parts
@@ -1105,3 +1618,24 @@ def needed_samples(gradients, error):
 # edit of: numbers of three digits
 # -    return max(1, math.ceil(variance / error**2))
 # +    return math.ceil(variance / error**2)
+
+
+# %% wrong: predict-samples | one more than the whole part | killed by: needed samples
+# edit of: numbers of three digits
+# -    return max(1, math.ceil(variance / error**2))
+# +    return int(variance / error**2) + 1
+
+
+# %% wrong: predict-samples | writes into the gradients | killed by: input untouched
+# edit of: numbers of three digits
+# -    variance = ((gradients - gradients.mean(0)) ** 2).sum(-1).mean().item()
+# +    gradients -= gradients.mean(0)
+# +    variance = (gradients**2).sum(-1).mean().item()
+
+
+# %% wrong: predict-samples | the variance by NumPy | killed by: by hand
+# edit of: numbers of three digits
+# -    variance = ((gradients - gradients.mean(0)) ** 2).sum(-1).mean().item()
+# +    import numpy as np
+# +
+# +    variance = float(np.var(gradients.numpy(), axis=0).sum())
