@@ -9,7 +9,19 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
-from benchmarks import avit, calm, colt5, cost, early_exit, gumbel, mixture_of_depths, painters, perturbed, sparse
+from benchmarks import (
+    avit,
+    calm,
+    colt5,
+    cost,
+    early_exit,
+    gumbel,
+    mixture_of_depths,
+    painters,
+    perturbed,
+    self_speculation,
+    sparse,
+)
 from benchmarks.table import markdown
 
 BENCHMARKS = {
@@ -19,6 +31,7 @@ BENCHMARKS = {
     "perturbed": perturbed,
     "early_exit": early_exit,
     "calm": calm,
+    "self_speculation": self_speculation,
     "painters": painters,
     "colt5": colt5,
     "mixture_of_depths": mixture_of_depths,
