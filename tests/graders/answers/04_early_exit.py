@@ -218,7 +218,7 @@ def gathered(tokens, blocks, heads, thresholds):
     return [logits, leaves]
 
 
-# %% wrong: gathered | each exit for itself, as in the lecture | killed by: exit
+# %% wrong: gathered | each exit for itself, as in the lecture | killed by: logits
 def gathered(tokens, blocks, heads, thresholds):
     waiting = torch.arange(len(tokens))
     leaves, logits = torch.empty_like(waiting), None
@@ -256,7 +256,7 @@ def gathered(tokens, blocks, heads, thresholds):
     return logits, leaves
 
 
-# %% wrong: gathered | the sum of the logits for their mean | killed by: exit
+# %% wrong: gathered | the sum of the logits for their mean | killed by: logits
 # edit of: decides by the mean, and gives the exit's own logits
 # -        guess = total / (number + 1)
 # +        guess = total
@@ -265,7 +265,7 @@ def gathered(tokens, blocks, heads, thresholds):
 # +        logits[waiting[sure]], leaves[waiting[sure]] = guess[sure], number
 
 
-# %% wrong: gathered | the mean over all exits, asked or not | killed by: exit
+# %% wrong: gathered | the mean over all exits, asked or not | killed by: logits
 # edit of: decides by the mean, and gives the exit's own logits
 # -        guess = total / (number + 1)
 # +        guess = total / len(blocks)
@@ -274,7 +274,7 @@ def gathered(tokens, blocks, heads, thresholds):
 # +        logits[waiting[sure]], leaves[waiting[sure]] = guess[sure], number
 
 
-# %% wrong: gathered | the mean of the last two exits | killed by: exit
+# %% wrong: gathered | the mean of the last two exits | killed by: logits
 # edit of: decides by the mean, and gives the exit's own logits
 # -        total = total + said
 # -        guess = total / (number + 1)
@@ -285,7 +285,7 @@ def gathered(tokens, blocks, heads, thresholds):
 # +        logits[waiting[sure]], leaves[waiting[sure]] = guess[sure], number
 
 
-# %% wrong: gathered | a half of what was, a half of what is new | killed by: exit
+# %% wrong: gathered | a half of what was, a half of what is new | killed by: logits
 # edit of: decides by the mean, and gives the exit's own logits
 # -        total = total + said
 # -        guess = total / (number + 1)
@@ -296,7 +296,7 @@ def gathered(tokens, blocks, heads, thresholds):
 # +        logits[waiting[sure]], leaves[waiting[sure]] = guess[sure], number
 
 
-# %% wrong: gathered | the mean of the probabilities | killed by: logits
+# %% wrong: gathered | the mean of the probabilities | killed by: exit
 # edit of: decides by the mean, and gives the exit's own logits
 # -        total = total + said
 # +        total = total + said.softmax(-1)
@@ -378,7 +378,7 @@ def gathered(tokens, blocks, heads, thresholds):
 # +            sure = guess.softmax(-1).amax(-1) >= min(thresholds[number], 1.0)
 
 
-# %% wrong: gathered | thresholds of 0 are thought to be left out | killed by: just enough
+# %% wrong: gathered | thresholds of 0 are thought to be left out | killed by: each as if alone
 # edit of: decides by the mean, and gives the exit's own logits
 # -        logits[waiting[sure]], leaves[waiting[sure]] = said[sure], number
 # +        logits[waiting[sure]], leaves[waiting[sure]] = guess[sure], number
@@ -528,9 +528,6 @@ def gathered(tokens, blocks, heads, thresholds):
 # edit of: decides by the mean, and gives the exit's own logits
 # -        logits[waiting[sure]], leaves[waiting[sure]] = said[sure], number
 # +        logits[waiting[sure]], leaves[waiting[sure]] = guess[sure], number
-# …
-# -        logits = torch.empty_like(said) if logits is None else logits
-# +        logits = torch.empty(said.shape) if logits is None else logits
 # …
 # -    return logits, leaves
 # +    return logits.float(), leaves
@@ -850,7 +847,7 @@ def verify(drafted, draft, target, generator=None):
 # +        if torch.rand((), generator=generator) < 0:
 
 
-# %% wrong: verify | turned down wherever the target likes it less | killed by: law of the tokens
+# %% wrong: verify | turned down wherever the target likes it less | killed by: each on its own
 # edit of: draws from p again where a token does not stay
 # -            return torch.cat([drafted[:place], torch.multinomial(p, 1, generator=generator)])
 # +            return torch.cat([drafted[:place], torch.multinomial((p - q).clamp(min=0), 1, generator=generator)])
@@ -859,7 +856,7 @@ def verify(drafted, draft, target, generator=None):
 # +        if p[token] < q[token]:
 
 
-# %% wrong: verify | stays with probability p | killed by: all kept
+# %% wrong: verify | stays with probability p | killed by: law of the tokens
 # edit of: draws from p again where a token does not stay
 # -            return torch.cat([drafted[:place], torch.multinomial(p, 1, generator=generator)])
 # +            return torch.cat([drafted[:place], torch.multinomial((p - q).clamp(min=0), 1, generator=generator)])
@@ -868,7 +865,7 @@ def verify(drafted, draft, target, generator=None):
 # +        if torch.rand((), generator=generator) >= p[token]:
 
 
-# %% wrong: verify | stays with probability q / p | killed by: greedy
+# %% wrong: verify | stays with probability q / p | killed by: all kept
 # edit of: draws from p again where a token does not stay
 # -            return torch.cat([drafted[:place], torch.multinomial(p, 1, generator=generator)])
 # +            rest = (p - q).clamp(min=0) + 1e-9
@@ -975,7 +972,7 @@ def verify(drafted, draft, target, generator=None):
 # +        if torch.rand(()) >= p[token] / q[token]:
 
 
-# %% wrong: verify | a seed of its own | killed by: law of the tokens
+# %% wrong: verify | a seed of its own | killed by: new draws
 # edit of: draws from p again where a token does not stay
 # -    for place, token in enumerate(drafted.tolist()):
 # +    generator = torch.Generator().manual_seed(0)
@@ -985,7 +982,7 @@ def verify(drafted, draft, target, generator=None):
 # +            return torch.cat([drafted[:place], torch.multinomial((p - q).clamp(min=0), 1, generator=generator)])
 
 
-# %% wrong: verify | torch's seed set in the function | killed by: law of the tokens
+# %% wrong: verify | torch's seed set in the function | killed by: the generator's randomness
 # edit of: draws from p again where a token does not stay
 # -    for place, token in enumerate(drafted.tolist()):
 # +    torch.manual_seed(0)
@@ -1028,7 +1025,7 @@ def verify(drafted, draft, target, generator=None):
 # +    return torch.cat([drafted.float(), torch.multinomial(target[-1], 1, generator=generator)])
 
 
-# %% wrong: verify | compares the likeliest tokens, as in the lecture | killed by: law of the tokens
+# %% wrong: verify | compares the likeliest tokens, as in the lecture | killed by: each on its own
 # edit of: draws from p again where a token does not stay
 # -        if torch.rand((), generator=generator) >= p[token] / q[token]:
 # +        if int(p.argmax()) != token:
@@ -1037,7 +1034,7 @@ def verify(drafted, draft, target, generator=None):
 # +            return torch.cat([drafted[:place], torch.multinomial((p - q).clamp(min=0), 1, generator=generator)])
 
 
-# %% wrong: verify | draft and target change places | killed by: greedy
+# %% wrong: verify | draft and target change places | killed by: all kept
 # edit of: draws from p again where a token does not stay
 # -        p, q = target[place], draft[place]
 # +        q, p = target[place], draft[place]
@@ -1047,7 +1044,7 @@ def verify(drafted, draft, target, generator=None):
 # +            return torch.cat([drafted[:place], torch.multinomial(rest, 1, generator=generator)])
 
 
-# %% wrong: verify | stays with probability p / (p + q) | killed by: all kept
+# %% wrong: verify | stays with probability p / (p + q) | killed by: runs
 # edit of: draws from p again where a token does not stay
 # -            return torch.cat([drafted[:place], torch.multinomial(p, 1, generator=generator)])
 # +            return torch.cat([drafted[:place], torch.multinomial((p - q).clamp(min=0), 1, generator=generator)])
@@ -1056,7 +1053,7 @@ def verify(drafted, draft, target, generator=None):
 # +        if torch.rand((), generator=generator) >= p[token] / (p[token] + q[token]):
 
 
-# %% wrong: verify | all are asked, and the number of those that stay is the length | killed by: each on its own
+# %% wrong: verify | all are asked, and the number of those that stay is the length | killed by: greedy
 def verify(drafted, draft, target, generator=None):
     n = len(drafted)
     ratio = (target[:n] / draft).gather(1, drafted[:, None])[:, 0]
