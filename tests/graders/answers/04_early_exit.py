@@ -614,6 +614,34 @@ def gathered(tokens, blocks, heads, thresholds):
     return logits, leaves
 
 
+# %% wrong: gathered | a softmax that overflows | killed by: just enough
+# edit of: decides by the mean, and gives the exit's own logits
+# -            sure = guess.softmax(-1).amax(-1) >= thresholds[number]
+# +            odds = guess.exp()
+# +            sure = odds.amax(-1) / odds.sum(-1) >= thresholds[number]
+# …
+# -        logits[waiting[sure]], leaves[waiting[sure]] = said[sure], number
+# +        logits[waiting[sure]], leaves[waiting[sure]] = guess[sure], number
+
+
+# %% wrong: gathered | the softmax over the batch | killed by: exit
+# edit of: decides by the mean, and gives the exit's own logits
+# -            sure = guess.softmax(-1).amax(-1) >= thresholds[number]
+# +            sure = guess.softmax(0).amax(-1) >= thresholds[number]
+# …
+# -        logits[waiting[sure]], leaves[waiting[sure]] = said[sure], number
+# +        logits[waiting[sure]], leaves[waiting[sure]] = guess[sure], number
+
+
+# %% wrong: gathered | thresholds rounded to two digits | killed by: exit
+# edit of: decides by the mean, and gives the exit's own logits
+# -            sure = guess.softmax(-1).amax(-1) >= thresholds[number]
+# +            sure = guess.softmax(-1).amax(-1) >= round(thresholds[number], 2)
+# …
+# -        logits[waiting[sure]], leaves[waiting[sure]] = said[sure], number
+# +        logits[waiting[sure]], leaves[waiting[sure]] = guess[sure], number
+
+
 # %% right: state-propagation | by layer numbers
 def propagate(blocks, caches, states, positions):
     state = states[-1]
@@ -1106,6 +1134,29 @@ def learn_then_test(losses, thresholds, delta, epsilon):
             return best
         best = safest
     return best
+
+
+# %% right: learn-then-test | the mean in the dtype of the losses, a list of pairs
+def p_value(losses, delta):
+    n, mean = losses.numel(), losses.mean().item()
+    a = min(mean, delta)
+    h = sum(x * math.log(x / y) for x, y in ((a, delta), (1 - a, 1 - delta)) if x)
+    total, log_term = 0.0, n * math.log(1 - delta)
+    for j in range(math.ceil(losses.sum().item()) + 1):
+        total += math.exp(log_term)
+        if j < n:
+            log_term += math.log((n - j) / (j + 1)) + math.log(delta / (1 - delta))
+    return min(math.exp(-n * h), math.exp(1) * total)
+
+
+def learn_then_test(losses, thresholds, delta, epsilon):
+    pairs = [(threshold, losses[:, i]) for i, threshold in enumerate(thresholds)]
+    answer = None
+    for threshold, column in sorted(pairs, key=lambda pair: -pair[0]):
+        if not p_value(column, delta) <= epsilon:
+            break
+        answer = threshold
+    return answer
 
 
 # %% wrong: learn-then-test | Hoeffding's part alone | killed by: p-value
