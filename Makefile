@@ -49,6 +49,8 @@ lab: $(READY)  ## open JupyterLab on the first lecture, your exercises in work/ 
 	@# tools away from learners, and the start quiet
 	@JUPYTER_CONFIG_PATH="$(CURDIR)/tools/lab$${JUPYTER_CONFIG_PATH:+:$$JUPYTER_CONFIG_PATH}" $(BIN)/python -m jupyterlab $(ROOT_FLAG) --ServerApp.root_dir="$(CURDIR)" $(ARGS) lectures/00_start_here.ipynb
 
+NBVAL := -p tests.notebooks.budget --nbval-lax --nbval-current-env --nbval-cell-timeout 120
+
 test: lint types unit notebooks  ## everything that must hold
 
 lint: $(READY)  ## style of code and notebooks
@@ -62,7 +64,8 @@ unit: $(READY)  ## tests of the package, the graders and the gates
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests
 
 notebooks: $(READY)  ## run every lecture and solution, and hold the lectures to their seconds and MiB
-	$(BIN)/python -m pytest -p tests.notebooks.budget --nbval-lax --nbval-current-env --nbval-cell-timeout 120 lectures solutions
+	$(BIN)/python -m pytest $(NBVAL) lectures
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(NBVAL) solutions
 
 lectures: $(READY)  ## execute again the lectures whose code changed (UNITS="02_gumbel")
 	$(BIN)/python -m tools.lectures $(UNITS)

@@ -57,7 +57,8 @@ class BatchedFunction(Function):
 
     Made as any ``torch.autograd.Function`` with ``forward`` and ``setup_context``. What its ``forward`` does is never
     seen by ``vmap``, and may look at values and write in place. Its ``backward`` is seen: let it be one more such
-    function, a :class:`FirstDerivative`.
+    function, a :class:`FirstDerivative`. For forward-mode derivatives it needs a ``jvp``; without one its results count
+    as constants there, as is right for those that have no gradient.
     """
 
     batch_in: ClassVar[tuple[int, ...]]
@@ -80,6 +81,11 @@ class BatchedFunction(Function):
                 placed.append(argument.movedim(dim, place))
         return cls.apply(*placed), cls.batch_out
 
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        """Results without a gradient have none in forward mode either."""
+        return None
+
 
 class FirstDerivative(BatchedFunction):
     """What a ``backward`` calls that is not to be differentiated again: it refuses, where a wrong number might come.
@@ -100,7 +106,15 @@ class FirstDerivative(BatchedFunction):
         Raises:
             RuntimeError: always.
         """
-        raise RuntimeError("there is no second derivative here: the first is exact, and is to be taken only once")
+        raise RuntimeError(_ONCE)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        """Refuse, as :meth:`backward` does."""
+        raise RuntimeError(_ONCE)
+
+
+_ONCE = "there is no second derivative here: the first is exact, and is to be taken only once"
 
 
 def double(tensor: Tensor) -> Tensor:

@@ -174,6 +174,15 @@ class _PerturbedArgmax(BatchedFunction):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         *tensors, ctx.sigma = inputs
         ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
+
+    @staticmethod
+    def jvp(ctx: Any, by_theta: Tensor, *_: Any) -> Tensor:
+        _, vertices, plain, slope = ctx.saved_tensors
+        # 1/(σM) Σ_m y_m ⟨∇ν(Z_m), θ'⟩
+        vertices = vertices if plain is None else vertices - plain
+        along = torch.einsum("m...n,...n->m...", slope, by_theta)
+        return torch.einsum("m...,m...n->...n", along, vertices) / (ctx.sigma * len(vertices))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:

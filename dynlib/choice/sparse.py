@@ -145,6 +145,17 @@ class _Entmax(BatchedFunction):
         alpha = inputs[1]
         ctx.number, rows = (None, alpha) if isinstance(alpha, Tensor) else (alpha, None)
         ctx.save_for_backward(output, rows)
+        ctx.save_for_forward(output, rows)
+
+    @staticmethod
+    def jvp(ctx: Any, by_scores: Tensor | None, by_alpha: Tensor | None) -> Tensor:
+        p, alpha = ctx.saved_tensors
+        # J is symmetric, and ∂p/∂α = −J c
+        moved = torch.zeros_like(p) if by_scores is None else by_scores
+        if by_alpha is not None:
+            moved = moved - _curvature(p, alpha) * by_alpha
+        slope: Tensor = _Slope.apply(p, moved, ctx.number if alpha is None else alpha)
+        return slope
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -305,7 +316,16 @@ class _Loss(BatchedFunction):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         scores, y, alpha = inputs
         ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(scores, output[1], y, torch.as_tensor(alpha, dtype=y.dtype, device=y.device))
+        kept = scores, output[1], y, torch.as_tensor(alpha, dtype=y.dtype, device=y.device)
+        ctx.save_for_backward(*kept)
+        ctx.save_for_forward(*kept)
+
+    @staticmethod
+    def jvp(ctx: Any, by_scores: Tensor | None, _: Tensor | None, by_alpha: Tensor | None) -> tuple[Tensor, None]:
+        scores, p, y, alpha = ctx.saved_tensors
+        slope, slope_alpha = _LossSlope.apply(scores, p, y, alpha, torch.ones_like(p[..., :1]), by_alpha is not None)
+        moved = torch.zeros_like(slope) if by_scores is None else slope * by_scores
+        return moved.sum(-1) + (0 if by_alpha is None else (slope_alpha * by_alpha).sum(-1)), None
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None, Tensor | None]:

@@ -196,6 +196,11 @@ class _Marginals(BatchedFunction):
         mu, joint = output
         ctx.mark_non_differentiable(joint)
         ctx.save_for_backward(theta, tables, joint, mu)
+        ctx.save_for_forward(theta, tables, joint, mu)
+
+    @staticmethod
+    def jvp(ctx: Any, by_theta: Tensor, *_: Any) -> tuple[Tensor, None]:
+        return _Covariance.apply(*ctx.saved_tensors, by_theta), None  # a covariance is symmetric
 
     @staticmethod
     def backward(ctx: Any, g: Tensor, _: Tensor) -> tuple[Tensor, None, None]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.func import grad, jacrev, vmap
+from torch.func import grad, hessian, jacfwd, jacrev, vmap
 from torch.nn import functional as F
 
 from dynlib.choice import (
@@ -127,6 +127,7 @@ def test_jacobians_and_gradients_of_every_row_are_those_of_backward(name: str) -
     expected = torch.stack([jacobian(function, row) for row in x])
     torch.testing.assert_close(torch.stack([jacrev(function)(row) for row in x]), expected)
     torch.testing.assert_close(vmap(jacrev(function))(x), expected)
+    torch.testing.assert_close(vmap(jacfwd(function))(x), expected)
     torch.testing.assert_close(torch.autograd.functional.jacobian(function, x[1], vectorize=True), expected[1])
     weight = scores(*expected.shape[1:-1], seed=2)
     slopes = vmap(grad(lambda row: (function(row) * weight).sum()))(x)
@@ -137,6 +138,8 @@ def test_an_alpha_for_every_row_is_learned_under_vmap() -> None:
     x, alpha, y = 2 * scores(4, 6), torch.tensor([1.2, 1.5, 2.0, 3.5], dtype=torch.float64), torch.tensor([0, 5, 2, 1])
     torch.testing.assert_close(vmap(entmax)(x, alpha), entmax(x, alpha[:, None]))
     torch.testing.assert_close(vmap(entmax, in_dims=(None, 0))(x, alpha), torch.stack([entmax(x, a) for a in alpha]))
+    by_alpha = torch.stack([jacrev(lambda a, row=row: entmax(row, a))(a) for row, a in zip(x, alpha, strict=True)])
+    torch.testing.assert_close(vmap(jacfwd(entmax, argnums=1))(x, alpha), by_alpha)
     leaves = [x.clone().requires_grad_(), alpha.clone().requires_grad_()]
     expected = torch.autograd.grad(entmax_loss(leaves[0], y, leaves[1][:, None]).sum(), leaves)
     got = vmap(grad(entmax_loss, argnums=(0, 2)))(x, y, alpha)
@@ -154,6 +157,9 @@ def test_a_second_derivative_is_refused_under_torch_func_too(name: str) -> None:
 
     with pytest.raises(RuntimeError, match="no second derivative"):
         grad(slope)(scores(6))
+    if name in ONCE:
+        with pytest.raises(RuntimeError, match="no second derivative"):
+            hessian(lambda row: (function(row) * weight).exp().sum())(scores(6))
 
 
 @pytest.mark.parametrize("name", RANDOM)
@@ -182,6 +188,7 @@ def test_under_vmap_every_row_has_the_law_of_its_logits() -> None:
 def test_gradients_of_a_random_choice_under_torch_func_are_those_of_backward(name: str) -> None:
     function, x = seeded(RANDOM[name]), scores(6)
     torch.testing.assert_close(jacrev(function)(x), jacobian(function, x))
+    torch.testing.assert_close(jacfwd(function, randomness="same")(x), jacobian(function, x))
     slopes = vmap(grad(lambda row: (function(row) * 1.5).sum()), randomness="same")(torch.stack([x, x, x]))
     torch.testing.assert_close(slopes[2], 1.5 * jacobian(function, x).reshape(-1, 6).sum(0))
 
