@@ -543,7 +543,8 @@ def _fingerprint(got: Any, mistakes: Mapping[str, Any] | None, tolerance: float)
             number = got.item() if isinstance(got, Tensor) and got.numel() == 1 else got
             if isinstance(number, Tensor):
                 continue
-            if number == result or (_number(number) and abs(number - result) <= tolerance * max(1, abs(result))):
+            near = _number(number) and _number(result) and abs(number - result) <= tolerance * max(1, abs(result))
+            if number == result or near:
                 return says
     return None
 
