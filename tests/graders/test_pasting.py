@@ -14,8 +14,6 @@ SHOWN = "the lecture builds it in full and the task asks for the same; it should
 EXCEPTIONS: dict[tuple[str, str], dict[str, str]] = {
     ("04_early_exit", "exit-index"): {"first_sure as exit_index": SHOWN},
     ("06_colt5", "local-attention"): {"local_attention as local_attention": SHOWN},
-    ("10_avit", "halting"): {"halting as halting": SHOWN},
-    ("10_avit", "masked-layer"): {"masked_layer as masked_layer": SHOWN},
 }
 """Tasks that a function of the lecture solves, with the reason why that may be."""
 
