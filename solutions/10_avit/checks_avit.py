@@ -24,7 +24,7 @@ EXACT = 1e-10
 """How near a number in float64 has to be."""
 
 
-WITHOUT = ("dynlib",)
+WITHOUT = ("dynlib", "scipy", "sklearn")
 """What an answer is written without."""
 
 
@@ -34,7 +34,7 @@ def _alone(check: Task, *answers: Any, without: Sequence[str] = WITHOUT, likely:
         *answers,
         without=without,
         tested="the code of your answer, and of the helpers that it calls",
-        likely=likely or "write it with PyTorch alone: dynlib has it, and you are building it",
+        likely=likely or "write it with PyTorch alone: you are building it",
     )
 
 

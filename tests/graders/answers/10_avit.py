@@ -271,6 +271,28 @@ def halting(h, epsilon):
 # +    return depth, remainder, h * (before | at) + remainder[:, None] * at
 
 
+# %% right: halting | in float64 inside, what it was given outside
+# edit of: masks, with a True in the last row
+#  def halting(h, epsilon):
+# +    kind, h = h.dtype, h.double()
+# …
+# -    return depth, remainder, h * before + remainder[:, None] * at
+# +    return depth, remainder.to(kind), (h * before + remainder[:, None] * at).to(kind)
+
+
+# %% right: halting | a loop over the layers, the class tokens first
+def halting(h, epsilon):
+    sums, layers = h.cumsum(1), h.shape[1]
+    depth = torch.full((len(h), h.shape[2]), layers)
+    for number in range(layers - 1, 0, -1):
+        depth[sums[:, number - 1] >= 1 - epsilon] = number
+    depth = torch.minimum(depth, depth[:, 0].unsqueeze(1))
+    layer = torch.arange(1, layers + 1).view(1, -1, 1)
+    before = h.masked_fill(layer >= depth.unsqueeze(1), 0)
+    remainder = 1 - before.sum(1)
+    return depth, remainder, before + (layer == depth.unsqueeze(1)) * remainder.unsqueeze(1)
+
+
 # %% wrong: halting | each token for itself, as in the lecture | killed by: N
 # edit of: masks, with a True in the last row
 # -    depth = depth.minimum(depth[:, :1])
@@ -1261,6 +1283,26 @@ def put_back(x, packed, running):
 # +    packed[valid] = x[running].detach()
 
 
+# %% wrong: take-out | who is valid, as it was for the same shapes before | killed by: valid
+KEPT = {}
+
+
+def take_out(x, running):
+    lengths = running.sum(1)
+    longest = int(lengths.max())
+    valid = torch.arange(longest) < lengths[:, None]
+    packed = x.new_zeros(len(x), longest, x.shape[-1])
+    packed[valid] = x[running]
+    return packed, KEPT.setdefault((running.shape, longest), valid)
+
+
+def put_back(x, packed, running):
+    valid = torch.arange(packed.shape[1]) < running.sum(1)[:, None]
+    home = x.clone()
+    home[running] = packed[valid]
+    return home
+
+
 # %% wrong: take-out | padding comes home | killed by: put back
 def take_out(x, running):
     lengths = running.sum(1)
@@ -2009,6 +2051,32 @@ def auc(depth, is_digit):
     wins = (one[:, None] > other).sum().item()
     ties = (one[:, None] == other).sum().item()
     return (wins + ties / 2) / (len(one) * len(other))
+
+
+# %% wrong: predict-avit | by the package | killed by: by hand
+# edit of: all pairs at once, wins and ties
+# -    wins = (one[:, None] > other).sum().item()
+# -    ties = (one[:, None] == other).sum().item()
+# -    return (wins + ties / 2) / (len(one) * len(other))
+# +    from dynlib.zoo.scores import depth_auc
+# +
+# +    return depth_auc(depth, is_digit)
+
+
+# %% wrong: predict-avit | by scikit-learn | killed by: by hand
+# edit of: all pairs at once, wins and ties
+# -    wins = (one[:, None] > other).sum().item()
+# -    ties = (one[:, None] == other).sum().item()
+# -    return (wins + ties / 2) / (len(one) * len(other))
+# +    from sklearn.metrics import roc_auc_score
+# +
+# +    return float(roc_auc_score(is_digit.flatten().numpy(), depth.flatten().numpy()))
+
+
+# %% right: predict-avit | a number of numpy's, which is a float
+# edit of: all pairs at once, wins and ties
+# -    return (wins + ties / 2) / (len(one) * len(other))
+# +    return torch.tensor((wins + ties / 2) / (len(one) * len(other)), dtype=torch.float64).numpy()[()]
 
 
 # %% wrong: predict-avit | ties count nothing | killed by: auc
