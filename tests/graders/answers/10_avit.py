@@ -1091,6 +1091,12 @@ def put_back(x, packed, running):
     return torch.where(running[..., None], new, x)
 
 
+# %% right: take-out | a list for the tuple
+# edit of: the teacher's
+# -    return packed, valid
+# +    return [packed, valid]
+
+
 # %% wrong: take-out | padded to all tokens, which saves nothing | killed by: shape of packed
 # edit of: the teacher's
 # -    longest = int(lengths.max())
@@ -1468,6 +1474,12 @@ def adaptive_forward(blocks, x, score, epsilon):
         total = total + p
         running = running & ~halts
     return answer, depth, remainder
+
+
+# %% right: mixture | a list for the tuple
+# edit of: the teacher's
+# -    return answer, depth, remainder
+# +    return [answer, depth, remainder]
 
 
 # %% wrong: mixture | a sum that equals the limit does not halt | killed by: N
