@@ -102,7 +102,9 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("name", [
+@pytest.mark.parametrize(
+    "name",
+    [
         "avit_study",
         "colt5_study",
         "gumbel_study",
@@ -110,7 +112,8 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "painters_minilm",
         "paths_study",
         "thinking_study",
-    ])
+    ],
+)
 @pytest.mark.parametrize("folder", [".", "lectures", "/"])
 def test_a_study_is_found_from_anywhere(name: str, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     root = Path(__file__).parent.parent
