@@ -32,7 +32,7 @@ from typing import Any, Never
 import torch
 from torch import Tensor, nn
 
-from dynlib.causes import usual_cause, where
+from dynlib.causes import stub_stands, usual_cause, where
 from dynlib.ways import used
 
 FALSE_ALARM = 1e-6
@@ -407,7 +407,9 @@ def task(name: str, *, read: str | None = None, seconds: int = 30, seed: int = 0
         except CheckFailed:
             raise
         except NotImplementedError as error:
-            raise Unfilled(str(error) or f"{name}: write your answer first") from None
+            broken = stub_stands(error)
+            told = f"{name}: {broken}; the stub still stands" if broken else str(error)
+            raise Unfilled(told or f"{name}: write your answer first") from None
         except Exception as error:
             place, whose = where(error)
             raise CheckFailed(
