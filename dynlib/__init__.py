@@ -2,7 +2,7 @@
 
 ======================  =============================================================================================
 ``dynlib.choice``       one of k, k of n, or a solver's answer, and still learn through it
-``dynlib.depth``        how many layers: early exits, CALM decoding, execution plans for a frozen stack
+``dynlib.depth``        how many layers: early exits, CALM, self-speculation, execution plans for a frozen stack
 ``dynlib.tokens``       which tokens: CoLT5's conditional layers, Mixture-of-Depths, A-ViT
 ``dynlib.deciding``     what these share: ``setting`` turns their knobs, ``record`` collects what they decided
 ``dynlib.cost``         what ran: FLOPs, bytes, parameters, seconds, joules; thresholds certified for any knob
