@@ -105,6 +105,9 @@ LONG = torch.tensor([[1.0, 0.0] * 12, [0.0, 2.0, 2.0] * 8], dtype=torch.float64)
 MANY = normal(2, 16, seed=1, dtype=torch.float64)
 LARGE = torch.tensor([[3e4, -3e4, 2.9e4, 3e4, 0.0], [900.0, 901.0, 899.0, 902.0, 900.5]])
 ONE_LEADS = torch.tensor([[1000.0, 3.0, 2.0, 0.0], [0.0, -800.0, -801.0, -802.5]], dtype=torch.float64)
+NEARBY = torch.tensor(  # z = s / 0.01 are millions, of which float32 knows quarters
+    [[29999.0, 30000.998, 30000.994, 30000.99, 29999.5], [20000.998, 3e4, 20000.994, -3e4, 20000.986]]
+)
 
 
 def route(
@@ -116,8 +119,10 @@ def route(
     small: Case = (MANY, 4, 0.03),
     large: Sequence[Case] = ((LARGE, 3, 1.0), (LARGE.double(), 2, 0.1)),
     leading: Sequence[Case] = ((ONE_LEADS, 2, 1.0), (ONE_LEADS.float(), 2, 1.0)),
+    precise: Sequence[Case] = ((NEARBY, 2, 0.01),),
 ) -> None:
-    """Task 1: cases of unequal scores with their gradients, equals, a small epsilon, scores far from each other."""
+    """Task 1: cases of unequal scores with their gradients, equals, a small epsilon, scores far from each other, and
+    large ones in float32 that differ by little."""
     for case in cases:
         _decided(check, answer, *case)
     for scores, k, epsilon in equals:
@@ -169,6 +174,25 @@ def route(
             "softmax over the others alone, which takes off the largest of them",
         )
     alone(check, answer)
+    for scores, k, epsilon in precise:
+        exact, asked = scores.double(), scores.clone().requires_grad_()
+        weights = answer(asked, k, epsilon)[1]
+        exact = exact - exact.amax(1, keepdim=True)
+        told = " and ".join(str([round(score, 3) for score in row]) for row in scores.tolist())
+        for what, found, expected in (
+            ("weights", weights.detach(), bisected(exact, k, epsilon)),
+            ("gradient", gradient(weights, asked), slopes(exact, k, epsilon)),
+        ):
+            check.close(
+                "precision",
+                found,
+                expected.to(scores.dtype),
+                tested=f"the {what} of scores {told}, k={k}, epsilon={epsilon:g}, {scores.dtype}",
+                tolerance=1e-3,
+                likely=f"s / epsilon is about {scores.abs().max() / epsilon:.0f} here, and float32 does not tell such "
+                "numbers apart to a tenth: compute with scores.double(), and give the weights the dtype of the scores "
+                "in the end",
+            )
 
 
 def bisected(scores: Tensor, k: int, epsilon: float, *, cut: bool = True) -> Tensor:
@@ -724,14 +748,16 @@ def windowed_attention(
             tested=on, likely="a function whose name ends in _ , or /=, changes what you were given", **inputs
         ):
             found = answer(*parts, window)
-        filled = found.shape == (*shape[:2], -(-tokens // window) * window, shape[2])
+        blocks = {"short": tokens // window, "filled": -(-tokens // window)}
+        shapes = {name: (*shape[:2], number * window, shape[2]) for name, number in blocks.items()}
+        amiss = [name for name in shapes if tokens % window and found.shape == shapes[name]]
         check.close(
             "value" if window < tokens else "a long window",
             found,
             _banded(*parts, window=window),
             tested=on,
             tolerance=1e-9,
-            likely=_LIKELY_WINDOWS["filled" if filled and found.shape[2] > tokens else window < tokens],
+            likely=_LIKELY_WINDOWS[amiss[0] if amiss else window < tokens],
             mistakes=_mistaken_windows(*parts, window=window),
         )
         leaves = {name: part.clone().requires_grad_() for name, part in inputs.items()}
@@ -756,6 +782,8 @@ def windowed_attention(
 
 
 _LIKELY_WINDOWS = {
+    "short": "the tokens of the last block, which they do not fill, are missing: there are as many blocks as tokens / "
+    "window, rounded up, and the last one is padded",
     "filled": "the last block is filled up: give back the first `tokens` places alone",
     True: "compare with full attention under the mask |i - j| <= window: which token is the first to differ?",
     False: "the last block may be unfilled, and there may be fewer tokens than one window",
@@ -1045,7 +1073,9 @@ def _mistaken_attention(given: Asked) -> dict[str, Tensor]:
     right = made()
     added, place = right - light, asking.nonzero(as_tuple=True)
     best = (x @ u_query).topk(queries, dim=1).indices
-    in_order_of_score = added.gather(1, best[..., None].expand(-1, -1, dim)).flatten(0, 1)
+    wide = best[..., None].expand(-1, -1, dim)
+    in_order_of_score = added.gather(1, wide).flatten(0, 1)
+    weighted_by_place = ((made(gate=asks) - light).gather(1, wide).flatten(0, 1)) * w_query[asking][:, None]
     heap, on_heap = (part.reshape(1, batch * tokens, dim) for part in (x, light))
     across: dict[str, Any] = {"gate": w_query.view(1, -1), "asked": asked.view(1, -1), "of_keys": w_key.view(1, -1)}
     return {
@@ -1100,6 +1130,10 @@ def _mistaken_attention(given: Asked) -> dict[str, Tensor]:
         "the result is not at the places of the queries: in which order did you gather them, by score or by place?": (
             light.index_put(place, in_order_of_score, accumulate=True)
         ),
+        "the queries were gathered from the best to the worst (topk), and their results are put back in the order of "
+        "the mask, which is that of place: one order for both": (
+            light.index_put(place, weighted_by_place, accumulate=True)
+        ),
         "light is scaled too: the weights of the queries are for what heavy adds": (
             torch.where(asking[..., None], w_query[..., None] * light + added, light)
         ),
@@ -1137,16 +1171,16 @@ class Layer(NamedTuple):
     keys: int = 0
     routed: int = 0
 
-    def routing(self, m: int) -> "Layer":
-        """The same with m tokens that ask, 2 m that are asked, and m that get the heavy feed-forward part."""
-        return self._replace(queries=m, keys=2 * m, routed=m)
+    def routing(self, k: int) -> "Layer":
+        """The same with k tokens that ask, 2 k that are asked, and k that get the heavy feed-forward part."""
+        return self._replace(queries=k, keys=2 * k, routed=k)
 
 
 def affordable(
     check: Task,
     answer: Callable[..., int],
     *,
-    sizes: Iterable[Sequence[int]] = (
+    sizes: Sequence[Sequence[int]] = (
         (480, 30, 6, 2, 6, 17, 50),
         (40, 30, 6, 2, 15, 17, 50),
         (2048, 64, 8, 2, 32, 128, 1023),
@@ -1171,7 +1205,7 @@ def affordable(
         cases += [("to the last FLOP", cost(m) - less, None) for m in (1, most // 3, most) for less in (0, 1)]
         cases += [
             ("nobody routed", cost(0), "the light parts and the routers cost exactly this: 0, and no error"),
-            ("all that fits", 3 * cost(most), "2 m tokens are asked, and there are no more than `tokens`"),
+            ("all that fits", 3 * cost(most), "2 k tokens are asked, and there are no more than `tokens`"),
         ]
         for name, budget, likely in cases:
             found = ask(budget)
@@ -1184,7 +1218,7 @@ def affordable(
                 likely="a number of tokens is a whole one: // gives one, / gives a float",
             )
             right = max(m for m in range(most + 1) if cost(m) <= budget)
-            named = None if found == right else _miscount(layer, cost, budget, found)
+            named = None if found == right else _miscount(layer, cost, ask)
             check.equal(
                 name,
                 found,
@@ -1197,9 +1231,24 @@ def affordable(
             ValueError,
             partial(answer, cost(0) - 1, layer.tokens, layer.dim, **options),
             tested=f"a budget of {cost(0) - 1:,} FLOPs, one less than the layer costs with nobody routed, {on}",
-            likely="where not even m = 0 fits there is no answer: raise ValueError",
+            likely="where not even k = 0 fits there is no answer: raise ValueError",
         )
     alone(check, answer)
+    wide = Layer(*sizes[0])
+    cost, more = _measured_costs(wide), 17 * 10**12
+    options = dict(zip(Layer._fields[2:7], wide[2:7], strict=True)) | {"light": wide.light + more}
+    for k in range(1, wide.tokens // 2 + 1, max(1, wide.tokens // 10)):
+        for less in (0, 1):
+            budget = cost(k) + 4 * wide.tokens * wide.dim * more - less
+            check.equal(
+                "whole numbers",
+                answer(budget, wide.tokens, wide.dim, **options),
+                k - less,
+                tested=f"a budget of {budget:,} FLOPs, {wide.tokens} tokens of dim {wide.dim}, "
+                + ", ".join(f"{name}={is_}" for name, is_ in options.items()),
+                likely="somewhere there is a float, which does not hold every whole number beyond 2^53: / gives one, "
+                "// does not, and neither do + and * of whole numbers",
+            )
 
 
 _REFUSED = "ValueError, as if not even 0 tokens fitted"
@@ -1217,15 +1266,24 @@ def _measured_costs(layer: Layer) -> Callable[[int], int]:
     return lambda m: none + m * (one - none - curve) + m * m * curve
 
 
-def _miscount(layer: Layer, cost: Callable[[int], int], budget: int, found: Any) -> str | None:
-    """The mistake in the account that leads to what was found, if there is but one."""
-    fits: dict[str, int | str] = dict.fromkeys(_miscounted(cost(0), layer), _REFUSED)
-    for m in range(layer.tokens // 2 + 1):
-        for says, off in _miscounted(cost(m), layer.routing(m)).items():
-            if cost(m) + off <= budget:
-                fits[says] = m
-    named = [says for says, m in fits.items() if m == found]
-    return named[0] if len(named) == 1 else None
+def _miscount(layer: Layer, cost: Callable[[int], int], ask: Callable[[int], Any]) -> str | None:
+    """The mistake in the account that the answer makes, told by budgets which that account meets to the last FLOP."""
+    most = layer.tokens // 2
+    totals: dict[str, list[int]] = {}
+    for k in range(most + 1):
+        for says, off in _miscounted(cost(k), layer.routing(k)).items():
+            totals.setdefault(says, []).append(cost(k) + off)
+
+    def makes(mistake: list[int]) -> bool:
+        """Whether the answer gives what this account gives."""
+        for k in (most, most // 2, most // 3):
+            for budget in (mistake[k], mistake[k] - 1):
+                fits = [m for m in range(most + 1) if mistake[m] <= budget]
+                if ask(budget) != (fits[-1] if fits else _REFUSED):
+                    return False
+        return True
+
+    return next((says for says, mistake in totals.items() if makes(mistake)), None)
 
 
 def _counted(layer: Layer) -> int:
@@ -1286,8 +1344,10 @@ def _miscounted(right: int, layer: Layer) -> dict[str, int]:
         "the heavy feed-forward part runs for the routed tokens alone": 2 * _product(tokens - routed, dim, heavy),
         "only the routed queries ask": ask(tokens, keys),
         "only the routed keys are asked": ask(queries, tokens),
-        "keys and values are made for `keys` tokens, not for `queries`": 2 * (to_heavy - to_asked),
-        "in the heavy attention `queries` tokens meet `keys` tokens": ask(queries, queries),
+        "keys and values are made for the 2 k tokens that are asked, not for the k that ask": 2 * (to_heavy - to_asked),
+        "2 k tokens are asked, not k: twice as many keys and values are made, and a query meets all of them": (
+            ask(queries, queries)
+        ),
         "the heavy branch needs keys and values, two layers": -to_asked,
         "heavy.output runs for the queries alone": _product(tokens - queries, dim, many),
         "the way back from the heads to dim is missing in both branches": -to_light - to_heavy,
@@ -1335,11 +1395,13 @@ def predict(
     check.prediction(
         answer(),
         _measured(tokens, dim, seed),
-        tested=f"what {tokens} tokens of dim {dim} give",
+        tested=f"weights counted on the 16 equals, FLOPs of layers for {tokens} tokens of dim {dim}, gradients of 12 "
+        "scores",
         words=dict.fromkeys(("scores far apart", "scores of the unrouted", "weights before a norm"), ("some", "none")),
         slips=_SLIPS,
         likely={
-            **dict.fromkeys(_SLIPS, "take numbers, 16 or 64 tokens, and write every weight or every pair down"),
+            **dict.fromkeys(_SLIPS, "take numbers, 16 tokens or 64, and write down what is computed for them"),
+            "sum of equals": "write down the 16 weights before the cut, then strike out those of tokens not routed",
             "scores far apart": (
                 "the best are saturated, the others have weights of next to nothing: what changes if a score moves?"
             ),
@@ -1354,7 +1416,7 @@ def predict(
 
 _SLIPS: dict[str, dict[str, float | int | str]] = {
     "sum of equals": {
-        "that is the sum before the cut: twelve others hold their share of it": 4,
+        "that is the sum before the cut: the twelve of the 16 that are not routed lose theirs": 4,
         "that is one weight: four are left": 0.25,
         "the weights of four equals are not 1 each, and they are not a softmax over four either": 0.75,
         "that is what was cut: give what is left": 3,

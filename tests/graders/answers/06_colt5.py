@@ -5,8 +5,8 @@ def route(scores, k, epsilon):
     mask = torch.zeros_like(scores, dtype=torch.bool).scatter(1, best, torch.ones_like(best, dtype=torch.bool))
     if k == 0:
         return mask, 0.0 * scores
-    z = (scores - scores.detach().amax(1, keepdim=True)) / epsilon
-    fixed = z.detach().double()
+    z = (scores.double() - scores.detach().double().amax(1, keepdim=True)) / epsilon
+    fixed = z.detach()
     low, high = fixed.amin(1, keepdim=True), fixed.new_full((batch, 1), math.log(tokens / k))
     for _ in range(200):
         middle = (low + high) / 2
@@ -16,13 +16,13 @@ def route(scores, k, epsilon):
     full &= full.sum(1, keepdim=True) < k
     share = (k - full.sum(1, keepdim=True)) * z.masked_fill(full, -math.inf).softmax(1)
     p = torch.where(full, torch.ones_like(z), share.clamp(max=1.0))
-    return mask, p * mask
+    return mask, (p * mask).to(scores.dtype)
 
 
 # %% right: route | sequence by sequence, m counted up, weights by logarithms
 def route(scores, k, epsilon):
     masks, weights = [], []
-    for row in scores:
+    for row in scores.double():
         by_score = sorted(range(len(row)), key=lambda i: (-float(row[i]), i))
         mask = torch.zeros(len(row), dtype=torch.bool)
         mask[by_score[:k]] = True
@@ -38,7 +38,7 @@ def route(scores, k, epsilon):
                 break
         masks.append(mask)
         weights.append(torch.stack(columns))
-    return torch.stack(masks), torch.stack(weights)
+    return torch.stack(masks), torch.stack(weights).to(scores.dtype)
 
 
 # %% right: route | m counted down for all sequences at once
@@ -49,7 +49,7 @@ def route(scores, k, epsilon):
     mask = rank < k
     if k == 0:
         return mask, scores * 0
-    z = scores / epsilon
+    z = scores.to(torch.float64) / epsilon
     m = torch.full((batch, 1), k - 1)
     for trial in range(k - 1, -1, -1):
         rest = z.masked_fill(rank < trial, -math.inf)
@@ -62,7 +62,7 @@ def route(scores, k, epsilon):
         return mask, torch.ones_like(scores) + 0 * scores
     soft = (k - m) * z.masked_fill(held, -math.inf).softmax(1)
     p = torch.where(held, torch.ones_like(soft), soft)
-    return mask, torch.where(mask, p, torch.zeros_like(p))
+    return mask, torch.where(mask, p, torch.zeros_like(p)).type_as(scores)
 
 
 # %% right: route | m counted up, row by row
@@ -72,6 +72,7 @@ def route(scores, k, epsilon):
     mask = rank < k
     if k == 0:
         return mask, torch.zeros_like(scores)
+    scores, dtype = scores.double(), scores.dtype
     z = scores / epsilon
     m = torch.zeros(len(z), 1, dtype=torch.int64)
     for b, row in enumerate(z.detach()):
@@ -82,7 +83,7 @@ def route(scores, k, epsilon):
         m[b] = held
     saturated = rank < m
     p = (k - m) * z.masked_fill(saturated, -math.inf).softmax(1)
-    p = torch.where(saturated, 1.0, p.clamp(max=1))
+    p = torch.where(saturated, 1.0, p.clamp(max=1)).to(dtype)
     return mask, torch.where(mask, p, 0.0)
 
 
@@ -336,13 +337,46 @@ def route(scores, k, epsilon):
 # -    return mask, torch.where(mask, p, 0.0)
 # +    p = torch.where(mask, p, 0.0).detach()
 # +    soft = torch.where(mask, z.softmax(1), 0.0)
-# +    return mask, (p - soft.detach()) + soft
+# +    return mask, ((p - soft.detach()) + soft).to(dtype)
 
 
 # %% wrong: route | always in double precision | killed by: dtype
 # edit of: m counted up, row by row
+# -    p = torch.where(saturated, 1.0, p.clamp(max=1)).to(dtype)
+# +    p = torch.where(saturated, 1.0, p.clamp(max=1))
+
+
+# %% wrong: route | float32 throughout | killed by: precision
+# edit of: m counted up, row by row
+# -    scores, dtype = scores.double(), scores.dtype
+# +    dtype = scores.dtype
+
+
+# %% wrong: route | float32, with the largest score taken off before the division | killed by: precision
+# edit of: m counted up, row by row
+# -    scores, dtype = scores.double(), scores.dtype
 # -    z = scores / epsilon
-# +    z = scores.double() / epsilon
+# +    dtype = scores.dtype
+# +    z = (scores - scores.detach().amax(1, keepdim=True)) / epsilon
+
+
+# %% wrong: route | double only after the division | killed by: precision
+# edit of: m counted up, row by row
+# -    scores, dtype = scores.double(), scores.dtype
+# -    z = scores / epsilon
+# +    dtype = scores.dtype
+# +    z = (scores / epsilon).double()
+
+
+# %% wrong: route | the gradient passes through a softmax in float32 | killed by: precision
+# edit of: m counted up, row by row
+# -    return mask, torch.where(mask, p, 0.0)
+# +    p = torch.where(mask, p, 0.0)
+# +    if dtype == torch.float64:
+# +        return mask, p
+# +    low = scores.to(dtype) / epsilon
+# +    low = torch.where(saturated, 1.0, (k - m) * low.masked_fill(saturated, -math.inf).softmax(1)) * mask
+# +    return mask, p.detach() + low - low.detach()
 
 
 # %% wrong: route | the branch that is not taken makes nan of the gradient | killed by: finite gradients
@@ -664,11 +698,11 @@ def route(scores, k, epsilon):
 
 # %% right: route | sorted, with cumulative sums of what follows
 def route(scores, k, epsilon):
-    top, order = (scores / epsilon).sort(dim=1, descending=True, stable=True)
+    top, order = (scores.double() / epsilon).sort(dim=1, descending=True, stable=True)
     mask = torch.zeros_like(scores, dtype=torch.bool).scatter(1, order[:, :k], True)
-    weights = torch.zeros_like(scores)
+    weights = torch.zeros_like(scores, dtype=torch.float64)
     if k == 0:
-        return mask, weights
+        return mask, weights.to(scores.dtype)
     for b in range(len(scores)):
         for m in range(k):
             logs = math.log(k - m) + top[b, m:].log_softmax(0)
@@ -676,7 +710,7 @@ def route(scores, k, epsilon):
                 break
         values = torch.cat([torch.ones_like(top[b, :m]), logs.clamp(max=0).exp()])[:k]
         weights = weights.index_put((torch.full((k,), b), order[b, :k]), values)
-    return mask, weights
+    return mask, weights.to(scores.dtype)
 
 
 # %% right: conditional-ff | flattened, index_add
@@ -1361,6 +1395,15 @@ def local_attention(query, key, value, window):
     return out
 
 
+# %% wrong: local-attention | as many blocks as fit, rounded down | killed by: value
+# edit of: the teacher's
+# -    blocks = -(-tokens // window)
+# -    spare = blocks * window - tokens
+# +    blocks = tokens // window
+# +    query, key, value = (part[:, :, : blocks * window] for part in (query, key, value))
+# +    spare, tokens = 0, blocks * window
+
+
 # %% wrong: local-attention | a window of the sequence or more is cut to half of it | killed by: a long window
 # edit of: the teacher's
 #      tokens, size = query.shape[2:]
@@ -1682,6 +1725,15 @@ def routed_attention(x, light, heavy, u_query, u_key, queries, keys, epsilon):
 # …
 # -    added = query_weights[asking].unsqueeze(-1) * attended
 # +    added = query_weights.gather(1, best).flatten().unsqueeze(-1) * attended
+
+
+# %% wrong: routed-attention | queries in the order of topk, weights and places in that of the mask | killed by: value
+# edit of: keys and values by name
+#      batch, _, dim = x.shape
+# +    best = (x @ u_query).topk(queries, dim=1).indices
+# …
+# -    query = heavy.query(x[asking].view(batch, queries, dim))
+# +    query = heavy.query(x.gather(1, best.unsqueeze(-1).expand(-1, -1, dim)))
 
 
 # %% wrong: routed-attention | tokens that are not routed are keys made of zeros | killed by: value
@@ -2242,6 +2294,33 @@ def affordable(budget, tokens, dim, *, heads, light_heads, window, light, heavy)
 # -    fits = [m for m in range(tokens // 2 + 1) if layer_flops(m, 2 * m, m) <= budget]
 # +    spent = torch.tensor([float(layer_flops(m, 2 * m, m)) for m in range(tokens // 2 + 1)])
 # +    fits = [m for m in range(tokens // 2 + 1) if spent[m] <= torch.tensor(float(budget))]
+
+
+# %% wrong: affordable | floats on the way: the heads' share of dim by / | killed by: whole numbers
+# edit of: four sums
+# -        inner = light_heads * dim // heads
+# +        inner = light_heads * dim / heads
+
+
+# %% wrong: affordable | shares of the tokens, as in the lecture's account | killed by: whole numbers
+def affordable(budget, tokens, dim, *, heads, light_heads, window, light, heavy):
+    few = dim * light_heads / heads
+    many, seen = dim - few, min(3 * window, tokens)
+
+    def flops(k):
+        pairs = tokens * seen * few * 2 + k * 2 * k * many * 2
+        projections = tokens * 4 * dim * few + k * 2 * dim * many + 2 * k * 2 * dim * many
+        return 2 * (3 * tokens * dim + projections + pairs + 2 * dim * (tokens * light + k * heavy))
+
+    if flops(0) > budget:
+        raise ValueError("too dear")
+    return max(k for k in range(tokens // 2 + 1) if flops(k) <= budget)
+
+
+# %% wrong: affordable | the account is divided by the budget | killed by: whole numbers
+# edit of: four sums
+# -    fits = [m for m in range(tokens // 2 + 1) if layer_flops(m, 2 * m, m) <= budget]
+# +    fits = [m for m in range(tokens // 2 + 1) if layer_flops(m, 2 * m, m) / budget <= 1]
 
 
 # %% wrong: affordable | the share of the tokens | killed by: an int
