@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -434,6 +434,24 @@ def gumbel_softmax(
     _by_hand(check, answer)
 
 
+ALONG = (
+    "the weights, and the one-hot vectors, run along dim: F.one_hot puts the classes last, and movedim(-1, dim) brings "
+    "them to their place"
+)
+
+
+def _placed(check: Task, draw: Callable[[], Tensor], on: str, *, hard: bool) -> Tensor:
+    """The sample; that one-hot vectors and weights do not fit each other is told as what it is."""
+    try:
+        return draw()
+    except RuntimeError as error:
+        if not hard or "size of tensor" not in str(error):
+            raise
+        told = f"RuntimeError: {error}"
+    check.true("hard", False, tested=on, expected="one-hot vectors along dim", got=told, likely=ALONG)
+    raise AssertionError("a check that fails does not come back")
+
+
 def _own_rows(check: Task, answer: Callable[..., Tensor], logits: Tensor, dim: int) -> None:
     """Logits so far apart that noise changes no choice, also where the tensor is not contiguous."""
     right = _one_hot(logits.argmax(dim), logits.shape[dim], logits, dim)
@@ -441,14 +459,14 @@ def _own_rows(check: Task, answer: Callable[..., Tensor], logits: Tensor, dim: i
         for hard in (False, True):
             on = f"logits {list(logits.shape)}{what}, dim={dim}, hard={hard}, so far apart that the largest has all "
             on += "the weight"
-            found = answer(given, 0.5, hard=hard, dim=dim).detach()
+            found = _placed(check, partial(answer, given, 0.5, hard=hard, dim=dim), on, hard=hard).detach()
             check.finite("large logits", found, tested=on, likely="exp() of a large number overflows: use softmax")
             check.close(
                 "hard" if hard else "sums to one",
                 found.sum(dim),
                 right.sum(dim),
                 tested=f"{on}: the sums along dim",
-                likely="the weights, and the one-hot vectors, run along dim",
+                likely=ALONG,
             )
             check.close(
                 "each its own row",
@@ -740,7 +758,7 @@ def exact_gradient(
             strange is None,
             tested=f"{on}: what f was called with",
             expected=f"one-hot rows [n, {len(logits)}] of {dtype}",
-            got=strange,
+            got=None if strange is None else f"{list(strange.shape)} of {strange.dtype}: {strange.tolist()}",
             likely="torch.eye(k, dtype=logits.dtype) holds all of them; a single one is a row too, z[None]",
         )
         check.true(
@@ -759,17 +777,39 @@ def exact_gradient(
             got=[leaf.grad, f.weights.grad],
             likely="backward() fills .grad of every leaf: use torch.autograd.grad, and detach the losses",
         )
-        plain = answer(f, logits.clone())
-        with torch.no_grad():
-            frozen = answer(f, logits.clone())
-        for name, other in (("logits without a gradient", plain), ("under no_grad", frozen)):
+        for name, tested, within in (
+            ("logits without a gradient", "called with logits that require no gradient", torch.enable_grad()),
+            ("under no_grad", "called under torch.no_grad()", torch.no_grad()),
+        ):
+            with within:
+                other = _without_a_graph(check, name, answer, f, logits.clone(), f"{on}: {tested}")
             check.close(
                 name,
                 other.detach(),
                 found.detach(),
-                tested=f"{on}: a call with {name}" if other is plain else f"{on}: a call inside torch.no_grad()",
-                likely="autograd needs torch.enable_grad() here, and a copy of the logits that requires a gradient",
+                tested=f"{on}: {tested}",
+                likely=GRAPH,
             )
+
+
+GRAPH = (
+    "autograd needs a copy of the logits that requires a gradient, logits.detach().clone().requires_grad_(), and "
+    "with torch.enable_grad(): around softmax and grad, since the caller may have switched gradients off"
+)
+
+
+def _without_a_graph(
+    check: Task, name: str, answer: Callable[..., Tensor], f: Loss, logits: Tensor, tested: str
+) -> Tensor:
+    """The answer where nothing given has a graph; that autograd finds none is told as what it is."""
+    try:
+        return answer(f, logits)
+    except RuntimeError as error:
+        if "does not require grad" not in str(error):
+            raise
+        told = f"RuntimeError: {error}"
+    check.true(name, False, tested=tested, expected="the same gradient as before", got=told, likely=GRAPH)
+    raise AssertionError("a check that fails does not come back")
 
 
 def _rows_of_one(z: Tensor, logits: Tensor) -> bool:
@@ -812,7 +852,8 @@ def _mistaken_gradients(f: Loss, logits: Tensor) -> dict[str, Tensor]:
 
 WORDS = ("rises", "falls", "stays")
 ODDS = (1.0, 2.0, 5.0)
-FOUR = (torch.tensor([[1.0, 0.0], [3.0, 4.0], [5.0, 2.0], [3.0, 2.0]]), torch.tensor([0.0, -2.0]))
+FOUR = (torch.tensor([[1.0, 0.0], [3.0, 4.0], [5.0, 4.0], [3.0, 4.0]]), torch.tensor([6.0, -1.0]))
+"""Variances 2 and 3, so that the sum, its root, the mean and those divided by n - 1 are all different numbers."""
 
 
 def predict(

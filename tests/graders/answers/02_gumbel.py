@@ -532,6 +532,22 @@ def gumbel_softmax(logits, tau=1.0, *, hard=False, dim=-1, generator=None):
 # +    return straight_through(one_hot, soft)
 
 
+# %% wrong: gumbel-softmax | the classes of F.one_hot left where it puts them, last | killed by: hard
+# edit of: the teacher's
+# -    choice = soft.detach().argmax(dim, keepdim=True)
+# -    return straight_through(torch.zeros_like(soft).scatter(dim, choice, 1.0), soft)
+# +    one_hot = F.one_hot(soft.argmax(dim), soft.shape[dim]).to(soft)
+# +    return straight_through(one_hot, soft)
+
+
+# %% right: gumbel-softmax | the classes of F.one_hot brought from the last place to theirs
+# edit of: the teacher's
+# -    choice = soft.detach().argmax(dim, keepdim=True)
+# -    return straight_through(torch.zeros_like(soft).scatter(dim, choice, 1.0), soft)
+# +    one_hot = F.one_hot(soft.argmax(dim), soft.shape[dim]).to(soft).movedim(-1, dim)
+# +    return straight_through(one_hot, soft)
+
+
 # %% right: gumbel-softmax | noise in float64, rounded at the end; the one-hot by comparing places
 def gumbel_softmax(logits, tau=1.0, *, hard=False, dim=-1, generator=None):
     uniform = torch.rand(logits.shape, generator=generator, dtype=torch.float64)
@@ -904,11 +920,16 @@ def exact_gradient(f, logits):
     return own.grad
 
 
-# %% wrong: exact-gradient | needs gradients switched on | killed by: runs
+# %% wrong: exact-gradient | needs gradients switched on | killed by: under no_grad
 def exact_gradient(f, logits):
     logits = logits.detach().requires_grad_()
     losses = f(torch.eye(len(logits), dtype=logits.dtype)).detach()
     return torch.autograd.grad((logits.softmax(0) * losses).sum(), logits)[0]
+
+
+# %% wrong: exact-gradient | relies on the caller's logits to require a gradient | killed by: logits without a gradient
+# edit of: needs gradients switched on
+# -    logits = logits.detach().requires_grad_()
 
 
 # %% wrong: exact-gradient | exponentials that are too large for a float, divided by their sum | killed by: gradient
@@ -1074,6 +1095,12 @@ def bias_variance(estimates, exact):
 # edit of: the mean squared error taken for the variance
 # -    return (estimates.mean(0) - exact).norm().item(), ((estimates - exact) ** 2).sum(-1).mean().item()
 # +    return (estimates.mean(0) - exact).norm().item(), estimates.var(0, correction=0).mean().item()
+
+
+# %% wrong: predict-temperature | the root of the variance | killed by: variance
+# edit of: the mean squared error taken for the variance
+# -    return (estimates.mean(0) - exact).norm().item(), ((estimates - exact) ** 2).sum(-1).mean().item()
+# +    return (estimates.mean(0) - exact).norm().item(), estimates.var(0, correction=0).sum().sqrt().item()
 
 
 # %% wrong: predict-temperature | divides by n - 1 | killed by: variance
