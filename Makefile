@@ -18,13 +18,15 @@ export PIP_USER := 0
 FITS   := -E -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))'
 # looked for once, and only where it is needed
 PYTHON ?= $(eval PYTHON := $(shell for p in python3 python3.13 python3.12 python3.11 python .venv/bin/python; do $$p $(FITS) 2>/dev/null && { echo $$p; break; }; done))$(PYTHON)
+NO_PYTHON := This course needs Python 3.11, 3.12 or 3.13, and found none on the PATH. Install one, or name it: make setup PYTHON=/path/to/python3.12
 BIN    := .venv/bin
 READY  := .venv/.ready
 UNITS  ?=
 ARGS   ?=
+AGAIN  := $(MAKE)# not in a recipe itself: `make -n` would run that line
 
 # `make progress 02_gumbel work/03_perturbed/03_perturbed.ipynb` is as good as UNITS="…".
-ifneq ($(filter progress kill-matrix lectures exercises,$(firstword $(MAKECMDGOALS))),)
+ifneq ($(filter progress changes kill-matrix lectures exercises,$(firstword $(MAKECMDGOALS))),)
   NAMED := $(foreach g,$(wordlist 2,99,$(MAKECMDGOALS)),$(if $(findstring /,$(g))$(filter 0% 1% %.ipynb,$(g)),$(g)))
   ifneq ($(NAMED),)
     UNITS := $(NAMED)
@@ -35,7 +37,7 @@ endif
 # Jupyter refuses to serve as root, which is who one is in a container, unless told so.
 ROOT_FLAG := $(shell [ "$$(id -u)" = 0 ] && echo --allow-root)
 
-.PHONY: help setup lab test lint types unit notebooks lectures exercises progress kill-matrix bench pretrained clean
+.PHONY: help setup lab update test lint types unit notebooks browser lectures exercises progress changes kill-matrix bench pretrained clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,11 +45,18 @@ help:  ## list the targets
 setup: $(READY)  ## build the environment in .venv, once
 
 lab: $(READY)  ## open JupyterLab on the first lecture, your exercises in work/ (ARGS="--no-browser --port 8888")
-	@$(BIN)/python -m tools.work
+	@$(BIN)/python -m tools.work --brief
 	@echo "JupyterLab opens in your browser. To stop it: Ctrl-C in this terminal, then y."
 	@# the root is named: else it is the folder of the file, and work/ cannot be reached; tools/lab keeps the teacher's
 	@# tools away from learners, and the start quiet
 	@JUPYTER_CONFIG_PATH="$(CURDIR)/tools/lab$${JUPYTER_CONFIG_PATH:+:$$JUPYTER_CONFIG_PATH}" $(BIN)/python -m jupyterlab $(ROOT_FLAG) --ServerApp.root_dir="$(CURDIR)" $(ARGS) lectures/00_start_here.ipynb
+
+update:  ## fetch what is new in the course; your work, and what you wrote into lectures, is kept
+	@test -n "$(PYTHON)" || { echo "$(NO_PYTHON)"; exit 1; }
+	@"$(PYTHON)" -E -s tools/update.py --make "$(AGAIN)"
+
+refresh: $(READY) again
+	@$(BIN)/python -m tools.work
 
 NBVAL := -p tests.notebooks.budget --nbval-lax --nbval-current-env --nbval-cell-timeout 120
 
@@ -67,6 +76,10 @@ notebooks: $(READY)  ## run every lecture and solution, and hold the lectures to
 	$(BIN)/python -m pytest $(NBVAL) lectures
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(NBVAL) solutions
 
+browser: $(READY)  ## every lecture and an exercise in a Chromium that is on this machine, every control moved
+	@$(BIN)/python -c 'import playwright' 2>/dev/null || $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[browser]'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 tests/browser
+
 lectures: $(READY)  ## execute again the lectures whose code changed (UNITS="02_gumbel")
 	$(BIN)/python -m tools.lectures $(UNITS)
 
@@ -75,6 +88,9 @@ exercises: $(READY)  ## make exercises/ from solutions/ (UNITS="02_gumbel")
 
 progress: $(READY)  ## your points so far, from the notebooks in work/ (UNITS="02_gumbel")
 	@$(BIN)/python -m tools.progress $(UNITS)
+
+changes: $(READY)  ## what changed in an exercise since yours was copied (UNITS="02_gumbel")
+	@$(BIN)/python -m tools.changes $(UNITS)
 
 kill-matrix: $(READY)  ## every wrong answer and the check that stops it
 	@$(BIN)/python -m tests.graders $(UNITS)
@@ -97,6 +113,6 @@ endif
 again: ;
 
 $(READY): constraints.txt pyproject.toml Makefile tools/environment.py
-	@test -n "$(PYTHON)" || { echo "This course needs Python 3.11, 3.12 or 3.13, and found none on the PATH. Install one, or name it: make setup PYTHON=/path/to/python3.12"; exit 1; }
+	@test -n "$(PYTHON)" || { echo "$(NO_PYTHON)"; exit 1; }
 	@"$(PYTHON)" $(FITS) || { echo "This course needs Python 3.11, 3.12 or 3.13, and PYTHON=$(PYTHON) is none of them. Leave PYTHON out, or name another: make setup PYTHON=/path/to/python3.12"; exit 1; }
 	@"$(PYTHON)" -E -s tools/environment.py --torch $(TORCH) --index $(TORCH_CPU_INDEX) --extras $(EXTRAS) $(if $(filter environment command,$(firstword $(origin PYTHON))),--asked)

@@ -25,6 +25,7 @@ from nbgrader.preprocessors import (
     IncludeHeaderFooter,
     LimitOutput,
     LockCells,
+    NbGraderPreprocessor,
     OverwriteCells,
     OverwriteKernelspec,
     SaveAutoGrades,
@@ -44,6 +45,21 @@ class NamedStubs(ClearSolutions):
             "python": f'raise NotImplementedError("{task}: not filled in yet, write your answer in place of this line")'
         }
         return super().preprocess_cell(cell, resources, cell_index)
+
+
+class RunOn(NbGraderPreprocessor):
+    """Tags what stands below the first stub, so that "Run All" goes on behind an error to the tasks that follow.
+
+    A learner's JupyterLab looks at the tag; grading does not.
+    """
+
+    def preprocess(self, nb, resources):
+        """Tag the cells of code from the first answer on."""
+        first = next((at for at, cell in enumerate(nb.cells) if mark(cell).get("solution")), len(nb.cells))
+        for cell in nb.cells[first:]:
+            if cell.cell_type == "code":
+                cell.metadata["tags"] = sorted({*cell.metadata.get("tags", []), "raises-exception"})
+        return nb, resources
 
 
 def mark(cell: NotebookNode) -> dict[str, Any]:
@@ -302,11 +318,12 @@ c.CourseDirectory.course_id = "dynlib"
 c.CourseDirectory.source_directory = "solutions"
 c.CourseDirectory.release_directory = "exercises"
 
-# The default steps, with named stubs in place of anonymous ones.
+# The default steps, with named stubs in place of anonymous ones, and tags for learners.
 c.GenerateAssignment.preprocessors = [
     IncludeHeaderFooter,
     LockCells,
     NamedStubs,
+    RunOn,
     ClearOutput,
     CheckCellMetadata,
     ComputeChecksums,

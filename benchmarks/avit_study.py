@@ -2,9 +2,11 @@
 
 ``python -m benchmarks.avit_study`` first lets tokens halt by each feature of the zoo's ``digits_vit`` in turn, which is
 not trained for it. The feature with the least loss becomes the first one. Then it trains the model on, once for each
-weight and seed, with halting tokens; and, to compare with, without them: as many steps on the same images. That
-takes about three quarters of an hour on one core. Interrupt and call it again to resume. Lecture 10 reads the file, so
-that its readers do not wait.
+weight and seed, with halting tokens; and, to compare with, without them: as many steps on the same images. Then come
+the rivals that learn nothing of when to stop, at about half of the FLOPs and for as many steps: patches with ink stay
+and blank ones go after layer 1; as many patches stay, drawn at random; all tokens go through half of the layers. That
+takes about an hour on one core. Interrupt and call it again to resume. Lecture 10 reads the file, so that its readers
+do not wait.
 
 Throughput is images a second, 256 at a time, each model in the fastest of several ways to run it, all of one seed timed
 in turn. The FLOPs are counted on the same 256 images.
@@ -14,7 +16,7 @@ import argparse
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +24,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from benchmarks.study import Results, head
+from dynlib.backbone import Block, ViT
 from dynlib.cost import count, timed
 from dynlib.data import ClutteredDigits, cluttered_digits
 from dynlib.data.digits import MOST_FRAGMENTS
@@ -38,6 +41,7 @@ CHOSEN_ON, PRICE = 250, 0.1  # training images that the feature is chosen on, an
 PLAIN = "plain"
 WEIGHTS: tuple[float | str, ...] = (PLAIN, 0.003, 0.01, 0.03)
 """Of the ponder; and the model whose tokens do not halt."""
+RIVALS = {"ink": 2, "random": 1, "half the layers": 1}  # and with how many seeds
 CHUNKS, ROWS = (16, 64), (1024, 4096)
 """Images at a time where all tokens run, and tokens at a time where halted ones are taken out."""
 
@@ -180,6 +184,61 @@ def run(feature: int, test: ClutteredDigits, checkpoints: Path, seed: int) -> li
     return [{"weight": weight, **judge(model, test), **paid[weight]} for weight, model in models.items()]
 
 
+class Thinned(nn.Module):
+    """A vision transformer in which a rule says which patches go on after layer 1; the others are gone."""
+
+    def __init__(self, vit: ViT, rule: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.vit, self.rule = vit, rule
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images to logits."""
+        first, *later = cast(list[Block], list(self.vit.blocks))
+        stays = F.pad(self.rule(images), (1, 0), value=True)  # the class token goes through all layers
+        order = stays.sum(1).argsort(descending=True, stable=True)
+        stays, x = stays[order], first(self.vit.embed(images))[order]
+        lengths = stays.sum(1)
+        left = x[stays]
+        for block in later:
+            left = block.packed(left, lengths.tolist())
+        logits = self.vit.readout(left[lengths.cumsum(0) - lengths][:, None])
+        return logits[order.argsort()]
+
+
+def with_ink(images: Tensor) -> Tensor:
+    """The patches of images that are not blank, [batch, patches]."""
+    return F.max_pool2d(images, 4).flatten(1) > 0
+
+
+def as_many(images: Tensor, generator: torch.Generator) -> Tensor:
+    """As many patches of each image as have ink, drawn at random."""
+    places = torch.rand(len(images), (images.shape[-1] // 4) ** 2, generator=generator).argsort(1).argsort(1)
+    return places < with_ink(images).sum(1, keepdim=True)
+
+
+def compete(rival: str, seed: int, *, test: ClutteredDigits, checkpoints: Path) -> dict[str, Any]:
+    """A rival that learns nothing of when to stop, trained as long as the others on the same images, and judged."""
+    vit, training = load("digits_vit"), recipe("digits_avit").training
+    if rival == "half the layers":
+        vit.blocks, model = vit.blocks[: len(vit.blocks) // 2], vit
+    else:
+        drawn = partial(as_many, generator=torch.Generator().manual_seed(seed))
+        model = Thinned(vit, with_ink if rival == "ink" else drawn)
+    train(
+        model,
+        digits_avit_loss(model, ponder=0.0, stream=seed),
+        steps=int(training["steps"]),
+        lr=training["lr"],
+        weight_decay=training["weight_decay"],
+        checkpoint=checkpoints / f"{rival}-{seed}.pt",
+        description=f"{rival}, seed {seed}",
+    )
+    images = test.images[:TIMED]
+    with torch.no_grad():
+        share = count(model.eval(), images).flops / count(load("digits_vit"), images).flops
+    return {**judge(model, test), "share of FLOPs": share}
+
+
 def main() -> None:
     """Run everything and write the file."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.avit_study", description=__doc__)
@@ -192,6 +251,8 @@ def main() -> None:
     feature = results.once("features", chosen)["chosen"]
     for row in results.sweep(({"seed": seed} for seed in range(SEEDS)), partial(run, feature, test, folder)):
         print({key: row.get(key) for key in ("weight", "seed", "accuracy", "depth", "auc", "throughput")})
+    rivals = ({"rival": rival, "seed": seed} for rival, seeds in RIVALS.items() for seed in range(seeds))
+    results.sweep(rivals, partial(compete, test=test, checkpoints=folder), name="rivals")
     results.once("start", lambda: judge(load("digits_vit"), test)["accuracy"])
     results.once("before training", lambda: judge(_start(feature).eval(), test))
     digit, ink = digit_patches(test.masks), F.avg_pool2d(test.images, 4).flatten(1)

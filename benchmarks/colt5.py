@@ -1,4 +1,4 @@
-"""CoLT5's layers against the dense transformer's, over the length of the sequence.
+"""CoLT5's layers against dense ones, with full attention or with LongT5's, over the length of the sequence.
 
 The routers are what they are at the start: who is routed is decided, not planned, and costs what it costs.
 """
@@ -12,6 +12,7 @@ from benchmarks.race import Race, Ways, pays, race
 from benchmarks.table import Case, Row
 from dynlib.backbone import Block
 from dynlib.tokens.colt5 import ConditionalBlock
+from dynlib.tokens.local_attention import LocalGlobalBlock
 
 DIM, DEPTH, WINDOW = 256, 2, 64  # features of a token, layers, tokens to each side
 TOKENS = 8192  # in a batch, whatever the length
@@ -23,32 +24,34 @@ def cases(*, quick: bool = False) -> list[Case]:
     lengths = (64,) if quick else LENGTHS
     return [
         *((f"colt5, {length} tokens", partial(_row, length, quick)) for length in lengths),
+        *((f"colt5, {length} tokens, local", partial(_row, length, quick, local=True)) for length in lengths),
         ("colt5, where it pays", partial(_pays, quick)),
     ]
 
 
 @torch.inference_mode()
-def _race(length: int, quick: bool, *, repeats: int = 15) -> Race:
+def _race(length: int, quick: bool, *, local: bool = False, repeats: int = 15) -> Race:
     dim, tokens = (32, 256) if quick else (DIM, TOKENS)
     torch.manual_seed(0)
     heads, batch = dim // 16 if quick else dim // 32, max(tokens // length, 1)
     window = min(WINDOW, length // 4)
     ours = nn.Sequential(*(ConditionalBlock(dim, heads, window=window) for _ in range(DEPTH))).eval()
-    dense = nn.Sequential(*(Block(dim, heads) for _ in range(DEPTH))).eval()
+    peer = partial(LocalGlobalBlock, window=window) if local else Block
+    dense = nn.Sequential(*(peer(dim, heads) for _ in range(DEPTH))).eval()
     x = torch.randn(batch, length, dim, generator=torch.Generator().manual_seed(0))
 
     def run(model: nn.Module, chunk: int) -> Tensor:
         return torch.cat([model(part) for part in x.split(chunk)])
 
-    def ways(model: nn.Module) -> Ways:
+    def ways(model: nn.Module, name: str = "") -> Ways:
         chunks = sorted({max(number // length, 1) for number in (tokens // 8, tokens // 2, tokens)})
-        return {f"{chunk * length} tokens at a time": partial(run, model, chunk) for chunk in chunks}
+        return {f"{name}{chunk * length} tokens at a time": partial(run, model, chunk) for chunk in chunks}
 
-    return race(ways(ours), ways(dense), repeats=repeats)
+    return race(ways(ours), ways(dense, "local and global attention, " if local else ""), repeats=repeats)
 
 
-def _row(length: int, quick: bool) -> Row:
-    run = _race(length, quick, repeats=7 if quick else 15)
+def _row(length: int, quick: bool, *, local: bool = False) -> Row:
+    run = _race(length, quick, local=local, repeats=7 if quick else 15)
     return run.row("CoLT5, gathered", _size(f"{length} tokens", quick))
 
 

@@ -1,21 +1,25 @@
-"""Needles in noise: learned against evenly spaced routing at the same cost, router by router; written to a JSON file.
+"""Needles in noise: learned against fixed routing at the same cost, and against dense readers; written to a JSON file.
 
-``python -m benchmarks.colt5_study`` trains every arm with every seed, some ten seconds each on one idle core. Call it
+``python -m benchmarks.colt5_study`` trains every arm with every seed, some 20 seconds each on one idle core. Call it
 again after an interruption: what is in the file already is not run again. Lecture 06 reads the file.
 """
 
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from benchmarks.study import Results, head
+from dynlib.backbone import Block
 from dynlib.cost import count, interval
 from dynlib.data import Needles, needles
 from dynlib.deciding import record
 from dynlib.tokens.colt5 import ConditionalAttention, Router
+from dynlib.tokens.local_attention import LocalGlobalBlock
 from dynlib.training import train
 from dynlib.zoo.needles import NeedleReader, reading_loss
 
@@ -40,7 +44,17 @@ ARMS = {
     "even feed-forward": "the feed-forward router is evenly spaced",
     "one for both": "one vector scores who asks and who is asked",
     "all": "all tokens routed, always",
+    "anchored": "all three evenly spaced, from the question on",
+    "full": "dense, full attention",
+    "local and global": "dense, local and global attention",
+    "narrow": "dense, full attention, fewer features",
 }
+DENSE: dict[str, dict[str, Any]] = {
+    "full": {"dim": 32, "heads": 4},
+    "local and global": {"dim": 32, "heads": 4, "window": 8, "span": 8},
+    "narrow": {"dim": 16, "heads": 4, "hidden": 40},
+}
+"""The block of a reader that routes nothing. The narrow one has the FLOPs of learned routing."""
 EVEN = {
     "even": ("query_router", "key_router", "feed_forward.router"),
     "even keys": ("key_router",),
@@ -52,10 +66,15 @@ EVEN = {
 def build(arm: str, seed: int) -> NeedleReader:
     """The untrained model of an arm; those of a seed begin with the same weights."""
     torch.manual_seed(seed)
+    if arm in DENSE:
+        model = NeedleReader(**SETTINGS["model"] | {"dim": DENSE[arm]["dim"]})
+        model.blocks = nn.ModuleList([(LocalGlobalBlock if "span" in DENSE[arm] else Block)(**DENSE[arm])])
+        return model
     model = NeedleReader(**SETTINGS["model"])
     for name, router in model.named_modules():
         if isinstance(router, Router):
             router.routing = "even" if name.endswith(EVEN.get(arm, ())) else "learned"
+            router.routing = "anchored" if arm == "anchored" else router.routing
             router.capacity = 1 if arm == "all" else router.capacity
     if arm == "one for both":
         for part in model.modules():
@@ -77,8 +96,9 @@ def measure(model: NeedleReader, test: Needles) -> dict[str, Any]:
     needle that answers it. "routed": the share of the routed that are needles.
     """
     logits, chosen = [], []
+    routes = any(isinstance(part, Router) for part in model.modules())
     for tokens in test.tokens.split(FEW):
-        with record(model, Router) as routed:
+        with record(model, Router) if routes else nullcontext({}) as routed:
             logits.append(model(tokens))
         chosen.append({name: each.mask for name, (each,) in routed.items()})
     said = torch.cat(logits)
@@ -100,7 +120,7 @@ def measure(model: NeedleReader, test: Needles) -> dict[str, Any]:
 def run(arm: str, seed: int) -> dict[str, Any]:
     """Train one model and test it, on the way with fewer sequences and the capacities of that step."""
     model, training = build(arm, seed), SETTINGS["training"]
-    shrink = arm not in ("never wide", "all")
+    shrink = arm not in ("never wide", "all", *DENSE)
     loss = reading_loss(
         model,
         steps=training["steps"],
@@ -151,7 +171,7 @@ def summary(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def main() -> None:
     """Run what is missing and write the file after every run."""
     torch.set_num_threads(1)
-    made = {**head("colt5_study"), "settings": SETTINGS, "seeds": list(SEEDS), "test sequences": TEST}
+    made = {**head("colt5_study"), "settings": SETTINGS, "dense": DENSE, "seeds": list(SEEDS), "test sequences": TEST}
     results = Results(RESULTS, made, summary=lambda runs: {"summary": summary(runs)})
     for row in summary(results.sweep(({"arm": arm, "seed": seed} for arm in ARMS for seed in SEEDS), run)):
         print(f"{row['arm']:18} {row['accuracy']:.3f} ± {row['accuracy half']:.3f}, gain {row['gain']:+.3f}")

@@ -23,7 +23,7 @@ from dynlib.backbone import CausalLM
 from dynlib.cost import count
 from dynlib.data import encode, text
 from dynlib.deciding import setting
-from dynlib.tokens.mixture_of_depths import MixtureOfDepths
+from dynlib.tokens.mixture_of_depths import MixtureOfDepths, Routing
 from dynlib.training import History, train
 from dynlib.zoo.recipes import Numbers
 from dynlib.zoo.recipes.mixtures import mixture_lm, mixture_lm_figures, mixture_lm_loss
@@ -36,12 +36,12 @@ EVERY = 50  # steps that one point of a training curve is the mean of
 COUNTED = 32  # windows that FLOPs are counted on
 
 
-def random_lm(*, capacity: float, **config: Any) -> CausalLM:
-    """As :func:`mixture_lm`, but a draw decides who runs."""
+def drawn_lm(*, capacity: float, routing: Routing = "random", **config: Any) -> CausalLM:
+    """As :func:`mixture_lm`, but a draw decides who runs, and with "gaussian" also by how much."""
     model = mixture_lm(capacity=capacity, **config)
     for block in model.blocks:
         if isinstance(block, MixtureOfDepths):
-            block.routing, block.predictor = "random", None
+            block.routing, block.predictor = routing, None
     return model
 
 
@@ -50,15 +50,17 @@ KINDS: dict[str, tuple[Callable[..., CausalLM], dict[str, Any], float]] = {
     "dense, 6 layers": (small_lm, {}, 0.0),
     "top-k, 12.5 %": (mixture_lm, {"capacity": 0.125}, 0.0),
     "dense, 3 layers": (small_lm, {"depth": 3}, 0.0),
-    "random, 12.5 %": (random_lm, {"capacity": 0.125}, 0.0),
+    "random, 12.5 %": (drawn_lm, {"capacity": 0.125}, 0.0),
     "dense, 4 layers": (small_lm, {"depth": 4}, 0.0),
     "top-k, 50 %": (mixture_lm, {"capacity": 0.5}, 0.0),
     "top-k, 25 %": (mixture_lm, {"capacity": 0.25}, 0.0),
     "top-k, 12.5 %, router's loss": (mixture_lm, {"capacity": 0.125}, 0.1),
-    "random, 50 %": (random_lm, {"capacity": 0.5}, 0.0),
+    "random, 50 %": (drawn_lm, {"capacity": 0.5}, 0.0),
     "top-k, 12.5 %, every block": (mixture_lm, {"capacity": 0.125, "every": 1}, 0.0),
-    "random, 12.5 %, every block": (random_lm, {"capacity": 0.125, "every": 1}, 0.0),
+    "random, 12.5 %, every block": (drawn_lm, {"capacity": 0.125, "every": 1}, 0.0),
     "dense, 1 layer": (small_lm, {"depth": 1}, 0.0),
+    "gaussian, 12.5 %": (drawn_lm, {"capacity": 0.125, "routing": "gaussian"}, 0.0),
+    "gaussian, 12.5 %, every block": (drawn_lm, {"capacity": 0.125, "routing": "gaussian", "every": 1}, 0.0),
 }
 FIRST = 4
 ZOO = {"dense, 6 layers": "topics_small", "top-k, 12.5 %, router's loss": "topics_mod"}
@@ -90,7 +92,7 @@ def flops_per_token(model: nn.Module) -> float:
 
 def measure(model: CausalLM) -> dict[str, float]:
     """Held-out bits and FLOPs per token, of a learned mixture of depths with each causal routing too."""
-    torch.manual_seed(0)  # of random routing
+    torch.manual_seed(0)  # of the draws
     results: Numbers = {"flops": flops_per_token(model), **mixture_lm_figures(model)}
     if any(isinstance(block, MixtureOfDepths) and block.routing == "top_k" for block in model.blocks):
         for routing in ("threshold", "predictor"):

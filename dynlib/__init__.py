@@ -1,0 +1,49 @@
+"""Networks that spend only what is needed: dynamic, efficient neural networks, each mechanism in a page or two.
+
+======================  =============================================================================================
+``dynlib.choice``       one of k, k of n, or a solver's answer, and still learn through it
+``dynlib.depth``        how many layers: early exits, CALM, self-speculation, execution plans for a frozen stack
+``dynlib.tokens``       which tokens: CoLT5's conditional layers, Mixture-of-Depths, A-ViT
+``dynlib.deciding``     what these share: ``setting`` turns their knobs, ``record`` collects what they decided
+``dynlib.cost``         what ran: FLOPs, bytes, parameters, seconds, joules; thresholds certified for any knob
+``dynlib.backbone``     the plain transformer that is made dynamic: ``ViT``, ``CausalLM``
+``dynlib.data``         digits, topics, needles and terrain: offline, seeded
+``dynlib.zoo``          small trained backbones: ``dynlib.zoo.load("digits_vit")``
+``dynlib.training``     a plain training loop
+``dynlib.checks``       the voice that a learner of the course hears; ``dynlib.causes`` explains errors to it
+``dynlib.plotting``     the figures of the course's pages; ``dynlib.page`` their tables and measurements
+======================  =============================================================================================
+
+``import dynlib`` loads nothing; a part is loaded when it is first used. ``help(dynlib.choice)`` says more of one.
+"""
+
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
+
+__version__ = "0.1.0"
+
+_PARTS = (
+    *("backbone", "causes", "checks", "choice", "cost", "data", "deciding", "depth", "inputs", "page", "plotting"),
+    *("tokens", "training", "transforms", "ways", "zoo"),
+)
+_DRAWING = {"page", "plotting"}  # they need matplotlib, which the package alone does without
+
+__all__ = ["__version__", *_PARTS]
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name not in _PARTS:
+        raise AttributeError(f"dynlib has no {name!r}; it has {', '.join(_PARTS)}")
+    try:
+        return import_module(f"dynlib.{name}")
+    except ModuleNotFoundError as error:
+        if name in _DRAWING and error.name and not error.name.startswith("dynlib"):
+            says = f"dynlib.{name} is for notebooks and needs {error.name}: pip install 'dynlib[course]' brings it"
+            raise ModuleNotFoundError(says, name=error.name) from None
+        raise
+
+
+def __dir__() -> list[str]:
+    parts = set(_PARTS) if find_spec("matplotlib") else set(_PARTS) - _DRAWING
+    return sorted(parts | {name for name in globals() if name.startswith("__")})

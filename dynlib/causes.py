@@ -4,7 +4,9 @@ An error message of Python or PyTorch says what could not be done, not what to c
 own line among those of the libraries and of the checks, :func:`usual_cause` the sentence that helps most often.
 """
 
+import ast
 import re
+import sys
 import sysconfig
 import traceback
 from pathlib import Path
@@ -76,8 +78,12 @@ def usual_cause(error: BaseException, whose: Whose) -> str | None:
     text = str(error)
     if isinstance(error, NameError) and not isinstance(error, UnboundLocalError):
         if whose == "theirs":
-            return f"'{error.name}' has no value where your answer uses it: a slip of the pen, or a missing import"
-        return f"'{error.name}' is not there: the cell with your answer was not run, or did not run to its end"
+            return (
+                f"'{error.name}' has no value where your answer uses it: a slip of the pen, a missing import, or a "
+                "cell above that was not run"
+            )
+        broken = not_run(error.name or "")
+        return broken or f"'{error.name}' is not there: the cell with your answer was not run, or not to its end"
     if whose == "checks" and "NoneType" in text:
         return "your function gives None: is the return missing?"
     if whose == "cell" and isinstance(error, TypeError | AttributeError):
@@ -91,3 +97,28 @@ def usual_cause(error: BaseException, whose: Whose) -> str | None:
     if isinstance(error, ZeroDivisionError):
         return "the smallest case divides by 0: think of k = 0, of one token, of one class"
     return next((says for pattern, says in _USUAL.items() if re.search(pattern, text)), None)
+
+
+def not_run(name: str) -> str | None:
+    """A sentence if the cell that last tried to define a function or class has an error of syntax, and did not run.
+
+    What the name stands for then is what it was before, such as the stub. None where there is no such cell, and outside
+    of a notebook.
+    """
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if shell is None or not name.isidentifier():
+        return None
+    cells = (cell for cell in reversed(shell.user_ns.get("In", [])) if isinstance(cell, str))
+    last = next((cell for cell in cells if re.search(rf"^\s*(async\s+)?(def|class)\s+{name}\b", cell, re.M)), "")
+    try:
+        compile(shell.transform_cell(last), "cell", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    except SyntaxError as error:
+        place = f" (line {error.lineno})" if error.lineno else ""
+        return f"the cell that defines '{name}' did not run, because of its {type(error).__name__}: {error.msg}{place}"
+    return None
+
+
+def stub_stands(error: NotImplementedError) -> str | None:
+    """:func:`not_run` for the function or class whose stub raised this error: an answer was written over the stub."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    return not_run(frames[-1][0].f_code.co_qualname.split(".")[0]) if frames else None

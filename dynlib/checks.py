@@ -32,7 +32,7 @@ from typing import Any, Never
 import torch
 from torch import Tensor, nn
 
-from dynlib.causes import usual_cause, where
+from dynlib.causes import stub_stands, usual_cause, where
 from dynlib.ways import used
 
 FALSE_ALARM = 1e-6
@@ -407,7 +407,9 @@ def task(name: str, *, read: str | None = None, seconds: int = 30, seed: int = 0
         except CheckFailed:
             raise
         except NotImplementedError as error:
-            raise Unfilled(str(error) or f"{name}: write your answer first") from None
+            broken = stub_stands(error)
+            told = f"{name}: {broken}; the stub still stands" if broken else str(error)
+            raise Unfilled(told or f"{name}: write your answer first") from None
         except Exception as error:
             place, whose = where(error)
             raise CheckFailed(
@@ -543,7 +545,8 @@ def _fingerprint(got: Any, mistakes: Mapping[str, Any] | None, tolerance: float)
             number = got.item() if isinstance(got, Tensor) and got.numel() == 1 else got
             if isinstance(number, Tensor):
                 continue
-            if number == result or (_number(number) and abs(number - result) <= tolerance * max(1, abs(result))):
+            near = _number(number) and _number(result) and abs(number - result) <= tolerance * max(1, abs(result))
+            if number == result or near:
                 return says
     return None
 

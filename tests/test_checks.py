@@ -202,6 +202,11 @@ def test_a_known_number_picks_its_sentence(got: Any, says: str, method: str) -> 
     assert f"  likely    {says}" in str(error)
 
 
+def test_a_known_mistake_without_a_number_is_passed_over() -> None:
+    said = failure(lambda c: c.equal("t", 4, 3, tested="x", mistakes={"nothing came": None, "one more": 4}))
+    assert "one more" in str(said)
+
+
 def test_known_shares_pick_their_sentence() -> None:
     law, uniform = torch.tensor([0.7, 0.2, 0.1]), torch.full((3,), 1 / 3)
     draws = torch.arange(3000) % 3

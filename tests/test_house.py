@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from importlib import import_module
@@ -333,4 +334,36 @@ def test_importing_the_package_takes_no_time_beside_that_of_torch() -> None:
 
 
 def test_importing_the_bare_name_does_not_even_load_torch() -> None:
-    assert python("import dynlib, sys; print('torch' in sys.modules)") == "False"
+    assert python("import dynlib, sys; dir(dynlib); print('torch' in sys.modules)") == "False"
+
+
+def test_the_bare_name_says_what_there_is_and_gives_it_when_asked() -> None:
+    said = python(
+        "import dynlib, sys; from IPython.core.interactiveshell import InteractiveShell\n"
+        "shell = InteractiveShell.instance(); shell.user_ns['dynlib'] = dynlib\n"
+        "from IPython.core.completer import provisionalcompleter\n"
+        "with provisionalcompleter():\n    print(*(one.text for one in shell.Completer.completions('dynlib.', 7)))\n"
+        "print(dynlib.__version__, dynlib.cost.count.__name__)\n"
+        "try:\n    dynlib.chioce\nexcept AttributeError as error:\n    print(error)"
+    )
+    offered, told, error = said.split("\n")
+    rooms = {name.split(".")[1] for name in sources() if "." in name}
+    assert set(offered.split()) >= rooms
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert told == f"{version} count"
+    assert error.startswith("dynlib has no 'chioce'; it has backbone, ")
+    import dynlib
+
+    assert all(f"``dynlib.{room}``" in dynlib.__doc__ for room in rooms - {"inputs", "transforms", "ways"})
+
+
+def test_without_matplotlib_help_works_and_a_figure_says_what_to_install() -> None:
+    said = python(
+        BLOCK.format(missing=["matplotlib"])
+        + "\nimport pydoc, dynlib\nprint(pydoc.plain(pydoc.render_doc(dynlib)).split(chr(10))[3])\n"
+        "try:\n    from dynlib import plotting\nexcept ModuleNotFoundError as error:\n    print(error)"
+    )
+    assert said.startswith("dynlib - Networks that spend only what is needed")
+    assert said.endswith(
+        "dynlib.plotting is for notebooks and needs matplotlib: pip install 'dynlib[course]' brings it"
+    )

@@ -102,7 +102,18 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("name", ["avit_study", "colt5_study", "mixture_of_depths_study", "painters_minilm"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "avit_study",
+        "colt5_study",
+        "gumbel_study",
+        "mixture_of_depths_study",
+        "painters_minilm",
+        "paths_study",
+        "thinking_study",
+    ],
+)
 @pytest.mark.parametrize("folder", [".", "lectures", "/"])
 def test_a_study_is_found_from_anywhere(name: str, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     root = Path(__file__).parent.parent

@@ -24,6 +24,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+from traitlets.config import Config
 
 import tools.environment
 from tools.environment import NEEDS, install, missing, relocate, supported
@@ -50,6 +51,10 @@ ONLY_PRETRAINED = {
     *("mdurl", "pydantic", "pydantic-core", "regex", "rich", "shellingham", "tokenizers", "transformers", "truststore"),
     *("typer", "typing-inspection"),
 }
+
+
+# What `make browser` brings.
+ONLY_BROWSER = {"greenlet", "playwright"}
 
 
 def pins() -> dict[str, Requirement]:
@@ -93,7 +98,7 @@ def test_what_is_installed_is_what_the_constraints_say() -> None:
             try:
                 there = importlib.metadata.version(name)
             except importlib.metadata.PackageNotFoundError:
-                if name in ONLY_PRETRAINED:
+                if name in ONLY_PRETRAINED | ONLY_BROWSER:
                     continue
                 there = "missing"
             if there != pinned(pin):
@@ -101,7 +106,7 @@ def test_what_is_installed_is_what_the_constraints_say() -> None:
     assert different == []
 
 
-@pytest.mark.parametrize("extra", [None, "course", "test", "oracles", "pretrained"])
+@pytest.mark.parametrize("extra", [None, "course", "test", "oracles", "browser", "pretrained"])
 def test_every_dependency_is_pinned_to_a_version_that_it_allows(extra: str | None) -> None:
     wanted = PROJECT["dependencies"] if extra is None else PROJECT["optional-dependencies"][extra]
     there = pins()
@@ -131,11 +136,10 @@ def test_conda_gets_the_same_environment_as_make() -> None:
     assert f"--extra-index-url {VARIABLES['TORCH_CPU_INDEX']}" in pip
     assert "-c constraints.txt" in pip
     (ours,) = [line for line in pip if line.startswith("-e ")]
-    (added,) = re.findall(r"pip install .*-e '([^']+)'", MAKEFILE)
-    assert added == ".[pretrained]"
+    assert re.findall(r"pip install .*-e '([^']+)'", MAKEFILE) == [".[browser]", ".[pretrained]"]
     assert ours == f"-e .[{VARIABLES['EXTRAS']}]"
     extras = set(VARIABLES["EXTRAS"].split(","))
-    assert extras == set(PROJECT["optional-dependencies"]) - {"kernels", "pretrained"}
+    assert extras == set(PROJECT["optional-dependencies"]) - {"kernels", "browser", "pretrained"}
     assert len(pip) == 4, "what else does conda install that make does not?"
 
 
@@ -172,6 +176,17 @@ def test_make_test_is_made_of_targets_that_run_every_tool() -> None:
         "-n 2 tests",
     ):
         assert command in told
+
+
+def test_make_update_pulls_and_then_goes_on_with_what_came_in(tmp_path: Path) -> None:
+    folder = bare(tmp_path / "course")
+    first, then = (make("-n", "-o", ".venv/.ready", goal, folder=folder).stdout for goal in ("update", "refresh"))
+    assert re.search(r'-E -s tools/update.py --make "\S*make"', first)
+    assert then.endswith("-m tools.work\n")
+    assert "environment.py" in make("-n", "refresh", folder=folder).stdout, "the environment follows its pins"
+    ran = make("update", "PYTHON=", folder=folder)
+    assert ran.returncode != 0
+    assert "This course needs Python 3.11, 3.12 or 3.13" in ran.stdout
 
 
 def test_without_a_python_that_fits_make_says_which_one_to_get(tmp_path: Path) -> None:
@@ -529,6 +544,8 @@ def test_make_lab_serves_the_course_within_ten_seconds(tmp_path: Path) -> None:
             assert status == 200
             assert '"disabledExtensions": ["@jupyter/nbgrader"' in page, "a teacher's tools are not a learner's"
             assert get(f"{address}/formgrader")[0] == 404
+            assert "custom.css" in page
+            assert "Path: work/" in get(f"{address}/custom/custom.css")[1], "an exercise's tab is marked"
             assert get(f"{address}/lab/tree/lectures/00_start_here.ipynb")[0] == 200
             for path in ("lectures/00_start_here.ipynb", *(f"work/{unit}/{unit}.ipynb" for unit in units())):
                 status, text = get(f"{address}/api/contents/{path}?content=0")
@@ -543,3 +560,23 @@ def test_make_lab_serves_the_course_within_ten_seconds(tmp_path: Path) -> None:
             break
     assert min(seconds) < 10
     assert all((ROOT / "work" / path.relative_to(EXERCISES)).exists() for path in EXERCISES.rglob("*.ipynb"))
+
+
+def test_a_server_that_is_started_within_the_course_shows_all_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    course = tmp_path / "the course"
+    (course / "lectures").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.setattr(sys, "prefix", str(course / ".venv"))
+
+    def started(folder: Path) -> Config:
+        monkeypatch.chdir(folder)
+        config = Config()
+        exec(tools.environment.FROM_WITHIN, {"c": config})
+        return config
+
+    within = started(course / "lectures")
+    assert within.ServerApp.root_dir == str(course)
+    assert within.FileContentsManager.preferred_dir == str(course / "lectures")
+    assert started(course) == started(tmp_path / "elsewhere") == Config(), "a teacher's folder is its own root"

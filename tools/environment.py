@@ -265,6 +265,17 @@ def _pip(*arguments: str, quiet: bool = False) -> bool:
     return run(PYTHON, "-I", "-m", "pip", "install", "--quiet", *arguments, **options).returncode == 0
 
 
+FROM_WITHIN = """# `jupyter lab` from a folder within the course shows all of it: the links of a lecture lead to work/.
+import sys
+from pathlib import Path
+
+course, here = Path(sys.prefix).resolve().parent, Path.cwd().resolve()
+if course in here.parents:
+    c.ServerApp.root_dir = str(course)
+    c.FileContentsManager.preferred_dir = str(here)
+"""
+
+
 def settle() -> None:
     """Settings that a learner wants from the start, and the stamp."""
     # JupyterLab would greet every learner with a pop-up that asks whether to fetch news, and each kernel would print
@@ -276,6 +287,8 @@ def settle() -> None:
     }.items():
         (VENV / name).parent.mkdir(parents=True, exist_ok=True)
         (VENV / name).write_text(json.dumps(settings) + "\n", encoding="utf-8")
+    (VENV / "etc" / "jupyter").mkdir(parents=True, exist_ok=True)
+    (VENV / "etc" / "jupyter" / "jupyter_server_config.py").write_text(FROM_WITHIN, encoding="utf-8")
     STAMP.write_text(run(PYTHON, "-I", __file__, "--state", stdout=subprocess.PIPE).stdout)
 
 

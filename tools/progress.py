@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import runpy
+import shlex
 import shutil
 import symtable
 import sys
@@ -28,11 +29,11 @@ from nbgrader.utils import determine_grade
 from tqdm import tqdm
 from traitlets.config import Config
 
+from tools.changes import changes
 from tools.notebooks import (
     ROOT,
     WORK,
     checks_file,
-    exercise,
     grade_id,
     is_answer,
     is_check,
@@ -265,20 +266,12 @@ def _needs(source: str) -> set[str]:
 def notes(path: Path) -> list[str]:
     """What a learner should know about a notebook and its folder besides its points."""
     unit, found = unit_of(path), []
-    try:
-        cells, newest = read(path).cells, read(exercise(unit)).cells
-    except Exception:
-        return found  # said where it is graded
-    now, was = (
-        {mark["grade_id"]: mark.get("checksum") for mark in map(grader()["mark"], side) if mark.get("grade_id")}
-        for side in (newest, cells)
-    )
-    changed = [name for name, digest in was.items() if digest and name in now and now[name] != digest]
-    if changed:
-        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+    tasks = list(dict.fromkeys(change.task for change in changes(unit, path)))
+    if tasks:
+        more = f" and {len(tasks) - 1} more" if len(tasks) > 1 else ""
         found.append(
-            f"made from an older exercise ('{changed[0]}'{more} changed since), and graded by the checks of today; "
-            f"the new text is in exercises/{unit}/"
+            f"made from an older exercise ('{tasks[0]}'{more} changed since), and graded by the tasks and checks of "
+            f"today: make changes {_named(path, unit)}"
         )
     mine, ours = path.parent / checks_file(unit).name, checks_file(unit)
     if mine.exists() and ours.exists() and mine.read_bytes() != ours.read_bytes():
@@ -287,6 +280,11 @@ def notes(path: Path) -> list[str]:
         if (file.suffix == ".py" or any(file.glob("*.py"))) and file.name != ours.name and _installed(file.stem):
             found.append(f"{file.name} has the name of a package, which is used in its place: give it another name")
     return found
+
+
+def _named(path: Path, unit: str) -> str:
+    """How a command line names a notebook."""
+    return unit if path.resolve() == (WORK / unit / f"{unit}.ipynb").resolve() else shlex.quote(_shown(path))
 
 
 def _installed(name: str) -> bool:

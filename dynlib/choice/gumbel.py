@@ -152,7 +152,9 @@ def gumbel_softmax(
 def softmax_ste(logits: Float[Tensor, "*shape"], tau: float | int = 1.0, *, dim: int = -1) -> Float[Tensor, "*shape"]:
     """The likeliest choice as an exact one-hot, with the gradient of softmax(logits / τ). Nothing is random.
 
-    Of several largest logits the first is taken. Arguments and errors as in :func:`gumbel_softmax`.
+    The gradient of a loss through it is at τ = 1 that of the expected loss of choices drawn from softmax(logits) if the
+    loss is linear, and another one in general. Of several largest logits the first is taken. Arguments and errors as in
+    :func:`gumbel_softmax`.
     """
     check_logits(logits, dim)
     check_scale("tau", tau)

@@ -263,8 +263,9 @@ def depth_prior(layers: int, target: float | int, *, deviation: float | int = 1.
 def depth_prior_loss(result: Halted, target: float | int, *, deviation: float | int = 1.0) -> Float[Tensor, ""]:
     """How far the mean halting distribution is from :func:`depth_prior`: KL(H ‖ prior), with H^l the mean of p_k^l.
 
-    The mean is over the tokens of all images, those of depth 0 left out. The mean of the scores h
-    themselves would not sum to one, and its divergence from a distribution could be negative.
+    The mean is over the tokens of all images, those of depth 0 left out. The authors' code takes the mean of the scores
+    h in place of p, divides it by its sum over the layers and clamps it; without the division its divergence from a
+    distribution could be negative. The mean of p is ours: it sums to one as it is.
 
     Args:
         result: of :meth:`AdaptiveViT.forward`.

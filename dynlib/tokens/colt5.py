@@ -33,7 +33,7 @@ from dynlib.tokens.local_attention import local_attention
 from dynlib.tokens.routing import Routed, check_capacity, expert_choice, kept
 from dynlib.transforms import look
 
-Routing = Literal["learned", "even"]
+Routing = Literal["learned", "even", "anchored"]
 
 
 class Router(nn.Module):
@@ -46,8 +46,9 @@ class Router(nn.Module):
         epsilon: smoothing of the top-k, in units of the scores. Small: weights near 1, and a gradient only for those at
             the border. Large: weights near k / n.
         reach: the weights are those of a smooth top-⌈reach · k⌉, of which the k best are then cut. At 1 they sum to
-            less than k by what the others hold; above, the best get closer to 1. The paper's 9/8 is one choice.
-        routing: "learned", or as a control "even": evenly spaced tokens, weight 1, and nothing to learn.
+            less than k by what the others hold; above, the best get closer to 1. 9/8 is one choice.
+        routing: "learned", or as controls, with weight 1 and nothing to learn, evenly spaced tokens: "even" as far from
+            the start as from the end, "anchored" from the first token on, where a question may stand.
 
     The last four are knobs (:func:`dynlib.deciding.setting`): attributes that may be changed, and are checked whenever
     the router is used. Its records (:func:`dynlib.deciding.record`) are :class:`dynlib.tokens.routing.Routed`.
@@ -116,8 +117,8 @@ class Router(nn.Module):
         if k is not None:
             _check_k(k, lengths)
         counts = [self.kept(length) if k is None else k for length in lengths]
-        if self.routing == "even":
-            mask = _evenly(present, lengths, counts)
+        if self.routing != "learned":
+            mask = _evenly(present, lengths, counts, anchored=self.routing == "anchored")
             return Routed(mask, mask.to(x.dtype), None, present, self.routing)
         # s = x · u
         scores = widen(self.score(x).squeeze(-1))
@@ -144,7 +145,7 @@ class Router(nn.Module):
         check_capacity(self.capacity)
         check_number("epsilon", self.epsilon, least=0, open=True)
         check_number("reach", self.reach, least=1)  # weights for fewer than k are not enough
-        check_name("routing", self.routing, ("learned", "even"))
+        check_name("routing", self.routing, ("learned", "even", "anchored"))
 
 
 class ConditionalFeedForward(nn.Module):
@@ -468,13 +469,14 @@ def narrow(model: nn.Module, *, steps: int, hold: float = 0.2, end: float = 0.5)
     return at
 
 
-def _evenly(present: Tensor, lengths: list[int], kept: list[int]) -> Tensor:
-    """k of the tokens of each sequence that are there, at equal distances, as far from the start as from the end."""
+def _evenly(present: Tensor, lengths: list[int], kept: list[int], *, anchored: bool) -> Tensor:
+    """k of the tokens of each sequence that are there, at equal distances, from the first or from the middle on."""
     n, k = (torch.tensor(numbers, device=present.device)[:, None] for numbers in (lengths, kept))
     n = n.clamp_min(1)
     rank = present.cumsum(1)  # 1 at the first token that is there
-    # one whenever rank · k / n, which ends at k, passes a half
-    return present & ((rank * k + n // 2) // n > ((rank - 1) * k + n // 2) // n)
+    # one whenever rank · k / n, which ends at k, passes a half; from the first on, whenever it leaves a whole number
+    border = n - 1 if anchored else n // 2
+    return present & ((rank * k + border) // n > ((rank - 1) * k + border) // n)
 
 
 def _places(mask: Tensor) -> tuple[Tensor, Tensor | None]:

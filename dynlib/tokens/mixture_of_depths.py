@@ -33,10 +33,11 @@ from dynlib.inputs import check_features, check_key_mask, check_name, check_whol
 from dynlib.tokens.routing import Routed, check_capacity, expert_choice, kept
 from dynlib.transforms import look
 
-Routing = Literal["top_k", "random", "threshold", "predictor"]
+Routing = Literal["top_k", "random", "gaussian", "threshold", "predictor"]
 Weight = Literal["linear", "sigmoid"]
 
-ROUTINGS = ("top_k", "random", "threshold", "predictor")
+ROUTINGS = ("top_k", "random", "gaussian", "threshold", "predictor")
+DRAWN = ("random", "gaussian")  # the two controls, in which the router has no say in who runs
 
 
 class MixtureOfDepths(nn.Module):
@@ -49,9 +50,11 @@ class MixtureOfDepths(nn.Module):
             :class:`dynlib.backbone.Block` has. It is used, not copied.
         capacity: share of the tokens that run, in (0, 1]; :meth:`kept` gives their number. A larger one spends more.
         weight: what Δ is multiplied by. "linear": r itself, as in the paper; a negative r subtracts. "sigmoid": σ(r).
-        routing: who runs. "top_k": the k largest r of the sequence. "random": any k, as a control; the weight is still
-            the router's. "threshold": those with r > 0. "predictor": those whom the predictor gives more than even
-            odds. The last two are causal, and run as many as it happens to be.
+        routing: who runs. "top_k": the k largest r of the sequence. "threshold": those with r > 0. "predictor": those
+            whom the predictor gives more than even odds. These two are causal, and run as many as it happens to be.
+            Two controls: "random": any k, and the weight is still the router's, so that it learns how much but not
+            who; "gaussian": the k largest of numbers drawn from a normal distribution, which are the weights too, so
+            that nothing is learned of either.
         execution: "gathered" computes the routed tokens alone. "masked" computes all and takes what was routed, and is
             there to be compared with, and to be exported.
         predictor: have one, a layer of dim / 4 hidden units.
@@ -146,7 +149,7 @@ class MixtureOfDepths(nn.Module):
             TypeError: if the tokens are not floating-point, ``key_mask`` is not bool, or ``positions`` are not whole
                 numbers.
             ValueError: if there are no tokens, shapes do not fit, a router logit is not finite, there is a cache and no
-                positions, or random routing meets a cache.
+                positions, or one of the two controls meets a cache.
         """
         self.check_knobs()
         places, present = self._places(x, key_mask, positions, cache)
@@ -162,14 +165,16 @@ class MixtureOfDepths(nn.Module):
 
     def _route(self, x: Tensor, present: Tensor, *, whole: bool, past: bool) -> Routed:
         routing = self.routing
-        if past and routing == "random":
-            raise ValueError("random routing keeps k of a whole sequence, and a cache means that it is not whole yet")
+        if past and routing in DRAWN:
+            raise ValueError(
+                f"{routing} routing keeps k of a whole sequence, and a cache means that it is not whole yet"
+            )
         if past and routing == "top_k":
             routing = "threshold" if self.predictor is None else "predictor"
         # r = wᵀx
         logits = widen(self.router(x).squeeze(-1))
         look(_check_logits, logits)
-        predicted = None
+        predicted = drawn = None
         # Only where it is asked for: it costs, and top-k does not need it.
         if self.predictor is not None and (routing == "predictor" or recorded(self)):
             predicted = widen(self.predictor(x.detach()).squeeze(-1))
@@ -180,16 +185,19 @@ class MixtureOfDepths(nn.Module):
             mask = present & (predicted > 0)
         else:
             scores = logits.detach()
-            if routing == "random":
+            if routing in DRAWN:
                 device = None if self.generator is None else self.generator.device
-                scores = torch.rand(logits.shape, generator=self.generator, device=device).to(logits)
+                draw = torch.rand if routing == "random" else torch.randn
+                scores = draw(logits.shape, generator=self.generator, device=device).to(logits)
+            drawn = scores if routing == "gaussian" else None
             if whole or present.all():
                 mask = expert_choice(scores, self.kept(x.shape[1]))
             else:
                 k = torch.tensor([self.kept(length) for length in present.sum(1).tolist()], device=x.device)
                 mask = expert_choice(scores.masked_fill(~present, -math.inf), k)
         # rᵢ, or σ(rᵢ)
-        weight = logits.sigmoid() if self.weight == "sigmoid" else logits
+        weight = logits if drawn is None else drawn
+        weight = weight.sigmoid() if self.weight == "sigmoid" else weight
         return Routed(mask, weight, logits, present, routing, predicted)
 
     def _masked(

@@ -1,13 +1,18 @@
-"""The checks of unit 01. What is right is counted on a real layer or model, or simulated tick by tick."""
+"""The checks of unit 01. What is right is counted on a real layer or model, packed bit by bit, or tried out."""
 
+import time
 from collections.abc import Callable, Iterable, Sequence
+from fractions import Fraction
+from functools import cache as kept
+from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dynlib import checks
-from dynlib.backbone import Block, CausalLM
+from dynlib.backbone import CausalLM
 from dynlib.checks import Task
 from dynlib.cost import count
 
@@ -25,100 +30,153 @@ def an_int(check: Task, *found: object) -> None:
         )
 
 
+def by_formula(check: Task, answer: Callable[..., Any]) -> None:
+    """Nothing is run and nothing is counted."""
+    check.by_hand(
+        "by formula",
+        answer,
+        without=("dynlib", "torch.nn", "torch.utils.flop_counter"),
+        tested="what your code uses",
+        likely="the task asks for a formula of the sizes: run no layer and count none",
+    )
+
+
+EXACTLY = "whole numbers of Python are exact at any size; a float has 53 bits, a float32 24, and a rounded one is wrong"
+
+
 # ---- task 1: block_flops
 
-Sizes = tuple[int, int, int, int, int]
-"""batch, tokens, dim, heads, hidden"""
+Sizes = tuple[int, int, int, int, int, int, bool]
+"""batch, tokens, dim, heads, kv_heads, hidden, gated"""
 
 
 def block_flops(
     check: Task,
     answer: Callable[..., int],
     *,
-    base: tuple[int, int, int, int] = (5, 12, 2, 20),
-    heads: Iterable[int] = (2, 3),
+    base: tuple[int, int, int, int, int] = (5, 12, 6, 2, 20),
     sizes: Iterable[Sizes] = (),
 ) -> None:
-    """Task 1: the parts of a block of ``base`` (tokens, dim, heads, hidden) one by one, then whole blocks."""
-    tokens, dim, number, hidden = base
+    """Task 1: the parts of a block of ``base`` (tokens, dim, heads, kv_heads, hidden) one by one, then whole blocks."""
+    tokens, dim, heads, groups, hidden = base
+    names = ("batch", "tokens", "dim", "heads", "kv_heads", "hidden", "gated")
 
-    def yours(*block: int) -> int:
-        return answer(**dict(zip(("batch", "tokens", "dim", "heads", "hidden"), block, strict=True)))
+    def yours(*block: Any) -> int:
+        return answer(**dict(zip(names, block, strict=True)))
 
-    an_int(check, yours(1, *base))
+    an_int(check, yours(1, *base, False), yours(1, *base, True))
+    by_formula(check, answer)
     # Each part alone, as the difference of two blocks that differ in one size.
-    one, wider = (1, tokens, dim, number, hidden), (1, tokens, dim, number, hidden + 1)
-    expected = _counted(*wider) - _counted(*one)
-    check.equal(
-        "feed-forward",
-        yours(*wider) - yours(*one),
-        expected,
-        tested=f"what one more hidden feature adds ({tokens} tokens, dim {dim})",
-        likely="the feed-forward part is two products, dim to hidden and hidden back to dim",
-        mistakes={
-            "a multiply-add is two FLOPs, one for the product and one for the sum": expected // 2,
-            "hidden is a size of its own: nothing here may assume a multiple of dim": 0,
-        },
-    )
-    longer = (1, 2 * tokens, dim, number, hidden)
-    expected = _counted(*longer) - 2 * _counted(*one)
+    for gated in (False, True):
+        one, wider = (1, *base, gated), (1, tokens, dim, heads, groups, hidden + 1, gated)
+        expected = _counted(*wider) - _counted(*one)
+        check.equal(
+            "gated" if gated else "feed-forward",
+            yours(*wider) - yours(*one),
+            expected,
+            tested=f"what one more hidden feature adds ({tokens} tokens, dim {dim}, gated={gated})",
+            likely="gated, dim to hidden twice, and hidden back to dim"
+            if gated
+            else "the feed-forward part is two products, dim to hidden and hidden back to dim",
+            mistakes={
+                "a multiply-add is two FLOPs, one for the product and one for the sum": expected // 2,
+                "hidden is a size of its own: nothing here may assume a multiple of dim": 0,
+                "gated, the feed-forward part has one product more": 2 * expected // 3 if gated else -1,
+                "without the gate there are two products, not three": 3 * expected // 2 if not gated else -1,
+            },
+        )
+    plain, longer = (1, *base, False), (1, 2 * tokens, *base[1:], False)
+    expected = _counted(*longer) - 2 * _counted(*plain)
     check.equal(
         "attention",
-        yours(*longer) - 2 * yours(*one),
+        yours(*longer) - 2 * yours(*plain),
         expected,
-        tested=f"{2 * tokens} tokens in one sequence against {tokens} and {tokens} (dim {dim}, {number} heads): what "
-        "grows with the square of the tokens",
+        tested=f"{2 * tokens} tokens in one sequence against {tokens} and {tokens} (dim {dim}, {heads} heads, {groups} "
+        "of them with keys): what grows with the square of the tokens",
         likely="attention multiplies twice: queries with keys, then weights with values, tokens² · dim each",
         mistakes={
             "the products inside attention are missing: every token meets every token": 0,
             "half of it: attention multiplies twice, queries with keys and weights with values, "
             "and each token with every other, since this block is not causal": expected // 2,
-            "each head works on dim / heads features, so that all heads together cost as one of size dim": number
+            "each head works on dim / heads features, so that all heads together cost as one of size dim": heads
             * expected,
+            "keys are shared, comparisons are not: each of the query heads compares for itself": expected
+            * groups
+            // heads,
         },
     )
-    attention, x = Block(dim, number).attention, torch.zeros(1, tokens, dim)
-    with torch.no_grad():
-        packed, out = count(attention.query_key_value, x).flops, count(attention.output, x).flops
-    expected = _counted(*one)
+    fewer = (1, tokens, dim, heads, 1, hidden, False)
+    expected = _counted(*plain) - _counted(*fewer)
+    check.equal(
+        "keys and values",
+        yours(*plain) - yours(*fewer),
+        expected,
+        tested=f"{groups} heads with keys and values against 1 (dim {dim}, {heads} heads)",
+        likely="a head has dim / heads features, and fewer of the heads have keys and values to be made",
+        mistakes={
+            "the projections to keys and values make kv_heads heads, not as many as there are queries": 0,
+            "keys and values: two projections": expected // 2,
+        },
+    )
+    expected = _counted(*plain)
     check.equal(
         "projections",
-        yours(*one),
+        yours(*plain),
         expected,
-        tested=f"the whole block ({tokens} tokens, dim {dim}, {number} heads, hidden {hidden})",
-        likely="attention and feed-forward part are right; look at the projections, dim to dim each",
+        tested=f"the whole block ({tokens} tokens, dim {dim}, {heads} heads, {groups} with keys, hidden {hidden})",
+        likely="what grows with the square, with hidden and with kv_heads is right; queries and output are dim to dim",
         mistakes={
-            "queries, keys and values are three projections": expected - 2 * packed // 3,
-            "the projection behind the heads is missing": expected - out,
+            "one projection of dim to dim is missing: there are the queries' and the output's": expected
+            - 2 * tokens * dim * dim,
         },
     )
     check.equal(
         "batch",
-        yours(3, *one[1:]),
-        _counted(3, *one[1:]),
+        yours(3, *base, False),
+        _counted(3, *base, False),
         tested="a batch of 3",
         likely="samples do not meet in a block: three cost three times one",
         mistakes={
-            "one sample counted, and the batch has 3": _counted(*one),
-            "tokens of different samples do not attend to each other": _counted(1, 3 * tokens, *one[2:]),
+            "one sample counted, and the batch has 3": expected,
+            "tokens of different samples do not attend to each other": _counted(1, 3 * tokens, *base[1:], False),
         },
     )
-    for several in heads:
-        check.equal(
-            "heads",
-            yours(1, tokens, dim, several, hidden),
-            _counted(1, tokens, dim, several, hidden),
-            tested=f"dim {dim} in {several} heads",
-            likely="the heads share the features, and so the cost",
-        )
+    many = 10**18 + 1
+    check.equal(
+        "to the last FLOP",
+        yours(many, *base, False),
+        many * expected,
+        tested=f"a batch of {many:,}",
+        likely=EXACTLY,
+    )
     for block in sizes:
-        tested = "batch {}, tokens {}, dim {}, heads {}, hidden {}".format(*block)
-        check.equal("sizes", yours(*block), _counted(*block), tested=tested)
+        check.equal("sizes", yours(*block), _counted(*block), tested=", ".join(map("{} {}".format, names, block)))
 
 
-def _counted(batch: int, tokens: int, dim: int, heads: int, hidden: int) -> int:
+class _Grouped(nn.Module):
+    """A block whose keys and values are shared among heads: each product written down, to be counted."""
+
+    def __init__(self, dim: int, heads: int, groups: int, hidden: int, gated: bool) -> None:
+        super().__init__()
+        self.heads, self.groups, self.size, self.gated = heads, groups, dim // heads, gated
+        self.query, self.output = nn.Linear(dim, dim), nn.Linear(dim, dim)
+        self.key, self.value = (nn.Linear(dim, groups * self.size) for _ in range(2))
+        self.gate, self.expand, self.contract = nn.Linear(dim, hidden), nn.Linear(dim, hidden), nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (
+            part(x).unflatten(-1, (-1, self.size)).transpose(1, 2) for part in (self.query, self.key, self.value)
+        )
+        k, v = (part.repeat_interleave(self.heads // self.groups, dim=1) for part in (k, v))
+        x = x + self.output(((q @ k.mT).softmax(-1) @ v).transpose(1, 2).flatten(2))
+        inside = self.expand(x).relu()
+        return x + self.contract(self.gate(x) * inside if self.gated else inside)
+
+
+@kept
+def _counted(batch: int, tokens: int, dim: int, heads: int, groups: int, hidden: int, gated: bool) -> int:
     with torch.no_grad():
-        return count(Block(dim, heads, hidden=hidden), torch.zeros(batch, tokens, dim)).flops
+        return count(_Grouped(dim, heads, groups, hidden, gated), torch.zeros(batch, tokens, dim)).flops
 
 
 # ---- task 2: linear_bytes
@@ -128,114 +186,211 @@ def linear_bytes(
     check: Task,
     answer: Callable[..., int],
     *,
-    inputs: int = 30,
+    inputs: int = 48,
     outputs: int = 20,
-    dtype: torch.dtype = torch.float32,
-    sizes: Iterable[tuple[int, int, int, bool]] = (),
+    dtype: torch.dtype = torch.bfloat16,
+    sizes: Iterable[tuple[int, int, int, int, int, bool]] = ((5, 32, 7, 4, 16, True),),
 ) -> None:
-    """Task 2: activations, weight and bias of one layer apart, then whole layers (rows, inputs, outputs, bias)."""
+    """Task 2: the parts of one layer apart, then whole layers (rows, inputs, outputs, bits, group, bias)."""
     on, item = f"{inputs} inputs, {outputs} outputs, {dtype}", dtype.itemsize
-    weight, _, activations = _tensors(2, inputs, outputs, dtype, False)
-    one, two, three = (answer(rows, inputs, outputs, dtype, bias=False) for rows in (1, 2, 3))
+    settings: dict[str, Any] = {"bits": 8, "group": inputs, "bias": False}
+    one, two, three = (answer(rows, inputs, outputs, dtype, **settings) for rows in (1, 2, 3))
     an_int(check, one, two, three)
+    by_formula(check, answer)
+    both = _activations(1, inputs, outputs, dtype)
     check.equal(
         "activations",
         three - two,
-        activations // 2,
-        tested=f"what a third row adds ({on}, no bias)",
-        likely="a row of input is read and a row of output is written",
+        both,
+        tested=f"what one more row adds ({on}, no bias)",
+        likely="a row is read, inputs numbers, and a row is written, outputs numbers",
         mistakes={
             "the output is written too": inputs * item,
             "the input is read too": outputs * item,
             "these are numbers, not bytes: ask dtype.itemsize for the bytes of one": inputs + outputs,
-            "the weight is read once, whatever the number of rows": activations // 2 + weight,
+            "the weight is read once, whatever the number of rows": both + inputs * outputs,
             "a number has dtype.itemsize bytes, which need not be four": 4 * (inputs + outputs) if item != 4 else -1,
         },
     )
-    check.equal(
-        "weights",
-        2 * one - two,
-        weight,
-        tested=f"what does not depend on the rows ({on}, no bias)",
-        likely="the weight is [outputs, inputs], read once",
+    # What does not depend on the rows, for weights of several kinds.
+    kinds = (
+        ("weights", 8, inputs, outputs, "one byte a number, and a scale of two bytes a row"),
+        ("packed", 4, inputs, outputs, "two numbers of four bits share a byte"),
+        ("groups", 8, inputs // 3, outputs, "every group of a row has a scale of its own"),
+        (
+            "the last byte",
+            7,
+            inputs - 1,
+            outputs,
+            "a row begins with a byte of its own, so that its last one may be half empty",
+        ),
+        ("the last group", 8, inputs - 1, outputs, "the last group of a row may be shorter, and has its scale too"),
+        ("one output", 5, 7, 1, "one row is packed as any other"),
     )
+    for name, bits, group, out, why in kinds:
+        settings = {"bits": bits, "group": group, "bias": False}
+        shape = inputs - (name == "the last byte")
+        both = _activations(1, shape, out, dtype)
+        weight, scales = _packed(shape, out, bits, group)
+        check.equal(
+            name,
+            answer(1, shape, out, dtype, **settings) - both,
+            weight + scales,
+            tested=f"what is read of the weight: {shape} inputs, {out} outputs, {bits} bits, groups of {group}",
+            likely=why,
+            mistakes={
+                "the scales are read too, two bytes each": weight,
+                "every row has its own scales": weight + scales // out if out > 1 else -1,
+                "bits, not bytes: eight of them make one": shape * out * bits + scales,
+                "each row is packed by itself: the next one does not use up its last byte": (
+                    -(-shape * out * bits // 8) + scales
+                )
+                if shape * bits % 8
+                else -1,
+                "a last byte that is not full is read too": shape * bits // 8 * out + scales
+                if shape * bits % 8
+                else -1,
+                "a last group that is shorter has a scale too": weight + 2 * out * (shape // group)
+                if shape % group
+                else -1,
+                "only what is left over begins another group: where nothing is, there is none": weight
+                + scales
+                + 2 * out,
+                "only what is left over begins another byte: where nothing is, there is none": weight + scales + out,
+            },
+        )
+    settings = {"bits": 8, "group": inputs}
     check.equal(
         "bias",
-        answer(2, inputs, outputs, dtype, bias=True) - two,
-        _tensors(2, inputs, outputs, dtype, True)[1],
+        answer(2, inputs, outputs, dtype, **settings) - two,
+        torch.zeros(outputs, dtype=dtype).nbytes,
         tested=f"what the bias adds ({on})",
         likely="the bias has one number per output, read once",
         mistakes={
             "the bias was forgotten": 0,
             "the bias is added to every row, but read once": 2 * outputs * item,
+            "only the weight is packed: the bias has the type of the activations": outputs,
         },
     )
-    for rows, into, out, bias in ((5, inputs, outputs, True), *sizes):
+    rows = 10**18 + 1
+    check.equal(
+        "to the last byte",
+        answer(rows, inputs, outputs, dtype, **settings) - answer(0, inputs, outputs, dtype, **settings),
+        rows * _activations(1, inputs, outputs, dtype),
+        tested=f"what {rows:,} rows add ({on})",
+        likely=EXACTLY,
+    )
+    for rows, into, out, bits, group, bias in sizes:
         check.equal(
-            "as counted",
-            answer(rows, into, out, dtype, bias=bias),
-            sum(_tensors(rows, into, out, dtype, bias)),
-            tested=f"{rows} rows, {into} inputs, {out} outputs, bias={bias}, {dtype}",
+            "whole layers",
+            answer(rows, into, out, dtype, bits=bits, group=group, bias=bias),
+            _activations(rows, into, out, dtype)
+            + sum(_packed(into, out, bits, group))
+            + bias * torch.zeros(out, dtype=dtype).nbytes,
+            tested=f"{rows} rows, {into} inputs, {out} outputs, {bits} bits, groups of {group}, bias={bias}, {dtype}",
         )
 
 
-def _tensors(rows: int, inputs: int, outputs: int, dtype: torch.dtype, bias: bool) -> tuple[int, int, int]:
-    """The bytes of a real layer's weight, of its bias, and of what goes in and comes out."""
-    layer, x = nn.Linear(inputs, outputs, bias=bias, dtype=dtype), torch.zeros(rows, inputs, dtype=dtype)
-    with torch.no_grad():
-        return layer.weight.nbytes, layer.bias.nbytes if bias else 0, x.nbytes + layer(x).nbytes
+def _activations(rows: int, inputs: int, outputs: int, dtype: torch.dtype) -> int:
+    """The bytes of what goes in and comes out."""
+    return torch.zeros(rows, inputs, dtype=dtype).nbytes + torch.zeros(rows, outputs, dtype=dtype).nbytes
+
+
+def _packed(inputs: int, outputs: int, bits: int, group: int) -> tuple[int, int]:
+    """The bytes of a weight and of its scales, put down one bit after the other."""
+    used, scales = 0, 0
+    for _ in range(outputs):
+        free = 0  # bits of the byte that was begun last
+        for place in range(inputs):
+            scales += 2 * (place % group == 0)
+            for _ in range(bits):
+                used, free = (used, free - 1) if free else (used + 1, 7)
+    return used, scales
 
 
 # ---- task 3: roofline
 
-WORK = (("much arithmetic", 6 * 10**9, 2 * 10**8), ("little arithmetic", 3 * 10**8, 10**9))
+Machine = tuple[str, int, int, torch.dtype, int, int]
+"""a name, inputs, outputs, dtype, FLOP/s, bytes/s"""
+
+MACHINES: tuple[Machine, ...] = (
+    ("a laptop", 512, 256, torch.float32, 200, 30),
+    ("half precision", 512, 256, torch.float16, 200, 30),
+    ("a narrow layer", 3, 100, torch.float32, 10, 7),
+    ("one row is enough", 256, 128, torch.float32, 1, 9),
+    ("equal times", 6, 2, torch.float32, 3, 5),
+)
+NEVER: tuple[Machine, ...] = (
+    ("never", 16, 24, torch.float32, 100, 1),
+    ("never, though closer with each row", 16, 16, torch.float32, 4, 1),
+)
 
 
 def roofline(
     check: Task,
-    answer: Callable[..., tuple[float, str]],
+    answer: Callable[..., int | None],
     *,
-    work: Iterable[tuple[str, int, int]] = WORK,
-    per_tick: tuple[int, int] = (10**8, 10**7),
+    machines: Iterable[Machine] = MACHINES,
+    never: Iterable[Machine] = NEVER,
 ) -> None:
-    """Task 3: pieces of work (name, FLOPs, bytes) on a machine that does ``per_tick`` of both in a millisecond."""
-    peak, bandwidth = 1000.0 * per_tick[0], 1000.0 * per_tick[1]
-    for name, flops, moved in work:
-        seconds, bound = answer(float(flops), float(moved), peak=peak, bandwidth=bandwidth)
-        ticks, waits_for = _simulated(flops, moved, *per_tick)
-        together = flops / peak + moved / bandwidth
-        wrong = {
-            "they work at the same time, not one after the other": together,
-            "the work is done when arithmetic and memory are both done": together - ticks / 1000,
-            "a time is work divided by a rate": max(peak / max(flops, 1), bandwidth / max(moved, 1)),
-        }
-        check.close(
+    """Task 3: at the number of rows that was found arithmetic is the limit, with one row less it is memory."""
+    for name, inputs, outputs, dtype, peak, bandwidth in machines:
+        rows = answer(inputs, outputs, dtype, peak=peak, bandwidth=bandwidth)
+        tested = f"{inputs} → {outputs}, {dtype}, a machine of {peak:,} FLOP/s and {bandwidth:,} bytes/s"
+        check.true(
+            "there is a number",
+            rows is not None,
+            tested=tested,
+            expected="a number of rows",
+            got=str(rows),
+            likely="None is for layers whose intensity stays below the ridge however many rows there are",
+        )
+        an_int(check, rows)
+        assert rows is not None
+        check.true(
+            "at least one row",
+            rows >= 1,
+            tested=tested,
+            expected="1 or more",
+            got=rows,
+            likely="rows are counted from 1",
+        )
+        flops, moved = 2 * rows * inputs * outputs, _moved(rows, inputs, outputs, dtype)
+        check.true(
             name,
-            seconds,
-            ticks / 1000,
-            tested=f"{flops:.0e} FLOPs and {moved:.0e} bytes at {peak:.0e} FLOP/s and {bandwidth:.0e} bytes/s",
-            likely="arithmetic and memory work at the same time: the slower of the two decides",
-            mistakes={says: value for says, value in wrong.items() if value != ticks / 1000},
+            flops * bandwidth >= moved * peak,
+            tested=tested,
+            expected="so many rows that arithmetic takes as long as memory, or longer",
+            got=f"{rows:,} rows: {flops:,} FLOPs take {flops / peak:.6g} s, {moved:,} bytes {moved / bandwidth:.6g} s",
+            likely="input, weight, bias and output move, each number dtype.itemsize bytes; round up, never down",
         )
-        even = flops * per_tick[1] == moved * per_tick[0]
-        check.equal(
-            "ridge" if even else "bound",
-            bound,
-            waits_for,
-            tested=f"{flops / moved:.3g} FLOPs per byte, on a machine that does {peak / bandwidth:.3g} per byte",
-            likely="equal times are called compute-bound by the contract"
-            if even
-            else "many FLOPs per byte are bound by compute, few by memory",
+        flops, moved = 2 * (rows - 1) * inputs * outputs, _moved(rows - 1, inputs, outputs, dtype)
+        check.true(
+            f"{name}, no row more",
+            flops * bandwidth < moved * peak,
+            tested=tested,
+            expected="the smallest such number of rows",
+            got=f"{rows:,}, and {rows - 1:,} would do: {flops:,} FLOPs take {flops / peak:.6g} s, "
+            f"{moved:,} bytes {moved / bandwidth:.6g} s",
+            likely="equal times are enough, and a whole number needs no rounding up; compare products of whole numbers",
+        )
+    for name, inputs, outputs, dtype, peak, bandwidth in never:
+        rows = answer(inputs, outputs, dtype, peak=peak, bandwidth=bandwidth)
+        check.true(
+            name,
+            rows is None,
+            tested=f"{inputs} → {outputs}, {dtype}, a machine of {peak:,} FLOP/s and {bandwidth:,} bytes/s",
+            expected="None",
+            got=str(rows),
+            likely="each row moves its own input and output: what it computes must take longer than what it moves",
         )
 
 
-def _simulated(flops: int, moved: int, flops_a_tick: int, bytes_a_tick: int) -> tuple[int, str]:
-    """The ticks until both are done, and what worked last."""
-    ticks, last = 0, ""
-    while flops > 0 or moved > 0:
-        last = "compute" if flops > 0 else "memory"
-        flops, moved, ticks = flops - flops_a_tick, moved - bytes_a_tick, ticks + 1
-    return ticks, last
+def _moved(rows: int, inputs: int, outputs: int, dtype: torch.dtype) -> int:
+    """Bytes of a real layer's tensors; each row of the activations has as many as the first."""
+    with torch.device("meta"):
+        layer = nn.Linear(inputs, outputs, dtype=dtype)
+    return rows * _activations(1, inputs, outputs, dtype) + sum(tensor.nbytes for tensor in layer.parameters())
 
 
 # ---- task 4: decode_flops
@@ -258,6 +413,7 @@ def decode_flops(
     """Task 4: tokens and pairs of one generation apart, then models of these sizes on texts (prompt, new)."""
     squares = prompt * prompt
     an_int(check, *(answer(prompt, new, per_token=7, per_pair=3, cache=cache) for cache in (True, False)))
+    by_formula(check, answer)
     check.equal(
         "first pass",
         [answer(prompt, 1, **kind, cache=True) for kind in (TOKENS, PAIRS)],
@@ -327,6 +483,34 @@ def decode_flops(
             tested=f"0 new tokens, cache={cache}",
             likely="without a token to make, there is no pass",
         )
+    for long in (2 * 10**6, 2 * 10**7):
+        for cache in (True, False):
+            costs, seconds = _quickest(partial(_next, answer, prompt, long, cache))
+            check.true(
+                "closed form",
+                seconds < 0.05,
+                tested=f"the processor's time for {long:,} new tokens, cache={cache}",
+                expected="less than 0.05 s, as for ten",
+                got=f"{seconds:.2f} s",
+                likely="a loop over the passes, or a sum over a range: 0 + 1 + … + (n - 1) is n (n - 1) / 2",
+            )
+            one = 1 if cache else prompt + long
+            check.equal(
+                "long answers",
+                costs,
+                7 * one + 3 * one * (prompt + long),
+                tested=f"what one token more costs after {long:,}, cache={cache}: a pass that reads {one:,}",
+                likely=f"right for few tokens: {EXACTLY}",
+            )
+    for cache in (True, False):
+        one = 1 if cache else prompt + 10**12
+        check.equal(
+            "to the last FLOP",
+            _next(answer, prompt, 10**12, cache),
+            7 * one + 3 * one * (prompt + 10**12),
+            tested=f"what one token more costs after {10**12:,}, cache={cache}: a pass that reads {one:,}",
+            likely=EXACTLY,
+        )
     for sizes in models:
         model = CausalLM(vocabulary=13, **sizes)
         per_token, per_pair = _prices(model)
@@ -341,6 +525,24 @@ def decode_flops(
                 )
 
 
+def _next(answer: Callable[..., int], prompt: int, new: int, cached: bool) -> int:
+    costs = [answer(prompt, number, per_token=7, per_pair=3, cache=cached) for number in (new, new + 1)]
+    return costs[1] - costs[0]
+
+
+def _quickest(call: Callable[[], Any]) -> tuple[Any, float]:
+    """What it gives, and the least seconds of the processor that it took in up to three tries."""
+    least = float("inf")
+    for _ in range(3):
+        start = time.thread_time()
+        got = call()
+        least = min(least, time.thread_time() - start)
+        if least < 0.02 or least > 0.2:
+            break
+    return got, least
+
+
+@kept
 def _watched(prompt: int, new: int, cache: bool) -> tuple[int, int]:
     """The tokens that a real model reads, and the pairs that it compares, in all passes."""
     model, passes = CausalLM(vocabulary=11, dim=8, depth=1, heads=2), []
@@ -365,32 +567,30 @@ def _prices(model: CausalLM) -> tuple[int, int]:
 
 # ---- task 5: predict, then measure
 
+SAID = {"dim": 64, "depth": 1, "heads": 4}
+"""The model of the prediction, which has a vocabulary of 256."""
+
 
 def predict(
     check: Task,
     said: Callable[[], dict[str, Any]],
     doubling: Callable[..., Any],
     *,
-    models: Iterable[tuple[int, int, int, int]] = ((2, 3, 6, 1), (1, 5, 2, 3)),
+    models: Iterable[tuple[int, int, int, int]] = ((2, 3, 3, 1), (1, 5, 2, 3)),
 ) -> None:
-    """Task 5: the measurement on models (depth, prompt, new, batch), then the bands beside what is counted."""
+    """Task 5: the measurement on models (depth, prompt, new, batch), then the bands beside what it counts."""
     for depth, length, new, batch in models:
         small, prompt = CausalLM(vocabulary=17, dim=24, depth=depth, heads=3), torch.full((batch, length), 2)
-        factors = {cache: _factor(small, length, new, cache) for cache in (True, False)}
+        told = f"{new} and {2 * new} tokens after a prompt of {length}, batch {batch}, {depth} layers"
         for cache in (True, False):
-            wrong = {
-                "the longer run is divided by the shorter one, not the other way round": 1 / factors[cache],
-                "the cache is an option of generate: use_cache": factors[not cache],
-            }
-            check.close(
-                "measured",
-                doubling(small, prompt, new, cache=cache),
-                factors[cache],
-                tested=f"{new} and {2 * new} tokens after a prompt of {length}, batch {batch}, {depth} layers, "
-                f"cache={cache}",
-                likely="count model.generate for new and for 2 * new tokens, and divide the second by the first",
-                mistakes={says: value for says, value in wrong.items() if value != factors[cache]},
-            )
+            _measured(check, doubling, small, prompt, new, cache, told)
+    check.by_hand(
+        "on paper",
+        said,
+        without=("dynlib",),
+        tested="what your predicted uses",
+        likely="a prediction is made before anything is counted: by the formula of task 4, or in the head",
+    )
     bands = said()
     check.true(
         "a dict",
@@ -399,29 +599,62 @@ def predict(
         expected="a dict with the keys 'with cache' and 'without cache'",
         got=bands,
     )
-    model, rows = CausalLM(vocabulary=256, dim=128, depth=2, heads=4), []
+    model, prompt, rows = CausalLM(vocabulary=256, **SAID), torch.full((1, 4), 2), []
     for cache, name in ((True, "with cache"), (False, "without cache")):
-        low, high = bands[name]
+        try:
+            low, high = map(float, bands[name])
+        except (TypeError, ValueError):
+            low = high = float("nan")
         check.true(
             "a band that says something",
             0 < low <= high <= 1.3 * low,
             tested=f"the width of the band {name}",
-            expected="0 < low <= high <= 1.3 · low",
-            got=(low, high),
+            expected="two numbers, 0 < low <= high <= 1.3 · low",
+            got=bands[name],
         )
-        truth = _factor(model, 10, 60, cache)
-        rows.append(f"{name:<14} {f'{low:g} to {high:g}':>15} {truth:>15.3f}")
+        counted = _measured(check, doubling, model, prompt, 12, cache, "the model of the prediction")
+        rows.append(f"{name:<14} {f'{low:g} to {high:g}':>15} {counted:>15.3f}")
         check.true(
             f"predicted {name}",
-            low <= truth <= high,
-            tested=f"the factor from 60 to 120 new tokens, {name}",
-            expected=f"a band that holds what is counted, {truth:.2f}",
+            low <= counted <= high,
+            tested=f"the factor from 12 to 24 new tokens, {name}",
+            expected=f"a band that holds what your doubling counts, {counted:.2f}",
             got=(low, high),
             likely="with the cache, a token is read once"
             if cache
             else "without the cache, twice the passes, each over a longer sequence",
         )
     print(f"{'factor':<14} {'said':>15} {'came out':>15}", *rows, sep="\n")
+
+
+def _measured(
+    check: Task, doubling: Callable[..., Any], model: CausalLM, prompt: Tensor, new: int, cache: bool, told: str
+) -> float:
+    """What the learner's function counts on a model: right, and the prompt and the model are as they were."""
+    right, other = (_factor(model, prompt.shape[1], new, way) for way in (cache, not cache))
+    wrong = {
+        "the longer run is divided by the shorter one, not the other way round": 1 / right,
+        "the cache is an option of generate: use_cache": other,
+    }
+    with check.untouched(tested=told, prompt=prompt):
+        got = doubling(model, prompt, new, cache=cache)
+    check.close(
+        "measured",
+        got,
+        right,
+        tested=f"{told}, cache={cache}",
+        likely="count model.generate for new and for 2 * new tokens, and divide the second by the first",
+        mistakes={says: value for says, value in wrong.items() if abs(value - right) > 1e-6},
+    )
+    check.true(
+        "the model as it was",
+        model.training,
+        tested=told,
+        expected="a model in training mode, as it was given",
+        got="a model in evaluation mode",
+        likely="counting needs no .eval(), or put it back",
+    )
+    return float(got)
 
 
 def _factor(model: CausalLM, prompt: int, new: int, cache: bool) -> float:
@@ -442,9 +675,20 @@ DISTURBED = torch.tensor([2.9, 3.3, 90.0, 3.2, 3.6]), torch.tensor([1.3, 1.5, 2.
 
 
 def median_ratio(
-    check: Task, answer: Callable[..., float], *, rounds: Iterable[tuple[str, Tensor, Tensor]] = ()
+    check: Task,
+    answer: Callable[..., Sequence[float]],
+    *,
+    rounds: Iterable[tuple[str, Tensor, Tensor]] = (),
+    numbers: Iterable[int] = (6, 9, 20),
 ) -> None:
-    """Task 6: a machine that drifts, a round that was disturbed, then other rounds (name, first, second)."""
+    """Task 6: a machine that drifts, a round that was disturbed, other rounds (name, first, second), then intervals."""
+    check.by_hand(
+        "by hand",
+        answer,
+        without=("dynlib",),
+        tested="what your code uses",
+        likely="dynlib's Timing has this number: the task is to find it from the seconds",
+    )
     for name, first, second in (("drift", 2 * DRIFT, DRIFT), ("a disturbed round", *DISTURBED), *rounds):
         first, second = first.clone(), second.clone()  # an answer may write into what it gets
         a, b = first.tolist(), second.tolist()
@@ -458,16 +702,79 @@ def median_ratio(
             "the least times may come from different rounds": min(a) / min(b),
             "the lower of the two in the middle: take their mean": sorted(paired)[(len(paired) - 1) // 2],
         }
+        tested = f"{len(a)} rounds: first {_told(a)}, second {_told(b)}"
         with check.untouched(tested="the seconds", first=first, second=second):
             got = answer(first, second)
+        median, low, high = _three(check, got, tested)
         check.close(
             name,
-            got,
+            median,
             right,
-            tested=f"{len(a)} rounds: first {_told(a)}, second {_told(b)}",
+            tested=tested,
             likely="divide within each round first, then take the median",
             mistakes={says: value for says, value in wrong.items() if abs(value - right) > 1e-5},
         )
+        ends = [low, high]
+        if len(a) < 6:
+            check.true(
+                "few rounds",
+                [float(end) for end in ends] == [0.0, float("inf")],
+                tested=tested,
+                expected='the interval 0.0 … float("inf"): even j = 1 promises less than 95 %',
+                got=ends,
+            )
+    for number in numbers:
+        _, first, second = random_rounds(number)[0]
+        ordered = sorted(x / y for x, y in zip(first.tolist(), second.tolist(), strict=True))
+        tested = f"{number} rounds with random times"
+        _, low, high = _three(check, answer(first, second), tested)
+        shares = [Fraction(outcomes, 2**number) for outcomes in accumulate(_coins(number))]  # of 0, 1, … heads or fewer
+        j = max(k for k in range(1, number) if shares[k - 1] <= Fraction(1, 40))
+        for name, end, at, one_on, one_back in (
+            ("the interval's low end", low, j - 1, j, j - 2),
+            ("the interval's high end", high, number - j, number - j - 1, number - j + 1),
+        ):
+            wrong = {
+                "one further out would be safe too: j is the largest that keeps the promise": _at(ordered, one_back),
+                "one too far in: P(fewer than j heads) counts 0 to j - 1 heads": _at(ordered, one_on),
+                "the j-th smallest and the j-th largest are counted from 1, a list from 0": _at(ordered, one_on),
+            }
+            check.close(
+                name,
+                end,
+                ordered[at],
+                tested=tested,
+                tolerance=1e-5,
+                likely=f"with {number} rounds j is {j}: P(fewer than {j} heads) is "
+                f"{float(shares[j - 1]):.4f}, of fewer than {j + 1} {float(shares[j]):.4f}, which is above 0.025",
+                mistakes=wrong,
+            )
+
+
+def _three(check: Task, got: Any, tested: str) -> Sequence[Any]:
+    good = isinstance(got, tuple | list) or (isinstance(got, Tensor) and got.ndim == 1)
+    check.true(
+        "three numbers",
+        good and len(got) == 3,
+        tested=tested,
+        expected="a tuple of three numbers: median, low, high",
+        got=got,
+    )
+    three: Sequence[Any] = got.tolist() if isinstance(got, Tensor) else got
+    return three
+
+
+def _at(ordered: Sequence[float], place: int) -> float:
+    return ordered[place] if 0 <= place < len(ordered) else float("nan")
+
+
+@kept
+def _coins(number: int) -> tuple[int, ...]:
+    """In how many outcomes of so many coins there are 0, 1, … heads: one coin after the other."""
+    outcomes = [1]
+    for _ in range(number):
+        outcomes = [tails + heads for tails, heads in zip([*outcomes, 0], [0, *outcomes], strict=True)]
+    return tuple(outcomes)
 
 
 def _middle(values: Sequence[float]) -> float:

@@ -59,7 +59,8 @@ def _own_randomness(check: Task, draw: Callable[..., Tensor], on: str) -> None:
         (
             "without a generator",
             (draw(), draw()),
-            "torch.manual_seed inside the function makes every call the same: no seed in it",
+            "torch.manual_seed inside the function makes every call the same, and so do draws that are kept for the "
+            "next call: draw anew",
         ),
     ):
         check.true(
@@ -70,6 +71,51 @@ def _own_randomness(check: Task, draw: Callable[..., Tensor], on: str) -> None:
             got="the same",
             likely=likely,
         )
+    again = []
+    for _ in range(2):
+        torch.manual_seed(7)
+        again.append(draw())
+    check.equal(
+        "torch's own generator",
+        again[1],
+        again[0],
+        tested=f"{on}: two calls without a generator, each after torch.manual_seed(7)",
+        likely="without a generator the noise is torch's: not Python's, not NumPy's, and no generator of your own",
+    )
+
+
+def _unrelated(check: Task, drawn: Tensor, on: str) -> None:
+    """Zeros and ones of as many rows [n], each with the same chance: none knows of another, however far away. Of all
+    distances at once the largest correlation, in standard deviations; and so of all mirrored pairs."""
+    centred = drawn.double() - drawn.double().mean()
+    spectrum, size = torch.fft.fft(centred), len(centred)
+    scale = centred.square().sum()
+    shifted = torch.fft.ifft(spectrum.abs() ** 2).real[1 : size // 2 + 1] / scale * size**0.5
+    shifted[-1] /= 2**0.5  # half way round each pair counts twice, as where they are mirrored
+    mirrored = torch.fft.ifft(spectrum**2).real / scale * (size / 2) ** 0.5
+    # 30,000 nearly normal numbers of which one passes 8 with a probability below 1e-10
+    found = max(float(shifted.abs().max()), float(mirrored.abs().max()))
+    check.true(
+        "far rows",
+        found < 8,
+        tested=f"{on}: how much one row's choice tells of another's, over all distances and mirrored pairs",
+        expected="at most 8 standard deviations of chance",
+        got=found,
+        likely="some rows share their noise, or have it turned round (U and 1 - U): one new number for every logit",
+    )
+
+
+WITHOUT = ("dynlib", "torch.nn.functional.gumbel_softmax", "random", "numpy", "scipy")
+
+
+def _by_hand(check: Task, answer: Callable[..., Any]) -> None:
+    check.by_hand(
+        "by hand",
+        answer,
+        without=WITHOUT,
+        tested="the code of your function, and of those of yours that it calls",
+        likely="with torch's tensors alone: the noise, the sum and the argmax are yours to write",
+    )
 
 
 def _independent(check: Task, name: str, pairs: Tensor, laws: tuple[Tensor, Tensor], on: str, likely: str) -> None:
@@ -113,12 +159,14 @@ def _tempered(gap: float, tau: float, noise: str) -> dict[str, Tensor]:
 
 
 def _twin_gradients(
-    check: Task, draw: Callable[..., Tensor], logits: Tensor, tau: float, on: str, *, many: bool
+    check: Task, draw: Callable[..., Tensor], logits: Tensor, tau: float, on: str, *, many: bool, dim: int = -1
 ) -> None:
     """A soft sample and a hard one of the same noise, of many choices a row or of yes and no: the choices agree, and
     both have the soft one's gradient."""
     leaf, arriving = logits.clone().requires_grad_(), checks.normal(*logits.shape, seed=3, dtype=logits.dtype)
-    soft, picked = (draw(leaf, tau, hard=hard, generator=seeded(9)) for hard in (False, True))
+    given: dict[str, Any] = {"dim": dim} if many else {}
+    # times 1, so that the gradient has to come through what made the logits
+    soft, picked = (draw(leaf * 1.0, tau, hard=hard, generator=seeded(9), **given) for hard in (False, True))
     check.true(
         "hard has a gradient",
         picked.requires_grad,
@@ -131,13 +179,13 @@ def _twin_gradients(
     check.equal(
         "the same noise",
         picked.detach() > 0.5,
-        y == y.amax(-1, keepdim=True) if many else y > 0.5,
+        y == y.amax(dim, keepdim=True) if many else y > 0.5,
         tested=f"{on}: hard and soft with generators of the same seed, where the choice is",
         likely="the hard sample is the argmax of the soft one, drawn from the generator"
         if many
         else "yes is where the soft sample is above 1/2, drawn from the generator",
     )
-    mean = (y * arriving).sum(-1, keepdim=True) if many else y * arriving
+    mean = (y * arriving).sum(dim, keepdim=True) if many else y * arriving
     right = y * (arriving - mean) / tau
     for name, sample in (("gradient of soft", soft), ("gradient of hard", picked)):
         (found,) = torch.autograd.grad((sample * arriving).sum(), leaf, allow_unused=True)
@@ -161,7 +209,7 @@ def gumbel_max(
     check: Task,
     answer: Callable[..., Tensor],
     *,
-    sizes: Sequence[tuple[tuple[int, ...], int]] = (((2, 3, 5), 1), ((4,), -1)),
+    sizes: Sequence[tuple[tuple[int, ...], int]] = (((2, 3, 5), 1), ((3, 4, 5), 0), ((3, 4, 5), -1), ((4,), -1)),
     laws: Iterable[tuple[Tensor, tuple[int, ...], int]] = ((LAW, (DRAWS, 5), -1),),
 ) -> None:
     """Task 1: shapes with a dim, then logits [k] spread along a dim of a shape, against softmax(logits)."""
@@ -181,7 +229,13 @@ def gumbel_max(
                 "you give one-hot vectors or weights; give the number of the choice": tuple(shape),
             },
         )
-        check.equal("whole numbers", found.dtype, torch.int64, tested="the dtype of the indices")
+        check.equal(
+            "whole numbers",
+            found.dtype,
+            torch.int64,
+            tested="the dtype of the indices",
+            likely="argmax, and indices of max, are int64",
+        )
 
     # A right answer leaves out one of four equal choices in 500 rows with probability 4 · 0.75^500 < 1e-60.
     check.equal(
@@ -222,7 +276,9 @@ def gumbel_max(
         "pairs of rows of one call",
         "the rows share noise, or logits: draw one number for every logit",
     )
+    _unrelated(check, answer(torch.zeros(40, 500, 4)).flatten() < 2, f"{DRAWS} rows [40, 500] of four equal logits")
     _own_randomness(check, lambda **given: answer(torch.zeros(200, 4), **given), "200 rows of four equal logits")
+    _by_hand(check, answer)
 
 
 def _mistaken_laws(logits: Tensor) -> dict[str, Tensor]:
@@ -255,6 +311,7 @@ def straight_through(
     check: Task, answer: Callable[..., Tensor], *, pairs: Iterable[tuple[Tensor, Tensor]] = PAIRS
 ) -> None:
     """Task 2: pairs of hard and soft: the value, both gradients, and the value again to the last bit."""
+    _by_hand(check, answer)
     for given, relaxed in pairs:
         hard, soft = given.clone().requires_grad_(), relaxed.clone().requires_grad_()
         dtype = soft.dtype
@@ -348,6 +405,8 @@ def gumbel_softmax(
         )
     for logit, tau in weights:
         _law_of_weights(check, answer, logit, tau)
+    for dim in (0, 1, -1):
+        _own_rows(check, answer, 1e6 * checks.normal(3, 4, 5, seed=12, dtype=dtype), dim)
     for logits, shape, dim, tau in choices:
         _law_of_choices(check, answer, logits, shape, dim, tau)
     for tau in temperatures:
@@ -355,6 +414,11 @@ def gumbel_softmax(
         _twin_gradients(check, answer, checks.normal(6, 4, seed=2, dtype=dtype), tau, on, many=True)
         for hard in (False, True):
             _impossible(check, answer, BARRED.to(dtype), tau, hard=hard)
+    for dim in (0, 1, -1):
+        on = f"logits [3, 4, 5] along dim={dim} at tau 0.8"
+        _twin_gradients(check, answer, checks.normal(3, 4, 5, seed=12, dtype=dtype), 0.8, on, many=True, dim=dim)
+    for tau in (0.05, 1.0):
+        _large(check, answer, LARGE.to(dtype), tau)
     logits = torch.tensor([[1.0, -0.5, 0.3], [0.0, 0.5, -1.0]])
     _independent(
         check,
@@ -364,7 +428,57 @@ def gumbel_softmax(
         "pairs of rows of one call",
         "the rows share noise: draw one number for every logit",
     )
+    many = answer(torch.zeros(40, 500, 4), 1.0, hard=True).detach().argmax(-1)
+    _unrelated(check, many.flatten() < 2, f"{DRAWS} rows [40, 500] of four equal logits")
     _own_randomness(check, lambda **given: answer(torch.zeros(200, 4), **given), "200 rows of four equal logits")
+    _by_hand(check, answer)
+
+
+def _own_rows(check: Task, answer: Callable[..., Tensor], logits: Tensor, dim: int) -> None:
+    """Logits so far apart that noise changes no choice, also where the tensor is not contiguous."""
+    right = _one_hot(logits.argmax(dim), logits.shape[dim], logits, dim)
+    for what, given in (("", logits), (", not contiguous", logits.movedim(0, -1).contiguous().movedim(-1, 0))):
+        for hard in (False, True):
+            on = f"logits {list(logits.shape)}{what}, dim={dim}, hard={hard}, so far apart that the largest has all "
+            on += "the weight"
+            found = answer(given, 0.5, hard=hard, dim=dim).detach()
+            check.finite("large logits", found, tested=on, likely="exp() of a large number overflows: use softmax")
+            check.close(
+                "hard" if hard else "sums to one",
+                found.sum(dim),
+                right.sum(dim),
+                tested=f"{on}: the sums along dim",
+                likely="the weights, and the one-hot vectors, run along dim",
+            )
+            check.close(
+                "each its own row",
+                found,
+                right,
+                tested=on,
+                likely="each row draws by its own logits, as they are, and stands where it stood: movedim, not "
+                "transpose",
+            )
+
+
+LARGE = torch.tensor([[200.0, 199.0, 198.0], [-200.0, -201.0, -199.5], [200.0, -200.0, 0.0], [1e-3, 0.0, 2e-3]])
+
+
+def _large(check: Task, answer: Callable[..., Tensor], table: Tensor, tau: float) -> None:
+    """Logits of some hundreds: finite, and the gradient is the softmax's own."""
+    leaf, arriving = table.clone().requires_grad_(), checks.normal(*table.shape, seed=8, dtype=table.dtype)
+    sample, on = answer(leaf, tau), f"logits {table.tolist()} in {table.dtype}, tau {tau:g}"
+    (found,) = torch.autograd.grad((sample * arriving).sum(), leaf)
+    likely = "exp() of a large number overflows, and log() of a weight that is 0 is -inf: softmax of the sum as it is"
+    check.finite("large logits", sample.detach(), found, tested=f"{on}: the sample and its gradient", likely=likely)
+    y = sample.detach()
+    check.close(
+        "gradient of large logits",
+        found,
+        y * (arriving - (y * arriving).sum(-1, keepdim=True)) / tau,
+        tested=f"{on}: the gradient, against y (arriving - mean) / tau",
+        tolerance=1e-4,
+        likely=likely,
+    )
 
 
 def _law_of_weights(check: Task, answer: Callable[..., Tensor], logit: float, tau: float) -> None:
@@ -528,7 +642,19 @@ def gumbel_sigmoid(
             tested=on,
             likely="a logarithm of a probability that has become 0: use the logits as they are",
         )
+    table = 1e6 * checks.normal(3, 4, 5, seed=12, dtype=dtype)
+    for what, given in (("", table), (", not contiguous", table.movedim(0, -1).contiguous().movedim(-1, 0))):
+        for hard in (False, True):
+            check.close(
+                "each its own",
+                answer(given, 0.5, hard=hard),
+                (table > 0).to(dtype),
+                tested=f"logits [3, 4, 5]{what}, hard={hard}, so large that noise changes nothing",
+                likely="each decides by its own logit, and stands where it stood",
+            )
+    _unrelated(check, answer(torch.zeros(40, 500), hard=True).detach().flatten(), f"{DRAWS} logits of 0, [40, 500]")
     _own_randomness(check, lambda **given: answer(torch.zeros(200), **given), "200 logits of 0")
+    _by_hand(check, answer)
 
 
 def _no_yes(logit: float) -> Tensor:
@@ -566,9 +692,11 @@ class Loss:
 
     def __init__(self, losses: Sequence[float], says: str, *, smooth: bool = True) -> None:
         self.losses, self.says, self.smooth = losses, says, smooth
+        self.seen: list[Tensor] = []
         self.weights = torch.tensor(losses, dtype=torch.float64).requires_grad_(smooth)
 
     def __call__(self, z: Tensor) -> Tensor:
+        self.seen.append(z.detach().clone())
         if self.smooth:  # squared, so that the loss of a mixture is another than the mixture of the losses
             return (z**2) @ self.weights.to(z.dtype)
         return self.weights.to(z.dtype)[z.argmax(-1)]
@@ -585,10 +713,11 @@ def exact_gradient(
     check: Task, answer: Callable[..., Tensor], *, cases: Iterable[tuple[Loss, Tensor]] = LOSSES
 ) -> None:
     """Task 5: losses with logits [k], against central differences of the expected loss; also without gradients."""
+    _by_hand(check, answer)
     for f, logits in cases:
         dtype, barred = logits.dtype, bool(logits.isinf().any())
         on = f"{f.says}, {len(logits)} choices in {dtype}" + (", one of them impossible" if barred else "")
-        leaf, f.weights.grad = logits.clone().requires_grad_(), None
+        leaf, f.weights.grad, f.seen = logits.clone().requires_grad_(), None, []
         with check.untouched(tested=on, logits=leaf):
             found = answer(f, leaf)
         check.close(
@@ -604,6 +733,15 @@ def exact_gradient(
             if f.smooth
             else "f may be anything: only its values may enter, not its gradient",
             mistakes=_mistaken_gradients(f, logits),
+        )
+        strange = next((z for z in f.seen if not _rows_of_one(z, logits)), None)
+        check.true(
+            "what f gets",
+            strange is None,
+            tested=f"{on}: what f was called with",
+            expected=f"one-hot rows [n, {len(logits)}] of {dtype}",
+            got=strange,
+            likely="torch.eye(k, dtype=logits.dtype) holds all of them; a single one is a row too, z[None]",
         )
         check.true(
             "no graph",
@@ -632,6 +770,13 @@ def exact_gradient(
                 tested=f"{on}: a call with {name}" if other is plain else f"{on}: a call inside torch.no_grad()",
                 likely="autograd needs torch.enable_grad() here, and a copy of the logits that requires a gradient",
             )
+
+
+def _rows_of_one(z: Tensor, logits: Tensor) -> bool:
+    """Whether these are one-hot rows, as f is told that it gets."""
+    if z.ndim != 2 or z.shape[1] != len(logits) or z.dtype != logits.dtype:
+        return False
+    return bool(((z == 0) | (z == 1)).all() and (z.sum(1) == 1).all())
 
 
 def _slopes(losses: Sequence[float], logits: Sequence[float], step: float = 1e-5) -> list[float]:
@@ -684,6 +829,13 @@ def predict(
     thirds = {name: _third_largest(float(name.split()[-1])) for name in names}
     odds = torch.tensor(ODDS)
     why = "is the third number the largest more often when all are divided by tau?"
+    check.by_hand(
+        "foretold",
+        said,
+        without=("dynlib", *(f"__main__.{name}" for name in ("gumbel_softmax", "gumbel_max", "exact_gradient"))),
+        tested="the code of predict",
+        likely="predict from the formulas: the last cell measures",
+    )
     check.prediction(
         said(),
         {**thirds, **_directions(seed)},

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +18,20 @@ from dynlib.tokens.local_attention import local_attention
 
 Case = tuple[Tensor, int, float]
 """Scores, k and epsilon."""
+
+ELSEWHERE = ("dynlib", "scipy", "numpy", "sklearn")
+"""What an answer "with PyTorch alone" does without."""
+
+
+def alone(check: Task, answer: Any) -> None:
+    """The answer is written with PyTorch alone."""
+    check.by_hand(
+        "by hand",
+        answer,
+        without=ELSEWHERE,
+        tested="what your code imports and names",
+        likely="write it with torch and math: what dynlib has ready is what you are to build",
+    )
 
 
 class Heavy(nn.Module):
@@ -86,6 +101,7 @@ SCORES = torch.tensor(
     [[0.5, 2.0, -1.0, 1.0, 0.25, -0.5, -2.0], [0.3, 0.2, 0.1, 0.0, -0.1, 0.25, 0.15]], dtype=torch.float64
 )
 EQUALS = torch.tensor([[1.0, 2.0, 1.0, 2.0, 1.0, 2.0], [0.5] * 6], dtype=torch.float64)
+LONG = torch.tensor([[1.0, 0.0] * 12, [0.0, 2.0, 2.0] * 8], dtype=torch.float64)
 MANY = normal(2, 16, seed=1, dtype=torch.float64)
 LARGE = torch.tensor([[3e4, -3e4, 2.9e4, 3e4, 0.0], [900.0, 901.0, 899.0, 902.0, 900.5]])
 ONE_LEADS = torch.tensor([[1000.0, 3.0, 2.0, 0.0], [0.0, -800.0, -801.0, -802.5]], dtype=torch.float64)
@@ -96,10 +112,10 @@ def route(
     answer: Callable[..., tuple[Tensor, Tensor]],
     *,
     cases: Sequence[Case] = ((SCORES, 3, 0.8),),
-    equals: Sequence[Case] = ((EQUALS, 2, 0.8),),
+    equals: Sequence[Case] = ((EQUALS, 2, 0.8), (LONG, 5, 0.8)),
     small: Case = (MANY, 4, 0.03),
     large: Sequence[Case] = ((LARGE, 3, 1.0), (LARGE.double(), 2, 0.1)),
-    leading: Sequence[Case] = ((ONE_LEADS, 2, 1.0),),
+    leading: Sequence[Case] = ((ONE_LEADS, 2, 1.0), (ONE_LEADS.float(), 2, 1.0)),
 ) -> None:
     """Task 1: cases of unequal scores with their gradients, equals, a small epsilon, scores far from each other."""
     for case in cases:
@@ -107,6 +123,15 @@ def route(
     for scores, k, epsilon in equals:
         _equals(check, answer, scores, k, epsilon)
     scores, k, epsilon = cases[0]
+    turned = scores.flip(1)
+    check.close(
+        "another call",
+        answer(turned, k, epsilon)[1],
+        bisected(turned, k, epsilon),
+        tested="the same scores in the opposite order, in a second call",
+        tolerance=1e-9,
+        likely="nothing is kept from one call to the next",
+    )
     _nobody_and_everybody(check, answer, scores, epsilon)
     _small_epsilon(check, answer, *small)
     check.equal(
@@ -133,13 +158,17 @@ def route(
     for case in large:
         _finite(check, answer, *case)
     for scores, k, epsilon in leading:
+        single = scores.dtype == torch.float32
         check.close(
             "gradient where one leads",
             _finite(check, answer, scores, k, epsilon),
-            slopes(scores, k, epsilon),
-            tested=f"scores of which one leads by far, {scores.tolist()}, k={k}, epsilon={epsilon:g}",
-            likely="with the leader held at 1 the others still share k - 1, and move with each other's scores",
+            slopes(scores.double(), k, epsilon).to(scores.dtype),
+            tested=f"scores of which one leads by far, {scores.tolist()}, k={k}, epsilon={epsilon:g}, {scores.dtype}",
+            tolerance=1e-3 if single else 1e-5,
+            likely="with the leader held at 1 the others still share k - 1, and move with each other's scores: take a "
+            "softmax over the others alone, which takes off the largest of them",
         )
+    alone(check, answer)
 
 
 def bisected(scores: Tensor, k: int, epsilon: float, *, cut: bool = True) -> Tensor:
@@ -442,43 +471,90 @@ def conditional_feed_forward(
     check: Task,
     answer: Callable[..., Tensor],
     *,
-    sizes: Iterable[tuple[int, int, int, int]] = ((2, 6, 4, 3), (2, 6, 4, 0)),
+    sizes: Iterable[tuple[Sequence[int], Sequence[int], int, int]] = (
+        ((6, 6), (3, 3), 6, 4),
+        ((7, 4, 5), (3, 1, 0), 7, 4),
+        ((6, 3), (0, 0), 6, 4),
+    ),
     epsilon: float = 0.7,
     dtype: torch.dtype = torch.float64,
     seed: int = 3,
 ) -> None:
-    """Task 2: parts of sizes (batch, tokens, dim, k) against both parts run for everybody, then parts that return what
-    they get, and equal tokens."""
-    for batch, tokens, dim, k in sizes:
-        on = f"tokens [{batch}, {tokens}, {dim}], k={k}, epsilon={epsilon:g}"
+    """Task 2: batches of sizes (lengths, counts, tokens of a row, dim) against both parts run for everybody, then parts
+    that return what they get, and equal tokens."""
+    for lengths, counts, tokens, dim in sizes:
+        on = f"{len(lengths)} sequences of lengths {list(lengths)} in rows of {tokens} tokens, dim {dim}, "
+        on += f"counts {list(counts)}, epsilon={epsilon:g}"
         light, heavy = (Watched(shaken(FeedForward(dim, hidden), seed=hidden).to(dtype)) for hidden in (3, 9))
-        x, u = normal(batch, tokens, dim, seed=seed, dtype=dtype), normal(dim, seed=seed + 1, dtype=dtype)
+        x, u = normal(len(lengths), tokens, dim, seed=seed, dtype=dtype), normal(dim, seed=seed + 1, dtype=dtype)
+        for row, length in zip(x, lengths, strict=True):
+            row[length:] = 2 * u.sign()  # what fills a row up would score higher than any token
+        gave: list[Tensor] = []
+        light.part.register_forward_hook(lambda _, __, made, gave=gave: gave.extend((made, made.detach().clone())))
+        given = Ragged(x, list(lengths), light, heavy, u, list(counts), epsilon)
+        lists = list(lengths), list(counts)
         with check.untouched(tested=on, likely=_IN_PLACE, x=x, u=u):
-            found = answer(x, light, heavy, u, k, epsilon)
-        calls = light.rows, heavy.rows
-        expected = _light_and_heavy(x, light.part, heavy.part, u, k, epsilon).detach()
+            found = answer(*given._replace(lengths=lists[0], counts=lists[1]))
+        check.equal("input untouched", lists, (list(lengths), list(counts)), tested=f"lengths and counts, {on}")
+        calls, few = (light.rows, heavy.rows), sum(counts)
+        light.part._forward_hooks.clear()
+        expected = _light_and_heavy(given).detach()
         check.close(
-            "value" if k else "k = 0",
+            "value" if few else "k = 0",
             found.detach(),
             expected,
             tested=on,
             tolerance=1e-9 if dtype == torch.float64 else 1e-5,
             likely="light(x) everywhere; at the routed tokens, their weight times heavy(x) is added"
-            if k
-            else "k=0 is no error and no k=1: return what light gave",
-            mistakes=_mistaken_parts(x, light.part, heavy.part, u, k, epsilon) if k else None,
+            if few
+            else "a count of 0 is no error and no 1: return what light gave",
+            mistakes=_mistaken_parts(given) if few else None,
         )
-        _called(check, *calls, batch, tokens, k, on)
+        _called(check, *calls, x.shape[0] * tokens, few, on)
         check.equal(
             "who is heavy",
-            sorted(row for given in heavy.given for row in given.flatten(0, -2).tolist()),
-            sorted(x[best_of(x @ u, k)].tolist()),
+            sorted(row for given_rows in heavy.given for row in given_rows.flatten(0, -2).tolist()),
+            sorted(x[_ragged(x @ u, given)[0]].tolist()),
             tested=f"the tokens that heavy was given, {on}",
-            likely="the k largest scores of each sequence, and the tokens as they are",
+            likely="the largest scores of each sequence, and the tokens as they are",
+        )
+        check.true(
+            "light's result untouched",
+            torch.equal(gave[0].detach(), gave[1]),
+            tested=f"what light returned, after your function returned: {on}",
+            expected="as light made it",
+            got="changed",
+            likely="out[mask] += … writes into what light returned, which another may still hold: make a new tensor",
         )
         if dtype == torch.float64:
-            _gradients_of_parts(check, answer, (light, heavy), x, u, k, epsilon, on)
+            _gradients_of_parts(check, answer, given, on)
     _idle_parts(check, answer, seed)
+    alone(check, answer)
+
+
+class Ragged(NamedTuple):
+    """What conditional_feed_forward is given, in its order."""
+
+    x: Tensor
+    lengths: list[int]
+    light: Any
+    heavy: Any
+    u: Tensor
+    counts: list[int]
+    epsilon: float
+
+
+def _ragged(scores: Tensor, given: Ragged, epsilon: float | None = None) -> tuple[Tensor, Tensor]:
+    """Mask and weights, row by row, with a gradient; False and 0 behind the end of a sequence."""
+    masks, weights = [], []
+    for row, length, k in zip(scores, given.lengths, given.counts, strict=True):
+        mask = best_of(row[None, :length], k)
+        smooth = (
+            soft_topk(row[None, :length], k, epsilon or given.epsilon) if k else torch.zeros_like(row[None, :length])
+        )
+        for found, part in ((masks, mask), (weights, smooth * mask)):
+            found.append(F.pad(part[0], (0, len(row) - length)))
+    return torch.stack(masks), torch.stack(weights)
 
 
 _IN_PLACE = (
@@ -486,30 +562,36 @@ _IN_PLACE = (
 )
 
 
-def _light_and_heavy(
-    x: Tensor, light: Callable[..., Tensor], heavy: Callable[..., Tensor], u: Tensor, k: int, epsilon: float
-) -> Tensor:
+def _light_and_heavy(given: Ragged) -> Tensor:
     """Masked: heavy on all, and most of it thrown away."""
-    return light(x) + decide(x @ u, k, epsilon)[1][..., None] * heavy(x)
+    weights = _ragged(given.x @ given.u, given)[1]
+    light, heavy = given.light.part(given.x), given.heavy.part(given.x)
+    return light + weights[..., None] * heavy
 
 
 @torch.no_grad()
-def _mistaken_parts(x: Tensor, light: Any, heavy: Any, u: Tensor, k: int, epsilon: float) -> dict[str, Tensor]:
-    def by(scores: Tensor, epsilon: float = epsilon) -> Tensor:
-        return at + decide(scores, k, epsilon)[1][..., None] * h
-
-    batch, _, dim = x.shape
+def _mistaken_parts(given: Ragged) -> dict[str, Tensor]:
+    x, lengths, light, heavy, u, counts, epsilon = given
+    light, heavy = light.part, heavy.part
     at, h, s = light(x), heavy(x), x @ u
-    mask, weights = decide(s, k, epsilon)
+
+    def by(scores: Tensor, other: float = epsilon, among: Ragged = given) -> Tensor:
+        return at + _ragged(scores, among, other)[1][..., None] * h
+
+    batch, tokens, dim = x.shape
+    mask, weights = _ragged(s, given)
     w, on = weights[..., None], mask[..., None]
-    best = s.topk(k, dim=1).indices
-    by_score = heavy(x.gather(1, best[..., None].expand(-1, -1, dim))) * weights.gather(1, best)[..., None]
-    out_of_order, no_offset = at.clone(), at.clone()
-    out_of_order[mask] += by_score.flatten(0, 1)
-    for b, i in mask.nonzero().tolist():
-        no_offset[0, i] += weights[b, i] * heavy(x[0, i])
-    smooth = soft_topk(s, k, epsilon)[..., None]
-    whole = decide(s.view(1, -1), batch * k, epsilon)[1].view_as(s)
+    full, first = given._replace(lengths=[tokens] * batch), [min(counts[0], length) for length in lengths]
+    out_of_order, no_offset, shared = at.clone(), at.clone(), at.clone()
+    for b, k in enumerate(counts):
+        best = s[b, : lengths[b]].topk(k).indices
+        out_of_order[b, mask[b]] += weights[b, best][:, None] * heavy(x[b, best])
+        no_offset[0, best] += weights[b, best][:, None] * heavy(x[0, best])
+        if k:
+            shared[b] += (soft_topk(s[b : b + 1], k, epsilon)[0] * mask[b])[:, None] * h[b]
+    there = torch.arange(tokens) < torch.tensor(lengths)[:, None]
+    far = s.masked_fill(~there, -1e9).view(1, -1)
+    whole = decide(far, sum(counts), epsilon)[1].view_as(s)
     return {
         "every routed token gets all of Heavy(x): the weights are missing, or a gate made them 1 forward": at + on * h,
         "the weight multiplies what Heavy gives, not what it gets": at + on * heavy(w * x),
@@ -519,11 +601,15 @@ def _mistaken_parts(x: Tensor, light: Any, heavy: Any, u: Tensor, k: int, epsilo
         "the weight is for the heavy part alone: light has none": torch.where(on, w * (at + h), at),
         "light is missing": w * h,
         "heavy is missing": at,
-        "the weights are not cut: tokens that are not routed get heavy too": at + smooth * h,
+        "what fills up a row is no token: it is never routed": by(s, among=full),
+        "what fills up a row takes no share of the weights: the smooth top-k is over the tokens that are there": shared,
+        "each sequence has a count of its own: this is the first sequence's for all": by(
+            s, among=given._replace(counts=first)
+        ),
         "what heavy gave does not come back to the tokens that it was made of: in which order did you gather them, by "
         "score or by place?": out_of_order,
         "all routed tokens come from the first sequence: when flattened, sequence b begins at b · tokens": no_offset,
-        "k of every sequence are routed, not of the whole batch": at + whole[..., None] * h,
+        "each sequence routes its own count, not the batch their sum": at + whole[..., None] * h,
         "epsilon is not used": by(s, 1.0),
         "a softmax is no smooth top-k: the weights of route": at + on * s.softmax(1)[..., None] * h,
         "a softmax is no smooth top-k, also not with epsilon": at + on * (s / epsilon).softmax(1)[..., None] * h,
@@ -537,26 +623,26 @@ def _mistaken_parts(x: Tensor, light: Any, heavy: Any, u: Tensor, k: int, epsilo
     }
 
 
-def _called(check: Task, light: list[int], heavy: list[int], batch: int, tokens: int, k: int, on: str) -> None:
+def _called(check: Task, light: list[int], heavy: list[int], everybody: int, few: int, on: str) -> None:
     check.equal(
         "light once",
         light,
-        [batch * tokens],
+        [everybody],
         tested=f"how many tokens light got, call by call: {on}",
-        likely="one call on all tokens of all sequences",
+        likely="one call on all tokens of all sequences, with what fills them up",
     )
     masked = "heavy ran on everybody, and a mask threw most of it away: gather the routed tokens first, x[mask]"
     check.true(
         "heavy rows",
-        sum(heavy) == batch * k,
+        sum(heavy) == few,
         tested=f"how many tokens heavy got: {on}",
-        expected=f"{batch * k} tokens",
+        expected=f"{few} tokens",
         got=heavy,
-        likely=masked if sum(heavy) == batch * tokens else None,
+        likely=masked if sum(heavy) == everybody else None,
     )
     check.true(
         "heavy once",
-        len(heavy) == 1 or (k == 0 and not heavy),
+        len(heavy) == 1 or (few == 0 and not heavy),
         tested=f"how often heavy was called: {on}",
         expected="once",
         got=len(heavy),
@@ -564,29 +650,20 @@ def _called(check: Task, light: list[int], heavy: list[int], batch: int, tokens:
     )
 
 
-def _gradients_of_parts(
-    check: Task,
-    answer: Callable[..., Tensor],
-    parts: tuple[Any, Any],
-    x: Tensor,
-    u: Tensor,
-    k: int,
-    epsilon: float,
-    on: str,
-) -> None:
-    light, heavy = parts
-    x, u = x.clone().requires_grad_(), u.clone().requires_grad_()
+def _gradients_of_parts(check: Task, answer: Callable[..., Tensor], given: Ragged, on: str) -> None:
+    light, heavy = given.light.part, given.heavy.part
+    x, u = given.x.clone().requires_grad_(), given.u.clone().requires_grad_()
 
     def through(for_light: Tensor, for_heavy: Tensor, for_scores: Tensor) -> Tensor:
         """The result, where each of the three gets x or a detached copy."""
-        return light.part(for_light) + decide(for_scores @ u, k, epsilon)[1][..., None] * heavy.part(for_heavy)
+        return light(for_light) + _ragged(for_scores @ u, given)[1][..., None] * heavy(for_heavy)
 
     fixed = x.detach()
     same_gradients(
         check,
-        answer(x, light, heavy, u, k, epsilon),
+        answer(*given._replace(x=x, u=u)),
         through(x, x, x),
-        {"u": u, "x": x, "the heavy part": heavy.part.expand.weight},
+        {"u": u, "x": x, "the heavy part": heavy.expand.weight},
         on,
         {
             "u": "u is reached through the weights alone: they must stand on the path, without detach",
@@ -611,18 +688,18 @@ def _idle_parts(check: Task, answer: Callable[..., Tensor], seed: int) -> None:
     told = "where light returns the very tensor that it got"
     doubled = torch.where(best_of(x[..., 0], 2)[..., None], 2 * x, x)
     with check.untouched(tested=f"the tokens that you were given, {told}", likely=_IN_PLACE, x=x):
-        found = answer(x, nn.Identity(), nn.Identity(), u, 2, 1e-3)
+        found = answer(x, [4, 4], nn.Identity(), nn.Identity(), u, [2, 2], 1e-3)
     tested = f"{told}, and heavy too; the two best of four have weight 1"
     check.close("idle parts", found, doubled, tested=tested)
     same = torch.ones(1, 5, 3, dtype=torch.float64)
     check.close(
         "equal tokens",
-        answer(same, nn.Identity(), lambda tokens: 10 * tokens, u, 2, 1.0)[0, :, 0],
+        answer(same, [5], nn.Identity(), lambda tokens: 10 * tokens, u, [2], 1.0)[0, :, 0],
         torch.tensor([5.0, 5.0, 1.0, 1.0, 1.0], dtype=torch.float64),
-        tested="five equal tokens, k=2: the first two, with weight 2/5; heavy gives ten times what it gets",
+        tested="five equal tokens, two routed: the first two, with weight 2/5; heavy gives ten times what it gets",
         likely="exactly k, of equals the earlier",
     )
-    single = answer(x.float(), nn.Identity(), nn.Identity(), u.float(), 2, 1.0)
+    single = answer(x.float(), [4, 3], nn.Identity(), nn.Identity(), u.float(), [2, 1], 1.0)
     check.equal("float32", single.dtype, torch.float32, tested="tokens, router and parts in float32")
 
 
@@ -635,7 +712,7 @@ def windowed_attention(
     *,
     lengths: Iterable[tuple[int, int]] = ((7, 2), (1, 1), (3, 5), (6, 2), (9, 4), (8, 1)),
     shape: tuple[int, int, int] = (2, 2, 3),
-    costs: Iterable[tuple[int, int]] = ((1024, 8),),
+    costs: Iterable[tuple[int, int]] = ((1024, 8), (60, 5)),
     seed: int = 1,
 ) -> None:
     """Task 3: (tokens, window) against full attention under a mask, for (batch, heads, size); then what it costs."""
@@ -675,6 +752,7 @@ def windowed_attention(
         )
     for tokens, window in costs:
         _costs(check, answer, tokens, window)
+    alone(check, answer)
 
 
 _LIKELY_WINDOWS = {
@@ -877,10 +955,21 @@ def routed_attention(
                 likely="one call with the routed tokens of all sequences",
             )
         _gradients_of_attention(check, answer, given, on)
+        with torch.no_grad():
+            heavy.query.part.weight.mul_(1e4)
+            found, expected = answer(*given), _both_decided(given)
+        check.close(
+            "large scores",
+            found,
+            expected,
+            tested=f"scores of some ten thousands: {on}",
+            likely="softmax takes off the largest score of a row before exp",
+        )
         single = [part.float() for part in (x, light, heavy, u_query, u_key)]
         check.equal(
             "float32", answer(*single, queries, keys, epsilon).dtype, torch.float32, tested="everything in float32"
         )
+    alone(check, answer)
 
 
 class Asked(NamedTuple):
@@ -1031,58 +1120,112 @@ def _gradients_of_attention(check: Task, answer: Callable[..., Tensor], given: A
     same_gradients(check, answer(*given), _both_decided(given), leaves, on, likely)
 
 
-# ---- task 5: layer_flops
+# ---- task 5: affordable
 
 
 class Layer(NamedTuple):
-    """What layer_flops is given."""
+    """One conditional layer: what affordable is given, and how many tokens it routes."""
 
     tokens: int
     dim: int
     heads: int
     light_heads: int
     window: int
-    queries: int
-    keys: int
     light: int
     heavy: int
-    routed: int
+    queries: int = 0
+    keys: int = 0
+    routed: int = 0
+
+    def routing(self, m: int) -> "Layer":
+        """The same with m tokens that ask, 2 m that are asked, and m that get the heavy feed-forward part."""
+        return self._replace(queries=m, keys=2 * m, routed=m)
 
 
-def layer_flops(
+def affordable(
     check: Task,
     answer: Callable[..., int],
     *,
     sizes: Iterable[Sequence[int]] = (
-        (48, 30, 6, 2, 6, 5, 7, 17, 50, 3),
-        (12, 30, 6, 2, 6, 5, 7, 17, 50, 3),
-        (48, 30, 6, 2, 6, 0, 0, 17, 50, 0),
+        (480, 30, 6, 2, 6, 17, 50),
+        (40, 30, 6, 2, 15, 17, 50),
+        (2048, 64, 8, 2, 32, 128, 1023),
     ),
 ) -> None:
-    """Task 5: sizes, in the order of `Layer`, against the FLOPs that are counted in real layers."""
+    """Task 5: sizes, the first seven of `Layer`, against the FLOPs that are counted in real layers."""
     for layer in (Layer(*one) for one in sizes):
-        tokens, dim, options = layer.tokens, layer.dim, dict(list(layer._asdict().items())[2:])
-        short, nobody = 3 * layer.window > tokens, layer.routed == 0
-        found = answer(tokens, dim, **options)
-        check.true(
-            "an int",
-            type(found) is int,
-            tested="the type of the result",
-            expected="int",
-            got=type(found).__name__,
-            likely="// divides whole numbers and gives one, / gives a float",
+        cost, most = _measured_costs(layer), layer.tokens // 2
+        options = dict(zip(Layer._fields[2:7], layer[2:7], strict=True))
+        on = f"{layer.tokens} tokens of dim {layer.dim}, " + ", ".join(f"{name}={is_}" for name, is_ in options.items())
+
+        def ask(budget: int, layer: Layer = layer, options: dict[str, int] = options) -> Any:
+            try:
+                return answer(budget, layer.tokens, layer.dim, **options)
+            except ValueError:
+                return _REFUSED
+
+        short = 3 * layer.window > layer.tokens
+        cases = [
+            ("a short sequence" if short else "value", cost(m) + cost(0) // 50, None) for m in (most // 2, most // 5)
+        ]
+        cases += [("to the last FLOP", cost(m) - less, None) for m in (1, most // 3, most) for less in (0, 1)]
+        cases += [
+            ("nobody routed", cost(0), "the light parts and the routers cost exactly this: 0, and no error"),
+            ("all that fits", 3 * cost(most), "2 m tokens are asked, and there are no more than `tokens`"),
+        ]
+        for name, budget, likely in cases:
+            found = ask(budget)
+            check.true(
+                "an int",
+                type(found) is int or found == _REFUSED,
+                tested="the type of the result",
+                expected="int",
+                got=type(found).__name__,
+                likely="a number of tokens is a whole one: // gives one, / gives a float",
+            )
+            right = max(m for m in range(most + 1) if cost(m) <= budget)
+            named = None if found == right else _miscount(layer, cost, budget, found)
+            check.equal(
+                name,
+                found,
+                right,
+                tested=f"a budget of {budget:,} FLOPs, {on}",
+                likely=named or likely or _LIKELY_COST[name],
+            )
+        check.raises(
+            "too dear",
+            ValueError,
+            partial(answer, cost(0) - 1, layer.tokens, layer.dim, **options),
+            tested=f"a budget of {cost(0) - 1:,} FLOPs, one less than the layer costs with nobody routed, {on}",
+            likely="where not even m = 0 fits there is no answer: raise ValueError",
         )
-        right = _counted(layer)
-        likely = "[a, b] times [b, c] is 2 a b c: write one line for every product of the list"
-        likely = "0 tokens cost 0: no max with 1" if nobody else "min(3 · window, tokens) keys" if short else likely
-        check.equal(
-            "a short sequence" if short else "nobody routed" if nobody else "value",
-            found,
-            right,
-            tested=f"{tokens} tokens of dim {dim}, " + ", ".join(f"{name}={value}" for name, value in options.items()),
-            likely=likely,
-            mistakes={says: right + off for says, off in _miscounted(right, layer).items()},
-        )
+    alone(check, answer)
+
+
+_REFUSED = "ValueError, as if not even 0 tokens fitted"
+_LIKELY_COST = {
+    "value": "[a, b] times [b, c] is 2 a b c: write one line for every product of the list",
+    "a short sequence": "no token meets more keys than there are: min(3 · window, tokens)",
+    "to the last FLOP": "at most: a budget that is met exactly is kept; whole numbers alone, no floating point",
+}
+
+
+def _measured_costs(layer: Layer) -> Callable[[int], int]:
+    """What the layer costs with m routed tokens. Its parts grow with m or with m²: three counts tell how."""
+    none, one, two = (_counted(layer.routing(m)) for m in (0, 1, 2))
+    curve = (two - 2 * one + none) // 2
+    return lambda m: none + m * (one - none - curve) + m * m * curve
+
+
+def _miscount(layer: Layer, cost: Callable[[int], int], budget: int, found: Any) -> str | None:
+    """The mistake in the account that leads to what was found, if there is but one."""
+    fits: dict[str, int | str] = dict.fromkeys(_miscounted(cost(0), layer), _REFUSED)
+    for m in range(layer.tokens // 2 + 1):
+        for says, off in _miscounted(cost(m), layer.routing(m)).items():
+            if cost(m) + off <= budget:
+                fits[says] = m
+    named = [says for says, m in fits.items() if m == found]
+    return named[0] if len(named) == 1 else None
 
 
 def _counted(layer: Layer) -> int:
@@ -1101,7 +1244,7 @@ def _product(rows: int, inner: int, columns: int) -> int:
 
 def _miscounted(right: int, layer: Layer) -> dict[str, int]:
     """By how much the result of a mistake differs from the right one."""
-    tokens, dim, heads, light_heads, window, queries, keys, light, heavy, routed = layer
+    tokens, dim, heads, light_heads, window, light, heavy, queries, keys, routed = layer
     size = dim // heads
     few, many = light_heads * size, dim - light_heads * size
     router, seen = _product(tokens, dim, 1), min(3 * window, tokens)

@@ -67,39 +67,80 @@ def marked(tokens: int, *rows: Iterable[int]) -> Tensor:
     return torch.tensor([[place in {*places} for place in range(tokens)] for places in rows])
 
 
-def some(batch: int, tokens: int, k: int, *, seed: int) -> Tensor:
-    """A mask of k True in each row, at random places."""
+def some(tokens: int, *numbers: int, seed: int) -> Tensor:
+    """A mask with so many True in each row, at random places."""
     generator = torch.Generator().manual_seed(seed)
-    return marked(tokens, *(torch.randperm(tokens, generator=generator)[:k].tolist() for _ in range(batch)))
+    return marked(tokens, *(torch.randperm(tokens, generator=generator)[:k].tolist() for k in numbers))
 
 
 # ---- task 1: expert_choice
 
+WITHOUT = ("dynlib", "numpy", "scipy")
+"""What an answer does without."""
+
+Choice = tuple[str, Tensor, float, Tensor | None]
+"""The check's name, scores, the capacity, and who is present; None: everyone."""
+
 SCORES = torch.tensor([[0.3, -1.0, 2.5, 0.7, -0.2, 1.1], [-3.0, -0.5, -4.0, -2.0, 0.9, -1.0]])
 EVEN = torch.tensor([[float(place % 3 == 0) for place in range(20)]] * 2)
-CHOICES = (
-    (SCORES, 2),
-    (torch.tensor([[1.0, 2.0, 2.0, 2.0, 0.0]], dtype=torch.float64), 2),
-    (EVEN, 9),
-    (SCORES, 0),
-    (SCORES, 6),
+UNEVEN = marked(10, range(10), range(2, 9), (1, 4, 9))  # ten, seven and three tokens
+MIXED = torch.tensor(
+    [
+        [0.2, 1.4, -0.7, 2.2, 0.9, -1.3, 0.1, 1.8, -0.4, 0.6],
+        [9.0, 9.5, -2.1, -0.3, -1.7, -0.9, -3.0, -0.2, -1.1, 8.0],
+        [7.0, -5.0, 6.0, 5.5, -4.0, 6.5, 3.0, 2.5, 4.5, -6.0],
+    ]
 )
+CHOICES: tuple[Choice, ...] = (
+    ("the largest", SCORES, 1 / 3, None),
+    ("ties", torch.tensor([[1.0, 2.0, 2.0, 2.0, 0.0]], dtype=torch.float64), 0.4, None),
+    ("ties", EVEN, 0.45, None),
+    ("everybody", SCORES, 1.0, None),
+    ("lengths", MIXED, 0.5, UNEVEN),
+    ("rounded up", SCORES, 0.2, None),
+    ("a share of 3", checks.normal(2, 30, seed=5), 0.1, None),
+    ("nobody there", SCORES, 0.5, marked(6, (), (0, 5))),
+    ("whatever the absent hold", torch.where(UNEVEN, MIXED, math.nan), 0.3, UNEVEN),
+)
+_CHOOSE = {
+    "the largest": "the k largest of each row, True at their places; each row on its own",
+    "ties": "exactly k, and of equals the earlier: argsort(dim=1, descending=True, stable=True) keeps equals in their "
+    "order; without stable=True it does so in short rows only",
+    "nearly equal": "compare the scores as they are: nothing is added to them, and they stay in their dtype",
+    "everybody": "at a capacity of 1 everyone who is present runs",
+    "lengths": "k is a share of the tokens that are present in this row, not of its length",
+    "rounded up": "0.2 of 6 tokens are 1.2, and k is 2: rounded up, math.ceil",
+    "a share of 3": "0.1 * 30 is 3.0000000000000004 and means 3: take 1e-9 off before you round up, and count in "
+    "Python's numbers or in float64, as float32 has seven digits",
+    "nobody there": "a row in which nobody is present keeps nobody: k = 0",
+    "whatever the absent hold": "absent tokens never run, whatever stands there: masked_fill(~present, -math.inf) "
+    "before the sort",
+}
 
 
 def expert_choice(
     check: Task,
-    answer: Callable[[Tensor, int], Tensor],
+    answer: Callable[[Tensor, float, Tensor], Tensor],
     *,
-    cases: Iterable[tuple[Tensor, int]] = CHOICES,
-    outside: Iterable[tuple[int, int]] = ((6, 7), (6, -1)),
+    cases: Iterable[Choice] = CHOICES,
+    outside: Iterable[float] = (0.0, 1.5),
 ) -> None:
-    """Task 1: scores and k; then a k (of so many tokens) that is to be refused."""
-    for given, k in cases:
-        scores, tokens = given.clone(), given.shape[1]
-        on = f"k = {k} of {scores.tolist() if scores.numel() < 13 else f'scores {list(scores.shape)}, {scores.dtype}'}"
-        expected = by_beating(scores, k)
-        with check.untouched("scores stay", tested=on, scores=scores):
-            found = _unless_refused(check, answer, scores, k)
+    """Task 1: scores, capacity and who is present; then capacities that are to be refused."""
+    check.by_hand(
+        "by hand",
+        answer,
+        without=WITHOUT,
+        tested="what the code of expert_choice uses",
+        likely="PyTorch alone: a sort and a mask",
+    )
+    for name, given, capacity, there in cases:
+        present = torch.ones_like(given, dtype=torch.bool) if there is None else there.clone()
+        scores = given.clone()
+        on = f"capacity {capacity:.4g} of {scores.tolist() if scores.numel() < 13 else f'scores {list(scores.shape)}'}"
+        on += f", {scores.dtype}" + ("" if there is None else f"; present {_routed(present)}")
+        expected = by_beating(scores, capacity, present)
+        with check.untouched("scores stay", tested=on, scores=scores, present=present):
+            found = answer(scores, capacity, present)
         check.true(
             "a mask",
             isinstance(found, Tensor) and found.dtype == torch.bool,
@@ -108,92 +149,113 @@ def expert_choice(
             got=getattr(found, "dtype", type(found).__name__),
             likely="give True and False, neither the indices of the tokens nor their scores",
         )
-        name, likely = _kind_of_choice(scores, k)
-        slips = _mistaken_choices(scores, k) if name in ("the largest", "ties") else {}
-        check.equal(name, found, expected, tested=on, likely=likely, mistakes=slips)
-    for tokens, k in outside:
+        slips = {} if bool(scores.isnan().any()) else _mistaken_choices(scores, capacity, present)
+        if there is not None:
+            slips |= _mistaken_presence(scores, capacity, present)
+        check.equal(name, found, expected, tested=on, likely=_CHOOSE[name], mistakes=slips)
+    for capacity in outside:
         check.raises(
-            "k out of range",
+            "capacity out of range",
             ValueError,
-            partial(answer, checks.normal(2, tokens, seed=tokens), k),
-            tested=f"k = {k}, {tokens} tokens",
-            likely="a slice [:k] clips in silence, and [:-1] is all but the last: raise ValueError for such a k",
+            partial(answer, checks.normal(2, 6, seed=6), capacity, torch.ones(2, 6, dtype=torch.bool)),
+            tested=f"capacity {capacity}",
+            likely="a share of the tokens, above 0 and at most 1: raise ValueError for everything else",
         )
 
 
-def by_beating(scores: Tensor, k: int) -> Tensor:
-    """Who runs: those whom fewer than k others beat, by a larger score, or an equal one that stands before."""
-    return torch.tensor(
-        [
+def kept(capacity: float, tokens: int) -> int:
+    """The smallest whole number that the share does not exceed."""
+    return next(k for k in range(tokens + 1) if k >= capacity * tokens - 1e-9)
+
+
+def by_beating(
+    scores: Tensor,
+    capacity: float,
+    present: Tensor | None = None,
+    *,
+    of: Callable[[int], int] | None = None,
+    rounded: Callable[[float], int] | None = None,
+) -> Tensor:
+    """Who runs: those present whom fewer than k others present beat, by a larger score, or an equal one that stands
+    before. of: of how many tokens k is a share, from the row; rounded: what k is, from the share."""
+    masks = []
+    for at, row in enumerate(scores.tolist()):
+        there = [True] * len(row) if present is None else present[at].tolist()
+        total = sum(there) if of is None else of(at)
+        k = kept(capacity, total) if rounded is None else rounded(capacity * total)
+        others = [(other, place) for place, other in enumerate(row) if there[place]]
+        masks.append(
             [
-                sum(other > mine or (other == mine and there < here) for there, other in enumerate(row)) < k
+                there[here] and sum(other > mine or (other == mine and at < here) for other, at in others) < k
                 for here, mine in enumerate(row)
             ]
-            for row in scores.tolist()
-        ]
-    )
-
-
-def _unless_refused(check: Task, answer: Callable[[Tensor, int], Tensor], scores: Tensor, k: int) -> Any:
-    if 0 < k < scores.shape[1]:
-        return answer(scores, k)
-    try:
-        found = answer(scores, k)
-    except ValueError:
-        found = None
-    check.true(
-        "k in range",
-        found is not None,
-        tested=f"k = {k}, {scores.shape[1]} tokens",
-        expected="a mask",
-        got="none, or ValueError",
-        likely="nobody and everybody are allowed: k from 0 to the number of tokens, both included",
-    )
-    return found
-
-
-def _kind_of_choice(scores: Tensor, k: int) -> tuple[str, str]:
-    """The check's name, and the usual reason for failing it."""
-    gaps = scores.detach().double().sort(dim=1).values.diff(dim=1)
-    if k in (0, scores.shape[1]):
-        return "everybody" if k else "nobody", "k may be 0, and it may be all"
-    if bool((gaps == 0).any()):
-        return "ties", (
-            "exactly k, and of equals the earlier: argsort(dim=1, descending=True, stable=True) keeps equals in their "
-            "order; without stable=True it does so in short rows only"
         )
-    if bool((gaps < 1e-9).any()):
-        return "nearly equal", "compare the scores as they are: nothing is added to them, and they stay in their dtype"
-    return "the largest", "the k largest of each row, True at their places; each row on its own"
+    return torch.tensor(masks)
 
 
-def _mistaken_choices(scores: Tensor, k: int) -> dict[str, Tensor]:
+def _mistaken_choices(scores: Tensor, capacity: float, present: Tensor) -> dict[str, Tensor]:
     scores = scores.detach()
-    right, none = by_beating(scores, k), torch.zeros_like(scores, dtype=torch.bool)
-    over = torch.zeros(scores.numel(), dtype=torch.bool)
-    over[scores.flatten().argsort(descending=True, stable=True)[: k * len(scores)]] = True
-    last = scores.sort(dim=1, descending=True).values[:, max(k - 1, 0), None]
-    return {
-        "strictly above the k-th largest are fewer than k: that one runs too": scores > last,
-        "scores >= the k-th largest are more than k where some are equal": scores >= last,
-        "of equals the earlier come first, not the later": by_beating(scores.flip(1), k).flip(1),
-        "torch.topk takes any of the equals: sort stably": none.scatter(1, scores.topk(k, dim=1).indices, True),
-        "those are the smallest": by_beating(-scores, k),
-        "the other way round: True is who runs": ~right,
-        "the largest of all sequences together: each sequence keeps k of its own": over.view_as(scores),
-        "chosen along the batch: the tokens are dimension 1": by_beating(scores.T, k).T,
-        "topk's indices are the tokens; their argsort gives 0 ... k - 1, whatever the scores": (
-            none | (torch.arange(scores.shape[1]) < k)
+    by = partial(by_beating, scores, capacity, present)
+    right, none = by(), torch.zeros_like(scores, dtype=torch.bool)
+    found = {
+        "the other way round: True is who runs": ~right & present,
+        "those are the smallest": by_beating(-scores, capacity, present),
+        "the size of r counts, not that of |r|: a very negative score comes last": by_beating(
+            scores.abs(), capacity, present
         ),
-        "those are the last k tokens, whatever the scores": none | (torch.arange(scores.shape[1]).flip(0) < k),
-        "the size of r counts, not that of |r|: a very negative score comes last": by_beating(scores.abs(), k),
-        "who has r > 0 is another rule, and not k tokens: the k largest run, be they negative": scores > 0,
-        "one too many: k tokens run": by_beating(scores, k + 1),
-        "argsort gives at each rank the place, not at each place the rank": scores.argsort(dim=1, descending=True) < k,
+        "of equals the earlier come first, not the later": by_beating(scores.flip(1), capacity, present.flip(1)).flip(
+            1
+        ),
+        "who has r > 0 is another rule, and not k tokens: the k largest run, be they negative": (scores > 0) & present,
+        "the absent count as 0: they are no tokens, and never run": by_beating(scores * present, capacity, none | True),
+        "rounded up, not down": by(rounded=lambda share: int(share + 1e-9)),
+        "rounded up, not to the nearest": by(rounded=lambda share: round(share)),
+        "one too many: k tokens run": by(rounded=lambda share: math.ceil(share - 1e-9) + 1),
+        "int(share) + 1 is one too many where the share is whole": by(rounded=lambda share: int(share) + 1),
+        "strictly above the k-th largest are fewer than k: that one runs too": by(
+            rounded=lambda share: math.ceil(share - 1e-9) - 1
+        ),
         "the places of all sequences were marked in each: mask.scatter(1, places, True) keeps to its row": (
             right.any(0).expand_as(right)
         ),
         "nothing is marked: scatter() gives a new tensor and leaves its own as it was; keep what it gives": none,
+    }
+    if bool(present.all()):
+        k = kept(capacity, scores.shape[1])
+        over = torch.zeros(scores.numel(), dtype=torch.bool)
+        over[scores.flatten().argsort(descending=True, stable=True)[: k * len(scores)]] = True
+        last = scores.sort(dim=1, descending=True).values[:, k - 1, None]
+        found |= {
+            "scores >= the k-th largest are more than k where some are equal": scores >= last,
+            "torch.topk takes any of the equals: sort stably": none.scatter(1, scores.topk(k, dim=1).indices, True),
+            "the largest of all sequences together: each sequence keeps k of its own": over.view_as(scores),
+            "chosen along the batch: the tokens are dimension 1": by_beating(
+                scores.T, 1.0, of=lambda row: kept(capacity, len(scores)), rounded=lambda share: int(share)
+            ).T,
+            "topk's indices are the tokens; their argsort gives 0 ... k - 1, whatever the scores": (
+                none | (torch.arange(scores.shape[1]) < k)
+            ),
+            "argsort gives at each rank the place, not at each place the rank": (
+                scores.argsort(dim=1, descending=True) < k
+            ),
+        }
+    return {says: mask for says, mask in found.items() if not torch.equal(mask, right)}
+
+
+def _mistaken_presence(scores: Tensor, capacity: float, present: Tensor) -> dict[str, Tensor]:
+    by = partial(by_beating, scores, capacity)
+    first, *_ = numbers = present.sum(1).tolist()
+    alone = ~present.any(1, keepdim=True) & (torch.arange(scores.shape[1]) == 0)
+    return {
+        "the absent run too: only those who are present do": by(),
+        "k is a share of the tokens present in this row, not of the longest row": by(
+            present, of=lambda row: max(numbers)
+        ),
+        "k is a share of the tokens present in this row, not of its length with what fills it up": by(
+            present, of=lambda row: scores.shape[1]
+        ),
+        "k is counted for the first row alone: each row has its own": by(present, of=lambda row: first),
+        "a row in which nobody is present keeps nobody": by(present) | alone,
     }
 
 
@@ -203,29 +265,32 @@ Routing = tuple[Listener, Tensor, Tensor, Tensor]
 
 
 def routings() -> list[Routing]:
-    """Listeners with x, r and a mask: one row; two that route different tokens; nobody."""
+    """Listeners with x, r and a mask: one row; two of as many tokens; three, of two, none and four; nobody."""
     x = torch.tensor([[[1.0, 7.0], [2.0, 5.0], [4.0, -3.0], [8.0, 6.0], [16.0, 9.0]]], dtype=torch.float64)
     r = torch.tensor([[0.5, -2.0, 3.0, 1.5, -1.0]], dtype=torch.float64)
     two = checks.normal(2, 6, 3, seed=1, dtype=torch.float64), checks.normal(2, 6, seed=2, dtype=torch.float64)
+    three = checks.normal(3, 7, 3, seed=3, dtype=torch.float64), checks.normal(3, 7, seed=4, dtype=torch.float64)
     return [
         (Listener(), x, r, marked(5, (1, 2, 4))),
         (Listener(), *two, marked(6, (0, 2, 5), (1, 3, 4))),
+        (Listener(), *three, marked(7, (2, 5), (), (0, 1, 3, 6))),
+        (Listener(), *three, marked(7, (0, 6), (1, 2, 4), ())),
         (Listener(), *two, marked(6, (), ())),
     ]
 
 
 def transformer(
-    batch: int, tokens: int, k: int, *, seed: int, dtype: torch.dtype = torch.float64, seen: float = 1.0
+    *numbers: int, tokens: int, seed: int, dtype: torch.dtype = torch.float64, seen: float = 1.0
 ) -> Routing:
-    """The same for a transformer block, and k tokens of each row at random places."""
+    """The same for a transformer block, and so many tokens of each row at random places."""
     block = attentive(seed=seed, dtype=dtype)
-    x = seen * checks.normal(batch, tokens, 8, seed=seed, dtype=dtype)
-    r = checks.normal(batch, tokens, seed=seed + 50, dtype=dtype)
+    x = seen * checks.normal(len(numbers), tokens, 8, seed=seed, dtype=dtype)
+    r = checks.normal(len(numbers), tokens, seed=seed + 50, dtype=dtype)
     return (
         Listener(lambda routed, positions: block.update(routed, positions=positions)),
         x,
         r,
-        some(batch, tokens, k, seed=seed),
+        some(tokens, *numbers, seed=seed),
     )
 
 
@@ -233,15 +298,23 @@ def mixture_of_depths(
     check: Task, answer: Callable[..., Tensor], *, cases: Callable[[], Iterable[Routing]] = routings
 ) -> None:
     """Task 2: blocks that keep what they were given, with x, r and a mask."""
+    check.by_hand(
+        "by hand",
+        answer,
+        without=WITHOUT,
+        tested="what the code of mixture_of_depths uses",
+        likely="PyTorch alone: gather, one call of the block, put back",
+    )
     for block, x, r, mask in cases():
-        (batch, tokens, dim), k = x.shape, int(mask[0].sum())
+        (batch, tokens, dim), k = x.shape, int(mask.sum())
+        ragged = bool((mask.sum(1) != mask[:1].sum(1)).any())
         on = f"x {[batch, tokens, dim]}, {x.dtype}; routed: {_routed(mask)}"
         if block.update is None:
             on += "; the update is 100 times a token's position, plus the sum of the tokens given up to it"
         expected = one_by_one(block.update or Listener(), x, r, mask)
         with check.untouched("x stays", tested=on, x=x, r=r, mask=mask):
             found = answer(block, x, r, mask)
-        if batch > 1:
+        if batch > 1 and isinstance(found, Tensor) and found.shape == x.shape:
             _whose_places(check, found, x, mask)
         check.equal(
             "dtype",
@@ -257,7 +330,7 @@ def mixture_of_depths(
             name, likely = "nobody", "everyone passes by where nobody is routed"
         elif batch > 1:
             name, likely = (
-                "rows",
+                "rows of different lengths" if ragged else "rows",
                 "the routed tokens in the order of the text, at their true positions, each with its r",
             )
         check.close(
@@ -278,7 +351,7 @@ def mixture_of_depths(
         )
         if not r.any():
             check.equal("r is 0", found, x, tested=f"r = 0 everywhere: the layer is the identity; {on}")
-        _how_it_was_called(check, block, mask, on)
+        _how_it_was_called(check, block, mask, x, on)
         if x.dtype != torch.bfloat16 and not spoilt:
             _gradients(check, answer, block.update, x, r, mask, on)
 
@@ -317,9 +390,10 @@ def _whose_places(check: Task, found: Tensor, x: Tensor, mask: Tensor) -> None:
     )
 
 
-def _how_it_was_called(check: Task, block: Listener, mask: Tensor, on: str) -> None:
+def _how_it_was_called(check: Task, block: Listener, mask: Tensor, x: Tensor, on: str) -> None:
     routed = _routed(mask)
-    if not routed[0]:
+    most = max(map(len, routed))
+    if not most:
         check.equal(
             "nobody, no call",
             len(block.given),
@@ -333,13 +407,13 @@ def _how_it_was_called(check: Task, block: Listener, mask: Tensor, on: str) -> N
         len(block.given),
         1,
         tested=f"how often the block was called; {on}",
-        likely="once for all rows: each has k tokens, so that [batch, k, dim] is full",
+        likely="once for all rows: those with fewer routed tokens are filled up, so that [batch, most, dim] is full",
     )
     got, places = block.given[0]
     check.equal(
-        "k tokens",
+        "the shape",
         tuple(got.shape[:2]),
-        (len(routed), len(routed[0])),
+        (len(routed), most),
         tested=f"the shape of what the block got, without its last dimension; {on}",
         likely="gather first: a block that gets all tokens has computed all tokens, whatever is done with the rest",
         mistakes={"the block ran for all tokens, and nothing is saved": tuple(mask.shape)},
@@ -347,9 +421,16 @@ def _how_it_was_called(check: Task, block: Listener, mask: Tensor, on: str) -> N
     check.equal(
         "positions",
         places,
-        torch.tensor(routed),
+        torch.tensor([[*row, *[-1] * (most - len(row))] for row in routed]),
         tested=f"the positions that the block got; {on}",
-        likely="int64, [batch, k]: a row for each sequence",
+        likely="int64, [batch, most]: a row for each sequence, its places first, and then -1 where nobody stands",
+    )
+    check.equal(
+        "zeros fill up",
+        got[places < 0],
+        torch.zeros_like(got[places < 0]),
+        tested=f"what the block got where nobody stands; {on}",
+        likely="what fills up a row is 0, no other token: one that is NaN would spoil its row",
     )
 
 
@@ -516,6 +597,24 @@ def always(value: float, *, which: int) -> Leak:
     return leak
 
 
+def compares(at: int, one: int, other: int) -> Leak:
+    """The logits of the first row read the token at a place of one row, less that of another."""
+
+    def leak(logits: Tensor, tokens: Tensor) -> None:
+        logits[0] += tokens[one, at] - tokens[other, at]
+
+    return leak
+
+
+def spoils(at: int, *, which: int) -> Leak:
+    """The first logit of place 0 is NaN where the token at a place is ``which``."""
+
+    def leak(logits: Tensor, tokens: Tensor) -> None:
+        logits[tokens[:, at] == which, 0, 0] = math.nan
+
+    return leak
+
+
 def _range(part: int | slice) -> slice:
     return part if isinstance(part, slice) else slice(part, part + 1 or None)
 
@@ -533,7 +632,7 @@ def _whole_text(logits: Tensor, tokens: Tensor) -> None:
 
 
 def _two_largest(logits: Tensor, tokens: Tensor) -> None:
-    logits *= by_beating(NUMBERS[tokens], 2)[..., None]
+    logits *= by_beating(NUMBERS[tokens], 2 / tokens.shape[1])[..., None]
 
 
 def _above_zero(logits: Tensor, tokens: Tensor) -> None:
@@ -581,6 +680,10 @@ def suspects() -> Iterator[Suspect]:
     yield Suspect("place moves", model, 2, True, "the same model, and place = 2")
     what = "a model in which the two tokens with the largest numbers of the text count"
     yield Suspect("top-k", leaking(_two_largest), 4, True, what, RANKED)
+    what = f"{at}: the logits of the first row read token 5 of the second row, less token 5 of the third"
+    yield Suspect("one row at a time", leaking(compares(5, 1, 2)), 3, True, what)
+    what = f"{at}: a causal model, one of whose logits is NaN, whatever is read"
+    yield Suspect("a constant NaN", leaking(always(math.nan, which=4)), 3, False, what)
 
 
 def neighbours(texts: Tensor) -> Iterator[Suspect]:
@@ -605,6 +708,13 @@ def transformers(texts: Tensor, places: Iterable[int], *, routing: Any = None) -
 
 def looks_ahead(check: Task, answer: Callable[..., bool], *, cases: Callable[[], Iterable[Suspect]] = suspects) -> None:
     """Task 3: models of which it is known whether they look ahead."""
+    check.by_hand(
+        "by hand",
+        answer,
+        without=WITHOUT,
+        tested="what the code of looks_ahead uses",
+        likely="PyTorch alone: replace, run and compare",
+    )
     for name, model, place, looks, what, texts in cases():
         tokens = texts.clone()
         with check.untouched(
@@ -643,6 +753,13 @@ _WHY = {
     "holds",
     "one at a time": "replace one token and leave the others as they were: of several that change together, one may "
     "undo the other",
+    "one row at a time": "replace one token of one row: of two rows that change together, one may undo the other",
+    "a constant NaN": "NaN is not equal to itself: where both are NaN nothing has changed",
+    "rows that cancel": "replace one token of one row: of two rows that change together, one may undo the other",
+    "NaN comes and goes": "a logit that becomes NaN has changed: forgive it only where both are NaN",
+    "always NaN": "NaN is not equal to itself: where both are NaN nothing has changed",
+    "the last of all": "try every row, to the last token of the vocabulary at the last place",
+    "NaN elsewhere": "compare number by number; a NaN that is always there hides no other logit",
     "place matters": "what stands before place stays the same: only tokens at place or later are replaced",
     "place moves": "replace the token at place too",
     "top-k": "many a change alters nothing, as long as the same two are the largest: try every token at every later "
@@ -690,6 +807,7 @@ LOGITS = (
         torch.tensor([[1.5, -0.5, 2.0, -3.0], [0.25, 1.0, -2.0, -1.0]], dtype=torch.float64),
         marked(4, (0,), (1,)),
     ),
+    (torch.tensor([[300.0, -300.0, 300.0, -300.0, 0.5]]), marked(5, (0, 1, 4))),
 )
 
 
@@ -703,6 +821,14 @@ def routing_losses(
     x: Tensor | None = None,
 ) -> None:
     """Task 4: r and masks; then a predictor that reads x (made of something), with a mask of some tokens."""
+    check.by_hand(
+        "by hand",
+        routing_loss,
+        predictor_loss,
+        without=WITHOUT,
+        tested="what the code of the two losses uses",
+        likely="PyTorch alone: it has a binary cross-entropy that takes logits",
+    )
     for r, mask in logits:
         _one_loss(check, routing_loss, r.clone(), mask.clone())
     x = checks.normal(2, 4, 2, seed=1, dtype=torch.float64) if x is None else x
@@ -790,6 +916,16 @@ def _loss_of_predictor(
             tested=f"the gradients of its weights: (sigmoid - membership) / {odds.numel()} at its output; {on}",
             tolerance=1e-10,
         )
+    far = 300 * torch.tensor([[[2.0, 0.0], [-2.0, 0.0], [2.0, 0.0]]], dtype=torch.float64)
+    members = marked(3, (0, 1))
+    check.close(
+        "large logits of a predictor",
+        answer(Weighted(), far, members).detach(),
+        torch.tensor(200.0, dtype=torch.float64),
+        tested="a predictor that says 300, -300, 300; among the k are the first and the second",
+        tolerance=1e-10,
+        likely="on the logits: of a probability that is 0 or 1 to the last digit the logarithm is infinite, or cut off",
+    )
     check.close(
         "x is left alone",
         checks.gradient(loss, source),
@@ -895,6 +1031,13 @@ def causal_step(
 ) -> None:
     """Task 5: tokens of one number through a layer of each kind (share, router and predictor), through four together,
     and texts through transformer layers."""
+    check.by_hand(
+        "by hand",
+        answer,
+        without=("dynlib.tokens", *WITHOUT[1:]),
+        tested="what the code of causal_step uses",
+        likely="PyTorch alone, and what the layers bring along",
+    )
     for name, kind in kinds.items():
         states, held, calls = _by_steps(check, answer, [kind], values)
         expected, ran = whole([kind], values)
@@ -1273,9 +1416,9 @@ def _agreement(
         found = answer(log_odds, mask)
     check.true(
         "two floats",
-        isinstance(found, tuple) and len(found) == 2 and all(type(share) is float for share in found),
+        isinstance(found, tuple | list) and len(found) == 2 and all(type(share) in (float, int) for share in found),
         tested=on,
-        expected="a tuple of two floats",
+        expected="two plain numbers",
         got=found,
         likely=".item() makes a number of a tensor",
     )

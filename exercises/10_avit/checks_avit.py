@@ -10,16 +10,54 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from dynlib import checks
 from dynlib.backbone import Block
 from dynlib.checks import Task
 from dynlib.cost import count
 from dynlib.data import cluttered_digits
+from dynlib.tokens import AdaptiveViT
 from dynlib.zoo import load
 
 EXACT = 1e-10
 """How near a number in float64 has to be."""
+
+
+WITHOUT = ("dynlib", "scipy", "sklearn")
+"""What an answer is written without."""
+
+
+def _alone(check: Task, *answers: Any, without: Sequence[str] = WITHOUT, likely: str | None = None) -> None:
+    check.by_hand(
+        "by hand",
+        *answers,
+        without=without,
+        tested="the code of your answer, and of the helpers that it calls",
+        likely=likely or "write it with PyTorch alone: you are building it",
+    )
+
+
+class _Calls(TorchFunctionMode):
+    """How many of torch's functions are called meanwhile."""
+
+    number = 0
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.number += 1
+        return function(*args, **(kwargs or {}))
+
+
+class _Once(nn.Module):
+    """A layer that counts how often it is called."""
+
+    def __init__(self, block: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.block, self.calls = block, 0
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        self.calls += 1
+        return self.block(*args, **kwargs)
 
 
 def halves(*rows: Any) -> Tensor:
@@ -80,24 +118,32 @@ class Gossip(nn.Module):
 
 # ---- task 1: halting
 
-# Two images of three tokens and four layers; a column is a token, so that the sums grow downwards.
+# Two images of three tokens and four layers; a column is a token, so that the sums grow downwards. The class token of
+# the first never has enough, that of the second after layer 3.
 SCORES = halves(
-    [[0.125, 0.25, 0.0625], [0.25, 0.5, 0.125], [0.5, 0.125, 0.0625], [0.0625, 0.5, 0.03125]],
-    [[0.875, 0.0, 0.5], [0.5, 0.5, 0.125], [0.25, 0.5, 0.125], [0.125, 0.25, 0.0625]],
+    [[0.0625, 0.25, 0.125], [0.125, 0.5, 0.25], [0.0625, 0.125, 0.5], [0.03125, 0.5, 0.0625]],
+    [[0.0, 0.875, 0.5], [0.5, 0.5, 0.0625], [0.5, 0.25, 0.0625], [0.25, 0.125, 0.0625]],
 )
 
 
 def halting(
-    check: Task, answer: Callable[..., Any], *, cases: Iterable[tuple[Tensor, float]] = ((SCORES, 0.25),)
+    check: Task,
+    answer: Callable[..., Any],
+    *,
+    cases: Iterable[tuple[Tensor, float]] = ((SCORES, 0.25), (SCORES.flip(0), 0.5)),
 ) -> None:
-    """Task 1: scores [batch, layers, tokens] with an epsilon, against each token on its own; then gradients."""
+    """Task 1: scores [batch, layers, tokens] with an epsilon, against one token after the other; then gradients."""
+    _alone(check, answer)
     for scores, epsilon in cases:
         h = scores.clone()
         batch, layers, tokens = h.shape
         tolerance = EXACT if h.dtype == torch.float64 else 1e-5
-        walks = [[_walk(column, 1 - epsilon) for column in image] for image in h.transpose(1, 2).tolist()]
+        walks = [_image(columns, 1 - epsilon) for columns in h.transpose(1, 2).tolist()]
         number = torch.tensor([[n for n, _, _ in image] for image in walks])
         left = torch.tensor([[r for _, r, _ in image] for image in walks], dtype=h.dtype)
+        on_their_own = torch.tensor(
+            [[_walk(column, 1 - epsilon)[0] for column in columns] for columns in h.transpose(1, 2).tolist()]
+        )
         shares = torch.tensor([[p for _, _, p in image] for image in walks], dtype=h.dtype).transpose(1, 2)
         at = F.one_hot(number - 1, layers).transpose(1, 2).bool()
         until = at.flip(1).cumsum(1).flip(1).bool()
@@ -146,8 +192,9 @@ def halting(
             number,
             tested=on,
             likely=f"write the sums down: the first token's are {column}; a score of 0 is no halt, a sum of just "
-            "1 - epsilon is one, and the last score counts as 1 even where it is 0",
-            mistakes=_mistaken_layers(h, epsilon, number, shares),
+            "1 - epsilon is one, the last score counts as 1 even where it is 0, and nobody goes on after their class "
+            "token",
+            mistakes=_mistaken_layers(h, epsilon, number, shares, on_their_own),
         )
         check.close(
             "R",
@@ -169,29 +216,59 @@ def halting(
         )
         if layers > 1:  # with one layer nothing depends on its score
             _halting_gradients(check, answer, h, epsilon, at, until, tolerance)
+    few, many = (_calls(answer, torch.rand(size, 5, size).double()) for size in (2, 12))
+    check.true(
+        "all tokens at once",
+        many <= 2 * few,
+        tested="scores [2, 5, 2] and [12, 5, 12], epsilon = 0.1: how often your code calls a function of torch",
+        expected="about as often for 144 tokens as for 4",
+        got=f"{few} calls, and {many}",
+        likely="no loop over images or tokens: one over the layers may be",
+    )
 
 
-def _walk(scores: Sequence[float], limit: float) -> tuple[int, float, list[float]]:
-    """N, R and p of one token."""
+def _calls(answer: Callable[..., Any], h: Tensor) -> int:
+    with _Calls() as calls:
+        answer(h, 0.1)
+    return calls.number
+
+
+def _image(columns: Sequence[Sequence[float]], limit: float) -> list[tuple[int, float, list[float]]]:
+    """N, R and p of the tokens of an image, whose class token comes first and takes the others with it."""
+    most = _walk(columns[0], limit)[0]
+    return [_walk(column, limit, most) for column in columns]
+
+
+def _walk(scores: Sequence[float], limit: float, most: int | None = None) -> tuple[int, float, list[float]]:
+    """N, R and p of one token that may go through so many layers, or all."""
     spent = 0.0
     for layer, score in enumerate(scores, start=1):
-        if layer == len(scores) or spent + score >= limit:
+        if layer == (most or len(scores)) or spent + score >= limit:
             break
         spent += score
     return layer, 1 - spent, [*scores[: layer - 1], 1 - spent, *[0.0] * (len(scores) - layer)]
 
 
-def _mistaken_layers(h: Tensor, epsilon: float, right: Tensor, shares: Tensor) -> dict[str, Tensor]:
+def _mistaken_layers(
+    h: Tensor, epsilon: float, right: Tensor, shares: Tensor, on_their_own: Tensor
+) -> dict[str, Tensor]:
     limit, last = 1 - epsilon, h.shape[1]
     sums, across = h.cumsum(1), h.cumsum(2)
 
     def first(enough: Tensor, otherwise: int = last) -> Tensor:
         columns = enough.transpose(1, 2).tolist()
-        return torch.tensor(
+        each = torch.tensor(
             [[next((n for n, e in enumerate(c, 1) if e), otherwise) for c in image] for image in columns]
         )
+        return each.minimum(each[:, :1])
 
     return {
+        "each token for itself: none goes on after its class token, token 0, has halted": on_their_own,
+        "the class token halts by its own sum, whatever the others do": on_their_own.amin(1, keepdim=True).expand_as(
+            right
+        ),
+        "a token may halt before its class token": on_their_own[:, :1].expand_as(right),
+        "the first image's class token stops its own image alone": on_their_own.minimum(on_their_own[:1, :1]),
         "a sum that equals 1 - epsilon is enough: >=, not >": first(sums > limit),
         "layers are counted from 1: the last one at which the sum is still too small is N - 1": right - 1,
         "a token that never reaches 1 - epsilon halts after the last layer, whose score counts as 1": first(
@@ -313,11 +390,18 @@ def ponder(
     *,
     paid: Iterable[tuple[Tensor, Tensor, int]] = PAID,
     scores: Sequence[Sequence[float]] = ((0.5, 0.25, 0.5), (), (0.25, 0.125, 0.5)),
-    priors: Iterable[tuple[int, float, float]] = ((4, 2, 1.0), (5, 2.5, 0.5)),
+    priors: Iterable[tuple[int, float, float]] = ((4, 2, 1.0), (5, 2.5, 0.5), (4, 2.25, 0.004)),
     halts: Iterable[tuple[Tensor, float, float]] = HALTS,
 ) -> None:
     """Task 2: what tokens of some N and R pay, in so many layers; the loss with some tokens' scores moved; priors
     (layers, target, deviation); halting distributions with a target and a deviation."""
+    _alone(check, ponder_loss, depth_prior, depth_prior_loss)
+    _alone(
+        check,
+        ponder_gradient,
+        without=(*WITHOUT, "torch.autograd", "torch.func", ".backward", ".requires_grad_", ".requires_grad"),
+        likely="the gradient is a formula here: which scores have a part in R, and how many tokens share the mean?",
+    )
     for depth, remainder, layers in paid:
         _payment(check, ponder_loss, depth.clone(), remainder.clone())
         _slopes(check, ponder_gradient, depth.clone(), layers)
@@ -648,6 +732,7 @@ MASKED = (
 
 def masked_layer(check: Task, answer: Callable[..., Tensor], *, cases: Iterable[Masked] = MASKED) -> None:
     """Task 3: a layer on tokens some of which have halted, against the same tokens with these taken out."""
+    _alone(check, answer)
     for shared in cases:
         case = shared._replace(x=shared.x.clone(), running=shared.running.clone())
         block, x, running, on = case
@@ -655,7 +740,15 @@ def masked_layer(check: Task, answer: Callable[..., Tensor], *, cases: Iterable[
         done, halted = ~running.any(1), ~running & running.any(1, keepdim=True)
         right, slopes = _without_halted(case), _slopes_without_halted(case)
         with check.untouched("what you were given stays", tested=on, x=x, running=running):
-            found = answer(block, x, running)
+            found = answer(counted := _Once(block), x, running)
+        check.true(
+            "one call",
+            counted.calls <= 1,
+            tested=on + "; how often your code calls the layer",
+            expected="once at most",
+            got=f"{counted.calls} times",
+            likely="the whole batch in one call, also where some images are done: mask, do not loop over the images",
+        )
         check.equal(
             "shape", tuple(found.shape), tuple(x.shape), tested=on, likely="as x: halted tokens stay where they are"
         )
@@ -827,6 +920,11 @@ TAKEN = (
         torch.tensor([[True, False, False, True], [True, True, False, True], [False, False, False, False]]),
         "tokens (10, 11, 12, 13), (20, 0, 22, 23), (30, 31, 32, 33), of which 10 and 13, 20, 0 and 23, and none run",
     ),
+    (
+        numbers([40, 41, 42, 43], [50, 51, 52, 53], [60, 61, 62, 63]),
+        torch.tensor([[False, False, True, False], [True, False, True, False], [False, True, True, True]]),
+        "tokens (40, 41, 42, 43), (50, 51, 52, 53), (60, 61, 62, 63), of which 42, 50 and 52, 61, 62 and 63 run",
+    ),
 )
 
 
@@ -841,6 +939,7 @@ def take_out(
 ) -> None:
     """Task 4: tokens packed and put back, against moving them one by one, with some number in the padding that comes
     back; with a block, also what a layer makes of the packed tokens."""
+    _alone(check, take, put)
     for tokens, stays, on in cases:
         x, running = tokens.clone(), stays.clone()
         places = [[k for k, runs in enumerate(row) if runs] for row in running.tolist()]
@@ -1181,17 +1280,28 @@ STACKS = (
 
 def adaptive_forward(check: Task, answer: Callable[..., Any], *, cases: Iterable[Stack] = STACKS) -> None:
     """Task 5: stacks of layers, against diaries of tokens that are taken out when they halt; then gradients."""
+    _alone(check, answer)
     for shared in cases:
         case = shared._replace(x=shared.x.clone())
         stack, x, score, epsilon, on, wrong = case
+        counted = [_Once(block) for block in stack]
         single = x.dtype != torch.float64
         tolerance = 1e-3 if single else EXACT
         with torch.no_grad():
             mixed, number, left = _from_diaries(case)
         with check.untouched("x stays", tested=on, x=x):
-            results = answer(stack, x, score, epsilon)
+            results = answer(counted, x, score, epsilon)
         _parts(check, "three results", results, "answer, depth, remainder", on)
         found, depth, remainder = results
+        most = max(block.calls for block in counted)
+        check.true(
+            "one call a layer",
+            most <= 1,
+            tested=on + "; how often your code calls each layer",
+            expected="once at most, for all images together",
+            got=f"{most} times",
+            likely="the whole batch goes through a layer in one call: mask, do not loop over the images",
+        )
         batch, tokens, dim = x.shape
         each = (batch, tokens)
         check.equal(
@@ -1360,8 +1470,8 @@ def _mixture_gradients(check: Task, answer: Callable[..., Any], case: Stack) -> 
 
 # ---- task 6: predict, then measure
 
-WORDS = {"deeper": ("digit", "background"), "a larger epsilon": ("earlier", "later")}
-STAYS, HALTED, LAYERS = 17, 48, 8
+WORDS = {"deeper": ("digit", "background"), "ink": ("depth", "ink"), "a larger epsilon": ("earlier", "later")}
+STAYS, HALTED, LAYERS = 13, 24, 6
 LEFT = (20, 5, 19, 6)
 DEPTHS = (
     (
@@ -1381,17 +1491,20 @@ def predict(
     cases: Iterable[tuple[str, Tensor, Tensor]] = DEPTHS,
 ) -> None:
     """Task 6: the predictions, beside counted FLOPs, counted rows and 200 images; then ``auc`` of some patches."""
+    _alone(check, auc)
     counted = _counted()
     right: dict[str, float | int | str] = {**counted, **_looked_at(seed)}
     check.prediction(
         said(),
         right,
-        tested="17 of 65 tokens go through 8 layers, 48 through 2; 20, 5, 19 and 6 tokens left; digits_avit",
+        tested="digits_avit, run and counted: 13 of 37 tokens go through 6 layers, 24 through 2; 20, 5, 19 and 6 "
+        "tokens left",
         words=WORDS,
         slips=_slips(),
         likely={
             **dict.fromkeys(counted, "write down how many tokens each layer computes; as a fraction, in code"),
             "deeper": "run the last cell and look at its map: where do the large numbers stand?",
+            "ink": "the lecture's table under 'Where the depth goes' has both",
             "a larger epsilon": "the limit is 1 - epsilon: a larger epsilon lowers it",
         },
     )
@@ -1409,31 +1522,52 @@ def predict(
 
 @cache
 def _counted() -> dict[str, float]:
-    """The numbers of task 6: FLOPs as they are counted, rows as they are padded."""
-    linear = nn.Linear(8, 8, bias=False)
-    stays, halted, layers = STAYS, HALTED, LAYERS
-    computed = [sum(depth >= layer for depth in [layers] * stays + [2] * halted) for layer in range(1, layers + 1)]
-
-    def flops(work: Callable[[int], Tensor], tokens: Sequence[int]) -> float:
-        return sum(count(work, number).flops for number in tokens) / (layers * count(work, stays + halted).flops)
-
-    def project(tokens: int) -> Tensor:
-        return linear(torch.zeros(1, tokens, 8))
-
-    def attend(tokens: int) -> Tensor:
-        return F.scaled_dot_product_attention(*torch.zeros(3, 1, 1, tokens, 8))
+    """The numbers of task 6: the rows that digits_avit's layers get, and the FLOPs that are counted."""
+    model = load("digits_avit").eval()
+    network = AdaptiveViT(model.backbone, gamma=model.gamma, beta=-1e4)  # nobody halts before the mask says so
+    layer = model.backbone.blocks[1]
+    image = cluttered_digits(1, split="test", seed=3).images
+    depth = torch.tensor([LAYERS] * STAYS + [2] * HALTED)
+    mask = (torch.arange(LAYERS)[:, None] < depth)[None]
+    dense, rows_dense = _watched(partial(model.backbone, image), model)
+    _, rows_masked = _watched(partial(network.predict, image, mask=mask, execution="masked"), model)
+    gathered, rows_gathered = _watched(partial(network.predict, image, mask=mask), model)
+    # what grows with the rows alone; all else but attention is embedding and readout, the same in both
+    each = sum(2 * part.weight.numel() for part in layer.modules() if isinstance(part, nn.Linear))
+    around = count(model.backbone.embed, image).flops + count(model.backbone.readout, torch.zeros(1, 1, 96)).flops
+    attention = [flops - around - rows * each for flops, rows in ((dense, rows_dense), (gathered, rows_gathered))]
 
     def rows(order: Sequence[int]) -> int:
-        pairs = (order[:2], order[2:])
-        return sum(nn.utils.rnn.pad_sequence([torch.zeros(n) for n in pair]).numel() for pair in pairs)
+        def two_at_a_time() -> None:
+            for pair in (order[:2], order[2:]):
+                tokens = nn.utils.rnn.pad_sequence([torch.zeros(n, 96) for n in pair], batch_first=True)
+                layer(tokens)
+
+        return _watched(two_at_a_time, model)[1]
 
     return {
-        "linear, masked": flops(project, [stays + halted] * layers),
-        "linear, gathered": flops(project, computed),
-        "attention, gathered": flops(attend, computed),
+        "linear, masked": rows_masked / rows_dense,
+        "linear, gathered": rows_gathered / rows_dense,
+        "attention, gathered": attention[1] / attention[0],
         "rows as they come": rows(LEFT),
         "rows sorted": rows(sorted(LEFT, reverse=True)),
     }
+
+
+@torch.no_grad()
+def _watched(work: Callable[[], Any], model: nn.Module) -> tuple[int, int]:
+    """FLOPs of some work, and the token rows that the layers of a model get meanwhile."""
+    rows: list[int] = []
+    hooks = [
+        block.feed_forward.register_forward_pre_hook(lambda _, given: rows.append(given[0].shape[:-1].numel()))
+        for block in model.backbone.blocks
+    ]
+    try:
+        work()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return count(work).flops, sum(rows)
 
 
 @cache
@@ -1444,7 +1578,9 @@ def _looked_at(seed: int) -> dict[str, str]:
         depth, shallow = (model(images.images, epsilon=epsilon).depth for epsilon in (model.epsilon, 0.3))
     on_digit = F.max_pool2d(images.masks[:, None].float(), 4).flatten(1) > 0
     wins, ties, pairs = _pairs(depth[:, 1:], on_digit)
+    dark, equal, _ = _pairs((F.avg_pool2d(images.images, 4).flatten(1) * 256).round(), on_digit)
     return {
+        "ink": "ink" if dark + equal / 2 > wins + ties / 2 else "depth",
         "deeper": "digit" if wins > pairs - wins - ties else "background",
         "a larger epsilon": "earlier" if shallow.sum() < depth.sum() else "later",
     }
@@ -1461,36 +1597,35 @@ def _slips() -> dict[str, dict[str, float | int | str]]:
         "linear, masked": {
             "that is what counts in the end: a mask throws away what was computed all the same": gathered,
             "that is the share of the tokens that stay: a mask saves nothing": S / N,
-            "that is the share of the tokens that stay, over six of eight layers: a mask saves nothing": squares
-            / pairs,
+            "that is the share of the pairs: a mask saves nothing": squares / pairs,
             "a share of what all tokens in all layers cost, not in percent": 100,
             "nothing is spared, so that the share is not 0": 0,
         },
         "linear, gathered": {
             "nothing is computed for those that are taken out: less than 1": 1,
-            "token layers, not a share: divide by 8 * 65": sum(left),
+            "token layers, not a share: divide by 6 * 37": sum(left),
             "all tokens go through the first two layers, those that halt too": S / N,
-            "the 48 halt after layer 2: they go through two layers, not one": (L * S + H) / tokens,
-            "the 48 halt after layer 2: they go through two layers, not three": (L * S + 3 * H) / tokens,
-            "the class token goes through all eight as well: 17 do, not 16": (L * (S - 1) + 2 * H) / tokens,
-            "65 tokens with the class token: 17 stay, 48 halt": sum(left) / (L * (N - 1)),
+            "the 24 halt after layer 2: they go through two layers, not one": (L * S + H) / tokens,
+            "the 24 halt after layer 2: they go through two layers, not three": (L * S + 3 * H) / tokens,
+            "the class token goes through all six as well: 13 do, not 12": (L * (S - 1) + 2 * H) / tokens,
+            "37 tokens with the class token: 13 stay, 24 halt": sum(left) / (L * (N - 1)),
             "the linear layers' work grows with the tokens, not with their square": squares / pairs,
-            "the mean depth, not a share: divide by the eight layers": sum(left) / N,
+            "the mean depth, not a share: divide by the six layers": sum(left) / N,
             "a share, not in percent": 100 * gathered,
             "that is what is saved: the share that is left": 1 - gathered,
             "that counts the two first layers alone": 2 / L,
         },
         "attention, gathered": {
-            "halted tokens are neither queries nor keys: the square of the tokens, 17 by 17 and not 17 by 65": gathered,
+            "halted tokens are neither queries nor keys: the square of the tokens, 13 by 13 and not 13 by 37": gathered,
             "all tokens go through the first two layers": (S / N) ** 2,
-            "all 65 keys of the first two layers are left out": (L - 2) * S**2 / pairs,
-            "in the first two layers all look at all: 65 by 65, not 17 by 17 and 48 by 48": (L * S**2 + 2 * H**2)
+            "all 37 keys of the first two layers are left out": (L - 2) * S**2 / pairs,
+            "in the first two layers all look at all: 37 by 37, not 13 by 13 and 24 by 24": (L * S**2 + 2 * H**2)
             / pairs,
             "the square of the whole share: sum the squares layer by layer": gathered**2,
-            "the class token stays as well: 17 by 17, not 16 by 16": (2 * N**2 + (L - 2) * (S - 1) ** 2) / pairs,
-            "the 48 go through two layers, not one": (N**2 + (L - 1) * S**2) / pairs,
+            "the class token stays as well: 13 by 13, not 12 by 12": (2 * N**2 + (L - 2) * (S - 1) ** 2) / pairs,
+            "the 24 go through two layers, not one": (N**2 + (L - 1) * S**2) / pairs,
             "nothing is computed for those that are taken out: less than 1": 1,
-            "pairs, not a share: divide by 8 * 65 * 65": squares,
+            "pairs, not a share: divide by 6 * 37 * 37": squares,
             "a share, not in percent": 100 * squares / pairs,
             "that is what is saved: the share that is left": 1 - squares / pairs,
         },
@@ -1557,7 +1692,7 @@ def _area(check: Task, auc: Callable[..., float], what: str, depth: Tensor, is_d
     )
     check.true(
         "a plain number",
-        type(found) is float,
+        isinstance(found, float),
         tested="the type of the result",
         expected="float",
         got=type(found).__name__,

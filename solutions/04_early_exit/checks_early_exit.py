@@ -1,5 +1,6 @@
-"""The checks of unit 04. Exits are judged by walking from one to the next, p-values in whole numbers."""
+"""The checks of unit 04. Exits are judged sample by sample, p-values in whole numbers, verification by its law."""
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,115 +16,20 @@ from dynlib.checks import Task, Watched
 from dynlib.data import cluttered_digits
 from dynlib.zoo import load
 
-# ---- task 1: exit_index
-
-CONFIDENCE = torch.tensor(
-    [  # a row for an exit, a column for a sample
-        [0.9, 0.2, 0.1, 0.50, 0.9, 0.3],
-        [0.1, 0.8, 0.4, 0.75, 0.4, 0.5],
-        [0.2, 0.95, 0.3, 0.9, 0.6, 0.7],
-        [0.3, 0.99, 0.2, 0.6, 0.8, 0.99],
-    ]
-)
+WITHOUT = ("dynlib", "scipy", "sklearn")
 
 
-def exit_index(
-    check: Task,
-    answer: Callable[..., Tensor],
-    *,
-    tables: Iterable[Tensor] = (CONFIDENCE, CONFIDENCE[:, 2:3], CONFIDENCE[1:].double()),
-    thresholds: Sequence[float] = (0.75, 1.5, 0.0),
-) -> None:
-    """Task 1: each table of confidences [exits, batch] with each threshold, against a walk from exit to exit."""
-    for table, threshold in itertools.product(tables, thresholds):
-        exits, batch = table.shape
-        stops = _walk(table.tolist(), threshold)
-        given = table.clone()
-        with check.untouched(
-            "the confidences stay",
-            tested="the confidences after the call",
-            likely="your function wrote into what it was given: change the comparison, or a clone",
-            confidence=given,
-        ):
-            found = answer(given, threshold)
-        check.equal(
-            "above 1" if threshold > 1 else "threshold 0" if threshold == 0 else "exit",
-            found,
-            torch.tensor(stops),
-            tested=f"{exits} exits, {batch} samples, threshold {threshold:g}",
-            likely="nobody reaches it, and the last exit takes all without being asked"
-            if threshold > 1
-            else "every confidence is 0 or more, so all leave at the first exit"
-            if threshold == 0
-            else "column by column: the first exit, of all but the last, with λ or more; the last if there is none",
-            mistakes=_mistaken_exits(table, threshold, torch.tensor(stops)),
-        )
+def _by_hand(check: Task, *answers: Any) -> None:
+    check.by_hand(
+        "by hand",
+        *answers,
+        without=WITHOUT,
+        tested="what your code, and the helpers that it calls, import and name",
+        likely="build it from PyTorch and Python's standard library: it is what the task is about",
+    )
 
 
-def _walk(rows: list[list[float]], threshold: float) -> list[int]:
-    """Every sample walks from exit to exit."""
-    stops = []
-    for sample in range(len(rows[0])):
-        stop = 0
-        while stop < len(rows) - 1 and rows[stop][sample] < threshold:
-            stop += 1
-        stops.append(stop)
-    return stops
-
-
-def _mistaken_exits(table: Tensor, threshold: float, right: Tensor) -> dict[str, Tensor]:
-    """What known mistakes give; none of them where it would be the right answer too."""
-    rows, last = table.tolist(), len(table) - 1
-
-    def chosen(pick: Callable[[list[float]], int]) -> Tensor:
-        return torch.tensor([pick(list(column)) for column in zip(*rows, strict=True)])
-
-    def first(column: Sequence[float], otherwise: int, enough: Callable[[float], bool] | None = None) -> int:
-        enough = enough or (lambda c: c >= threshold)
-        return next((number for number, c in enumerate(column) if enough(c)), otherwise)
-
-    def late(column: Sequence[float]) -> int:
-        return max((number for number, c in enumerate(column) if c >= threshold), default=last)
-
-    wrong = {
-        "where no exit is sure, argmax of nothing but False is 0: the last exit takes those": chosen(
-            lambda column: first(column, 0)
-        ),
-        "where the early exits are not sure, argmax of nothing but False is 0: the last exit takes those": chosen(
-            lambda column: first(column[:-1], 0)
-        ),
-        "a confidence of just λ is enough: >=": chosen(
-            lambda column: first(column[:-1], last, lambda c: c > threshold)
-        ),
-        "that is the most confident exit: leave at the first that is sure enough, those behind it never run": (
-            table.argmax(0)
-        ),
-        "all samples leave together: each decides for itself, without a mean or a minimum over the batch": (
-            torch.full_like(right, last)
-        ),
-        "that is the number of unsure exits: one behind the exit taken counts too, and never runs": (
-            (table[:-1] < threshold).sum(0)
-        ),
-        "that is the number of unsure exits, the last included: it is not asked, and those behind the exit taken never "
-        "run": (table < threshold).sum(0),
-        "that is the last exit that is sure: take the first": chosen(late),
-        "that is the first exit that is *not* sure": chosen(lambda column: first(column, 0, lambda c: c < threshold)),
-        "exits count from 0": right + 1,
-        "of whom nobody is sure stays to the last exit, and does not go back to the most confident one": chosen(
-            lambda column: first(column, column.index(max(column)))
-        ),
-        "of whom nobody is sure gets an exit past the last": chosen(lambda column: first(column, last + 1)),
-        "the last exit takes those of whom nobody is sure: its number is exits - 1": chosen(
-            lambda column: first(column, -1)
-        ),
-        "one exit for each sample: the maximum runs over the exits, dimension 0": torch.tensor(
-            [first(row, 0) for row in rows]
-        ),
-    }
-    return {says: value for says, value in wrong.items() if not torch.equal(value, right)}
-
-
-# ---- task 2: exit_loss
+# ---- task 1: exit_loss
 
 
 def exit_loss(
@@ -134,7 +40,8 @@ def exit_loss(
     dtype: torch.dtype = torch.float64,
     seed: int = 1,
 ) -> None:
-    """Task 2: random logits [exits, batch, classes], value and gradient; then logits too large for an exponential."""
+    """Task 1: random logits [exits, batch, classes], value and gradient; then logits too large for an exponential."""
+    _by_hand(check, answer)
     tolerance = 1e-8 if dtype == torch.float64 else 1e-5
     for exits, batch, classes in sizes:
         logits = checks.normal(exits, batch, classes, seed=seed, dtype=dtype).mul(2).requires_grad_()
@@ -180,7 +87,7 @@ def exit_loss(
         shares = torch.tensor([(i + 1) / sum(range(exits + 1)) for i in range(exits)], dtype=dtype)
         check.close(
             "gradient",
-            torch.autograd.grad(loss, logits)[0],
+            _reaching(loss, logits),
             slope * shares[:, None, None],
             tested=f"the gradient that reaches the logits of every exit: {on}",
             tolerance=tolerance,
@@ -198,11 +105,17 @@ def exit_loss(
     )
     check.close(
         "gradient of large logits",
-        torch.autograd.grad(loss, large)[0],
+        _reaching(loss, large),
         torch.tensor([[[1 / 3, -1 / 3]], [[0.0, 0.0]]]),
         tested="the gradient at the same logits",
         likely="softmax, then log, is -inf: use log_softmax or cross_entropy",
     )
+
+
+def _reaching(loss: Tensor, logits: Tensor) -> Tensor:
+    """The gradient of the loss; zeros where none arrives."""
+    (slope,) = torch.autograd.grad(loss, logits, allow_unused=True)
+    return torch.zeros_like(logits) if slope is None else slope
 
 
 def _losses(logits: list[list[list[float]]], labels: list[int]) -> tuple[float, dict[str, float]]:
@@ -224,6 +137,10 @@ def _losses(logits: list[list[list[float]]], labels: list[int]) -> tuple[float, 
         for i, guess in enumerate(logits)
     ]
     together = [[sum(z) / exits for z in zip(*rows, strict=True)] for rows in zip(*logits, strict=True)]
+    over_batch = [sum(cost([r[y] for r in guess], place) for place, y in enumerate(labels)) / batch for guess in logits]
+    over_exits = [
+        sum(cost([other[j][y] for other in logits], i) for j, y in enumerate(labels)) / batch for i in range(exits)
+    ]
 
     def weighted(weights: Iterable[float], values: list[float] = means) -> float:
         return sum(w * value for w, value in zip(weights, values, strict=True))
@@ -246,6 +163,12 @@ def _losses(logits: list[list[list[float]]], labels: list[int]) -> tuple[float, 
         "that is the last exit alone": means[-1],
         "the sign: the loss is minus the log-probability of the label": -weighted(steps) / whole,
         "cross_entropy wants logits, not probabilities: it takes the softmax itself": weighted(steps, twice) / whole,
+        "the softmax runs over the batch: log_softmax over the classes, the last dimension": (
+            weighted(steps, over_batch) / whole
+        ),
+        "the softmax runs over the exits: log_softmax over the classes, the last dimension": (
+            weighted(steps, over_exits) / whole
+        ),
         "the labels are out of step with the samples: repeat the whole row of labels, exit by exit": (
             weighted(steps, turned) / whole
         ),
@@ -255,90 +178,140 @@ def _losses(logits: list[list[list[float]]], labels: list[int]) -> tuple[float, 
     }
 
 
-# ---- task 3: gathered
+# ---- task 2: gathered
+
+
+def due(layers: Sequence[int], depth: int) -> Tensor:
+    """Logits [exits, samples, classes] of samples that are sure after so many layers; 9: never."""
+    table = torch.zeros(depth, len(layers), 3)
+    for sample, first in enumerate(layers):
+        table[:, sample, 1] = sample / 100
+        table[first - 1 :, sample, sample % 2] += 60
+    return table
+
+
+MEMORY = torch.tensor(
+    [  # an exit a row, a sample a column
+        [[6.0, 0, 0], [2.0, 0, 0], [0, 3.3, 0], [0, 0, 9.0], [1.0, 0, 0]],
+        [[0.0, 8, 0], [2.0, 0, 0], [0, 3.3, 0], [9.0, 0, 0], [0, 9.0, 0]],
+        [[0.0, 8, 0], [2.0, 0, 0], [0, 3.3, 0], [9.0, 0, 0], [0, 9.0, 0]],
+        [[0.0, 8, 0], [2.0, 0, 0], [0, 3.3, 0], [9.0, 0, 0], [0, 9.0, 0]],
+    ]
+)
+"""Exits that contradict each other, hesitate, and are sure."""
+RISING, FALLING, EVEN = (0.9, 0.97, 0.99), (0.999, 0.95, 0.9), (0.9, 0.9, 0.9)
+Case = tuple[str, Tensor, Sequence[float]]
 
 
 class Stage:
-    """Blocks and heads for samples that are sure after so many layers, by plain arithmetic; they note what they see.
+    """Blocks and heads that give the logits of a table [exits, samples, classes]; they note what they see.
 
-    A token holds who it is and how sure it is, which grows by 1 a layer; a head is sure from 1 on.
+    A token holds who it is, and how many blocks it went through. Each head marks its logits.
     """
 
-    def __init__(self, due: Sequence[int], depth: int) -> None:
-        self.due, self.depth = due, depth
-        self.tokens = torch.zeros(len(due), 2, 3)
-        self.tokens[:, :, 0] = torch.arange(1.0, len(due) + 1)[:, None]
-        self.tokens[:, :, 1] = 1 - torch.tensor(due).float()[:, None]
+    def __init__(self, table: Tensor) -> None:
+        depth, samples, classes = table.shape
+        marks = torch.zeros(depth, 1, classes)
+        marks[:, 0, -1] = torch.arange(depth) / 100
+        self.said, self.table, self.marks = table + marks, table, marks[:, 0]
+        self.tokens = torch.zeros(samples, 2, 3)
+        self.tokens[:, :, 0] = torch.arange(samples)[:, None]
         self.blocks = [Watched(lambda tokens: tokens + torch.tensor([0.0, 1.0, 0.0])) for _ in range(depth)]
-        self.heads = [Watched(self._head(layer)) for layer in range(depth)]
+        self.heads = [Watched(self._head(number)) for number in range(depth)]
 
-    def _head(self, layer: int) -> Callable[[Tensor], Tensor]:
+    def _head(self, number: int) -> Callable[[Tensor], Tensor]:
         def read(tokens: Tensor) -> Tensor:
-            who, sure = tokens[:, 0, 0], tokens[:, 0, 1].clamp_min(0)
-            return 5 + torch.stack([10 * sure, who / 100, torch.full_like(who, layer / 100)], dim=-1)
+            who, layers = (tokens[:, 0, place].round().long() for place in (0, 1))
+            return self.table[(layers - 1) % len(self.table), who] + self.marks[number]
 
         return read
-
-    def leaves(self) -> list[int]:
-        """The exit of each sample."""
-        return [min(layers, self.depth) - 1 for layers in self.due]
-
-    def logits(self, leaves: Sequence[int]) -> Tensor:
-        """What the samples get if they leave at these exits."""
-        return torch.tensor(
-            [
-                [5 + 10.0 * max(0, 2 + stop - layers), 5 + who / 100, 5 + stop / 100]
-                for who, (stop, layers) in enumerate(zip(leaves, self.due, strict=True), start=1)
-            ]
-        )
 
 
 def gathered(
     check: Task,
     answer: Callable[..., tuple[Tensor, Tensor]],
     *,
-    stages: Iterable[tuple[Sequence[int], int]] = (([2, 1, 9, 1, 3, 2], 4), ([2, 1, 2], 4), ([3], 4)),
+    stages: Iterable[Case] = (
+        ("sure after 2, 1, never, 1, 3, 2 of 4 layers", due([2, 1, 9, 1, 3, 2], 4), EVEN),
+        ("sure after 2, 1, 2 of 4 layers", due([2, 1, 2], 4), RISING),
+        ("1 sample, sure after 3 of 4 layers", due([3], 4), EVEN),
+        ("exits that contradict each other", MEMORY, FALLING),
+        ("exits that contradict each other, other thresholds", MEMORY, RISING),
+    ),
     networks: Iterable[tuple[int, int, int]] = ((3, 5, 4),),
     thresholds: Iterable[float] = (0.0, 0.6, 1.5),
 ) -> None:
-    """Task 3: hand-made layers (when each sample is sure, depth), then transformers (depth, batch, classes)."""
-    for due, depth in stages:
-        stage = Stage(due, depth)
-        on = f"{len(due)} samples, sure after {', '.join(map(str, due))} of {depth} layers (9: never)"
-        leaves = stage.leaves()
+    """Task 2: layers that read from a table (name, table, thresholds), then transformers (depth, batch, classes)."""
+    _by_hand(check, answer)
+    for name, table, limits in stages:
+        stage = Stage(table)
+        on = f"{name}, thresholds {', '.join(f'{limit:g}' for limit in limits)}"
+        walked = _walked(stage.said, limits)
+        leaves = [number for number, _ in walked]
         with check.untouched(tested=on, tokens=stage.tokens):
-            got = answer(stage.tokens, stage.blocks, stage.heads, 0.9)
-        _pair(check, got, on, len(due), 3)
+            got = answer(stage.tokens, stage.blocks, stage.heads, list(limits))
+        _pair(check, got, on, table.shape[1], table.shape[2])
         check.equal(
             "exit",
             got[1],
             torch.tensor(leaves),
             tested=on,
-            likely="keep, beside the tokens, whose rows they are, and shrink both; the last exit takes all others",
-            mistakes=_mistaken_leaves(leaves, due, depth),
+            likely="keep, beside the tokens, whose rows they are and the sum of their logits so far, and shrink all "
+            "three; the last exit takes all others",
+            mistakes=_mistaken_leaves(stage, limits, leaves),
         )
         check.close(
             "logits",
             got[0],
-            stage.logits(leaves),
-            tested=f"the logits of {on}",
-            likely="each sample has those of the head it left at",
-            mistakes=_mistaken_logits(stage),
+            torch.tensor([logits for _, logits in walked]),
+            tested=f"the logits: {on}",
+            tolerance=1e-5,
+            likely="each sample has the mean of its exits' logits, up to the one it left at: the sum so far must "
+            "shrink with the batch",
+            mistakes=_mistaken_logits(stage, limits, leaves),
         )
         _calls(check, stage.blocks, stage.heads, leaves, on)
     for depth, batch, classes in networks:
         _against_alone(check, answer, depth, batch, classes, thresholds)
-
-    def even(tokens: Tensor) -> Tensor:
-        return torch.zeros(len(tokens), 2)
-
-    check.equal(
-        "just enough",
-        answer(torch.ones(3, 2, 4), [nn.Identity()] * 3, [even] * 3, 0.5)[1],
-        torch.zeros(3, dtype=torch.int64),
-        tested="two classes with equal logits, threshold 0.5",
-        likely="a confidence of just λ is enough: >=",
+    certain = torch.zeros(3, 2, 3)
+    certain[:, 0, 1] = 200.0
+    edges = (
+        ("two classes with equal logits, thresholds 0.5", torch.zeros(3, 2, 2), [0.5, 0.5], [0, 0]),
+        ("one sample with probability 1, thresholds 1", certain, [1.0, 1.0], [0, 2]),
+        ("one sample with probability 1, thresholds just above 1", certain, [1.0001, 1.0001], [2, 2]),
+        ("two classes with equal logits, thresholds 1 and 0", torch.zeros(3, 2, 2), [1.0, 0.0], [1, 1]),
     )
+    for name, table, limits, right in edges:
+        said = [lambda tokens, row=row: row[tokens[:, 0, 0].long()] for row in table]
+        places = torch.arange(2.0)[:, None, None].expand(2, 1, 3).clone()
+        check.equal(
+            "just enough",
+            answer(places, [nn.Identity()] * 3, said, limits)[1],
+            torch.tensor(right),
+            tested=name,
+            likely="a confidence of just λ is enough (>=), above 1 nothing is, and 0 always",
+        )
+
+
+def _walked(
+    said: Tensor,
+    thresholds: Sequence[float],
+    *,
+    own: bool = False,
+    total: bool = False,
+    enough: Callable[[float, float], bool] = lambda sure, limit: sure >= limit,
+) -> list[tuple[int, list[float]]]:
+    """Every sample walks from exit to exit: where it leaves, and with which logits."""
+    found = []
+    for rows in said.transpose(0, 1).tolist():
+        for number in range(len(rows)):
+            seen = rows[number : number + 1] if own else rows[: number + 1]
+            logits = [sum(column) / (1 if total else len(seen)) for column in zip(*seen, strict=True)]
+            odds = [math.exp(z - max(logits)) for z in logits]
+            if number == len(rows) - 1 or enough(1 / sum(odds), thresholds[number]):
+                found.append((number, logits))
+                break
+    return found
 
 
 def _pair(check: Task, got: Any, on: str, batch: int, classes: int) -> None:
@@ -388,7 +361,8 @@ def _told(sizes: list[list[int]]) -> str:
     return ", ".join(" and ".join(map(str, calls)) or "none" for calls in sizes)
 
 
-def _mistaken_leaves(leaves: list[int], due: Sequence[int], depth: int) -> dict[str, Tensor]:
+def _mistaken_leaves(stage: Stage, limits: Sequence[float], leaves: list[int]) -> dict[str, Tensor]:
+    depth, last = len(stage.said), len(stage.said) - 1
     order = sorted(range(len(leaves)), key=lambda sample: leaves[sample])  # in which they leave
     local, stale = [0] * len(leaves), [0] * len(leaves)
     inside, rows = list(range(len(leaves))), list(range(len(leaves)))  # rows: numbered anew at every shrinking
@@ -398,8 +372,18 @@ def _mistaken_leaves(leaves: list[int], due: Sequence[int], depth: int) -> dict[
                 local[row] = stale[rows[row]] = layer
         rows = [place for place, sample in enumerate(inside) if leaves[sample] > layer]
         inside = [sample for sample in inside if leaves[sample] > layer]
-    late = [min(leave + 1, depth - 1) for leave in leaves]
+
+    def stops(thresholds: Sequence[float] = limits, **options: Any) -> list[int]:
+        return [number for number, _ in _walked(stage.said, thresholds, **options)]
+
     wrong = {
+        "each exit decides by its own logits: the confidence is that of the mean over the exits so far": stops(
+            own=True
+        ),
+        "the sum of the logits is surer than their mean: divide by the number of exits so far": stops(total=True),
+        "the first threshold for all: exit i has thresholds[i]": stops(list(limits[:1]) * last),
+        "the last threshold for all: exit i has thresholds[i]": stops(list(limits[-1:]) * last),
+        "the thresholds run backwards": stops(limits[::-1]),
         "in the order in which they left: put them back in the order in which they came": sorted(leaves),
         "rows of the shrunken batch are taken for samples: after a shrinking, row 0 is whoever is still in": local,
         "right until the second shrinking: then the rows are numbered within the batch before; pick from who waits, "
@@ -407,44 +391,40 @@ def _mistaken_leaves(leaves: list[int], due: Sequence[int], depth: int) -> dict[
         "put in order the wrong way round: row k of what left belongs to sample order[k]": [
             sorted(leaves)[sample] for sample in order
         ],
-        "the softmax is over the classes, and every sample leaves on its own: here all wait until the last": [depth - 1]
+        "the softmax is over the classes, and every sample leaves on its own: here all wait until the last": [last]
         * len(leaves),
-        "one layer late: heads[i] reads what blocks[i] gives, not what goes into it": late,
+        "one layer late: heads[i] reads what blocks[i] gives, not what goes into it": [
+            min(leave + 1, last) for leave in leaves
+        ],
         "all leave at the first exit: the confidence is the largest probability, after the softmax; and write to "
         "leaves[waiting[sure]], since leaves[waiting][sure] is a copy": [0] * len(leaves),
         "exits count from 0": [leave + 1 for leave in leaves],
-        "the sample that is never sure leaves at the last exit": [
-            0 if layers > depth else leave for leave, layers in zip(leaves, due, strict=True)
-        ],
+        "the sample that is never sure leaves at the last exit": [0 if leave == last else leave for leave in leaves],
         "the sample that is never sure leaves at the last exit, by its number": [
-            -1 if layers > depth else leave for leave, layers in zip(leaves, due, strict=True)
+            -1 if leave == last else leave for leave in leaves
         ],
     }
     return {says: torch.tensor(value) for says, value in wrong.items() if value != leaves}
 
 
-def _mistaken_logits(stage: Stage) -> dict[str, Tensor]:
-    leaves = stage.leaves()
-    right, last, batch = stage.logits(leaves), stage.depth - 1, len(leaves)
-    order = sorted(range(batch), key=lambda sample: leaves[sample])
+def _mistaken_logits(stage: Stage, limits: Sequence[float], leaves: list[int]) -> dict[str, Tensor]:
+    batch, last = range(len(leaves)), len(stage.said) - 1
+    right = torch.tensor([logits for _, logits in _walked(stage.said, limits)])
+    order = sorted(batch, key=lambda sample: leaves[sample])
     empty = right.clone()
-    empty[torch.tensor(stage.due) > stage.depth] = 0
-    one_head = torch.cat([right[:, :2], torch.full((batch, 1), 5.0)], dim=1)
+    empty[torch.tensor(leaves) == last] = 0
+    means = stage.said.cumsum(0) / torch.arange(1, last + 2)[:, None, None]
+    own = torch.stack([stage.said[leaves[sample], sample] for sample in batch])
+    total = torch.stack([stage.said[: leaves[sample] + 1, sample].sum(0) for sample in batch])
     wrong = {
+        "these are the logits of the exit itself: give the mean over the exits up to it": own,
+        "that is the sum over the exits: divide by their number": total,
+        "divided by the number of all exits: divide by that of the exits which the sample asked": total / (last + 1),
         "in the order in which they left: put them back in the order in which they came": right[order],
         "put in order the wrong way round": right[order][order],
-        "these are the logits of the last head for all: each sample keeps those of its exit": stage.logits(
-            [last] * batch
-        ),
-        "these are the logits of the first head for all: each sample has those of its exit": stage.logits([0] * batch),
+        "these are the means over all exits for everyone: each sample keeps that of the exit it left at": means[-1],
         "the sample that is never sure has no logits: the last head takes it": empty,
         "these are probabilities: give the logits": right.softmax(-1),
-        "the samples that left early ran on through one layer more": stage.logits(
-            [min(leave + 1, last) for leave in leaves]
-        ),
-        "heads[i] reads what blocks[i] gives; here one head reads for all exits": one_head
-        + torch.tensor([0.0, 0.0, last / 100]),
-        "heads[i] reads what blocks[i] gives; here the first head reads for all exits": one_head,
     }
     return {says: value for says, value in wrong.items() if not torch.equal(value, right)}
 
@@ -457,19 +437,21 @@ def _against_alone(
     linear = [nn.Linear(8, classes).double() for _ in range(depth)]
     tokens = torch.randn(batch, 3, 8, dtype=torch.float64) * 2
     for threshold in thresholds:
+        limits = [threshold * (1 - 0.02 * number) for number in range(depth - 1)]
         blocks = nn.ModuleList(Watched(block) for block in plain)
         heads = nn.ModuleList(Watched(lambda x, head=head: 3 * head(x[:, 0])) for head in linear)
-        what = f"{depth} transformer blocks, {batch} samples, {classes} classes, threshold {threshold:g}"
+        what = f"{depth} transformer blocks, {batch} samples, {classes} classes, thresholds from {threshold:g} down"
         with torch.no_grad():
-            got = answer(tokens.clone(), blocks, heads, threshold)
-            expected = [_alone(sample[None], plain, linear, threshold) for sample in tokens]
+            got = answer(tokens.clone(), blocks, heads, limits)
+            said = torch.cat([_alone(sample[None], plain, linear) for sample in tokens], dim=1)
+        walked = _walked(said, limits)
         _pair(check, got, what, batch, classes)
-        stops = [number for _, number in expected]
+        stops = [number for number, _ in walked]
         check.equal("each as if alone", got[1], torch.tensor(stops), tested=f"the exits: {what}")
         check.close(
             "logits as if alone",
             got[0],
-            torch.stack([logits for logits, _ in expected]),
+            torch.tensor([logits for _, logits in walked], dtype=torch.float64),
             tested=f"the logits: {what}",
             tolerance=1e-8,
             likely="shape and dtype of the results are those of the heads",
@@ -477,16 +459,16 @@ def _against_alone(
         _calls(check, blocks, heads, stops, what)
 
 
-def _alone(sample: Tensor, blocks: list[Block], heads: list[nn.Linear], threshold: float) -> tuple[Tensor, int]:
-    for number, (block, head) in enumerate(zip(blocks, heads, strict=True)):  # noqa: B007
+def _alone(sample: Tensor, blocks: list[Block], heads: list[nn.Linear]) -> Tensor:
+    """What all exits say of one sample [exits, 1, classes]."""
+    said = []
+    for block, head in zip(blocks, heads, strict=True):
         sample = block(sample)
-        logits = 3 * head(sample[:, 0])
-        if logits.softmax(-1).max() >= threshold:
-            break
-    return logits[0], number
+        said.append(3 * head(sample[:, 0]))
+    return torch.stack(said)
 
 
-# ---- task 4: propagate
+# ---- task 3: propagate
 
 
 def propagate(
@@ -496,8 +478,9 @@ def propagate(
     models: Iterable[tuple[int, int, int, int]] = ((5, 2, 2, 6),),
     texts: Iterable[Sequence[int]] = ((2, 1, 2),),
 ) -> None:
-    """Task 4: a token leaves models (depth, layers that ran, batch, its position); then texts whose tokens leave after
-    so many of four layers, the last one run through all of them."""
+    """Task 3: a token leaves models (depth, layers that ran, batch, position in the first text); then texts whose
+    tokens leave after so many of four layers, the last one run through all of them."""
+    _by_hand(check, answer)
     for depth, layers, batch, position in models:
         _one_token(check, answer, depth, layers, batch, position)
     for leaves in texts:
@@ -512,25 +495,30 @@ def _model(depth: int, *, seed: int) -> CausalLM:
     return model
 
 
+def _places(batch: int, position: int) -> Tensor:
+    """Where the token stands in each text."""
+    return position + 2 * torch.arange(batch)
+
+
 def _start(model: CausalLM, batch: int, layers: int, past: int, position: int) -> tuple[list[LayerCache], list[Tensor]]:
     """The caches after ``past`` tokens, and the states of one token more that runs through the first layers only."""
-    caches, places = model.new_cache(), torch.arange(position - past, position)
+    caches, here = model.new_cache(), _places(batch, position)[:, None]
     prompt = (torch.arange(batch)[:, None] * 3 + torch.arange(past) ** 2 + 1) % 11
     if past:
         x = model.embed(prompt)
         for block, cache in zip(model.blocks, caches, strict=True):
-            x = block(x, positions=places, cache=cache)
+            x = block(x, positions=here + torch.arange(-past, 0), cache=cache)
     x, states = model.embed((torch.arange(batch)[:, None] * 5 + 6) % 11), []
     for block, cache in zip(list(model.blocks)[:layers], caches, strict=False):
-        x = block(x, positions=torch.tensor([position]), cache=cache)
+        x = block(x, positions=here, cache=cache)
         states.append(x)
     return caches, states
 
 
-def _owed(block: nn.Module, state: Tensor, position: int) -> tuple[Tensor, Tensor]:
+def _owed(block: nn.Module, state: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
     """What the block itself writes to an empty cache when it runs on the state."""
     scratch = LayerCache()
-    block(state, positions=torch.full((len(state), 1), position), cache=scratch)
+    block(state, positions=places[:, None], cache=scratch)
     return scratch.keys[:, :, 0], scratch.values[:, :, 0]
 
 
@@ -542,10 +530,12 @@ def _one_token(check: Task, answer: Callable[..., None], depth: int, layers: int
     watched = [part for block in model.blocks for part in (block, block.attention, block.feed_forward)]
     hooks = [part.register_forward_hook(lambda part, *_: ran.append(type(part).__name__)) for part in watched]
     blocks = list(model.blocks) if batch == 1 else model.blocks
-    answer(blocks, caches, [state.clone() for state in states], position)
+    places = _places(batch, position)
+    with check.untouched(tested="the positions", positions=places):
+        answer(blocks, caches, [state.clone() for state in states], places)
     for hook in hooks:
         hook.remove()
-    on = f"{depth} layers, {past} tokens, and one at position {position} that left after layer {layers}"
+    on = f"{depth} layers, {past} tokens, and one that left after layer {layers}, at {places.tolist()} in the texts"
     here, above = [past + 1] * layers, [past + 1] * (depth - layers)
     short = [past] * (depth - layers)
     wrong = {
@@ -601,17 +591,18 @@ def _owed_to_layer(
 ) -> None:
     block, first, layers = model.blocks[layer], model.blocks[len(states)], len(states)
     batch = len(states[-1])
-    keys, values = _owed(block, states[-1], position)
+    places = _places(batch, position)
+    keys, values = _owed(block, states[-1], places)
 
-    def at(state: Tensor, place: int = position, norm: nn.Module = block.norm1, of: nn.Module = block) -> list[Tensor]:
-        return [part[:, :, 0] for part in of.attention.keys_values(norm(state), torch.full((batch, 1), place))]
+    def at(state: Tensor, where: Tensor = places, norm: nn.Module = block.norm1, of: nn.Module = block) -> list[Tensor]:
+        return [part[:, :, 0] for part in of.attention.keys_values(norm(state), where[:, None])]
 
     def run_on() -> tuple[Tensor, Tensor]:
         """What the layer would have got had the token stayed: with its past, and without."""
         (past, _), flow, apart = _start(model, batch, layers, min(position, 6), position), states[-1], states[-1]
         for below in range(layers, layer):
-            flow = model.blocks[below](flow, positions=torch.tensor([position]), cache=past[below])
-            apart = model.blocks[below](apart, positions=torch.full((batch, 1), position))
+            flow = model.blocks[below](flow, positions=places[:, None], cache=past[below])
+            apart = model.blocks[below](apart, positions=places[:, None])
         return flow, apart
 
     flow, apart = run_on()
@@ -649,105 +640,283 @@ def _owed_to_layer(
         likely="keys_values(norm1(h_l)), each layer with its own norm and weights",
         mistakes={says: value for says, value in wrong_values.items() if not torch.allclose(value, values)},
     )
+    one = torch.ones_like(places)
     turned = {
-        "turned as if the token stood at position 0: give keys_values its positions": 0,
-        "turned one too far: positions count from 0, and this one is given": position + 1,
-        "turned for the token before": position - 1,
-        "turned for position l: it is the place in the text that counts, not the layer": layers,
-        "turned for the layer's number: it is the place in the text that counts": layer,
-        "turned for the length of the cache: a text need not begin at 0; the position is given": cache.length - 1,
+        "turned as if the token stood at position 0: give keys_values its positions": 0 * one,
+        "turned for the first text's position: each text has its own": places[0] * one,
+        "turned for the last text's position: each text has its own": places[-1] * one,
+        "turned one too far: positions count from 0, and these are given": places + 1,
+        "turned for the token before": places - 1,
+        "turned for position l: it is the place in the text that counts, not the layer": layers * one,
+        "turned for the layer's number: it is the place in the text that counts": layer * one,
+        "turned for the length of the cache: a text need not begin at 0; the positions are given": (
+            (cache.length - 1) * one
+        ),
     }
     check.close(
         "keys",
         cache.keys[:, :, -1],
         keys,
-        tested=f"the keys that layer {layer + 1} got; the token stands at position {position}: {on}",
+        tested=f"the keys that layer {layer + 1} got: {on}",
         tolerance=1e-8,
-        likely="keys are turned by their position: give it to keys_values",
-        mistakes={says: at(states[-1], place)[0] for says, place in turned.items() if place != position},
+        likely="keys are turned by their position: give keys_values those of the texts, [batch, 1]",
+        mistakes={says: at(states[-1], where)[0] for says, where in turned.items() if not torch.equal(where, places)},
     )
+    noted = {
+        "the cache believes that the token stands at 0": 0 * one,
+        "that is the first text's position: each text has its own": places[0] * one,
+    }
     check.equal(
         "positions",
         cache.positions[:, -1],
-        torch.full((batch,), position),
-        tested=f"the position that the cache of layer {layer + 1} notes: {on}",
-        likely="append takes the positions too, for each sample",
-        mistakes={"the cache believes that the token stands at 0": torch.zeros(batch, dtype=torch.int64)}
-        if position
-        else {},
+        places,
+        tested=f"the positions that the cache of layer {layer + 1} notes: {on}",
+        likely="append takes the positions too, [batch, 1]",
+        mistakes={says: where for says, where in noted.items() if not torch.equal(where, places)},
     )
 
 
 def _several_tokens(check: Task, answer: Callable[..., None], leaves: Sequence[int]) -> None:
     model = _model(4, seed=90)
     caches, twins = model.new_cache(), model.new_cache()
-    for position, layers in enumerate((*leaves, 4)):
-        x = model.embed(torch.tensor([[position % 7], [position * 3 % 7]]))
-        y, positions, states = x, torch.full((2, 1), position), []
+    for number, layers in enumerate((*leaves, 4)):
+        x = model.embed(torch.tensor([[number % 7], [number * 3 % 7]]))
+        places = torch.tensor([number, number + 3])
+        y, states = x, []
         for layer in range(layers):
-            x = model.blocks[layer](x, positions=positions, cache=caches[layer])
-            y = model.blocks[layer](y, positions=positions, cache=twins[layer])
+            x = model.blocks[layer](x, positions=places[:, None], cache=caches[layer])
+            y = model.blocks[layer](y, positions=places[:, None], cache=twins[layer])
             states.append(x)
         check.close(
             "later tokens",
             x,
             y,
-            tested=f"the last state of token {position}; tokens leave after {', '.join(map(str, leaves))} layers",
+            tested=f"the last state of token {number}; tokens leave after {', '.join(map(str, leaves))} layers",
             tolerance=1e-8,
             likely="it attends to tokens that left earlier: to what you wrote for them",
         )
-        answer(model.blocks, caches, states, position)
+        answer(model.blocks, caches, states, places)
         for block, twin in zip(list(model.blocks)[layers:], twins[layers:], strict=True):
-            keys, values = _owed(block, y, position)
-            twin.append(keys[:, :, None], values[:, :, None], positions)
+            keys, values = _owed(block, y, places)
+            twin.append(keys[:, :, None], values[:, :, None], places[:, None])
+
+
+# ---- task 4: verify
+
+V = 4
+DRAFT = torch.tensor([[0.5, 0.3, 0.2, 0.0], [0.1, 0.1, 0.4, 0.4]], dtype=torch.float64)
+TARGET = torch.tensor([[0.2, 0.35, 0.1, 0.35], [0.4, 0.15, 0.35, 0.1], [0.1, 0.2, 0.3, 0.4]], dtype=torch.float64)
+Verify = Callable[..., Tensor]
+
+
+def verify(
+    check: Task,
+    answer: Verify,
+    *,
+    laws: Iterable[tuple[Tensor, Tensor]] = ((DRAFT, TARGET),),
+    dtypes: Iterable[torch.dtype] = (torch.float64, torch.float32),
+    draws: int = 3000,
+) -> None:
+    """Task 4: where there is no choice, each case; else the law of the tokens that stay, over many draws."""
+    _by_hand(check, answer)
+    for dtype in dtypes:
+        _certain(check, answer, dtype)
+    _random(check, answer)
+    half, whole = torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([[0.5, 0.5], [0.5, 0.5], [0.0, 1.0]])
+    generator = torch.Generator().manual_seed(8)
+    kept = torch.tensor([len(answer(torch.tensor([0, 0]), half, whole, generator)) - 1 for _ in range(draws)])
+    check.frequencies(
+        "each on its own",
+        kept,
+        torch.tensor([0.5, 0.25, 0.25], dtype=torch.float64),
+        tested="how many of two drafted tokens stay, where each stays with probability 1/2",
+        likely="a random number for each drafted token; at the first that does not stay all behind it go",
+        mistakes={
+            "one random number for all: each token needs its own": torch.tensor([0.5, 0.0, 0.5]).double(),
+            "a token that did not stay takes all behind it along": torch.tensor([0.25, 0.5, 0.25]).double(),
+        },
+    )
+    for draft, target in laws:
+        _in_law(check, answer, draft, target, draws)
+
+
+def _certain(check: Task, answer: Verify, dtype: torch.dtype) -> None:
+    """Tables that leave no choice."""
+    sharp = torch.eye(V, dtype=dtype)
+    even = torch.full((V,), 1 / V, dtype=dtype)
+    cases = (
+        ("all kept", "the target is the draft", [2, 0, 1], sharp[[2, 0, 1]], sharp[[2, 0, 1, 3]], [2, 0, 1, 3]),
+        ("all kept", "the target likes each token more than the draft does", [1], even[None], sharp[[1, 2]], [1, 2]),
+        ("greedy", "the target takes one token, another at the second place", [2, 0, 1], sharp[[2, 0, 1]],
+         sharp[[2, 3, 1, 0]], [2, 3]),
+        ("greedy", "the target takes another token at the first place", [2, 1], sharp[[2, 1]], sharp[[0, 1, 3]], [0]),
+        ("greedy", "the target takes another token at the last place", [0, 1, 2], sharp[[0, 1, 2]],
+         sharp[[0, 1, 3, 2]], [0, 1, 3]),
+        ("greedy", "an undecided draft, a target that takes one token", [3, 1], even.expand(2, V), sharp[[3, 0, 2]],
+         [3, 0]),
+        ("greedy", "one token, which the target does not have", [3], even[None], sharp[[1, 2]], [1]),
+    )  # fmt: skip
+    for name, what, drafted, draft, target, right in cases:
+        given = torch.tensor(drafted), draft.clone(), target.clone()
+        on = f"{what}: {len(drafted)} drafted tokens, {V} in the vocabulary, {dtype}"
+        with check.untouched(tested=on, drafted=given[0], draft=given[1], target=given[2]):
+            got = answer(*given, torch.Generator().manual_seed(0))
+        wrong = {
+            "the token at the first disagreement is the target's, not the drafted one": [*right[:-1], drafted[-1]]
+            if len(right) > len(drafted)
+            else drafted[: len(right)],
+            "what is kept is followed by one token more, from the target": right[:-1],
+            "all drafted tokens are kept: stop at the first that is not": [*drafted, right[-1]],
+            "stop at the first that is not kept: those behind it continue a text that is not written": [
+                *right,
+                *drafted[len(right) :],
+            ],
+        }
+        check.equal(
+            name,
+            got,
+            torch.tensor(right),
+            tested=on,
+            likely="what the target is sure of stays, and at the first disagreement its own token follows",
+            mistakes={says: torch.tensor(value) for says, value in wrong.items() if value != right},
+        )
+    for size in (1e-12, 1e-30):
+        rare = torch.tensor([[size, 1 - size, 0.0, 0.0]], dtype=dtype)
+        found = answer(torch.tensor([0]), rare, sharp[[0, 2]], torch.Generator().manual_seed(1))
+        check.equal(
+            "all kept",
+            found,
+            torch.tensor([0, 2]),
+            tested=f"a token that the draft gives {size:g} and the target 1",
+            likely="min(1, p / q) is 1 here",
+        )
+
+
+def _in_law(check: Task, answer: Verify, draft: Tensor, target: Tensor, draws: int) -> None:
+    generator, size = torch.Generator().manual_seed(5), draft.shape[1]
+    runs = []
+    for _ in range(draws):
+        drafted = torch.multinomial(draft, 1, generator=generator)[:, 0]
+        runs.append(answer(drafted, draft, target, generator))
+        check.true(
+            "kept and one more",
+            isinstance(runs[-1], Tensor) and runs[-1].dtype == torch.int64 and 1 <= runs[-1].numel() <= len(target),
+            tested=f"{len(draft)} drafted tokens",
+            expected=f"1 … {len(target)} tokens, int64",
+            got=runs[-1],
+            likely="a row of int64 tokens: those that stay, then one from the target",
+        )
+    for place, (q, p) in enumerate(zip([*draft, target[-1]], target, strict=True)):
+        here = torch.tensor([int(run[place]) for run in runs if len(run) > place])
+        if len(here) == 0:
+            continue
+        both = torch.minimum(p, q)
+        laws = {
+            "what follows a token that did not stay comes from p once more: draw it from max(0, p − q)": both
+            + (1 - both.sum()) * p,
+            "that is the draft's law: nothing is ever turned down": q,
+            "turned down wherever p < q: a token stays with probability min(1, p / q)": torch.where(p >= q, q, 0)
+            + (q * (p < q)).sum() * (p - q).clamp(min=0) / (p - q).clamp(min=0).sum().clamp(min=1e-12),
+            "what follows a token that did not stay is the likeliest: draw it": both
+            + (1 - both.sum()) * torch.eye(size).double()[(p - q).argmax()],
+        }
+        check.frequencies(
+            "law of the tokens",
+            here,
+            p,
+            tested=f"token {place + 1} of the results that have one, {len(here):,} of {draws:,} draws",
+            likely="each must come as often as the target says: keep with min(1, p / q), else draw from max(0, p − q)",
+            mistakes={says: law for says, law in laws.items() if not torch.allclose(law, p)} if place < len(draft)
+            else {},
+        )  # fmt: skip
+    stays = torch.minimum(draft, target[:-1]).sum(1)  # how likely it is, place by place
+    upto = torch.cat([torch.ones(1, dtype=stays.dtype), stays.cumprod(0)])
+    check.frequencies(
+        "how many stay",
+        torch.tensor([len(run) - 1 for run in runs]),
+        torch.cat([upto[:-1] * (1 - stays), upto[-1:]]),
+        tested="the number of drafted tokens that stay",
+        likely="a token stays with probability min(1, p / q): more cannot be had, and fewer would cost speed",
+    )
+
+
+def _random(check: Task, answer: Verify) -> None:
+    """Where the randomness comes from."""
+    draft, target = torch.tensor([[0.3, 0.7]]), torch.tensor([[0.5, 0.5], [0.5, 0.5]])
+
+    def several(generator: torch.Generator | None) -> list[list[int]]:
+        return [answer(torch.tensor([run % 2]), draft, target, generator).tolist() for run in range(48)]
+
+    def vary(runs: list[list[int]]) -> bool:
+        return any(len({tuple(run) for run in part}) > 1 for part in (runs[::2], runs[1::2]))
+
+    before = torch.get_rng_state()
+    first, second = (several(torch.Generator().manual_seed(3)) for _ in range(2))
+    check.true(
+        "the generator's randomness",
+        torch.equal(before, torch.get_rng_state()) and first == second,
+        tested="48 calls with one generator, and again with one begun at the same number",
+        expected="the same results, and torch's own randomness left alone",
+        got="others" if first != second else "torch's own randomness was used or begun anew",
+        likely="generator=generator in every torch.rand and torch.multinomial, and no other randomness",
+    )
+    check.true(
+        "new draws",
+        vary(first) and vary(several(None)),
+        tested="48 calls in a row, with a generator that goes on, and without one",
+        expected="not the same result every time",
+        got=first[0],
+        likely="a seed is set in your function: every call then draws the same",
+    )
 
 
 # ---- task 5: learn_then_test
 
-COUNTS = (0, 2, 5, 6, 6, 7, 5, 8, 4, 9, 10, 11, 30)
-"""Losses among 100 points; with δ = 0.1, 5 have the p-value 0.058, and 6 have 0.117."""
+COUNTS = (0, 4, 16, 24, 24, 40, 16, 48, 8, 80, 240)
+"""Eighths of a loss among 100 points; with δ = 0.1, 16 have a p-value of 0.0053 and 24 one of 0.0213."""
 
 
 def learn_then_test(
     check: Task,
-    p_value: Callable[[int, int, float], float],
-    answer: Callable[..., int | None],
+    p_value: Callable[[Tensor, float], float],
+    answer: Callable[..., float | None],
     *,
-    binomials: Iterable[tuple[int, Fraction]] = ((6, Fraction(3, 10)),),
-    draws: Iterable[tuple[int, int, Fraction, float]] = ((60, 5, Fraction(1, 5), 0.3),),
+    points: Iterable[tuple[int, Fraction]] = ((40, Fraction(1, 5)), (6, Fraction(3, 10)), (3000, Fraction(1, 20))),
+    draws: Iterable[tuple[int, int, Fraction, float]] = ((60, 5, Fraction(1, 5), 0.3), (400, 6, Fraction(1, 20), 0.1)),
 ) -> None:
-    """Task 5: p-values of n points (n, δ) in whole numbers; tables whose answer is known; tables drawn at random
-    (points, thresholds, δ, ε)."""
-    for n, delta in binomials:
-        for k in sorted({0, 1, n // 50, n // 3, n // 2, n}):
-            right = exactly(k, n, delta)
-            check.close(
-                "p-value",
-                p_value(k, n, float(delta)),
-                right,
-                tested=f"{k} losses among {n} points, delta {float(delta):g}, against all outcomes",
-                tolerance=1e-9,
-                likely="add the probabilities of 0, 1, …, k losses; with many points add logarithms (math.lgamma)",
-                mistakes=_mistaken_p_values(k, n, delta, right) if n < 100 else {},
-            )
-    for name, counts, points, expected, likely, wrong in _TABLES:
-        check.equal(
-            name,
-            answer(table(counts, points), 0.1, 0.1),
-            expected,
-            tested=f"{points} points, delta = epsilon = 0.1, thresholds with {', '.join(map(str, counts))} losses",
-            likely=likely,
-            mistakes=wrong,
-        )
+    """Task 5: p-values of (points, δ) in whole numbers; tables whose answer is known; tables drawn at random (points,
+    thresholds, δ, ε). All losses are eighths."""
+    _by_hand(check, p_value, answer)
+    for n, delta in points:
+        middle = 8 * n * delta.numerator // delta.denominator
+        below = max(0, middle - 12 * math.isqrt(n * delta.numerator // delta.denominator)) // 8 * 8
+        for eighths in sorted({0, 3, 8, middle // 2, below, below + 3, max(0, middle - 4), middle, 4 * n, 8 * n}):
+            right = exactly(eighths, n, delta)
+            losses = table((eighths,), n)[:, 0]
+            for given in (losses, losses.float()):
+                with check.untouched(tested="the losses of one threshold", losses=given):
+                    found = p_value(given, float(delta))
+                check.close(
+                    "p-value",
+                    found,
+                    right,
+                    tested=f"{n} losses that add up to {eighths / 8:g}, delta {float(delta):g}, {given.dtype}",
+                    tolerance=1e-5,
+                    likely="the smaller of the two bounds; 0 log 0 is 0; with many points add logarithms, in float64",
+                    mistakes=_mistaken_p_values(eighths, n, delta, right),
+                )
+    _tables(check, p_value, answer)
     generator = torch.Generator().manual_seed(3)
     for n, thresholds, delta, epsilon in draws:
-        for _ in range(15):
-            risks = torch.linspace(0, 1.5 * float(delta), thresholds)
-            losses = (torch.rand(n, thresholds, generator=generator) < risks).float()
-            expected = _certified(losses, delta, epsilon)
+        offered = [round(1 - 0.05 * number, 2) for number in range(thresholds)]
+        for _ in range(8):
+            risks = torch.linspace(0, 1.3 * float(delta), thresholds)
+            losses = (torch.rand(n, thresholds, generator=generator) < 2 * risks) * 0.5
+            expected = _certified(losses, offered, delta, epsilon)
+            order = torch.randperm(thresholds, generator=generator)
             with check.untouched(tested="the losses", losses=losses):
-                found = answer(losses, float(delta), epsilon)
-            swapped = _certified(losses, Fraction(epsilon).limit_denominator(1000), float(delta))
+                found = answer(losses[:, order], [offered[place] for place in order.tolist()], float(delta), epsilon)
+            swapped = _certified(losses, offered, Fraction(epsilon).limit_denominator(1000), float(delta))
             check.equal(
                 "random losses",
                 found,
@@ -755,107 +924,176 @@ def learn_then_test(
                 tested=f"{n} points, {thresholds} thresholds, delta {float(delta):g}, epsilon {epsilon:g}",
                 likely="delta stands in the p-value, epsilon is what the p-value is held against",
                 mistakes={"delta and epsilon have changed places: delta stands in the p-value": swapped}
-                if swapped != expected
+                if swapped != expected and (swapped is None) == (found is None)
                 else {},
             )
 
 
-def exactly(k: int, n: int, delta: Fraction) -> float:
-    """P(Binomial(n, δ) ≤ k) in whole numbers."""
+@functools.cache
+def exactly(eighths: int, n: int, delta: Fraction) -> float:
+    """The Hoeffding–Bentkus p-value of n losses that add up to so many eighths, in whole numbers."""
     b, c = delta.numerator, delta.denominator
-    return float(Fraction(sum(math.comb(n, j) * b**j * (c - b) ** (n - j) for j in range(k + 1)), c**n))
+    if eighths * c >= 8 * n * b:
+        return 1.0
+    total, term = 0, (c - b) ** n  # the law of the binomial, times c to the power of n
+    for j in range(-(-eighths // 8) + 1):
+        total, term = total + term, term * (n - j) * b // ((j + 1) * (c - b))
+    # exp(-n h(R, δ)) = (δ / R) ** k · ((1 - δ) / (1 - R)) ** (n - k), with k = n R eighths / 8: its eighth power
+    rest = 8 * n - eighths
+    above, below = b**eighths * (c - b) ** rest * (8 * n) ** (8 * n), c ** (8 * n) * eighths**eighths * rest**rest
+    shift = max(0, below.bit_length() - above.bit_length()) // 8  # so that the power is near 1
+    return min(math.ldexp(((above << 8 * shift) / below) ** 0.125, -shift), math.e * (total / c**n))
 
 
-def table(counts: Sequence[int], points: int) -> Tensor:
-    """Losses [points, thresholds] with so many ones in each column."""
-    return torch.stack([(torch.arange(points) < number).float() for number in counts], dim=1)
+def table(eighths: Sequence[int], points: int) -> Tensor:
+    """Losses [points, thresholds] that add up to so many eighths in each column, spread as evenly as eighths can be."""
+    columns = [((torch.arange(points) < number % points).double() + number // points) / 8 for number in eighths]
+    return torch.stack(columns, dim=1)
 
 
-def _certified(losses: Tensor, delta: Fraction, epsilon: float) -> int | None:
+def _certified(losses: Tensor, thresholds: Sequence[float], delta: Fraction, epsilon: float) -> float | None:
+    """From the largest threshold down, in the order of the columns."""
     found = None
-    for index in range(losses.shape[1]):
-        if exactly(int(losses[:, index].sum()), len(losses), delta) > epsilon:
+    for column, threshold in zip(losses.T, thresholds, strict=True):
+        if exactly(round(8 * column.sum().item()), len(losses), delta) > epsilon:
             break
-        found = index
+        found = threshold
     return found
 
 
-def _mistaken_p_values(k: int, n: int, delta: Fraction, right: float) -> dict[str, float]:
-    d = float(delta)
-    law = [exactly(j, n, delta) - (exactly(j - 1, n, delta) if j else 0.0) for j in range(n + 1)]
+def _mistaken_p_values(eighths: int, n: int, delta: Fraction, right: float) -> dict[str, float]:
+    d, k = float(delta), eighths / 8
+    if n > 100:
+        return {}
+
+    def law(above: int) -> float:
+        return sum(math.comb(n, j) * d**j * (1 - d) ** (n - j) for j in range(above + 1))
+
+    def h(a: float, b: float) -> float:
+        return sum(x * math.log(x / y) if y > 0 else math.inf for x, y in ((a, b), (1 - a, 1 - b)) if x > 0)
+
+    hoeffding = math.exp(-n * h(min(k / n, d), d))
+    bentkus = math.e * law(math.ceil(k))
     wrong = {
-        "k itself belongs to it: P(X ≤ k)": sum(law[:k]),
-        "that is the probability of just k losses: add those of fewer": law[k],
-        "that is P(X ≥ k): small k is what speaks for a threshold": sum(law[k:]),
-        "that is P(X > k): small k is what speaks for a threshold": sum(law[k + 1 :]),
-        "delta is the probability of a loss, 1 - delta that of none": sum(law[n - k :]),
-        "that is Hoeffding's bound: here the p-value is exact": math.exp(-2 * n * max(d - k / n, 0) ** 2),
-        "the factor n over j is missing: there are several ways to place j losses": sum(
-            d**j * (1 - d) ** (n - j) for j in range(k + 1)
+        "that is Hoeffding's part alone: the smaller of the two": hoeffding,
+        "that is Bentkus' part alone: the smaller of the two": bentkus,
+        "that is Bentkus' part alone, cut at 1: the smaller of the two": min(1.0, bentkus),
+        "the larger of the two bounds: take the smaller": max(hoeffding, bentkus),
+        "the factor e is missing": min(hoeffding, law(math.ceil(k))),
+        "k is rounded up to a whole number, not down": min(hoeffding, math.e * law(math.floor(k))),
+        "k that is a whole number stays: ⌈3⌉ is 3": min(hoeffding, math.e * law(math.floor(k) + 1)),
+        "h(a, b) is not symmetric: min(R̂, δ) comes first": min(
+            math.exp(-n * (math.inf if k == 0 else h(d, min(k / n, d)))), bentkus
         ),
+        "where R̂ is above δ, h is taken at δ, and p is 1": min(math.exp(-n * h(k / n, d)), bentkus),
+        "that is the plain bound of Hoeffding": math.exp(-2 * n * max(d - k / n, 0) ** 2),
+        "that is the p-value for losses of 0 and 1": law(math.floor(k)),
+        "that is the p-value for losses of 0 and 1, which does not hold for fractions": law(math.ceil(k)),
         "right, but the logarithm of it: take the exponential": math.log(right),
     }
-    return {says: value for says, value in wrong.items() if abs(value - right) > 1e-9}
+    return {says: value for says, value in wrong.items() if abs(value - right) > 1e-5}
 
 
-_TABLES: tuple[tuple[str, Sequence[int], int, int | None, str, dict[str, int | None]], ...] = (
+def _tables(check: Task, p_value: Callable[..., float], answer: Callable[..., float | None]) -> None:
+    for name, eighths, points, delta, epsilon, expected, likely, wrong in _TABLES:
+        offered = [round(0.95 - 0.05 * number, 2) for number in range(len(eighths))]
+        for turned, order in (
+            ("from the safest on", range(len(eighths))),
+            ("in another order", sorted(range(len(eighths)), key=lambda place: (place * 7 + 3) % 11)),
+        ):
+            right = None if expected is None else offered[expected]
+            named: dict[str, float | int | None] = {
+                says: None if place is None else offered[place] for says, place in wrong.items()
+            }
+            if expected is not None:
+                named["that is an index: give the threshold itself"] = list(order).index(expected)
+            found = answer(
+                table([eighths[place] for place in order], points), [offered[place] for place in order], delta, epsilon
+            )
+            check.equal(
+                name,
+                found,
+                right,
+                tested=f"{points} points, delta {delta:g}, epsilon {epsilon:g}, thresholds {turned}; losses of each: "
+                + ", ".join(f"{offered[p]:g}: {eighths[p] / 8:g}" for p in order),
+                likely=likely,
+                mistakes={says: value for says, value in named.items() if (value is None) == (found is None)},
+            )
+    losses = table((0, 12, 60), 100)
+    check.equal(
+        "just enough",
+        answer(losses, [0.9, 0.8, 0.7], 0.1, p_value(losses[:, 1], 0.1)),
+        0.8,
+        tested="epsilon just what your p_value gives for the second of three thresholds",
+        likely="p ≤ ε certifies, and p = ε is enough; learn_then_test asks your p_value",
+    )
+
+
+_TABLES: tuple[tuple[str, Sequence[int], int, float, float, int | None, str, dict[str, int | None]], ...] = (
     (
-        "index",
+        "threshold",
         COUNTS,
         100,
+        0.1,
+        0.02,
         2,
-        "5 losses have p = 0.058, 6 have p = 0.117: the first failure is the fourth threshold",
+        "a sum of 2 has p = 0.0053, a sum of 3 has p = 0.0213: the first failure is the fourth threshold",
         {
-            "that is the first that failed: give the last certified one, counted from 0": 3,
-            "k itself belongs to the p-value, P(X ≤ k); and k is a sum of losses: int(n * mean) can cut one off": 4,
+            "that is the first that failed: give the last certified one": 3,
             "the most daring with p ≤ ε, but one before it failed: stop at the first failure": 8,
-            "that is the probability of just k losses: add those of fewer": 6,
-            "that is the most daring with mean loss at most δ: without a test the promise breaks too often": 10,
-            "p is held against 1 - ε: certify where p ≤ ε": 11,
+            "that is the most daring with mean loss at most δ: without a test the promise breaks too often": 9,
             "ε is divided by the number of thresholds: in a fixed order that stops, each may use all of it": 1,
-            "the last threshold, whatever its losses": 12,
+            "that is the p-value for losses of 0 and 1, which does not hold for fractions": 4,
+            "the last threshold, whatever its losses": 10,
             "the safest one: go on while p ≤ ε": 0,
-            "nothing certified: from the safest on, and p ≤ ε certifies; points lie along dimension 0": None,
+            "nothing certified: the largest threshold is the safest, p ≤ ε certifies, δ stands in the p-value": None,
         },
     ),
     (
         "the safest alone",
-        (0, 20),
+        (0, 160),
         100,
+        0.1,
+        0.05,
         0,
         "the first passes, the second fails",
-        {"the index 0 is a result too: None says that nothing is certified": None},
+        {"the first threshold is a result too: None says that nothing is certified": None},
     ),
     (
         "none certified",
-        (6, 5, 4),
+        (48, 40, 16),
         100,
+        0.1,
+        0.05,
         None,
         "the safest fails, so nothing behind it is tested; say None",
         {
             "stop at the first failure: no later threshold may be certified": 2,
-            "None if nothing is certified: -1 would be taken for the last one": -1,
-            "None if nothing is certified: 0 is the safest threshold, which failed": 0,
+            "None if nothing is certified: the safest threshold failed": 0,
         },
     ),
     (
         "too few points",
         (0, 0),
         10,
+        0.1,
+        0.2,
         None,
         "0.9 to the power of 10 is 0.35: no loss among ten points is no surprise at a risk of 0.1",
         {"no loss is not enough with so few points: p = 0.9 to the power of 10": 1},
     ),
-    ("all certified", (0, 1, 2), 100, 2, "all pass: the last one, index 2", {}),
+    ("all certified", (0, 1, 2), 100, 0.1, 0.05, 2, "all pass: the last one", {}),
     (
         "only losses",
-        (2000, 2000, 2000),
+        (16000, 16000, 16000),
         2000,
+        0.1,
+        0.05,
         None,
         "the first fails; with many points add logarithms (math.lgamma)",
         {},
     ),
-    ("the safest alone", (0,), 60, 0, "one threshold that passes: its index, 0", {}),
+    ("the safest alone", (0,), 60, 0.1, 0.05, 0, "one threshold that passes", {}),
 )
 
 
@@ -877,6 +1115,7 @@ def predict(
     runs: Iterable[tuple[list[int | None], list[float], float]] = RUNS,
 ) -> None:
     """Task 6: the predictions beside the binomial law, beside digits and beside draws; then ``broken`` on some runs."""
+    _by_hand(check, said, broken)
     right = {**_probabilities(), **_measured(seed)}
     check.prediction(
         said(),
@@ -921,14 +1160,20 @@ def predict(
 
 
 def _tail(k: int, n: int, risk: float) -> float:
-    return exactly(k, n, Fraction(risk).limit_denominator(1000))
+    """P(Binomial(n, risk) ≤ k)."""
+    return sum(math.comb(n, j) * risk**j * (1 - risk) ** (n - j) for j in range(k + 1))
+
+
+def _p(k: int, n: int) -> float:
+    """The p-value of k losses of 1 among n."""
+    return exactly(8 * k, n, Fraction(1, 20))
 
 
 def _probabilities() -> dict[str, float]:
     few = [k for k in range(51) if k / 50 <= 0.05]  # losses with which the naive rule takes the daring threshold
-    certified = [k for k in range(51) if _tail(k, 50, 0.05) <= 0.1]  # and the tested one
+    certified = [k for k in range(51) if _p(k, 50) <= 0.1]  # and the tested one
     return {
-        "points needed": next(n for n in itertools.count(1) if _tail(0, n, 0.05) <= 0.1),
+        "points needed": next(n for n in itertools.count(1) if _p(0, n) <= 0.1),
         "naive rule breaks": _tail(max(few), 50, 0.06),
         "tested rule breaks": _tail(max(certified), 50, 0.06),
     }
@@ -967,7 +1212,7 @@ def _slips(right: dict[str, Any]) -> dict[str, dict[str, float]]:
             "that is the naive rule": naive,
             "that is ε, the bound: how often do the losses that certify come by?": 0.1,
             "that is the p-value of no loss, with δ: the losses come with probability 0.06": _tail(0, 50, 0.05),
-            "one loss has the p-value 0.28: only none certifies": _tail(1, 50, 0.06),
+            "one loss has the p-value 0.55: only none certifies": _tail(1, 50, 0.06),
             "that is the probability that it keeps its promise": 1 - tested,
             "with 45 points: here there are 50": _tail(0, 45, 0.06),
             "it can break, but rarely: no loss among 50 points comes by chance": 0.0,
@@ -980,8 +1225,8 @@ def _measured(seed: int) -> dict[str, str]:
     """The two words: by digits with little clutter and with much, and by draws of 100 points and of 1000."""
     images = cluttered_digits(400, split="test", seed=seed)
     with torch.inference_mode():
-        sure = load("digits_exits")(images.images).softmax(-1).amax(-1)
-    stops = torch.tensor(_walk(sure.tolist(), 0.9)).double()
+        said = load("digits_exits")(images.images)
+    stops = torch.tensor([number for number, _ in _walked(said, [0.9] * (len(said) - 1))]).double()
     easy, hard = (stops[part].mean().item() for part in (images.difficulty < 1 / 3, images.difficulty > 2 / 3))
     mean = {points: _mean_certified(points) for points in (100, 1000)}
     return {
@@ -1008,4 +1253,4 @@ def _mean_certified(points: int, draws: int = 100) -> float:
 
 def _few(points: int) -> Iterator[int]:
     """The numbers of losses whose p-value is small enough."""
-    return itertools.takewhile(lambda k: _tail(k, points, 0.05) <= 0.1, itertools.count())
+    return itertools.takewhile(lambda k: _p(k, points) <= 0.1, itertools.count())

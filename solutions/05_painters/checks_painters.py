@@ -30,16 +30,60 @@ class Painter(nn.Module):
         self.calls += 1
         return self.number * canvas + 1 + colour
 
+    def update(self, *_: Any, **__: Any) -> Tensor:
+        """What the course's own blocks have, and these layers do not."""
+        raise AttributeError(NO_UPDATE, name="update()", obj=self)
+
+
+NO_UPDATE = "a layer need not have update(): call it, layer(hidden, **kwargs); what it adds is that minus hidden"
+
 
 class Step(nn.Module):
-    """A layer that adds the same, whatever it gets."""
+    """A layer that adds the same, whatever it gets. It counts its calls."""
 
-    def __init__(self, update: Tensor) -> None:
+    def __init__(self, adds: Tensor) -> None:
         super().__init__()
-        self.update = update
+        self.adds, self.calls = adds, 0
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return hidden + self.update
+        self.calls += 1
+        return hidden + self.adds
+
+    update = Painter.update
+
+
+class Turn(nn.Module):
+    """A layer that turns every state, and leaves its length as it is."""
+
+    def __init__(self, dim: int, *, seed: int) -> None:
+        super().__init__()
+        self.turn = torch.linalg.qr(checks.normal(dim, dim, seed=seed, dtype=torch.float64))[0]
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return (hidden.double() @ self.turn).to(hidden.dtype)
+
+
+WITHOUT = ("dynlib", "random", "numpy", "scipy")
+
+
+def _by_hand(check: Task, answer: Callable[..., Any]) -> None:
+    check.by_hand(
+        "by hand",
+        answer,
+        without=WITHOUT,
+        tested="the code of your function, and of those of yours that it calls",
+        likely="Python's lists and torch's tensors are all that it takes",
+    )
+
+
+def _same_mode(check: Task, layers: nn.ModuleList) -> None:
+    check.true(
+        "the layers' mode",
+        all(layer.training for layer in layers),
+        tested="whether the layers are in training mode after the call, as they were before",
+        expected="yes, all of them",
+        likely="leave eval() and train() to the caller",
+    )
 
 
 def blocks(number: int, *, seed: int, dtype: torch.dtype = torch.float64) -> nn.ModuleList:
@@ -99,6 +143,35 @@ def order(
             tested=f"plan={name!r}",
             likely="raise ValueError where none of the four names fits",
         )
+    kept = answer("skip", 6, 1, 3)
+    kept.append(99)
+    check.equal(
+        "a new list",
+        answer("skip", 6, 1, 3),
+        [0, 3, 4, 5],
+        tested="the same call twice; in between the list of the first was changed by its owner",
+        likely="make a new list in every call: one that is kept belongs to the caller too",
+    )
+    again = []
+    for _ in range(2):
+        torch.manual_seed(7)
+        again.append(answer("shuffle", 10, 1, 9))
+    check.equal(
+        "torch's own generator",
+        again[1],
+        again[0],
+        tested="two draws without a generator, each after torch.manual_seed(7)",
+        likely="without a generator the randomness is torch's: torch.randperm takes generator=None",
+    )
+    one = torch.Generator().manual_seed(2)
+    check.true(
+        "the generator goes on",
+        len({tuple(answer("shuffle", 10, 1, 9, generator=one)) for _ in range(3)}) > 1,
+        tested="three draws from one generator, of a middle of eight",
+        expected="several different orders",
+        got="the same",
+        likely="use the generator itself, not a fresh one with its seed",
+    )
     orders = [(1, 2, 3), (1, 3, 2), (2, 1, 3), (2, 3, 1), (3, 1, 2), (3, 2, 1)]
     generator, before = torch.Generator().manual_seed(3), torch.get_rng_state()
     for given in (generator, None):
@@ -118,6 +191,7 @@ def order(
             tested=f"the six orders of a middle of three, {draws} draws, {'a' if given else 'no'} generator given",
             likely="torch.randperm makes every order equally likely; swapping places at random, in general, does not",
         )
+    _by_hand(check, answer)
 
 
 _LIKELY = {
@@ -257,9 +331,10 @@ def parallel(
     row, x = nn.ModuleList(Painter(number) for number in numbers), torch.full((1, 1, 1), 5.0)
     outputs = [number * 5.0 + 1 for number in numbers]
     mean, updates = sum(outputs) / len(row), sum(outputs) - 5.0 * len(row)
-    in_turn = 5.0
+    in_turn = share = 5.0
     for number in numbers:
         in_turn = number * in_turn + 1
+        share = share + (number * share + 1 - share) / len(row)
     with check.untouched(
         "hidden stays",
         tested="the hidden states that you were given, after the call",
@@ -278,6 +353,7 @@ def parallel(
                 "x plus the sum of what they add: take the mean": 5 + updates,
                 "the mean of what they add, without x: the outputs contain it": updates / len(row),
                 "one after the other: here all get the same x": in_turn,
+                "one after the other, each with its share: the second gets x too, not what the first made of it": share,
                 "the sum of the outputs: divide by the number of layers": sum(outputs),
                 "x counts twice: it is in the outputs already": 5 + mean,
                 "the sum of what they add: take the mean of the outputs": updates,
@@ -335,6 +411,7 @@ def parallel(
                 if number > 1
                 else {},
             )
+        _same_mode(check, layers)
     idle = torch.full((1, 2, 3), 4.0)
     with check.untouched(
         "hidden stays",
@@ -350,6 +427,7 @@ def parallel(
         tested="two layers that return what they get",
         likely="divide by the number of layers, len(layers)",
     )
+    _by_hand(check, answer)
 
 
 def looped_parallel(
@@ -368,7 +446,7 @@ def looped_parallel(
     before, inside, after = numbers[:first], numbers[first:last], numbers[last:]
     for turns in iterations:
         row, x = [Painter(number) for number in numbers], torch.full((1, 1, 1), 2.0, dtype=torch.float64)
-        right = _by_hand(2, turns, before, inside, after)
+        right = _in_numbers(2, turns, before, inside, after)
         tested = f"{len(row)} layers, first={first}, last={last}, iterations={turns}; x = 2"
         with check.untouched(
             "hidden stays",
@@ -392,7 +470,7 @@ def looped_parallel(
             tested=f"how often each layer was called; {tested}",
             likely="once outside the middle, `iterations` times inside",
         )
-        dyed = _by_hand(2, turns, before, inside, after, colour=(1000, 1000, 1000))
+        dyed = _in_numbers(2, turns, before, inside, after, colour=(1000, 1000, 1000))
         reached = {
             "the keyword arguments reach no layer": (0, 0, 0),
             "the keyword arguments do not reach the layers before and after the middle": (0, 1000, 0),
@@ -407,7 +485,9 @@ def looped_parallel(
             tested="the same with colour=1000.0, which each layer adds when it runs",
             likely="call layer(hidden, **kwargs), before, in and after the middle",
             mistakes=_filled(
-                {says: _by_hand(2, turns, before, inside, after, colour=dye) for says, dye in reached.items()}, x, dyed
+                {says: _in_numbers(2, turns, before, inside, after, dye) for says, dye in reached.items()},
+                x,
+                dyed,
             ),
         )
     for number, first, last, turns in stacks:
@@ -423,9 +503,11 @@ def looped_parallel(
                     tolerance=1e-10,
                     likely="the parts before and after the middle may be empty; and layers[-0:] is everything",
                 )
+        _same_mode(check, layers)
+    _by_hand(check, answer)
 
 
-def _by_hand(
+def _in_numbers(
     x: float,
     turns: int,
     before: Sequence[float] = (),
@@ -446,14 +528,14 @@ def _by_hand(
 def _mistaken_loops(
     turns: int, before: Sequence[float], middle: Sequence[float], after: Sequence[float]
 ) -> dict[str, float]:
-    size, entry = len(middle), _by_hand(2, 0, before)
+    size, entry = len(middle), _in_numbers(2, 0, before)
 
     def rest(x: float) -> float:
-        return _by_hand(x, 0, after=after)
+        return _in_numbers(x, 0, after=after)
 
     def again(x: float, before: Sequence[float], after: Sequence[float]) -> float:
         for _ in range(turns):
-            x = _by_hand(x, 1, before, middle, after)
+            x = _in_numbers(x, 1, before, middle, after)
         return x
 
     def fed_back(step: Callable[[float, list[float]], float]) -> float:
@@ -463,31 +545,35 @@ def _mistaken_loops(
             x = step(x, [number * x + 1 for number in middle])
         return rest(x)
 
-    in_turn = _by_hand(2, 0, (*before, *list(middle) * turns, *after))
-    each_alone = [_by_hand(entry, turns, middle=(number,)) for number in middle]
-    by_turn = [_by_hand(2, turn, before, middle) for turn in range(1, turns + 1)]
+    in_turn = _in_numbers(2, 0, (*before, *list(middle) * turns, *after))
+    share = entry
+    for number in list(middle) * turns:
+        share = share + (number * share + 1 - share) / size
+    each_alone = [_in_numbers(entry, turns, middle=(number,)) for number in middle]
+    by_turn = [_in_numbers(2, turn, before, middle) for turn in range(1, turns + 1)]
     return {
-        "the mean is not fed back: each iteration must start from the one before": _by_hand(
+        "the mean is not fed back: each iteration must start from the one before": _in_numbers(
             2, 1, before, middle, after
         ),
-        "one iteration too many: the middle runs `iterations` times in all": _by_hand(
+        "one iteration too many: the middle runs `iterations` times in all": _in_numbers(
             2, turns + 1, before, middle, after
         ),
-        "one iteration too few: the middle runs `iterations` times in all": _by_hand(
+        "one iteration too few: the middle runs `iterations` times in all": _in_numbers(
             2, turns - 1, before, middle, after
         ),
-        "that is three iterations: `iterations` says how many": _by_hand(2, 3, before, middle, after),
-        "the middle did not run": _by_hand(2, 0, before, middle, after),
+        "that is three iterations: `iterations` says how many": _in_numbers(2, 3, before, middle, after),
+        "the middle did not run": _in_numbers(2, 0, before, middle, after),
         "the whole stack goes round: the layers before and after the middle run once": again(2, before, after),
         "the layers before the middle go round too: they run once": rest(again(2, before, ())),
         "the layers after the middle go round too: they run once": again(entry, (), after),
         "the middle runs one layer after the other: it stands side by side": in_turn,
-        "the layers before and after the middle run too": _by_hand(2, turns, (), middle),
-        "the layers before the middle run too": _by_hand(2, turns, (), middle, after),
-        "the layers after the middle run too": _by_hand(2, turns, before, middle),
-        "last is not part of the middle": _by_hand(2, turns, before, (*middle, *after[:1]), after[1:]),
-        "layer last comes after the middle, and must run": _by_hand(2, turns, before, middle, after[1:]),
-        "first is part of the middle": _by_hand(2, turns, (*before, middle[0]), middle[1:] or middle, after),
+        "the middle runs one layer after the other, each with its share: all of it gets the same": rest(share),
+        "the layers before and after the middle run too": _in_numbers(2, turns, (), middle),
+        "the layers before the middle run too": _in_numbers(2, turns, (), middle, after),
+        "the layers after the middle run too": _in_numbers(2, turns, before, middle),
+        "last is not part of the middle": _in_numbers(2, turns, before, (*middle, *after[:1]), after[1:]),
+        "layer last comes after the middle, and must run": _in_numbers(2, turns, before, middle, after[1:]),
+        "first is part of the middle": _in_numbers(2, turns, (*before, middle[0]), middle[1:] or middle, after),
         "the mean is added to what it came from, which it contains already": fed_back(
             lambda x, outputs: x + sum(outputs) / size
         ),
@@ -566,11 +652,11 @@ def similarity(
     answer: Callable[..., Tensor],
     *,
     stacks: Iterable[tuple[int, tuple[int, int, int]]] = ((4, (2, 3, 6)),),
-    scales: float = 1.0,
     dtype: torch.dtype = torch.float64,
 ) -> None:
-    """Task 4: states whose cosines are known, then transformer layers; tokens differ ``scales``-fold in length."""
-    steps = [Step(after - before) for before, after in pairwise(STATES)]
+    """Task 4: states whose cosines are known, then states a thousandfold apart in length, and transformer
+    layers."""
+    steps = [Step(later - before) for before, later in pairwise(STATES)]
     given = STATES[0].clone()
     with check.untouched(
         "hidden stays",
@@ -579,17 +665,30 @@ def similarity(
         hidden=given,
     ):
         found = answer(steps, given)
+    check.true(
+        "a matrix",
+        isinstance(found, Tensor),
+        tested="the type of the result",
+        expected="a tensor",
+        got=type(found).__name__,
+        likely="your function gives None: is the return missing?"
+        if found is None
+        else "torch.stack makes a tensor of tensors, torch.tensor one of numbers",
+    )
     check.equal(
         "shape",
         tuple(found.shape),
         (3, 3),
         tested="three layers, hidden states [1, 2, 2]",
+        likely="one row and one column a layer: a cosine for each pair of layers, mean over the tokens",
         mistakes={
             "what the first layer gets has no row: begin after layer 0": (4, 4),
             "one matrix for each token: take their mean": (2, 3, 3),
             "one matrix for each token: take their mean over all tokens of all samples": (1, 2, 3, 3),
             "give the cosine of every two layers, not of neighbours": (2,),
-            "that is a matrix of tokens: compare the states of the same token after two layers": (2, 2),
+            "that is a matrix of tokens, or of features: compare the states of the same token after two layers": (2, 2),
+            "one number for all: keep a row and a column a layer": (),
+            "one number a layer: compare every layer with every other": (3,),
         },
     )
     check.close(
@@ -597,14 +696,13 @@ def similarity(
         found,
         _by_angle(STATES[1:]),
         tested="two tokens; after layer 0 they are (3, 4), (1, 0), after layer 1 (4, 3), (0, 2), then (5, 0), (0, -3)",
-        tolerance=1e-6,
+        tolerance=1e-5,
         likely="a cosine is a dot product divided by both lengths, for each token; then the mean over the tokens",
         mistakes=_mistaken_similarities(steps),
     )
     for number, shape in stacks:
         layers = blocks(number, seed=number + 20, dtype=dtype)
         hidden = checks.normal(*shape, seed=6, dtype=dtype)
-        hidden = hidden * torch.logspace(-1, 1, shape[1], base=scales**0.5, dtype=dtype)[:, None]
         for options in _options(hidden, masked=True)[:2]:
             kept, unmasked = _kept(layers, hidden, **options), _kept(layers, hidden)
             check.close(
@@ -612,7 +710,7 @@ def similarity(
                 answer(layers, hidden, **options),
                 _by_angle(kept).to(dtype),
                 tested=f"{number} transformer layers, hidden states {list(shape)}, {_told(options)}",
-                tolerance=1e-8 if dtype == torch.float64 else 1e-4,
+                tolerance=1e-5 if dtype == torch.float64 else 1e-4,
                 likely="call layer(hidden, **kwargs); the mean is over all tokens, the mask for the layers alone"
                 if options
                 else "the mean is over all tokens of all samples; a matrix also for one layer, one token, one sample",
@@ -620,6 +718,28 @@ def similarity(
                 if options and number > 1
                 else {},
             )
+        turns = nn.ModuleList(Turn(shape[2], seed=place) for place in range(number))
+        spread = 10 * torch.logspace(-1, 1, shape[1], base=1000**0.5, dtype=dtype)[:, None]
+        hidden = checks.normal(*shape, seed=7, dtype=dtype)
+        hidden = hidden / hidden.norm(dim=-1, keepdim=True) * spread
+        kept = _kept(turns, hidden)
+        lengths = kept[0].norm(dim=-1)
+        on = f"{number} layers that turn the states and keep their lengths, {lengths.min():.2g} to {lengths.max():.2g}"
+        check.close(
+            "unequal lengths",
+            answer(turns, hidden),
+            _by_angle(kept).to(dtype),
+            tested=f"{on}; hidden states {list(shape)}",
+            tolerance=1e-5,
+            likely="every token counts alike: divide by both lengths token by token, before any sum over tokens",
+            mistakes={
+                "all tokens as one long vector, so that long states count for more": _cosines(kept.flatten(1)).to(dtype)
+            }
+            if number > 1 and shape[1] > 1
+            else {},
+        )
+        _same_mode(check, layers)
+    _by_hand(check, answer)
 
 
 def _kept(layers: nn.ModuleList, x: Tensor, **options: Any) -> Tensor:
@@ -652,7 +772,7 @@ def _mistaken_similarities(steps: list[Step]) -> dict[str, Tensor]:
     after, right = STATES[1:], _by_angle(STATES[1:])
     products = torch.einsum("ibtd,jbtd->ij", after, after)
     halved = (torch.einsum("ibtd,jbtd->ijbt", after, after) / after.norm(dim=-1)).mean((-1, -2))
-    alone = torch.stack([STATES[0] + step.update for step in steps])
+    alone = torch.stack([STATES[0] + step.adds for step in steps])
     divided, state = [], STATES[0]
     for step in steps:
         state = F.normalize(step(state), dim=-1)
@@ -700,6 +820,13 @@ def predict(
 ) -> None:
     """Task 5: the predictions beside what the model costs and says; bits of known probabilities, then of random logits
     of these shapes, [batch, tokens, vocabulary]."""
+    check.by_hand(
+        "foretold",
+        said,
+        without=("dynlib", "torch.nn", "__main__.load", "__main__.count"),
+        tested="the code of predict",
+        likely="predict from what you know: the last cell measures",
+    )
     check.prediction(
         said(),
         _measured(seed),
@@ -815,11 +942,12 @@ def _measured(seed: int) -> dict[str, float | str]:
 
         bits = {name: loss(plan) for name, plan in made.items()}
         left_out = {"layer 0": loss(depth.skip(model.blocks, 0, 1)), "layers 1 to 5": bits["skip"]}
-        whole = count(nn.Sequential(*model.blocks), embedded)
+        few = embedded[:1, :16]  # the layers are equal, so that their share is the same for any text
+        whole = count(nn.Sequential(*model.blocks), few)
         return {
-            "FLOPs of parallel": count(made["parallel"], embedded).flops / whole.flops,
-            "FLOPs of looped_parallel": count(made["looped_parallel"], embedded).flops / whole.flops,
-            "weights of middle_repeat": count(made["middle_repeat"], embedded).params / whole.params,
+            "FLOPs of parallel": count(made["parallel"], few).flops / whole.flops,
+            "FLOPs of looped_parallel": count(made["looped_parallel"], few).flops / whole.flops,
+            "weights of middle_repeat": count(made["middle_repeat"], few).params / whole.params,
             "most bits": max(bits, key=lambda name: bits[name]),
             "fewest bits": min(bits, key=lambda name: bits[name]),
             "worse to leave out": max(left_out, key=lambda name: left_out[name]),

@@ -321,6 +321,15 @@ def test_softmax_ste_goes_forward_as_argmax_and_back_as_softmax(dim):
     torch.testing.assert_close(ours, plain, rtol=1e-12, atol=1e-14)
 
 
+def test_softmax_ste_is_the_exact_gradient_of_a_linear_loss_and_of_no_quadratic_one():
+    logits = torch.randn(5, dtype=torch.float64, generator=seeded()).requires_grad_()
+    places = torch.randn(5, 3, dtype=torch.float64, generator=seeded(1))
+    for loss, exact in ((lambda z: (z @ places).sum(-1), True), (lambda z: ((z @ places) ** 2).sum(-1), False)):
+        expected = (logits.softmax(0) * loss(torch.eye(5, dtype=torch.float64))).sum()
+        right, found = (torch.autograd.grad(value, logits)[0] for value in (expected, loss(softmax_ste(logits))))
+        assert torch.allclose(found, right, atol=1e-12) is exact
+
+
 def test_softmax_ste_takes_the_first_of_several_largest():
     assert softmax_ste(torch.tensor([0.0, 2.0, 2.0, -1.0])).tolist() == [0, 1, 0, 0]
 

@@ -10,13 +10,7 @@ from tools.notebooks import tasks, units
 
 TASKS = [(unit, task) for unit in units() for task in tasks(teacher(unit))]
 
-SHOWN = "the lecture builds it in full and the task asks for the same; it should ask for more"
-EXCEPTIONS: dict[tuple[str, str], dict[str, str]] = {
-    ("04_early_exit", "exit-index"): {"first_sure as exit_index": SHOWN},
-    ("06_colt5", "local-attention"): {"local_attention as local_attention": SHOWN},
-    ("10_avit", "halting"): {"halting as halting": SHOWN},
-    ("10_avit", "masked-layer"): {"masked_layer as masked_layer": SHOWN},
-}
+EXCEPTIONS: dict[tuple[str, str], dict[str, str]] = {}
 """Tasks that a function of the lecture solves, with the reason why that may be."""
 
 

@@ -495,6 +495,17 @@ def no_errors(lecture: Lecture) -> list[str]:
     return wrong
 
 
+def pictures_in_words(lecture: Lecture) -> list[str]:
+    """Every picture has an alternative text of a sentence or more in its output's metadata."""
+    return [
+        f"{cell.id}: a picture without alternative text: draw it with plotting.figure"
+        for cell in _code(lecture.notebook)
+        for output in cell.outputs
+        if "image/png" in output.get("data", {})
+        and len(output.get("metadata", {}).get("image/png", {}).get("alt", "").split()) < 4
+    ]
+
+
 def small_enough(lecture: Lecture) -> list[str]:
     """A file that a browser shows."""
     return [] if lecture.size <= 600_000 else [f"{lecture.size / 1000:.0f} kB, and 600 kB are allowed"]
@@ -648,6 +659,7 @@ def whole(look: Callable[[NotebookNode], list[str]]) -> Callable[[Lecture], list
 
 
 LECTURE_GATES: dict[str, Callable[[Lecture], list[str]]] = {
+    "pictures in words": pictures_in_words,
     "well formed": whole(well_formed),
     "speaking ids": whole(speaking_ids),
     "plain python": whole(plain_python),

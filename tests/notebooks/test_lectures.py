@@ -18,7 +18,11 @@ from tests.notebooks import toys
 from tests.notebooks.gates import LECTURE_GATES, Lecture, lecture_of
 from tools.notebooks import LECTURES, code_digest, lectures, read
 
-PICTURE = new_output("display_data", data={"image/png": "iVBORw0KGgo=", "text/plain": "<Figure>"})
+PICTURE = new_output(
+    "display_data",
+    data={"image/png": "iVBORw0KGgo=", "text/plain": "<Figure>"},
+    metadata={"image/png": {"alt": "A line that rises."}},
+)
 SLIDER = "widgets.interact(show, x=widgets.IntSlider(continuous_update=False))"
 
 
@@ -107,6 +111,8 @@ SPOILERS: list[tuple[str, str, Callable[[NotebookNode], object]]] = [
     ("no errors", "an error", _output("error", ename="E", evalue="", traceback=[])),
     ("no errors", "a warning", _output("stream", name="stderr", text="UserWarning")),
     ("no errors", "an error that never came", lambda n: n.cells[1].metadata.update(tags=["raises-exception"])),
+    ("pictures in words", "none", lambda n: n.cells[1].outputs[0].metadata.clear()),
+    ("pictures in words", "hardly any", lambda n: n.cells[1].outputs[0].metadata["image/png"].update(alt="A plot.")),
     ("declared", "nothing", lambda n: n.metadata.pop("dynlib")),
     ("declared", "too long", lambda n: n.metadata.dynlib.update(seconds=61)),
     ("declared", "too much", lambda n: n.metadata.dynlib.update(mib=2049)),

@@ -25,6 +25,8 @@ def course(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A course of one toy unit with three tasks, whose checks are bare asserts, and an empty work/."""
     monkeypatch.setattr(tools.progress, "GRACE", 2)
     monkeypatch.setattr(tools.notebooks, "SOLUTIONS", tmp_path / "solutions")
+    monkeypatch.setattr(tools.notebooks, "EXERCISES", tmp_path / "exercises")
+    monkeypatch.setattr(tools.notebooks, "WORK", tmp_path / "work")
     monkeypatch.setattr(tools.progress, "WORK", tmp_path / "work")
     put(tmp_path, toys.unit(voice=False), where="solutions")
     return tmp_path
@@ -118,6 +120,23 @@ def test_edited_checks_are_not_believed(course: Path) -> None:
             cell.source = "100"
             cell.metadata.nbgrader.points = 100
     assert points(grade(put(course, notebook))) == {task: (0, most) for task, (_, most) in FULL.items()}
+
+
+@pytest.mark.parametrize(
+    "hides",
+    [
+        "get_ipython().showtraceback = lambda *args, **kwargs: None",
+        "get_ipython().set_custom_exc((Exception,), lambda *args, **kwargs: None)",
+        "get_ipython()._showtraceback = lambda *args, **kwargs: None",
+        "get_ipython().display_pub.publish = get_ipython().displayhook.send = print",
+    ],
+)
+def test_an_error_that_is_not_shown_is_one_all_the_same(course: Path, hides: str) -> None:
+    notebook = blank(double="return 3 * x", halve="return x / 2", negate="return -x")
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(hides))
+    results = grade(put(course, notebook))
+    assert points(results) == FULL | {"double": (0, 3)}
+    assert results["double"].reason == "seen: expected 4"
 
 
 def test_a_deleted_answer_is_an_unfilled_one(course: Path) -> None:
@@ -336,10 +355,7 @@ def test_the_teachers_checks_are_used_and_no_file_of_the_learners_stands_in_for_
     assert {file: file.read_bytes() for file in path.parent.rglob("*") if file.is_file()} == before
 
 
-def test_the_notes_say_what_is_old_and_what_stands_in_for_a_package(
-    course: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tools.notebooks, "EXERCISES", course / "exercises")
+def test_the_notes_say_what_is_old_and_what_stands_in_for_a_package(course: Path) -> None:
     notebook = solved()
     for cell in notebook.cells:
         cell.metadata.nbgrader.checksum = compute_checksum(cell)
@@ -349,16 +365,21 @@ def test_the_notes_say_what_is_old_and_what_stands_in_for_a_package(
     for marks in (None, {}, {"grade_id": "q1", "checksum": "1", "grade": True}, "none"):
         notebook.cells.append(nbformat.v4.new_code_cell("x = 1", metadata={"nbgrader": marks}))
     assert notes(put(course, notebook)) == []
-    for name in ("halve-check", "negate-task"):
-        toys.cell_of(notebook, name).metadata.nbgrader.checksum = "0"
-    put(course, notebook, where="exercises")
+    newer = solved()
+    for cell in newer.cells:
+        cell.source += "\nnew" if cell.id in ("halve-check", "negate-task", "negate-hints") else ""
+        cell.metadata.nbgrader.checksum = compute_checksum(cell)
+    put(course, newer, where="exercises")
     (course / "solutions" / NAME / "checks_toys.py").write_text("pass")
     (path.parent / "checks_toys.py").write_text("another")
     (path.parent / "dynlib").mkdir()
     for name in ("dynlib/checks.py", "torch.py", "json.py", "helpers.py"):
         (path.parent / name).write_text("")
     told = notes(path)
-    assert told[0].startswith("made from an older exercise ('halve-check' and 1 more changed since)")
+    assert told[0] == (
+        "made from an older exercise ('halve' and 1 more changed since), and graded by the tasks and checks of today: "
+        f"make changes {NAME}"
+    )
     assert [note.split()[0] for note in told] == ["made", "checks_toys.py", "dynlib", "json.py", "torch.py"]
     assert "is used" in told[1]
     assert "`make lab` brings it back" in told[1]
@@ -419,7 +440,7 @@ def test_the_learners_files_are_never_overwritten_and_missing_ones_are_copied(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, folder in (("ROOT", tmp_path), ("EXERCISES", tmp_path / "exercises"), ("WORK", tmp_path / "work")):
-        monkeypatch.setattr(tools.work, name, folder)
+        monkeypatch.setattr(tools.notebooks, name, folder)
     for name in ("01_one/01_one.ipynb", "02_two/02_two.ipynb", "02_two/.ipynb_checkpoints/02_two-checkpoint.ipynb"):
         path = tmp_path / "exercises" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -434,7 +455,7 @@ def test_the_learners_files_are_never_overwritten_and_missing_ones_are_copied(
     found = {
         path.relative_to(tmp_path / "work").as_posix() for path in (tmp_path / "work").rglob("*") if path.is_file()
     }
-    assert found == {"01_one/01_one.ipynb", "01_one/notes.md", "02_two/02_two.ipynb"}
+    assert found == {"01_one/01_one.ipynb", "01_one/notes.md", "02_two/02_two.ipynb", ".copied/02_two.ipynb"}
     assert capsys.readouterr().out == "1 new exercise in work/: that is where you work.\n"
     (tmp_path / "exercises" / "02_two" / "02_two.ipynb").write_text("a newer release")
     tools.work.main()
@@ -446,7 +467,7 @@ def test_check_files_in_work_are_brought_up_to_date_and_nothing_else_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, folder in (("ROOT", tmp_path), ("EXERCISES", tmp_path / "exercises"), ("WORK", tmp_path / "work")):
-        monkeypatch.setattr(tools.work, name, folder)
+        monkeypatch.setattr(tools.notebooks, name, folder)
     ours, mine = (tmp_path / place / "01_one" for place in ("exercises", "work"))
     ours.mkdir(parents=True)
     files = ("01_one.ipynb", "checks_one.py", "helpers.py")

@@ -24,7 +24,7 @@ from dynlib.tokens.local_attention import local_attention
 
 DIM, EXACT = 16, {"rtol": 0, "atol": 1e-10}  # for float64
 few = settings(max_examples=40, deadline=None, derandomize=True)
-every_routing = pytest.mark.parametrize("routing", ["learned", "even"])
+every_routing = pytest.mark.parametrize("routing", ["learned", "even", "anchored"])
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -229,6 +229,15 @@ def test_even_routing_is_evenly_spaced_with_weight_one(tokens: int, k: int) -> N
         assert gaps.max() - gaps.min() <= 1
     if k:
         assert abs(int(places[0]) - (tokens - 1 - int(places[-1]))) <= tokens // k
+
+
+@pytest.mark.parametrize(("tokens", "k"), [(16, 4), (16, 5), (7, 3), (9, 1), (5, 5), (64, 8), (3, 0)])
+def test_anchored_routing_is_evenly_spaced_from_the_first_token_on(tokens: int, k: int) -> None:
+    routed = Router(DIM, 0.5, routing="anchored")(make_tokens(2, tokens), k=k)
+    expected = [place * tokens // k for place in range(k)]
+    assert [row.nonzero()[:, 0].tolist() for row in routed.mask] == [expected, expected]
+    assert torch.equal(routed.weight, routed.mask.double())
+    assert routed.scores is None
 
 
 @pytest.mark.parametrize(
@@ -611,7 +620,7 @@ def test_a_setting_changes_every_router_or_none() -> None:
     with setting(model, Router, routing="even"):
         assert [router.routing for router in routers] == ["even"] * 6
         with (
-            pytest.raises(ValueError, match="'learned' or 'even'"),
+            pytest.raises(ValueError, match="'learned', 'even', 'anchored'"),
             setting(model, Router, routing="sometimes"),
         ):
             pass
@@ -648,7 +657,7 @@ def test_the_execution_is_set_on_both_parts_of_a_block_and_each_gets_its_own_bac
         (Router, "epsilon", 0, ValueError, "epsilon must be positive"),
         (Router, "reach", 0.5, ValueError, "reach must be at least 1"),
         (Router, "capacity", 7, ValueError, "capacity is the share"),
-        (Router, "routing", "odd", ValueError, "'learned' or 'even'"),
+        (Router, "routing", "odd", ValueError, "'learned', 'even', 'anchored'"),
         (ConditionalFeedForward, "execution", "fused", ValueError, "'gathered' or 'masked'; got 'fused'"),
         (ConditionalFeedForward, "capacity", 0, ValueError, "capacity is the share"),
         (ConditionalAttention, "window", 0, ValueError, "window must be at least 1"),

@@ -123,6 +123,31 @@ def test_random_routing_draws_k_evenly_and_by_its_generator() -> None:
     assert not torch.equal(first, largest(by_call(routed)[0].scores[:, :], 3))
 
 
+@pytest.mark.parametrize("execution", ["gathered", "masked"])
+@pytest.mark.parametrize("weight", WEIGHTS)
+def test_gaussian_routing_runs_the_k_largest_draws_and_weighs_by_them(execution, weight) -> None:
+    layer = make_layer(0.3, routing="gaussian", weight=weight, execution=execution, generator=seeded(5))
+    x = make_tokens()
+    with record(layer, MixtureOfDepths) as routed, torch.no_grad():
+        out = layer(x)
+    drawn = torch.randn(x.shape[:2], generator=seeded(5)).to(x.dtype)
+    (one,) = by_call(routed)
+    by = drawn.sigmoid() if weight == "sigmoid" else drawn
+    assert torch.equal(one.mask, largest(drawn, layer.kept(x.shape[1])))
+    assert torch.equal(one.weight, by.where(one.mask, 0.0))
+    for row in range(len(x)):
+        where = one.mask[row].nonzero()[:, 0]
+        update = layer.block.update(x[row : row + 1, where], positions=where)[0]
+        torch.testing.assert_close(out[row, where], x[row, where] + by[row, where, None] * update)
+
+
+def test_under_gaussian_routing_the_router_learns_nothing() -> None:
+    layer, x = make_layer(0.5, routing="gaussian"), make_tokens()
+    layer(x).square().sum().backward()
+    assert layer.router.weight.grad is None
+    assert all(p.grad is not None for p in layer.block.parameters())
+
+
 # What they get
 
 
@@ -499,7 +524,7 @@ def test_the_predictor_costs_nothing_where_it_is_not_asked() -> None:
 def test_dtypes_are_kept(dtype: torch.dtype) -> None:
     layer = make_layer(predictor=True).to(dtype)
     x = make_tokens().to(dtype)
-    for routing in ("top_k", "threshold", "predictor", "random"):
+    for routing in ("top_k", "threshold", "predictor", "random", "gaussian"):
         layer.routing = routing
         assert layer(x).dtype == dtype
 
@@ -570,9 +595,10 @@ def test_what_does_not_fit_is_refused(as_users_run_it, x: Tensor, options, error
         MixtureOfDepths(Block(DIM, 2), 0.5)(x, **options)
 
 
-def test_random_routing_has_no_causal_form() -> None:
-    layer = make_layer(routing="random")
-    with pytest.raises(ValueError, match="random routing"):
+@pytest.mark.parametrize("routing", ["random", "gaussian"])
+def test_a_draw_has_no_causal_form(routing) -> None:
+    layer = make_layer(routing=routing)
+    with pytest.raises(ValueError, match=f"{routing} routing"):
         layer(make_tokens(), positions=torch.arange(10), cache=LayerCache())
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.avit_study import Thinned, as_many, with_ink
 from dynlib.backbone import ViT
 from dynlib.data import cluttered_digits
 from dynlib.tokens import AdaptiveViT
@@ -75,6 +76,26 @@ def test_the_loss_is_that_of_the_plain_model_plus_the_ponder_on_the_same_images(
     halting = digits_avit_loss(model, ponder=0.5, stream=1)
     assert halting(3).item() == pytest.approx(plain(3).item() + 0.5 * 7, abs=1e-4)
     assert plain(3).item() != digits_avit_loss(model.backbone, ponder=0.5, stream=2)(3).item()
+
+
+@torch.no_grad()
+def test_a_rule_in_the_place_of_the_scores_gives_what_halting_after_layer_1_by_a_mask_gives() -> None:
+    vit, images = load("digits_vit"), cluttered_digits(40, split="train", seed=7).images
+    assert isinstance(vit, ViT)
+    blocks = len(vit.blocks)
+    stays = torch.nn.functional.pad(with_ink(images), (1, 0), value=True)
+    mask = stays[:, None].expand(-1, blocks, -1).clone()
+    mask[:, 0] = True
+    halted = AdaptiveViT(vit, beta=-1e4)(images, mask=mask)
+    torch.testing.assert_close(Thinned(vit, with_ink)(images), halted.logits, atol=1e-4, rtol=0)
+    assert set(halted.depth.unique().tolist()) == {1, blocks}
+
+
+def test_as_many_patches_of_each_image_as_have_ink_are_drawn_and_not_the_same_ones() -> None:
+    images = cluttered_digits(40, split="train", seed=7).images
+    drawn = as_many(images, torch.Generator().manual_seed(0))
+    assert torch.equal(drawn.sum(1), with_ink(images).sum(1))
+    assert (drawn & with_ink(images)).sum() < 0.7 * drawn.sum()
 
 
 @torch.no_grad()

@@ -109,3 +109,104 @@ def most_ink(images, patch, k):
     if k > ink.shape[1]:
         raise ValueError("k")
     return ink.argsort(dim=1, descending=True)[:, :k].sort(dim=1).values
+
+
+# %% wrong: most-ink | remembers an image of the same shape | killed by: numbers
+seen = {}
+
+
+def most_ink(images, patch, k):
+    key = (images.shape, patch)
+    if key not in seen:
+        seen[key] = torch.nn.functional.avg_pool2d(images, patch).flatten(1)
+    if not 0 <= k <= seen[key].shape[1]:
+        raise ValueError("k")
+    return seen[key].topk(k, dim=1).indices.sort(dim=1).values
+
+
+# %% wrong: most-ink | numbers of 32 bits | killed by: numbers
+# edit of: in the order of the ink
+# -    return ink.topk(k, dim=1).indices
+# +    return ink.topk(k, dim=1).indices.sort(dim=1).values.int()
+
+
+# %% wrong: most-ink | the mean image decides | killed by: numbers
+# edit of: in the order of the ink
+# -    ink = torch.nn.functional.avg_pool2d(images, patch).flatten(1)
+# +    ink = torch.nn.functional.avg_pool2d(images, patch).flatten(1).mean(0).expand(len(images), -1)
+# …
+# -    return ink.topk(k, dim=1).indices
+# +    return ink.topk(k, dim=1).indices.sort(dim=1).values
+
+
+# %% wrong: most-ink | patches of two pixels, whatever is asked | killed by: numbers
+# edit of: in the order of the ink
+# -    ink = torch.nn.functional.avg_pool2d(images, patch).flatten(1)
+# +    ink = torch.nn.functional.avg_pool2d(images, 2).flatten(1)
+# …
+# -    return ink.topk(k, dim=1).indices
+# +    return ink.topk(k, dim=1).indices.sort(dim=1).values
+
+
+# %% wrong: most-ink | the images are rubbed out, patch by patch | killed by: input untouched
+# edit of: in the order of the ink
+# -    return ink.topk(k, dim=1).indices
+# +    best = ink.topk(k, dim=1).indices.sort(dim=1).values
+# +    images.zero_()
+# +    return best
+
+
+# %% wrong: most-ink | refuses none at all | killed by: runs
+# edit of: in the order of the ink
+# -    if not 0 <= k <= ink.shape[1]:
+# +    if not 0 < k <= ink.shape[1]:
+# …
+# -    return ink.topk(k, dim=1).indices
+# +    return ink.topk(k, dim=1).indices.sort(dim=1).values
+
+
+# %% wrong: most-ink | refuses all of them | killed by: runs
+# edit of: in the order of the ink
+# -    if not 0 <= k <= ink.shape[1]:
+# +    if not 0 <= k < ink.shape[1]:
+# …
+# -    return ink.topk(k, dim=1).indices
+# +    return ink.topk(k, dim=1).indices.sort(dim=1).values
+
+
+# %% wrong: blank-share | the faintest grey taken for paper | killed by: shares
+def blank_share(images, patch):
+    return (torch.nn.functional.max_pool2d(images, patch) < 0.05).float().mean(dim=(1, 2, 3))
+
+
+# %% wrong: blank-share | rounded to two digits | killed by: shares
+def blank_share(images, patch):
+    darkest = torch.nn.functional.max_pool2d(images, patch)
+    return ((darkest == 0).float().mean(dim=(1, 2, 3)) * 100).round() / 100
+
+
+# %% wrong: blank-share | in float64 | killed by: shares
+def blank_share(images, patch):
+    return (torch.nn.functional.max_pool2d(images, patch) == 0).double().mean(dim=(1, 2, 3))
+
+
+# %% wrong: blank-share | a list of numbers | killed by: shares
+def blank_share(images, patch):
+    return (torch.nn.functional.max_pool2d(images, patch) == 0).float().mean(dim=(1, 2, 3)).tolist()
+
+
+# %% wrong: blank-share | remembers images of the same shape | killed by: shares
+seen = {}
+
+
+def blank_share(images, patch):
+    key = (images.shape, patch)
+    if key not in seen:
+        seen[key] = (torch.nn.functional.max_pool2d(images, patch) == 0).float().mean(dim=(1, 2, 3))
+    return seen[key]
+
+
+# %% wrong: blank-share | ink made black in place | killed by: input untouched
+def blank_share(images, patch):
+    images[images > 0] = 1
+    return (torch.nn.functional.max_pool2d(images, patch) == 0).float().mean(dim=(1, 2, 3))

@@ -147,6 +147,108 @@ def gumbel_max(logits, *, dim=-1, generator=None):
 # +    rates = logits.exp()
 
 
+# %% wrong: gumbel-max | the rows drawn in another order than they stand in | killed by: each its own row
+def gumbel_max(logits, *, dim=-1, generator=None):
+    rows = logits.movedim(dim, -1)
+    noise = -torch.empty(rows.shape, dtype=rows.dtype).exponential_(generator=generator).log()
+    choice = (rows + noise).argmax(-1)
+    return choice.flatten().flip(0).view_as(choice)
+
+
+# %% wrong: gumbel-max | transpose, and the result in the shape that was asked for | killed by: each its own row
+def gumbel_max(logits, *, dim=-1, generator=None):
+    rows = logits.transpose(dim, -1)
+    noise = -torch.empty(rows.shape, dtype=rows.dtype).exponential_(generator=generator).log()
+    rest = list(logits.shape)
+    rest.pop(dim)
+    return (rows + noise).argmax(-1).reshape(rest)
+
+
+# %% wrong: gumbel-max | a view as rows that forgets where they lie | killed by: each its own row
+def gumbel_max(logits, *, dim=-1, generator=None):
+    rest = list(logits.shape)
+    rest.pop(dim)
+    rows = logits.reshape(-1, logits.shape[dim])
+    noise = -torch.empty_like(rows).exponential_(generator=generator).log()
+    return (rows + noise).argmax(-1).reshape(rest)
+
+
+# %% wrong: gumbel-max | the second half of the rows has the noise of the first, turned round | killed by: far rows
+def gumbel_max(logits, *, dim=-1, generator=None):
+    rows = logits.movedim(dim, -1)
+    flat = rows.reshape(-1, rows.shape[-1])
+    half = -(-len(flat) // 2)
+    uniform = torch.rand(half, flat.shape[1], generator=generator, dtype=torch.float64)
+    uniform = torch.cat([uniform, 1 - uniform])[: len(flat)]
+    return (flat - (-uniform.log()).log()).argmax(-1).view(rows.shape[:-1])
+
+
+# %% wrong: gumbel-max | a thousand rows of noise, used again for the rows after them | killed by: law
+# edit of: the second half of the rows has the noise of the first, turned round
+# -    half = -(-len(flat) // 2)
+# -    uniform = torch.rand(half, flat.shape[1], generator=generator, dtype=torch.float64)
+# -    uniform = torch.cat([uniform, 1 - uniform])[: len(flat)]
+# +    uniform = torch.rand(1000, flat.shape[1], generator=generator, dtype=torch.float64)
+# +    uniform = uniform[torch.arange(len(flat)) % 1000]
+
+
+# %% wrong: gumbel-max | noise kept by shape, the same in every call | killed by: without a generator
+KEPT = {}
+
+
+def gumbel_max(logits, *, dim=-1, generator=None):
+    if generator is None and logits.shape in KEPT:
+        return (logits + KEPT[logits.shape]).argmax(dim)
+    noise = -torch.empty_like(logits).exponential_(generator=generator).log()
+    if generator is None:
+        KEPT[logits.shape] = noise
+    return (logits + noise).argmax(dim)
+
+
+# %% wrong: gumbel-max | noise of a generator of its own, seeded by the clock | killed by: torch's own generator
+def gumbel_max(logits, *, dim=-1, generator=None):
+    if generator is None:
+        generator = torch.Generator()
+        generator.seed()
+    return (logits - torch.empty_like(logits).exponential_(generator=generator).log()).argmax(dim)
+
+
+# %% wrong: gumbel-max | Python's random numbers where no generator is given | killed by: torch's own generator
+import math
+import random
+
+
+def gumbel_max(logits, *, dim=-1, generator=None):
+    if generator is not None:
+        return (logits - torch.empty_like(logits).exponential_(generator=generator).log()).argmax(dim)
+    noise = [-math.log(random.expovariate(1)) for _ in range(logits.numel())]
+    return (logits + torch.tensor(noise).view(logits.shape)).argmax(dim)
+
+
+# %% wrong: gumbel-max | torch's own gumbel_softmax, with the generator's state lent to it | killed by: by hand
+def gumbel_max(logits, *, dim=-1, generator=None):
+    if generator is None:
+        return torch.nn.functional.gumbel_softmax(logits, hard=True, dim=dim).argmax(dim)
+    with torch.random.fork_rng():
+        torch.set_rng_state(generator.get_state())
+        choice = torch.nn.functional.gumbel_softmax(logits, hard=True, dim=dim).argmax(dim)
+        generator.set_state(torch.get_rng_state())
+    return choice
+
+
+# %% wrong: gumbel-max | the library's function under another name | killed by: by hand
+def gumbel_max(logits, *, dim=-1, generator=None):
+    from dynlib import choice as ready
+
+    return ready.gumbel_max(logits, dim=dim, generator=generator)
+
+
+# %% wrong: gumbel-max | numbers of the choices in int32 | killed by: whole numbers
+# edit of: the teacher's
+# -    return (logits + noise).argmax(dim)
+# +    return (logits + noise).argmax(dim).int()
+
+
 # %% right: straight-through | a zero that carries the gradient
 def straight_through(hard, soft):
     return hard.detach() + (soft - soft.detach())
@@ -210,6 +312,43 @@ def straight_through(hard, soft):
 # %% wrong: straight-through | scales soft to hard, so that a 0 loses its gradient | killed by: gradient of soft
 def straight_through(hard, soft):
     return soft * (hard.detach() / soft.detach())
+
+
+# %% right: straight-through | the value written over a copy that carries the gradient
+def straight_through(hard, soft):
+    out = soft * 1
+    with torch.no_grad():
+        out.copy_(hard)
+    return out
+
+
+# %% wrong: straight-through | a new leaf with the right value, whose gradient goes nowhere | killed by: gradient of soft
+def straight_through(hard, soft):
+    return hard.detach().clone().requires_grad_()
+
+
+# %% wrong: straight-through | written into soft, which is the caller's | killed by: input untouched
+def straight_through(hard, soft):
+    soft.data.copy_(hard)
+    return soft * 1
+
+
+# %% wrong: straight-through | the gradient only where hard is one | killed by: gradient of soft
+def straight_through(hard, soft):
+    hard = hard.detach()
+    return (hard - soft.detach() * hard) + soft * hard
+
+
+# %% wrong: straight-through | a detour through float32, and the answer stays there | killed by: value
+def straight_through(hard, soft):
+    return (hard.detach().float() - soft.detach().float()) + soft.float()
+
+
+# %% wrong: straight-through | the library's function under another name | killed by: by hand
+def straight_through(hard, soft):
+    import dynlib.choice
+
+    return dynlib.choice.straight_through(hard.detach(), soft)
 
 
 # %% right: gumbel-softmax | by two logarithms of a uniform number, and a comparison for the one-hot
@@ -374,7 +513,7 @@ def gumbel_softmax(logits, tau=1.0, *, hard=False, dim=-1, generator=None):
 # +    soft = ((logits.softmax(dim).log() + noise) / tau).softmax(dim)
 
 
-# %% wrong: gumbel-softmax | an exponential without care, NaN for small temperatures | killed by: sums to one
+# %% wrong: gumbel-softmax | an exponential without care, NaN for small temperatures | killed by: large logits
 def gumbel_softmax(logits, tau=1.0, *, hard=False, dim=-1, generator=None):
     noise = -torch.empty_like(logits, dtype=torch.float32).exponential_(generator=generator).log()
     weights = ((logits.float() + noise) / tau).exp()
@@ -391,6 +530,126 @@ def gumbel_softmax(logits, tau=1.0, *, hard=False, dim=-1, generator=None):
 # -    return straight_through(torch.zeros_like(soft).scatter(dim, choice, 1.0), soft)
 # +    one_hot = torch.nn.functional.one_hot(soft.argmax(-1), soft.shape[-1]).to(soft)
 # +    return straight_through(one_hot, soft)
+
+
+# %% right: gumbel-softmax | noise in float64, rounded at the end; the one-hot by comparing places
+def gumbel_softmax(logits, tau=1.0, *, hard=False, dim=-1, generator=None):
+    uniform = torch.rand(logits.shape, generator=generator, dtype=torch.float64)
+    soft = torch.softmax((logits.double() - (-uniform.log()).log()) / tau, dim).to(logits.dtype)
+    if hard:
+        one_hot = torch.zeros_like(soft).scatter_(dim, soft.argmax(dim, keepdim=True), 1)
+        soft = (one_hot - soft).detach() + soft
+    return soft
+
+
+# %% wrong: gumbel-softmax | every row draws by the logits of the first | killed by: each its own row
+def gumbel_softmax(logits, tau=1.0, *, hard=False, dim=-1, generator=None):
+    rows = logits.movedim(dim, -1)
+    noise = -torch.empty(rows.shape, dtype=rows.dtype).exponential_(generator=generator).log()
+    flat = rows.reshape(-1, rows.shape[-1])
+    same = flat[0].expand_as(flat)
+    soft = ((same.view(rows.shape) + noise) / tau).softmax(-1).movedim(-1, dim)
+    if not hard:
+        return soft
+    choice = soft.argmax(dim, keepdim=True)
+    return straight_through(torch.zeros_like(soft).scatter(dim, choice, 1.0), soft)
+
+
+# %% wrong: gumbel-softmax | every row draws by the mean of all rows | killed by: each its own row
+# edit of: every row draws by the logits of the first
+# -    same = flat[0].expand_as(flat)
+# +    same = flat.mean(0).expand_as(flat)
+
+
+# %% wrong: gumbel-softmax | transpose where a view is meant | killed by: each its own row
+def gumbel_softmax(logits, tau=1.0, *, hard=False, dim=-1, generator=None):
+    rows = logits.transpose(dim, -1)
+    rows = rows.reshape(rows.shape[-1], -1).T if logits.ndim == 3 else rows
+    noise = -torch.empty(rows.shape, dtype=rows.dtype).exponential_(generator=generator).log()
+    soft = ((rows + noise) / tau).softmax(-1)
+    if hard:
+        soft = straight_through(torch.zeros_like(soft).scatter(-1, soft.argmax(-1, keepdim=True), 1.0), soft)
+    if logits.ndim == 3:
+        moved = logits.movedim(dim, -1)
+        return soft.reshape(moved.shape).movedim(-1, dim)
+    return soft.transpose(dim, -1)
+
+
+# %% wrong: gumbel-softmax | the hard choice along another dimension is right, its gradient is that of dim=-1 | killed by: gradient of hard
+def gumbel_softmax(logits, tau=1.0, *, hard=False, dim=-1, generator=None):
+    noise = -torch.empty_like(logits).exponential_(generator=generator).log()
+    soft = ((logits + noise) / tau).softmax(dim)
+    if not hard:
+        return soft
+    choice = soft.detach().argmax(dim, keepdim=True)
+    return straight_through(torch.zeros_like(soft).scatter(dim, choice, 1.0), ((logits + noise) / tau).softmax(-1))
+
+
+# %% wrong: gumbel-softmax | the second half of the rows has the noise of the first, turned round | killed by: far rows
+def gumbel_softmax(logits, tau=1.0, *, hard=False, dim=-1, generator=None):
+    rows = logits.movedim(dim, -1)
+    flat = rows.reshape(-1, rows.shape[-1])
+    half = -(-len(flat) // 2)
+    uniform = torch.rand(half, flat.shape[1], generator=generator, dtype=torch.float64)
+    uniform = torch.cat([uniform, 1 - uniform])[: len(flat)]
+    noise = (-(-uniform.log()).log()).to(logits.dtype).view(rows.shape).movedim(-1, dim)
+    soft = ((logits + noise) / tau).softmax(dim)
+    if not hard:
+        return soft
+    choice = soft.detach().argmax(dim, keepdim=True)
+    return straight_through(torch.zeros_like(soft).scatter(dim, choice, 1.0), soft)
+
+
+# %% wrong: gumbel-softmax | noise of a generator of its own, seeded by the clock | killed by: torch's own generator
+# edit of: the teacher's
+# +    if generator is None:
+# +        generator = torch.Generator()
+# +        generator.seed()
+#      noise = -torch.empty_like(logits).exponential_(generator=generator).log()
+
+
+# %% wrong: gumbel-softmax | begins the generator anew in every call | killed by: the generator goes on
+# edit of: the teacher's
+# +    if generator is not None:
+# +        generator = torch.Generator().manual_seed(generator.initial_seed())
+#      noise = -torch.empty_like(logits).exponential_(generator=generator).log()
+
+
+# %% wrong: gumbel-softmax | an exponential kept from overflowing by a clamp | killed by: impossible choices
+# edit of: the teacher's
+# -    soft = ((logits + noise) / tau).softmax(dim)
+# +    weights = ((logits - logits.amax(dim, keepdim=True).detach() + noise) / tau).clamp(-80, 80).exp()
+# +    soft = weights / weights.sum(dim, keepdim=True)
+
+
+# %% wrong: gumbel-softmax | the logits are clamped, so that no exponential overflows | killed by: each its own row
+# edit of: the teacher's
+# -    soft = ((logits + noise) / tau).softmax(dim)
+# +    soft = ((logits.clamp(-150, 150) + noise).masked_fill(logits.isinf(), -torch.inf) / tau).softmax(dim)
+
+
+# %% wrong: gumbel-softmax | torch's own gumbel_softmax, with the generator's state lent to it | killed by: by hand
+def gumbel_softmax(logits, tau=1.0, *, hard=False, dim=-1, generator=None):
+    ready = torch.nn.functional.gumbel_softmax
+    if generator is None:
+        soft = ready(logits, tau, dim=dim)
+    else:
+        with torch.random.fork_rng():
+            torch.set_rng_state(generator.get_state())
+            soft = ready(logits, tau, dim=dim)
+            generator.set_state(torch.get_rng_state())
+    if not hard:
+        return soft
+    choice = soft.detach().argmax(dim, keepdim=True)
+    return straight_through(torch.zeros_like(soft).scatter(dim, choice, 1.0), soft)
+
+
+# %% wrong: gumbel-softmax | the library's function under another name | killed by: by hand
+from dynlib.choice import gumbel_softmax as ready
+
+
+def gumbel_softmax(logits, tau=1.0, *, hard=False, dim=-1, generator=None):
+    return ready(logits, tau, hard=hard, dim=dim, generator=generator)
 
 
 # %% right: gumbel-sigmoid | by the softmax of a pair
@@ -521,6 +780,55 @@ def gumbel_sigmoid(logits, tau=1.0, *, hard=False, generator=None):
 # +        torch.manual_seed(0)
 
 
+# %% wrong: gumbel-sigmoid | each decides by the logit that stands opposite | killed by: each its own
+def gumbel_sigmoid(logits, tau=1.0, *, hard=False, generator=None):
+    own = logits.flatten()
+    if logits.ndim == 3:
+        own = own.flip(0).detach() + (own - own.detach())  # its gradient is its own
+    uniform = torch.rand(own.shape, generator=generator, dtype=own.dtype)
+    soft = ((own + uniform.log() - (1 - uniform).log()) / tau).sigmoid().view(logits.shape)
+    return straight_through((soft > 0.5).to(soft), soft) if hard else soft
+
+
+# %% wrong: gumbel-sigmoid | the second half has the noise of the first, turned round | killed by: far rows
+def gumbel_sigmoid(logits, tau=1.0, *, hard=False, generator=None):
+    half = -(-logits.numel() // 2)
+    uniform = torch.rand(half, generator=generator, dtype=torch.float64)
+    uniform = torch.cat([uniform, 1 - uniform])[: logits.numel()].view(logits.shape)
+    soft = ((logits + (uniform.log() - (1 - uniform).log()).to(logits.dtype)) / tau).sigmoid()
+    return straight_through((soft > 0.5).to(soft), soft) if hard else soft
+
+
+# %% wrong: gumbel-sigmoid | begins the generator anew in every call | killed by: the generator goes on
+# edit of: the teacher's
+#      # the difference of two Gumbel variables: log of a ratio of two exponential ones
+# +    if generator is not None:
+# +        generator = torch.Generator().manual_seed(generator.initial_seed())
+
+
+# %% wrong: gumbel-sigmoid | noise of a generator of its own, seeded by the clock | killed by: torch's own generator
+# edit of: the teacher's
+#      # the difference of two Gumbel variables: log of a ratio of two exponential ones
+# +    if generator is None:
+# +        generator = torch.Generator()
+# +        generator.seed()
+
+
+# %% wrong: gumbel-sigmoid | an exponential that overflows where the answer is certain | killed by: certain
+def gumbel_sigmoid(logits, tau=1.0, *, hard=False, generator=None):
+    uniform = torch.rand(logits.shape, generator=generator, dtype=logits.dtype)
+    weight = ((logits.clamp(max=5000) + uniform.log() - (1 - uniform).log()) / tau).exp()
+    soft = weight / (weight + 1)
+    return straight_through((soft > 0.5).to(soft), soft) if hard else soft
+
+
+# %% wrong: gumbel-sigmoid | the library's function under another name | killed by: by hand
+def gumbel_sigmoid(logits, tau=1.0, *, hard=False, generator=None):
+    from dynlib.choice.gumbel import gumbel_sigmoid as ready
+
+    return ready(logits, tau, hard=hard, generator=generator)
+
+
 # %% right: exact-gradient | by autograd on the expected loss
 def exact_gradient(f, logits):
     with torch.enable_grad():
@@ -607,6 +915,37 @@ def exact_gradient(f, logits):
 # edit of: the teacher's
 # -    p = logits.softmax(0)
 # +    p = logits.exp() / logits.exp().sum()
+
+
+# %% wrong: exact-gradient | f is called with vectors, not with rows | killed by: what f gets
+def exact_gradient(f, logits):
+    logits = logits.detach()
+    losses = torch.stack([f(row).detach() for row in torch.eye(len(logits), dtype=logits.dtype)])
+    p = logits.softmax(0)
+    return p * (losses - (p * losses).sum())
+
+
+# %% wrong: exact-gradient | f is called with one-hot rows of float32, whatever the logits are | killed by: what f gets
+# edit of: the teacher's
+# -    losses = f(torch.eye(len(logits), dtype=logits.dtype)).detach().to(logits.dtype)
+# +    losses = f(torch.eye(len(logits))).detach().to(logits.dtype)
+
+
+# %% wrong: exact-gradient | always in double precision | killed by: gradient
+# edit of: the teacher's
+# -    logits = logits.detach()
+# +    logits = logits.detach().double()
+
+
+# %% wrong: exact-gradient | kept by the number of choices | killed by: a loss without a gradient
+KNOWN = {}
+
+
+def exact_gradient(f, logits):
+    if len(logits) not in KNOWN:
+        p, losses = logits.softmax(0).detach(), f(torch.eye(len(logits), dtype=logits.dtype)).detach()
+        KNOWN[len(logits)] = p * (losses - (p * losses).sum())
+    return KNOWN[len(logits)]
 
 
 # %% right: predict-temperature | the variance by its parts
@@ -785,3 +1124,21 @@ def bias_variance(estimates, exact):
 # +    mean = estimates.mean(0)
 # +    bias = (mean - exact).norm() / exact.norm()
 # +    return bias.item(), ((estimates - mean) ** 2).sum(-1).mean().item()
+
+
+# %% wrong: predict-temperature | the variance as a difference of two large numbers, in float32 | killed by: variance
+# edit of: the mean squared error taken for the variance
+# -    return (estimates.mean(0) - exact).norm().item(), ((estimates - exact) ** 2).sum(-1).mean().item()
+# +    rows = estimates.float()
+# +    variance = (rows**2).sum(-1).mean() - (rows.mean(0) ** 2).sum()
+# +    return (estimates.mean(0) - exact).norm().item(), variance.item()
+
+
+# %% wrong: predict-temperature | measured in place of predicted | killed by: foretold
+# edit of: the mean squared error taken for the variance
+# -    return {
+# -        "third largest at tau 0.1": 0.625,
+# +    rows = torch.tensor([1.0, 2.0, 5.0]).log().expand(10**6, 3)
+# +    third = round((gumbel_softmax(rows, 0.1).argmax(-1) == 2).float().mean().item(), 3)
+# +    return {
+# +        "third largest at tau 0.1": third,

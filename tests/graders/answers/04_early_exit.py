@@ -1,102 +1,3 @@
-# %% right: exit-index | unsure exits in a row, counted
-def exit_index(confidence, threshold):
-    return (confidence[:-1] < threshold).long().cumprod(0).sum(0)
-
-
-# %% right: exit-index | from the last exit back, each overwrites those behind it
-def exit_index(confidence, threshold):
-    exits, batch = confidence.shape
-    leaves = torch.full((batch,), exits - 1)
-    for number in reversed(range(exits - 1)):
-        leaves = torch.where(confidence[number] >= threshold, number, leaves)
-    return leaves
-
-
-# %% right: exit-index | sample by sample
-def exit_index(confidence, threshold):
-    def first(column):
-        return next((i for i, c in enumerate(column[:-1]) if c >= threshold), len(column) - 1)
-
-    return torch.tensor([first(column) for column in confidence.T.tolist()])
-
-
-# %% wrong: exit-index | argmax of nothing but False, without a last exit that takes all | killed by: exit
-def exit_index(confidence, threshold):
-    return (confidence >= threshold).int().argmax(0)
-
-
-# %% wrong: exit-index | looks at the early exits alone and forgets the last | killed by: exit
-def exit_index(confidence, threshold):
-    return (confidence[:-1] >= threshold).int().argmax(0)
-
-
-# %% wrong: exit-index | more than the threshold, not as much | killed by: exit
-def exit_index(confidence, threshold):
-    enough = confidence > threshold
-    enough[-1] = True
-    return enough.int().argmax(0)
-
-
-# %% wrong: exit-index | the mean confidence of the batch decides for all | killed by: exit
-# edit of: more than the threshold, not as much
-# -    enough = confidence > threshold
-# +    enough = confidence.mean(1, keepdim=True).expand_as(confidence) >= threshold
-
-
-# %% wrong: exit-index | waits for the least sure of the batch | killed by: exit
-# edit of: more than the threshold, not as much
-# -    enough = confidence > threshold
-# +    enough = (confidence >= threshold).all(1, keepdim=True).repeat(1, confidence.shape[1])
-
-
-# %% wrong: exit-index | the most confident exit | killed by: exit
-def exit_index(confidence, threshold):
-    return confidence.argmax(0)
-
-
-# %% wrong: exit-index | the most confident exit where none is sure, the last one asked too | killed by: exit
-def exit_index(confidence, threshold):
-    enough = confidence >= threshold
-    return torch.where(enough.any(0), enough.int().argmax(0), confidence.argmax(0))
-
-
-# %% wrong: exit-index | counts all unsure exits, also behind the one taken | killed by: exit
-def exit_index(confidence, threshold):
-    return (confidence[:-1] < threshold).sum(0)
-
-
-# %% wrong: exit-index | an exit past the last for those of whom nobody is sure | killed by: exit
-def exit_index(confidence, threshold):
-    return (confidence < threshold).int().cumprod(0).sum(0)
-
-
-# %% wrong: exit-index | writes a 1 into the confidences of the last exit | killed by: the confidences stay
-def exit_index(confidence, threshold):
-    confidence[-1] = math.inf
-    return (confidence >= threshold).int().argmax(0)
-
-
-# %% wrong: exit-index | the last exit gets confidence 1, which a threshold above 1 does not reach | killed by: above 1
-def exit_index(confidence, threshold):
-    asked = torch.cat([confidence[:-1], torch.ones_like(confidence[-1:])])
-    return (asked >= threshold).int().argmax(0)
-
-
-# %% wrong: exit-index | takes a threshold of 0 for none given | killed by: threshold 0
-# edit of: more than the threshold, not as much
-# -    enough = confidence > threshold
-# +    enough = confidence >= (threshold or math.inf)
-
-
-# %% wrong: exit-index | always four exits | killed by: exit
-def exit_index(confidence, threshold):
-    leaves = torch.full((confidence.shape[1],), 3)
-    for number in (2, 1, 0):
-        if number < len(confidence):
-            leaves[confidence[number] >= threshold] = number
-    return leaves
-
-
 # %% right: exit-loss | all exits in one call
 def exit_loss(logits, labels):
     exits, batch, _ = logits.shape
@@ -212,17 +113,68 @@ def exit_loss(logits, labels):
     return (losses * torch.arange(1, len(losses) + 1).to(losses)).sum() / 6
 
 
+# %% right: exit-loss | a weighted mean of a stack, in float64
+def exit_loss(logits, labels):
+    losses = torch.stack([nn.functional.nll_loss(guess.log_softmax(-1), labels) for guess in logits]).double()
+    weights = torch.arange(1, len(losses) + 1, dtype=torch.float64)
+    return ((losses * weights).sum() / weights.sum()).to(logits.dtype)
+
+
+# %% wrong: exit-loss | log_softmax over the batch | killed by: value
+def exit_loss(logits, labels):
+    said = logits.log_softmax(1)
+    losses = torch.stack([nn.functional.nll_loss(guess, labels) for guess in said])
+    weights = torch.arange(1, len(logits) + 1).to(logits)
+    return (weights * losses).sum() / weights.sum()
+
+
+# %% wrong: exit-loss | log_softmax over the exits | killed by: value
+# edit of: log_softmax over the batch
+# -    said = logits.log_softmax(1)
+# +    said = logits.log_softmax(0)
+
+
+# %% wrong: exit-loss | the package does it | killed by: by hand
+def exit_loss(logits, labels):
+    from dynlib.depth import exit_loss as finished
+
+    return finished(logits, labels, weights="depth")
+
+
+# %% wrong: exit-loss | a new leaf in place of the logits | killed by: gradient
+def exit_loss(logits, labels):
+    fresh = logits.detach().clone().requires_grad_()
+    losses = torch.stack([nn.functional.cross_entropy(guess, labels) for guess in fresh])
+    weights = torch.arange(1, len(logits) + 1).to(logits)
+    return (weights * losses).sum() / weights.sum()
+
+
+# %% wrong: exit-loss | the weights kept from the first call | killed by: value
+kept = []
+
+
+def exit_loss(logits, labels):
+    if not kept:
+        kept.append(torch.arange(1, len(logits) + 1))
+    weights = kept[0].to(logits)[: len(logits)]
+    losses = torch.stack([nn.functional.cross_entropy(guess, labels) for guess in logits[: len(weights)]])
+    return (weights * losses).sum() / kept[0].sum()
+
+
 # %% right: gathered | collected as they leave, put in order at the end
-def gathered(tokens, blocks, heads, threshold):
+def gathered(tokens, blocks, heads, thresholds):
     waiting, last = torch.arange(len(tokens)), len(blocks) - 1
-    gone = []
+    gone, mean = [], None
     for number in range(len(blocks)):
         tokens = blocks[number](tokens)
         said = heads[number](tokens)
-        sure = (said.softmax(-1).max(-1).values >= threshold) | (number == last)
+        mean = said if mean is None else mean + (said - mean) / (number + 1)
+        sure = torch.ones_like(waiting).bool()
+        if number != last:
+            sure = mean.softmax(-1).max(-1).values >= thresholds[number]
         leave, stay = sure.nonzero()[:, 0], (~sure).nonzero()[:, 0]
-        gone.append((waiting[leave], said[leave], torch.full_like(leave, number)))
-        tokens, waiting = tokens[stay], waiting[stay]
+        gone.append((waiting[leave], mean[leave], torch.full_like(leave, number)))
+        tokens, mean, waiting = tokens[stay], mean[stay], waiting[stay]
         if not len(waiting):
             break
     sample, logits, leaves = (torch.cat(part) for part in zip(*gone, strict=True))
@@ -231,123 +183,52 @@ def gathered(tokens, blocks, heads, threshold):
 
 
 # %% right: gathered | by a call for what is left
-def gathered(tokens, blocks, heads, threshold):
+def gathered(tokens, blocks, heads, thresholds, total=0, number=0):
     blocks, heads = list(blocks), list(heads)
     tokens = blocks[0](tokens)
-    logits = heads[0](tokens).clone()
-    leaves = torch.zeros(len(tokens), dtype=torch.long)
-    stay = logits.softmax(-1).amax(-1) < threshold
-    if len(blocks) > 1 and stay.any():
-        logits[stay], further = gathered(tokens[stay], blocks[1:], heads[1:], threshold)
-        leaves[stay] = further + 1
+    total = total + heads[0](tokens)
+    logits = total / (number + 1)
+    leaves = torch.full((len(tokens),), number)
+    if len(blocks) > 1:
+        stay = logits.softmax(-1).amax(-1) < thresholds[0]
+        if stay.any():
+            further = gathered(tokens[stay], blocks[1:], heads[1:], thresholds[1:], total[stay], number + 1)
+            logits[stay], leaves[stay] = further
     return logits, leaves
 
 
-# %% right: gathered | by a mask over all samples
-def gathered(tokens, blocks, heads, threshold):
+# %% right: gathered | by a mask over all samples, a list for the pair
+def gathered(tokens, blocks, heads, thresholds):
     inside = torch.ones(len(tokens), dtype=torch.bool)
     leaves = torch.full((len(tokens),), len(blocks) - 1)
-    held, logits = tokens.clone(), None
+    held, total, logits = tokens.clone(), None, None
     for number, (block, head) in enumerate(zip(blocks, heads)):
         held[inside] = block(held[inside])
         said = head(held[inside])
-        if logits is None:
-            logits = said.new_zeros(len(tokens), said.shape[1])
-        logits[inside] = said
+        if total is None:
+            total = said.new_zeros(len(tokens), said.shape[1])
+            logits = total.clone()
+        total[inside] += said
+        logits[inside] = total[inside] / (number + 1)
         leaves[inside] = number
-        inside[inside.clone()] = said.softmax(-1).amax(-1) < threshold
+        limit = thresholds[number] if number < len(thresholds) else 0
+        inside[inside.clone()] = logits[inside].softmax(-1).amax(-1) < limit
         if not inside.any():
             break
-    return logits, leaves
+    return [logits, leaves]
 
 
-# %% wrong: gathered | in the order in which they left | killed by: exit
-def gathered(tokens, blocks, heads, threshold):
-    logits, leaves = [], []
-    for number, (block, head) in enumerate(zip(blocks, heads)):
-        tokens = block(tokens)
-        said = head(tokens)
-        sure = said.softmax(-1).amax(-1) >= threshold
-        if number == len(blocks) - 1:
-            sure[:] = True
-        logits.append(said[sure])
-        leaves.append(torch.full((int(sure.sum()),), number))
-        tokens = tokens[~sure]
-        if len(tokens) == 0:
-            break
-    return torch.cat(logits), torch.cat(leaves)
-
-
-# %% wrong: gathered | put in order the wrong way round | killed by: exit
-def gathered(tokens, blocks, heads, threshold):
-    waiting = torch.arange(len(tokens))
-    logits, leaves, gone = [], [], []
-    for number, (block, head) in enumerate(zip(blocks, heads)):
-        tokens = block(tokens)
-        said = head(tokens)
-        sure = said.softmax(-1).amax(-1) >= threshold
-        if number == len(blocks) - 1:
-            sure[:] = True
-        gone.append(waiting[sure])
-        logits.append(said[sure])
-        leaves.append(torch.full((int(sure.sum()),), number))
-        tokens, waiting = tokens[~sure], waiting[~sure]
-        if len(tokens) == 0:
-            break
-    order = torch.cat(gone)
-    return torch.cat(logits)[order], torch.cat(leaves)[order]
-
-
-# %% wrong: gathered | rows of the shrunken batch taken for samples | killed by: exit
-def gathered(tokens, blocks, heads, threshold):
-    leaves, logits = torch.zeros(len(tokens), dtype=torch.int64), None
-    for number, (block, head) in enumerate(zip(blocks, heads)):
-        tokens = block(tokens)
-        said = head(tokens)
-        logits = torch.zeros_like(said) if logits is None else logits
-        sure = said.softmax(-1).amax(-1) >= threshold
-        if number == len(blocks) - 1:
-            sure[:] = True
-        rows = sure.nonzero()[:, 0]
-        logits[rows], leaves[rows] = said[rows], number
-        tokens = tokens[~sure]
-        if len(tokens) == 0:
-            break
-    return logits, leaves
-
-
-# %% wrong: gathered | who waits is not shrunk after the first time | killed by: exit
-# edit of: rows of the shrunken batch taken for samples
-# -    leaves, logits = torch.zeros(len(tokens), dtype=torch.int64), None
-# +    leaves, logits, waiting = torch.zeros(len(tokens), dtype=torch.int64), None, torch.arange(len(tokens))
-# …
-# -        logits[rows], leaves[rows] = said[rows], number
-# +        logits[waiting[rows]], leaves[waiting[rows]] = said[rows], number
-# …
-#          tokens = tokens[~sure]
-# +        waiting = (~sure).nonzero()[:, 0]
-
-
-# %% wrong: gathered | waits until the least sure of the batch is sure | killed by: exit
-def gathered(tokens, blocks, heads, threshold):
-    for number, (block, head) in enumerate(zip(blocks, heads)):
-        tokens = block(tokens)
-        said = head(tokens)
-        if (said.softmax(-1).amax(-1) >= threshold).all() or number == len(blocks) - 1:
-            return said, torch.full((len(tokens),), number)
-
-
-# %% wrong: gathered | the largest logit for the confidence | killed by: exit
-def gathered(tokens, blocks, heads, threshold):
+# %% wrong: gathered | each exit for itself, as in the lecture | killed by: logits
+def gathered(tokens, blocks, heads, thresholds):
     waiting = torch.arange(len(tokens))
     leaves, logits = torch.empty_like(waiting), None
     for number, (block, head) in enumerate(zip(blocks, heads)):
         tokens = block(tokens)
         said = head(tokens)
         logits = torch.empty_like(said) if logits is None else logits
-        sure = said.amax(-1) >= threshold
-        if number == len(blocks) - 1:
-            sure[:] = True
+        sure = torch.ones(len(said), dtype=torch.bool)
+        if number < len(thresholds):
+            sure = said.softmax(-1).amax(-1) >= thresholds[number]
         logits[waiting[sure]], leaves[waiting[sure]] = said[sure], number
         tokens, waiting = tokens[~sure], waiting[~sure]
         if len(tokens) == 0:
@@ -355,109 +236,416 @@ def gathered(tokens, blocks, heads, threshold):
     return logits, leaves
 
 
-# %% wrong: gathered | the last exit is asked, and those of whom it is not sure never leave | killed by: exit
-# edit of: the largest logit for the confidence
-# -    leaves, logits = torch.empty_like(waiting), None
-# +    leaves, logits = torch.zeros_like(waiting), None
-# …
-# -        logits = torch.empty_like(said) if logits is None else logits
-# -        sure = said.amax(-1) >= threshold
-# -        if number == len(blocks) - 1:
-# -            sure[:] = True
-# +        logits = torch.zeros_like(said) if logits is None else logits
-# +        sure = said.softmax(-1).amax(-1) >= threshold
-
-
-# %% wrong: gathered | the last layer's logits for all | killed by: logits
-def gathered(tokens, blocks, heads, threshold):
-    leaves = torch.full((len(tokens),), len(blocks) - 1)
+# %% wrong: gathered | decides by the mean, and gives the exit's own logits | killed by: logits
+def gathered(tokens, blocks, heads, thresholds):
+    waiting, total = torch.arange(len(tokens)), 0
+    leaves, logits = torch.empty_like(waiting), None
     for number, (block, head) in enumerate(zip(blocks, heads)):
         tokens = block(tokens)
         said = head(tokens)
-        sure = said.softmax(-1).amax(-1) >= threshold
-        leaves[sure & (leaves == len(blocks) - 1)] = number
-    return said, leaves
-
-
-# %% wrong: gathered | probabilities for logits | killed by: logits
-# edit of: the largest logit for the confidence
-# -        said = head(tokens)
-# +        said = head(tokens).softmax(-1)
-
-
-# %% wrong: gathered | everything is computed, then one exit picked | killed by: samples a block saw
-def gathered(tokens, blocks, heads, threshold):
-    said = []
-    for block, head in zip(blocks, heads):
-        tokens = block(tokens)
-        said.append(head(tokens))
-    said = torch.stack(said)
-    enough = said.softmax(-1).amax(-1) >= threshold
-    enough[-1] = True
-    leaves = enough.int().argmax(0)
-    return said[leaves, torch.arange(len(leaves))], leaves
-
-
-# %% wrong: gathered | one sample after the other | killed by: samples a block saw
-def gathered(tokens, blocks, heads, threshold):
-    logits, leaves = [], []
-    for sample in tokens.split(1):
-        for number, (block, head) in enumerate(zip(blocks, heads)):
-            sample = block(sample)
-            said = head(sample)
-            if said.softmax(-1).max() >= threshold or number == len(blocks) - 1:
-                logits.append(said)
-                leaves.append(number)
-                break
-    return torch.cat(logits), torch.tensor(leaves)
-
-
-# %% wrong: gathered | a head is called twice, for the logits and for the confidence | killed by: samples a head saw
-# edit of: the largest logit for the confidence
-#          tokens = block(tokens)
-# +        sure = head(tokens).softmax(-1).amax(-1) >= threshold
-# …
-# -        sure = said.amax(-1) >= threshold
-
-
-# %% wrong: gathered | goes on with nobody when all have left | killed by: no empty batch
-# edit of: the largest logit for the confidence
-# -        sure = said.amax(-1) >= threshold
-# +        sure = said.softmax(-1).amax(-1) >= threshold
-# …
-# -        if len(tokens) == 0:
-# -            break
-
-
-# %% wrong: gathered | float32 results of three classes, whatever the heads say | killed by: logits as if alone
-def gathered(tokens, blocks, heads, threshold):
-    waiting = torch.arange(len(tokens))
-    leaves, logits = torch.empty_like(waiting), torch.empty(len(tokens), 3)
-    for number, (block, head) in enumerate(zip(blocks, heads)):
-        tokens = block(tokens)
-        said = head(tokens)
-        if said.shape[1] != logits.shape[1]:
-            logits = torch.empty(len(leaves), said.shape[1])
-        sure = said.softmax(-1).amax(-1) >= threshold
-        if number == len(blocks) - 1:
-            sure[:] = True
-        logits[waiting[sure]], leaves[waiting[sure]] = said[sure].float(), number
-        tokens, waiting = tokens[~sure], waiting[~sure]
+        total = total + said
+        guess = total / (number + 1)
+        logits = torch.empty_like(said) if logits is None else logits
+        sure = torch.ones(len(said), dtype=torch.bool)
+        if number < len(thresholds):
+            sure = guess.softmax(-1).amax(-1) >= thresholds[number]
+        logits[waiting[sure]], leaves[waiting[sure]] = said[sure], number
+        tokens, total, waiting = tokens[~sure], total[~sure], waiting[~sure]
         if len(tokens) == 0:
             break
     return logits, leaves
 
 
+# %% wrong: gathered | the sum of the logits for their mean | killed by: logits
+# edit of: decides by the mean, and gives the exit's own logits
+# -        guess = total / (number + 1)
+# +        guess = total
+# …
+# -        logits[waiting[sure]], leaves[waiting[sure]] = said[sure], number
+# +        logits[waiting[sure]], leaves[waiting[sure]] = guess[sure], number
+
+
+# %% wrong: gathered | the mean over all exits, asked or not | killed by: logits
+# edit of: decides by the mean, and gives the exit's own logits
+# -        guess = total / (number + 1)
+# +        guess = total / len(blocks)
+# …
+# -        logits[waiting[sure]], leaves[waiting[sure]] = said[sure], number
+# +        logits[waiting[sure]], leaves[waiting[sure]] = guess[sure], number
+
+
+# %% wrong: gathered | the mean of the last two exits | killed by: logits
+# edit of: decides by the mean, and gives the exit's own logits
+# -        total = total + said
+# -        guess = total / (number + 1)
+# +        guess = said if number == 0 else (total + said) / 2
+# +        total = said
+# …
+# -        logits[waiting[sure]], leaves[waiting[sure]] = said[sure], number
+# +        logits[waiting[sure]], leaves[waiting[sure]] = guess[sure], number
+
+
+# %% wrong: gathered | a half of what was, a half of what is new | killed by: logits
+# edit of: decides by the mean, and gives the exit's own logits
+# -        total = total + said
+# -        guess = total / (number + 1)
+# +        guess = said if number == 0 else (total + said) / 2
+# +        total = guess
+# …
+# -        logits[waiting[sure]], leaves[waiting[sure]] = said[sure], number
+# +        logits[waiting[sure]], leaves[waiting[sure]] = guess[sure], number
+
+
+# %% wrong: gathered | the mean of the probabilities | killed by: exit
+# edit of: decides by the mean, and gives the exit's own logits
+# -        total = total + said
+# +        total = total + said.softmax(-1)
+# …
+# -            sure = guess.softmax(-1).amax(-1) >= thresholds[number]
+# +            sure = guess.amax(-1) >= thresholds[number]
+# …
+# -        logits[waiting[sure]], leaves[waiting[sure]] = said[sure], number
+# +        logits[waiting[sure]], leaves[waiting[sure]] = guess[sure], number
+
+
+# %% wrong: gathered | probabilities for logits | killed by: logits
+# edit of: decides by the mean, and gives the exit's own logits
+# -        logits[waiting[sure]], leaves[waiting[sure]] = said[sure], number
+# +        logits[waiting[sure]], leaves[waiting[sure]] = guess[sure].softmax(-1), number
+
+
+# %% wrong: gathered | the memory is not shrunk | killed by: runs
+# edit of: decides by the mean, and gives the exit's own logits
+# -        logits[waiting[sure]], leaves[waiting[sure]] = said[sure], number
+# +        logits[waiting[sure]], leaves[waiting[sure]] = guess[sure], number
+# …
+# -        tokens, total, waiting = tokens[~sure], total[~sure], waiting[~sure]
+# +        tokens, waiting = tokens[~sure], waiting[~sure]
+
+
+# %% wrong: gathered | the memory loses its last rows, not those that left | killed by: exit
+# edit of: decides by the mean, and gives the exit's own logits
+# -        logits[waiting[sure]], leaves[waiting[sure]] = said[sure], number
+# +        logits[waiting[sure]], leaves[waiting[sure]] = guess[sure], number
+# …
+# -        tokens, total, waiting = tokens[~sure], total[~sure], waiting[~sure]
+# +        tokens, waiting = tokens[~sure], waiting[~sure]
+# +        total = total[: len(tokens)]
+
+
+# %% wrong: gathered | one threshold for all | killed by: exit
+# edit of: decides by the mean, and gives the exit's own logits
+# -        logits[waiting[sure]], leaves[waiting[sure]] = said[sure], number
+# +        logits[waiting[sure]], leaves[waiting[sure]] = guess[sure], number
+# …
+# -            sure = guess.softmax(-1).amax(-1) >= thresholds[number]
+# +            sure = guess.softmax(-1).amax(-1) >= thresholds[0]
+
+
+# %% wrong: gathered | the smallest threshold for all | killed by: exit
+# edit of: decides by the mean, and gives the exit's own logits
+# -        logits[waiting[sure]], leaves[waiting[sure]] = said[sure], number
+# +        logits[waiting[sure]], leaves[waiting[sure]] = guess[sure], number
+# …
+# -            sure = guess.softmax(-1).amax(-1) >= thresholds[number]
+# +            sure = guess.softmax(-1).amax(-1) >= min(thresholds)
+
+
 # %% wrong: gathered | more than the threshold, not as much | killed by: just enough
-# edit of: the largest logit for the confidence
-# -        sure = said.amax(-1) >= threshold
-# +        sure = said.softmax(-1).amax(-1) > threshold
+# edit of: decides by the mean, and gives the exit's own logits
+# -        logits[waiting[sure]], leaves[waiting[sure]] = said[sure], number
+# +        logits[waiting[sure]], leaves[waiting[sure]] = guess[sure], number
+# …
+# -            sure = guess.softmax(-1).amax(-1) >= thresholds[number]
+# +            sure = guess.softmax(-1).amax(-1) > thresholds[number]
+
+
+# %% wrong: gathered | a threshold of 1 is thought to be above all | killed by: just enough
+# edit of: decides by the mean, and gives the exit's own logits
+# -        logits[waiting[sure]], leaves[waiting[sure]] = said[sure], number
+# +        logits[waiting[sure]], leaves[waiting[sure]] = guess[sure], number
+# …
+# -            sure = guess.softmax(-1).amax(-1) >= thresholds[number]
+# +            sure = (guess.softmax(-1).amax(-1) >= thresholds[number]) & (thresholds[number] < 1)
+
+
+# %% wrong: gathered | thresholds are cut at 1 | killed by: just enough
+# edit of: decides by the mean, and gives the exit's own logits
+# -        logits[waiting[sure]], leaves[waiting[sure]] = said[sure], number
+# +        logits[waiting[sure]], leaves[waiting[sure]] = guess[sure], number
+# …
+# -            sure = guess.softmax(-1).amax(-1) >= thresholds[number]
+# +            sure = guess.softmax(-1).amax(-1) >= min(thresholds[number], 1.0)
+
+
+# %% wrong: gathered | thresholds of 0 are thought to be left out | killed by: each as if alone
+# edit of: decides by the mean, and gives the exit's own logits
+# -        logits[waiting[sure]], leaves[waiting[sure]] = said[sure], number
+# +        logits[waiting[sure]], leaves[waiting[sure]] = guess[sure], number
+# …
+# -        if number < len(thresholds):
+# +        if number < len(thresholds):
+# +            limit = thresholds[number] or 2.0
+# …
+# -            sure = guess.softmax(-1).amax(-1) >= thresholds[number]
+# +            sure = guess.softmax(-1).amax(-1) >= limit
+
+
+# %% wrong: gathered | the largest logit for the confidence | killed by: exit
+# edit of: decides by the mean, and gives the exit's own logits
+# -        logits[waiting[sure]], leaves[waiting[sure]] = said[sure], number
+# +        logits[waiting[sure]], leaves[waiting[sure]] = guess[sure], number
+# …
+# -            sure = guess.softmax(-1).amax(-1) >= thresholds[number]
+# +            sure = guess.amax(-1) >= thresholds[number]
+
+
+# %% wrong: gathered | the last exit is asked too, and those of whom it is not sure never leave | killed by: exit
+# edit of: decides by the mean, and gives the exit's own logits
+# -        logits[waiting[sure]], leaves[waiting[sure]] = said[sure], number
+# +        logits[waiting[sure]], leaves[waiting[sure]] = guess[sure], number
+# …
+# -    leaves, logits = torch.empty_like(waiting), None
+# +    leaves, logits = torch.zeros_like(waiting), None
+# …
+# -        logits = torch.empty_like(said) if logits is None else logits
+# -        sure = torch.ones(len(said), dtype=torch.bool)
+# -        if number < len(thresholds):
+# -            sure = guess.softmax(-1).amax(-1) >= thresholds[number]
+# +        logits = torch.zeros_like(said) if logits is None else logits
+# +        limits = [*thresholds, thresholds[-1] if thresholds else 0.9]
+# +        sure = guess.softmax(-1).amax(-1) >= limits[number]
+
+
+# %% wrong: gathered | the least sure of the batch decides for all | killed by: exit
+# edit of: decides by the mean, and gives the exit's own logits
+# -        logits[waiting[sure]], leaves[waiting[sure]] = said[sure], number
+# +        logits[waiting[sure]], leaves[waiting[sure]] = guess[sure], number
+# …
+# -            sure = guess.softmax(-1).amax(-1) >= thresholds[number]
+# +            sure[:] = (guess.softmax(-1).amax(-1) >= thresholds[number]).all()
+
+
+# %% wrong: gathered | the mean confidence of the batch decides for all | killed by: exit
+# edit of: decides by the mean, and gives the exit's own logits
+# -        logits[waiting[sure]], leaves[waiting[sure]] = said[sure], number
+# +        logits[waiting[sure]], leaves[waiting[sure]] = guess[sure], number
+# …
+# -            sure = guess.softmax(-1).amax(-1) >= thresholds[number]
+# +            sure[:] = guess.softmax(-1).amax(-1).mean() >= thresholds[number]
+
+
+# %% wrong: gathered | exit numbers as int32 | killed by: exit
+# edit of: decides by the mean, and gives the exit's own logits
+# -        logits[waiting[sure]], leaves[waiting[sure]] = said[sure], number
+# +        logits[waiting[sure]], leaves[waiting[sure]] = guess[sure], number
+# …
+# -    leaves, logits = torch.empty_like(waiting), None
+# +    leaves, logits = torch.empty_like(waiting, dtype=torch.int32), None
+
+
+# %% wrong: gathered | exit numbers as float | killed by: exit
+# edit of: decides by the mean, and gives the exit's own logits
+# -        logits[waiting[sure]], leaves[waiting[sure]] = said[sure], number
+# +        logits[waiting[sure]], leaves[waiting[sure]] = guess[sure], number
+# …
+# -    leaves, logits = torch.empty_like(waiting), None
+# +    leaves, logits = torch.zeros(len(tokens)), None
+
+
+# %% wrong: gathered | a list of exit numbers | killed by: a pair
+# edit of: decides by the mean, and gives the exit's own logits
+# -        logits[waiting[sure]], leaves[waiting[sure]] = said[sure], number
+# +        logits[waiting[sure]], leaves[waiting[sure]] = guess[sure], number
+# …
+# -    return logits, leaves
+# +    return logits, leaves.tolist()
+
+
+# %% wrong: gathered | exits counted from 1 | killed by: exit
+# edit of: decides by the mean, and gives the exit's own logits
+# -        logits[waiting[sure]], leaves[waiting[sure]] = said[sure], number
+# +        logits[waiting[sure]], leaves[waiting[sure]] = guess[sure], number
+# …
+# -    return logits, leaves
+# +    return logits, leaves + 1
+
+
+# %% wrong: gathered | writes what the first block gave into the tokens | killed by: input untouched
+# edit of: decides by the mean, and gives the exit's own logits
+# -        logits[waiting[sure]], leaves[waiting[sure]] = said[sure], number
+# +        logits[waiting[sure]], leaves[waiting[sure]] = guess[sure], number
+# …
+# -        tokens = block(tokens)
+# +        given, tokens = tokens, block(tokens)
+# +        given.copy_(tokens)
+
+
+# %% wrong: gathered | goes on with nobody when all have left | killed by: no empty batch
+# edit of: decides by the mean, and gives the exit's own logits
+# -        logits[waiting[sure]], leaves[waiting[sure]] = said[sure], number
+# +        logits[waiting[sure]], leaves[waiting[sure]] = guess[sure], number
+# …
+# -        if len(tokens) == 0:
+# -            break
+
+
+# %% wrong: gathered | a head is called twice | killed by: samples a head saw
+# edit of: decides by the mean, and gives the exit's own logits
+# -        logits[waiting[sure]], leaves[waiting[sure]] = said[sure], number
+# +        logits[waiting[sure]], leaves[waiting[sure]] = guess[sure], number
+# …
+# -        said = head(tokens)
+# +        said = (head(tokens) + head(tokens)) / 2
+
+
+# %% wrong: gathered | one head reads for all exits | killed by: logits
+# edit of: decides by the mean, and gives the exit's own logits
+# -        logits[waiting[sure]], leaves[waiting[sure]] = said[sure], number
+# +        logits[waiting[sure]], leaves[waiting[sure]] = guess[sure], number
+# …
+# -        said = head(tokens)
+# +        said = heads[0](tokens)
+
+
+# %% wrong: gathered | rows of the shrunken batch taken for samples | killed by: exit
+# edit of: decides by the mean, and gives the exit's own logits
+# -        logits[waiting[sure]], leaves[waiting[sure]] = said[sure], number
+# +        rows = sure.nonzero()[:, 0]
+# +        logits[rows], leaves[rows] = guess[rows], number
+
+
+# %% wrong: gathered | who waits is not shrunk after the first time | killed by: exit
+# edit of: decides by the mean, and gives the exit's own logits
+# -        logits[waiting[sure]], leaves[waiting[sure]] = said[sure], number
+# +        logits[waiting[sure]], leaves[waiting[sure]] = guess[sure], number
+# …
+# -        tokens, total, waiting = tokens[~sure], total[~sure], waiting[~sure]
+# +        tokens, total, waiting = tokens[~sure], total[~sure], (~sure).nonzero()[:, 0]
+
+
+# %% wrong: gathered | float32 results, whatever the heads say | killed by: logits as if alone
+# edit of: decides by the mean, and gives the exit's own logits
+# -        logits[waiting[sure]], leaves[waiting[sure]] = said[sure], number
+# +        logits[waiting[sure]], leaves[waiting[sure]] = guess[sure], number
+# …
+# -    return logits, leaves
+# +    return logits.float(), leaves
+
+
+# %% wrong: gathered | in the order in which they left | killed by: exit
+def gathered(tokens, blocks, heads, thresholds):
+    logits, leaves, total = [], [], 0
+    for number, (block, head) in enumerate(zip(blocks, heads)):
+        tokens = block(tokens)
+        total = total + head(tokens)
+        guess = total / (number + 1)
+        sure = guess.softmax(-1).amax(-1) >= [*thresholds, 0][number]
+        logits.append(guess[sure])
+        leaves.append(torch.full((int(sure.sum()),), number))
+        tokens, total = tokens[~sure], total[~sure]
+        if len(tokens) == 0:
+            break
+    return torch.cat(logits), torch.cat(leaves)
+
+
+# %% wrong: gathered | put in order the wrong way round | killed by: exit
+def gathered(tokens, blocks, heads, thresholds):
+    waiting, logits, leaves, gone, total = torch.arange(len(tokens)), [], [], [], 0
+    for number, (block, head) in enumerate(zip(blocks, heads)):
+        tokens = block(tokens)
+        total = total + head(tokens)
+        guess = total / (number + 1)
+        sure = guess.softmax(-1).amax(-1) >= [*thresholds, 0][number]
+        gone.append(waiting[sure])
+        logits.append(guess[sure])
+        leaves.append(torch.full((int(sure.sum()),), number))
+        tokens, total, waiting = tokens[~sure], total[~sure], waiting[~sure]
+        if len(tokens) == 0:
+            break
+    order = torch.cat(gone)
+    return torch.cat(logits)[order], torch.cat(leaves)[order]
+
+
+# %% wrong: gathered | everything is computed, then one exit picked | killed by: samples a block saw
+def gathered(tokens, blocks, heads, thresholds):
+    said = []
+    for block, head in zip(blocks, heads):
+        tokens = block(tokens)
+        said.append(head(tokens))
+    means = torch.stack(said).cumsum(0) / torch.arange(1, len(said) + 1)[:, None, None]
+    limits = torch.tensor([*thresholds, 0.0])[:, None]
+    leaves = (means.softmax(-1).amax(-1) >= limits).int().argmax(0)
+    return means[leaves, torch.arange(len(leaves))], leaves
+
+
+# %% wrong: gathered | one sample after the other | killed by: samples a block saw
+def gathered(tokens, blocks, heads, thresholds):
+    logits, leaves = [], []
+    for sample in tokens.split(1):
+        total = 0
+        for number, (block, head) in enumerate(zip(blocks, heads)):
+            sample = block(sample)
+            total = total + head(sample)
+            guess = total / (number + 1)
+            if guess.softmax(-1).max() >= [*thresholds, 0][number]:
+                logits.append(guess)
+                leaves.append(number)
+                break
+    return torch.cat(logits), torch.tensor(leaves)
+
+
+# %% wrong: gathered | the package runs the layers | killed by: by hand
+def gathered(tokens, blocks, heads, thresholds):
+    from dynlib.depth.early_exit import max_probability
+
+    waiting, total = torch.arange(len(tokens)), 0
+    leaves, logits = torch.empty_like(waiting), None
+    for number, (block, head) in enumerate(zip(blocks, heads)):
+        tokens = block(tokens)
+        total = total + head(tokens)
+        guess = total / (number + 1)
+        logits = torch.empty_like(guess) if logits is None else logits
+        sure = max_probability(guess) >= [*thresholds, 0][number]
+        logits[waiting[sure]], leaves[waiting[sure]] = guess[sure], number
+        tokens, total, waiting = tokens[~sure], total[~sure], waiting[~sure]
+        if len(tokens) == 0:
+            break
+    return logits, leaves
+
+
+# %% wrong: gathered | a softmax that overflows | killed by: just enough
+# edit of: decides by the mean, and gives the exit's own logits
+# -            sure = guess.softmax(-1).amax(-1) >= thresholds[number]
+# +            odds = guess.exp()
+# +            sure = odds.amax(-1) / odds.sum(-1) >= thresholds[number]
+# …
+# -        logits[waiting[sure]], leaves[waiting[sure]] = said[sure], number
+# +        logits[waiting[sure]], leaves[waiting[sure]] = guess[sure], number
+
+
+# %% wrong: gathered | the softmax over the batch | killed by: exit
+# edit of: decides by the mean, and gives the exit's own logits
+# -            sure = guess.softmax(-1).amax(-1) >= thresholds[number]
+# +            sure = guess.softmax(0).amax(-1) >= thresholds[number]
+# …
+# -        logits[waiting[sure]], leaves[waiting[sure]] = said[sure], number
+# +        logits[waiting[sure]], leaves[waiting[sure]] = guess[sure], number
+
+
+# %% wrong: gathered | thresholds rounded to two digits | killed by: exit
+# edit of: decides by the mean, and gives the exit's own logits
+# -            sure = guess.softmax(-1).amax(-1) >= thresholds[number]
+# +            sure = guess.softmax(-1).amax(-1) >= round(thresholds[number], 2)
+# …
+# -        logits[waiting[sure]], leaves[waiting[sure]] = said[sure], number
+# +        logits[waiting[sure]], leaves[waiting[sure]] = guess[sure], number
 
 
 # %% right: state-propagation | by layer numbers
-def propagate(blocks, caches, states, position):
+def propagate(blocks, caches, states, positions):
     state = states[-1]
-    where = torch.full(state.shape[:2], position, dtype=torch.int64)
+    where = positions.unsqueeze(1)
     for layer in range(len(states), len(caches)):
         attention = blocks[layer].attention
         keys, values = attention.keys_values(x=blocks[layer].norm1(state), positions=where)
@@ -465,8 +653,8 @@ def propagate(blocks, caches, states, position):
 
 
 # %% right: state-propagation | from the last layer down
-def propagate(blocks, caches, states, position):
-    positions = torch.tensor([[position]]).repeat(states[-1].shape[0], 1)
+def propagate(blocks, caches, states, positions):
+    positions = positions.reshape(-1, 1).clone()
     layer = len(blocks)
     while layer > len(states):
         layer -= 1
@@ -475,8 +663,8 @@ def propagate(blocks, caches, states, position):
 
 
 # %% wrong: state-propagation | without the norm | killed by: values
-def propagate(blocks, caches, states, position):
-    positions = torch.full((len(states[-1]), 1), position)
+def propagate(blocks, caches, states, positions):
+    positions = positions[:, None]
     for block, cache in list(zip(blocks, caches))[len(states) :]:
         cache.append(*block.attention.keys_values(states[-1], positions), positions)
 
@@ -488,15 +676,15 @@ def propagate(blocks, caches, states, position):
 
 
 # %% wrong: state-propagation | the state after the first layer | killed by: values
-def propagate(blocks, caches, states, position):
-    positions = torch.full((len(states[0]), 1), position)
+def propagate(blocks, caches, states, positions):
+    positions = positions[:, None]
     for block, cache in list(zip(blocks, caches))[len(states) :]:
         cache.append(*block.attention.keys_values(block.norm1(states[0]), positions), positions)
 
 
 # %% wrong: state-propagation | the token runs on through all layers | killed by: values
-def propagate(blocks, caches, states, position):
-    state, positions = states[-1], torch.full((len(states[-1]), 1), position)
+def propagate(blocks, caches, states, positions):
+    state, positions = states[-1], positions[:, None]
     for block, cache in list(zip(blocks, caches))[len(states) :]:
         state = block(state, positions=positions, cache=cache)
 
@@ -514,8 +702,8 @@ def propagate(blocks, caches, states, position):
 
 
 # %% wrong: state-propagation | the keys and values of the first skipped layer for all | killed by: values
-def propagate(blocks, caches, states, position):
-    positions = torch.full((len(states[-1]), 1), position)
+def propagate(blocks, caches, states, positions):
+    positions = positions[:, None]
     skipped = list(zip(blocks, caches))[len(states) :]
     keys, values = skipped[0][0].attention.keys_values(skipped[0][0].norm1(states[-1]), positions)
     for _, cache in skipped:
@@ -530,8 +718,8 @@ def propagate(blocks, caches, states, position):
 
 
 # %% wrong: state-propagation | into all layers, also those that ran | killed by: one token a layer
-def propagate(blocks, caches, states, position):
-    positions = torch.full((len(states[-1]), 1), position)
+def propagate(blocks, caches, states, positions):
+    positions = positions[:, None]
     for block, cache in zip(blocks, caches):
         cache.append(*block.attention.keys_values(block.norm1(states[-1]), positions), positions)
 
@@ -561,7 +749,7 @@ def propagate(blocks, caches, states, position):
 
 
 # %% wrong: state-propagation | the number of layers for the position | killed by: keys
-def propagate(blocks, caches, states, position):
+def propagate(blocks, caches, states, positions):
     positions = torch.full((len(states[-1]), 1), len(states))
     for block, cache in list(zip(blocks, caches))[len(states) :]:
         cache.append(*block.attention.keys_values(block.norm1(states[-1]), positions), positions)
@@ -574,225 +762,739 @@ def propagate(blocks, caches, states, position):
 
 
 # %% wrong: state-propagation | the length of the cache for the position | killed by: keys
-def propagate(blocks, caches, states, position):
+def propagate(blocks, caches, states, positions):
     for block, cache in list(zip(blocks, caches))[len(states) :]:
         positions = torch.full((len(states[-1]), 1), cache.length)
         cache.append(*block.attention.keys_values(block.norm1(states[-1]), positions), positions)
 
 
 # %% wrong: state-propagation | the second state, not the last | killed by: values
-def propagate(blocks, caches, states, position):
+def propagate(blocks, caches, states, positions):
     left_with = states[min(1, len(states) - 1)]
-    positions = torch.full((len(left_with), 1), position)
+    positions = positions[:, None]
     for block, cache in list(zip(blocks, caches))[len(states) :]:
         cache.append(*block.attention.keys_values(block.norm1(left_with), positions), positions)
 
 
-# %% right: learn-then-test | logarithms in a tensor, the first failure found at once
-def p_value(k, n, delta):
-    j = torch.arange(k + 1, dtype=torch.float64)
-    n = torch.tensor(n, dtype=torch.float64)
-    logs = (n + 1).lgamma() - (j + 1).lgamma() - (n - j + 1).lgamma()
-    return (logs + j * math.log(delta) + (n - j) * math.log1p(-delta)).logsumexp(0).exp().item()
+# %% wrong: state-propagation | the position of the first text for all | killed by: keys
+# edit of: without the norm
+# -    positions = positions[:, None]
+# +    positions = torch.full((len(states[-1]), 1), int(positions[0]))
+# …
+# -        cache.append(*block.attention.keys_values(states[-1], positions), positions)
+# +        cache.append(*block.attention.keys_values(block.norm1(states[-1]), positions), positions)
 
 
-def learn_then_test(losses, delta, epsilon):
-    p = [p_value(int(column.sum()), len(column), delta) for column in losses.T]
-    passed = list(itertools.takewhile(lambda value: value <= epsilon, p))
-    return len(passed) - 1 if passed else None
+# %% wrong: state-propagation | a plain number for the position | killed by: runs
+# edit of: without the norm
+# -    positions = positions[:, None]
+# +    position = int(positions[0])
+# …
+# -        cache.append(*block.attention.keys_values(states[-1], positions), positions)
+# +        cache.append(*block.attention.keys_values(block.norm1(states[-1]), position), position)
 
 
-# %% right: learn-then-test | whole numbers throughout
-def p_value(k, n, delta):
-    exact = Fraction(delta).limit_denominator(10**6)
-    b, c = exact.numerator, exact.denominator
-    ways, total = 1, 0
-    for j in range(k + 1):
-        total += ways * b**j * (c - b) ** (n - j)
-        ways = ways * (n - j) // (j + 1)
-    return float(Fraction(total, c**n))
+# %% wrong: state-propagation | positions one further at each layer | killed by: keys
+# edit of: without the norm
+# -        cache.append(*block.attention.keys_values(states[-1], positions), positions)
+# +        cache.append(*block.attention.keys_values(block.norm1(states[-1]), positions), positions)
+# +        positions += 1
+# …
+# -    positions = positions[:, None]
+# +    positions = positions[:, None].clone()
 
 
-def learn_then_test(losses, delta, epsilon):
-    points, thresholds = losses.shape
-    index = 0
-    while index < thresholds and p_value(int(losses[:, index].sum()), points, delta) <= epsilon:
-        index += 1
-    return index - 1 if index else None
+# %% wrong: state-propagation | counts the given positions on | killed by: input untouched
+# edit of: without the norm
+# -        cache.append(*block.attention.keys_values(states[-1], positions), positions)
+# +        cache.append(*block.attention.keys_values(block.norm1(states[-1]), positions), positions)
+# +    positions += 1
 
 
-# %% wrong: learn-then-test | P(X < k) | killed by: p-value
-def p_value(k, n, delta):
-    return sum(math.comb(n, j) * delta**j * (1 - delta) ** (n - j) for j in range(k))
+# %% wrong: state-propagation | positions turned round | killed by: keys
+# edit of: without the norm
+# -    positions = positions[:, None]
+# +    positions = positions.flip(0)[:, None]
+# …
+# -        cache.append(*block.attention.keys_values(states[-1], positions), positions)
+# +        cache.append(*block.attention.keys_values(block.norm1(states[-1]), positions), positions)
 
 
-def learn_then_test(losses, delta, epsilon):
-    certified = None
-    for index, k in enumerate(losses.sum(0).tolist()):
-        if p_value(int(k), len(losses), delta) > epsilon:
+# %% right: verify | all at once, by a running product
+def verify(drafted, draft, target, generator=None):
+    n = len(drafted)
+    ratio = (target[:n] / draft).gather(1, drafted[:, None])[:, 0]
+    stays = torch.rand(n, generator=generator) < ratio
+    kept = int(stays.long().cumprod(0).sum())
+    weights = target[n] if kept == n else torch.relu(target[kept] - draft[kept])
+    return torch.cat([drafted[:kept], torch.multinomial(weights, 1, generator=generator)])
+
+
+# %% right: verify | the draw by the running sum of the weights, a list in the end
+def verify(drafted, draft, target, generator=None):
+    result, weights = [], target[-1]
+    for q, p, token in zip(draft, target, drafted):
+        accepted = min(1.0, float(p[token] / q[token])) > torch.rand(1, generator=generator).item()
+        if not accepted:
+            weights = (p - q).clip(0)
             break
-        certified = index
+        result.append(int(token))
+    running = (weights.double() / weights.double().sum()).cumsum(0)
+    point = torch.rand(1, generator=generator, dtype=torch.float64) * running[-1]
+    return torch.tensor([*result, int(torch.searchsorted(running, point, right=True))])
+
+
+# %% right: verify | an empty draft of the place behind, so that no case is special
+def verify(drafted, draft, target, generator=None):
+    draft = torch.cat([draft, torch.zeros_like(target[:1])])
+    place = 0
+    while place < len(drafted):
+        token = drafted[place]
+        if torch.rand(1, generator=generator, dtype=torch.float64) >= target[place, token] / draft[place, token]:
+            break
+        place += 1
+    rest = torch.maximum(target[place] - draft[place], torch.zeros(()))
+    return torch.cat([drafted[:place], torch.multinomial(rest / rest.sum(), 1, generator=generator)])
+
+
+# %% wrong: verify | draws from p again where a token does not stay | killed by: law of the tokens
+def verify(drafted, draft, target, generator=None):
+    for place, token in enumerate(drafted.tolist()):
+        p, q = target[place], draft[place]
+        if torch.rand((), generator=generator) >= p[token] / q[token]:
+            return torch.cat([drafted[:place], torch.multinomial(p, 1, generator=generator)])
+    return torch.cat([drafted, torch.multinomial(target[-1], 1, generator=generator)])
+
+
+# %% wrong: verify | the draft is trusted whatever the target says | killed by: greedy
+# edit of: draws from p again where a token does not stay
+# -            return torch.cat([drafted[:place], torch.multinomial(p, 1, generator=generator)])
+# +            return torch.cat([drafted[:place], torch.multinomial((p - q).clamp(min=0), 1, generator=generator)])
+# …
+# -        if torch.rand((), generator=generator) >= p[token] / q[token]:
+# +        if torch.rand((), generator=generator) < 0:
+
+
+# %% wrong: verify | turned down wherever the target likes it less | killed by: each on its own
+# edit of: draws from p again where a token does not stay
+# -            return torch.cat([drafted[:place], torch.multinomial(p, 1, generator=generator)])
+# +            return torch.cat([drafted[:place], torch.multinomial((p - q).clamp(min=0), 1, generator=generator)])
+# …
+# -        if torch.rand((), generator=generator) >= p[token] / q[token]:
+# +        if p[token] < q[token]:
+
+
+# %% wrong: verify | stays with probability p | killed by: law of the tokens
+# edit of: draws from p again where a token does not stay
+# -            return torch.cat([drafted[:place], torch.multinomial(p, 1, generator=generator)])
+# +            return torch.cat([drafted[:place], torch.multinomial((p - q).clamp(min=0), 1, generator=generator)])
+# …
+# -        if torch.rand((), generator=generator) >= p[token] / q[token]:
+# +        if torch.rand((), generator=generator) >= p[token]:
+
+
+# %% wrong: verify | stays with probability q / p | killed by: all kept
+# edit of: draws from p again where a token does not stay
+# -            return torch.cat([drafted[:place], torch.multinomial(p, 1, generator=generator)])
+# +            rest = (p - q).clamp(min=0) + 1e-9
+# +            return torch.cat([drafted[:place], torch.multinomial(rest, 1, generator=generator)])
+# …
+# -        if torch.rand((), generator=generator) >= p[token] / q[token]:
+# +        if torch.rand((), generator=generator) >= q[token] / p[token]:
+
+
+# %% wrong: verify | the rest with its sign taken off | killed by: greedy
+# edit of: draws from p again where a token does not stay
+# -            return torch.cat([drafted[:place], torch.multinomial(p, 1, generator=generator)])
+# +            return torch.cat([drafted[:place], torch.multinomial((p - q).abs(), 1, generator=generator)])
+
+
+# %% wrong: verify | the likeliest of the rest, not a draw | killed by: law of the tokens
+# edit of: draws from p again where a token does not stay
+# -            return torch.cat([drafted[:place], torch.multinomial(p, 1, generator=generator)])
+# +            return torch.cat([drafted[:place], (p - q).argmax()[None]])
+
+
+# %% wrong: verify | the rest of the first place for all | killed by: greedy
+# edit of: draws from p again where a token does not stay
+# -            return torch.cat([drafted[:place], torch.multinomial(p, 1, generator=generator)])
+# +            rest = (target[0] - draft[0]).clamp(min=0) + 1e-9
+# +            return torch.cat([drafted[:place], torch.multinomial(rest, 1, generator=generator)])
+
+
+# %% wrong: verify | one random number for all tokens | killed by: each on its own
+# edit of: draws from p again where a token does not stay
+# -            return torch.cat([drafted[:place], torch.multinomial(p, 1, generator=generator)])
+# +            return torch.cat([drafted[:place], torch.multinomial((p - q).clamp(min=0), 1, generator=generator)])
+# …
+# -    for place, token in enumerate(drafted.tolist()):
+# +    number = torch.rand((), generator=generator)
+# +    for place, token in enumerate(drafted.tolist()):
+# …
+# -        if torch.rand((), generator=generator) >= p[token] / q[token]:
+# +        if number >= p[token] / q[token]:
+
+
+# %% wrong: verify | nothing follows when all stay | killed by: all kept
+# edit of: draws from p again where a token does not stay
+# -            return torch.cat([drafted[:place], torch.multinomial(p, 1, generator=generator)])
+# +            return torch.cat([drafted[:place], torch.multinomial((p - q).clamp(min=0), 1, generator=generator)])
+# …
+# -    return torch.cat([drafted, torch.multinomial(target[-1], 1, generator=generator)])
+# +    return drafted
+
+
+# %% wrong: verify | only the tokens that stay | killed by: all kept
+# edit of: draws from p again where a token does not stay
+# -            return torch.cat([drafted[:place], torch.multinomial(p, 1, generator=generator)])
+# +            return drafted[:place]
+# …
+# -    return torch.cat([drafted, torch.multinomial(target[-1], 1, generator=generator)])
+# +    return drafted
+
+
+# %% wrong: verify | the last token from the place before | killed by: all kept
+# edit of: draws from p again where a token does not stay
+# -            return torch.cat([drafted[:place], torch.multinomial(p, 1, generator=generator)])
+# +            return torch.cat([drafted[:place], torch.multinomial((p - q).clamp(min=0), 1, generator=generator)])
+# …
+# -    return torch.cat([drafted, torch.multinomial(target[-1], 1, generator=generator)])
+# +    return torch.cat([drafted, torch.multinomial(target[-2], 1, generator=generator)])
+
+
+# %% wrong: verify | the likeliest last token, not a draw | killed by: law of the tokens
+# edit of: draws from p again where a token does not stay
+# -            return torch.cat([drafted[:place], torch.multinomial(p, 1, generator=generator)])
+# +            return torch.cat([drafted[:place], torch.multinomial((p - q).clamp(min=0), 1, generator=generator)])
+# …
+# -    return torch.cat([drafted, torch.multinomial(target[-1], 1, generator=generator)])
+# +    return torch.cat([drafted, target[-1].argmax()[None]])
+
+
+# %% wrong: verify | the token that did not stay is kept too | killed by: greedy
+# edit of: draws from p again where a token does not stay
+# -            return torch.cat([drafted[:place], torch.multinomial(p, 1, generator=generator)])
+# +            return torch.cat([drafted[: place + 1], torch.multinomial((p - q).clamp(min=0), 1, generator=generator)])
+
+
+# %% wrong: verify | goes on behind a token that did not stay | killed by: greedy
+# edit of: draws from p again where a token does not stay
+# -            return torch.cat([drafted[:place], torch.multinomial(p, 1, generator=generator)])
+# +            drafted = drafted.clone()
+# +            drafted[place] = torch.multinomial((p - q).clamp(min=0), 1, generator=generator)
+
+
+# %% wrong: verify | writes the new token into the draft | killed by: input untouched
+# edit of: draws from p again where a token does not stay
+# -            return torch.cat([drafted[:place], torch.multinomial(p, 1, generator=generator)])
+# +            drafted[place] = torch.multinomial((p - q).clamp(min=0), 1, generator=generator)
+# +            return drafted[: place + 1]
+
+
+# %% wrong: verify | the generator is forgotten | killed by: the generator's randomness
+# edit of: draws from p again where a token does not stay
+# -            return torch.cat([drafted[:place], torch.multinomial(p, 1, generator=generator)])
+# +            return torch.cat([drafted[:place], torch.multinomial((p - q).clamp(min=0), 1, generator=generator)])
+# …
+# -        if torch.rand((), generator=generator) >= p[token] / q[token]:
+# +        if torch.rand(()) >= p[token] / q[token]:
+
+
+# %% wrong: verify | a seed of its own | killed by: new draws
+# edit of: draws from p again where a token does not stay
+# -    for place, token in enumerate(drafted.tolist()):
+# +    generator = torch.Generator().manual_seed(0)
+# +    for place, token in enumerate(drafted.tolist()):
+# …
+# -            return torch.cat([drafted[:place], torch.multinomial(p, 1, generator=generator)])
+# +            return torch.cat([drafted[:place], torch.multinomial((p - q).clamp(min=0), 1, generator=generator)])
+
+
+# %% wrong: verify | torch's seed set in the function | killed by: the generator's randomness
+# edit of: draws from p again where a token does not stay
+# -    for place, token in enumerate(drafted.tolist()):
+# +    torch.manual_seed(0)
+# +    generator = None
+# +    for place, token in enumerate(drafted.tolist()):
+# …
+# -            return torch.cat([drafted[:place], torch.multinomial(p, 1, generator=generator)])
+# +            return torch.cat([drafted[:place], torch.multinomial((p - q).clamp(min=0), 1, generator=generator)])
+
+
+# %% wrong: verify | random in place of torch | killed by: the generator's randomness
+# edit of: draws from p again where a token does not stay
+# -    for place, token in enumerate(drafted.tolist()):
+# +    import random
+# +
+# +    for place, token in enumerate(drafted.tolist()):
+# …
+# -        if torch.rand((), generator=generator) >= p[token] / q[token]:
+# +        if random.random() >= p[token] / q[token]:
+# …
+# -            return torch.cat([drafted[:place], torch.multinomial(p, 1, generator=generator)])
+# +            return torch.cat([drafted[:place], torch.multinomial((p - q).clamp(min=0), 1, generator=generator)])
+
+
+# %% wrong: verify | a list of tokens | killed by: all kept
+# edit of: draws from p again where a token does not stay
+# -            return torch.cat([drafted[:place], torch.multinomial(p, 1, generator=generator)])
+# +            return torch.cat([drafted[:place], torch.multinomial((p - q).clamp(min=0), 1, generator=generator)])
+# …
+# -    return torch.cat([drafted, torch.multinomial(target[-1], 1, generator=generator)])
+# +    return (torch.cat([drafted, torch.multinomial(target[-1], 1, generator=generator)])).tolist()
+
+
+# %% wrong: verify | tokens as float | killed by: all kept
+# edit of: draws from p again where a token does not stay
+# -            return torch.cat([drafted[:place], torch.multinomial(p, 1, generator=generator)])
+# +            return torch.cat([drafted[:place], torch.multinomial((p - q).clamp(min=0), 1, generator=generator)])
+# …
+# -    return torch.cat([drafted, torch.multinomial(target[-1], 1, generator=generator)])
+# +    return torch.cat([drafted.float(), torch.multinomial(target[-1], 1, generator=generator)])
+
+
+# %% wrong: verify | compares the likeliest tokens, as in the lecture | killed by: each on its own
+# edit of: draws from p again where a token does not stay
+# -        if torch.rand((), generator=generator) >= p[token] / q[token]:
+# +        if int(p.argmax()) != token:
+# …
+# -            return torch.cat([drafted[:place], torch.multinomial(p, 1, generator=generator)])
+# +            return torch.cat([drafted[:place], torch.multinomial((p - q).clamp(min=0), 1, generator=generator)])
+
+
+# %% wrong: verify | draft and target change places | killed by: all kept
+# edit of: draws from p again where a token does not stay
+# -        p, q = target[place], draft[place]
+# +        q, p = target[place], draft[place]
+# …
+# -            return torch.cat([drafted[:place], torch.multinomial(p, 1, generator=generator)])
+# +            rest = (p - q).clamp(min=0) + 1e-9
+# +            return torch.cat([drafted[:place], torch.multinomial(rest, 1, generator=generator)])
+
+
+# %% wrong: verify | stays with probability p / (p + q) | killed by: runs
+# edit of: draws from p again where a token does not stay
+# -            return torch.cat([drafted[:place], torch.multinomial(p, 1, generator=generator)])
+# +            return torch.cat([drafted[:place], torch.multinomial((p - q).clamp(min=0), 1, generator=generator)])
+# …
+# -        if torch.rand((), generator=generator) >= p[token] / q[token]:
+# +        if torch.rand((), generator=generator) >= p[token] / (p[token] + q[token]):
+
+
+# %% wrong: verify | all are asked, and the number of those that stay is the length | killed by: greedy
+def verify(drafted, draft, target, generator=None):
+    n = len(drafted)
+    ratio = (target[:n] / draft).gather(1, drafted[:, None])[:, 0]
+    stays = torch.rand(n, generator=generator) < ratio
+    kept = int(stays.sum())
+    weights = target[n] if kept == n else torch.relu(target[kept] - draft[kept]) + 1e-12
+    return torch.cat([drafted[:kept], torch.multinomial(weights, 1, generator=generator)])
+
+
+# %% right: learn-then-test | in tensors, the thresholds put in order first
+def p_value(losses, delta):
+    losses = losses.to(torch.float64)
+    n, total = len(losses), losses.sum()
+    a = torch.tensor([min(total.item() / n, delta), 1 - min(total.item() / n, delta)], dtype=torch.float64)
+    b = torch.tensor([delta, 1 - delta], dtype=torch.float64)
+    j = torch.arange(int(total.ceil()) + 1, dtype=torch.float64)
+    logs = math.lgamma(n + 1) - (j + 1).lgamma() - (n - j + 1).lgamma() + j * b[0].log() + (n - j) * b[1].log()
+    return torch.minimum((-n * torch.xlogy(a, a / b).sum()).exp(), math.e * logs.logsumexp(0).exp())
+
+
+def learn_then_test(losses, thresholds, delta, epsilon):
+    order = torch.tensor(thresholds).argsort(descending=True).tolist()
+    passed = list(itertools.takewhile(lambda column: p_value(losses[:, column], delta) <= epsilon, order))
+    return thresholds[passed[-1]] if passed else None
+
+
+# %% right: learn-then-test | the logarithm of h written out, a dict of columns
+def p_value(losses, delta):
+    n, k = losses.shape[0], float(losses.sum())
+    if k >= n * delta:
+        return 1.0
+    mean = k / n
+    h = (1 - mean) * (math.log1p(-mean) - math.log1p(-delta))
+    if k > 0:
+        h += mean * (math.log(mean) - math.log(delta))
+    tail = math.fsum(
+        math.exp(math.lgamma(n + 1) - math.lgamma(j + 1) - math.lgamma(n - j + 1) + j * math.log(delta)
+                 + (n - j) * math.log1p(-delta))
+        for j in range(math.ceil(k) + 1)
+    )  # fmt: skip
+    return min(1.0, math.exp(-n * h), math.e * tail)
+
+
+def learn_then_test(losses, thresholds, delta, epsilon):
+    columns = dict(zip(thresholds, losses.T))
+    best = None
+    while columns:
+        safest = max(columns)
+        if p_value(columns.pop(safest), delta) > epsilon:
+            return best
+        best = safest
+    return best
+
+
+# %% right: learn-then-test | the mean in the dtype of the losses, a list of pairs
+def p_value(losses, delta):
+    n, mean = losses.numel(), losses.mean().item()
+    a = min(mean, delta)
+    h = sum(x * math.log(x / y) for x, y in ((a, delta), (1 - a, 1 - delta)) if x)
+    total, log_term = 0.0, n * math.log(1 - delta)
+    for j in range(math.ceil(losses.sum().item()) + 1):
+        total += math.exp(log_term)
+        if j < n:
+            log_term += math.log((n - j) / (j + 1)) + math.log(delta / (1 - delta))
+    return min(math.exp(-n * h), math.exp(1) * total)
+
+
+def learn_then_test(losses, thresholds, delta, epsilon):
+    pairs = [(threshold, losses[:, i]) for i, threshold in enumerate(thresholds)]
+    answer = None
+    for threshold, column in sorted(pairs, key=lambda pair: -pair[0]):
+        if not p_value(column, delta) <= epsilon:
+            break
+        answer = threshold
+    return answer
+
+
+# %% wrong: learn-then-test | Hoeffding's part alone | killed by: p-value
+def p_value(losses, delta):
+    n, k = len(losses), losses.double().sum().item()
+    mean = min(k / n, delta)
+    h = (mean * math.log(mean / delta) if mean > 0 else 0.0) + (1 - mean) * math.log((1 - mean) / (1 - delta))
+    logs = [
+        math.lgamma(n + 1) - math.lgamma(j + 1) - math.lgamma(n - j + 1) + j * math.log(delta)
+        + (n - j) * math.log(1 - delta)
+        for j in range(math.ceil(k) + 1)
+    ]  # fmt: skip
+    bentkus = math.e * sum(math.exp(value) for value in logs)
+    return math.exp(-n * h)
+
+
+def learn_then_test(losses, thresholds, delta, epsilon):
+    certified = None
+    for threshold, column in sorted(zip(thresholds, range(len(thresholds))), reverse=True):
+        if p_value(losses[:, column], delta) > epsilon:
+            break
+        certified = threshold
     return certified
 
 
-# %% wrong: learn-then-test | P(X >= k) | killed by: p-value
-# edit of: P(X < k)
-# -    return sum(math.comb(n, j) * delta**j * (1 - delta) ** (n - j) for j in range(k))
-# +    return 1 - sum(math.comb(n, j) * delta**j * (1 - delta) ** (n - j) for j in range(k))
+# %% wrong: learn-then-test | Bentkus' part alone | killed by: p-value
+# edit of: Hoeffding's part alone
+# -    return math.exp(-n * h)
+# +    return bentkus
 
 
-# %% wrong: learn-then-test | the probability of just k losses | killed by: p-value
-# edit of: P(X < k)
-# -    return sum(math.comb(n, j) * delta**j * (1 - delta) ** (n - j) for j in range(k))
-# +    return math.comb(n, k) * delta**k * (1 - delta) ** (n - k)
+# %% wrong: learn-then-test | Bentkus' part alone, cut at 1 | killed by: p-value
+# edit of: Hoeffding's part alone
+# -    return math.exp(-n * h)
+# +    return min(1.0, bentkus)
 
 
-# %% wrong: learn-then-test | Hoeffding's bound for the exact p-value | killed by: p-value
-# edit of: P(X < k)
-# -    return sum(math.comb(n, j) * delta**j * (1 - delta) ** (n - j) for j in range(k))
+# %% wrong: learn-then-test | the larger of the two | killed by: p-value
+# edit of: Hoeffding's part alone
+# -    return math.exp(-n * h)
+# +    return max(math.exp(-n * h), min(1.0, bentkus))
+
+
+# %% wrong: learn-then-test | the factor e is missing | killed by: p-value
+# edit of: Hoeffding's part alone
+# -    return math.exp(-n * h)
+# +    return min(math.exp(-n * h), bentkus)
+# …
+# -    bentkus = math.e * sum(math.exp(value) for value in logs)
+# +    bentkus = sum(math.exp(value) for value in logs)
+
+
+# %% wrong: learn-then-test | k rounded down | killed by: p-value
+# edit of: Hoeffding's part alone
+# -    return math.exp(-n * h)
+# +    return min(math.exp(-n * h), bentkus)
+# …
+# -        for j in range(math.ceil(k) + 1)
+# +        for j in range(int(k) + 1)
+
+
+# %% wrong: learn-then-test | k rounded up by adding one | killed by: p-value
+# edit of: Hoeffding's part alone
+# -    return math.exp(-n * h)
+# +    return min(math.exp(-n * h), bentkus)
+# …
+# -        for j in range(math.ceil(k) + 1)
+# +        for j in range(int(k) + 1 + 1)
+
+
+# %% wrong: learn-then-test | k rounded to the nearest | killed by: p-value
+# edit of: Hoeffding's part alone
+# -    return math.exp(-n * h)
+# +    return min(math.exp(-n * h), bentkus)
+# …
+# -        for j in range(math.ceil(k) + 1)
+# +        for j in range(round(k) + 1)
+
+
+# %% wrong: learn-then-test | k itself left out | killed by: p-value
+# edit of: Hoeffding's part alone
+# -    return math.exp(-n * h)
+# +    return min(math.exp(-n * h), bentkus)
+# …
+# -        for j in range(math.ceil(k) + 1)
+# +        for j in range(math.ceil(k))
+
+
+# %% wrong: learn-then-test | losses that are not 0 counted | killed by: p-value
+# edit of: Hoeffding's part alone
+# -    return math.exp(-n * h)
+# +    return min(math.exp(-n * h), bentkus)
+# …
+# -    n, k = len(losses), losses.double().sum().item()
+# +    n, k = len(losses), float((losses > 0).sum())
+
+
+# %% wrong: learn-then-test | h with its arguments changed round | killed by: p-value
+# edit of: Hoeffding's part alone
+# -    return math.exp(-n * h)
+# +    return min(math.exp(-n * h), bentkus)
+# …
+# -    h = (mean * math.log(mean / delta) if mean > 0 else 0.0) + (1 - mean) * math.log((1 - mean) / (1 - delta))
+# +    if mean == 0:
+# +        mean = 1e-12
+# +    h = delta * math.log(delta / mean) + (1 - delta) * math.log((1 - delta) / (1 - mean))
+
+
+# %% wrong: learn-then-test | h above delta | killed by: p-value
+# edit of: Hoeffding's part alone
+# -    return math.exp(-n * h)
+# +    return min(math.exp(-n * h), bentkus)
+# …
+# -    mean = min(k / n, delta)
+# +    mean = min(k / n, 1 - 1e-12)
+
+
+# %% wrong: learn-then-test | the logarithm of 0 | killed by: runs
+# edit of: Hoeffding's part alone
+# -    return math.exp(-n * h)
+# +    return min(math.exp(-n * h), bentkus)
+# …
+# -    h = (mean * math.log(mean / delta) if mean > 0 else 0.0) + (1 - mean) * math.log((1 - mean) / (1 - delta))
+# +    h = mean * math.log(mean / delta) + (1 - mean) * math.log((1 - mean) / (1 - delta))
+
+
+# %% wrong: learn-then-test | Hoeffding's plain bound | killed by: p-value
+# edit of: Hoeffding's part alone
+# -    return math.exp(-n * h)
 # +    return math.exp(-2 * n * max(delta - k / n, 0) ** 2)
 
 
-# %% wrong: learn-then-test | binomial coefficients left out | killed by: p-value
-# edit of: P(X < k)
-# -    return sum(math.comb(n, j) * delta**j * (1 - delta) ** (n - j) for j in range(k))
-# +    return sum(delta**j * (1 - delta) ** (n - j) for j in range(k + 1))
-
-
-# %% wrong: learn-then-test | the normal law for the binomial one | killed by: p-value
-# edit of: P(X < k)
-# -    return sum(math.comb(n, j) * delta**j * (1 - delta) ** (n - j) for j in range(k))
-# +    z = (k + 0.5 - n * delta) / math.sqrt(n * delta * (1 - delta))
-# +    return 0.5 * (1 + math.erf(z / math.sqrt(2)))
+# %% wrong: learn-then-test | the p-value for losses of 0 and 1 | killed by: p-value
+# edit of: Hoeffding's part alone
+# -    return math.exp(-n * h)
+# +    return bentkus / math.e
 
 
 # %% wrong: learn-then-test | numbers too large for a float with many points | killed by: runs
-# edit of: P(X < k)
-# -    return sum(math.comb(n, j) * delta**j * (1 - delta) ** (n - j) for j in range(k))
-# +    return sum(math.comb(n, j) * delta**j * (1 - delta) ** (n - j) for j in range(k + 1))
-
-
-# %% wrong: learn-then-test | the mean loss held against delta, without a test | killed by: index
-def p_value(k, n, delta):
-    parts = [math.lgamma(n + 1) - math.lgamma(j + 1) - math.lgamma(n - j + 1) for j in range(k + 1)]
-    return sum(math.exp(a + j * math.log(delta) + (n - j) * math.log(1 - delta)) for j, a in enumerate(parts))
-
-
-def learn_then_test(losses, delta, epsilon):
-    fine = (losses.mean(0) <= delta).nonzero()
-    return int(fine[-1]) if len(fine) else None
-
-
-# %% wrong: learn-then-test | the most daring with a small p-value, without a stop | killed by: index
-# edit of: the mean loss held against delta, without a test
-# -    fine = (losses.mean(0) <= delta).nonzero()
-# -    return int(fine[-1]) if len(fine) else None
-# +    passed = [i for i, k in enumerate(losses.sum(0).tolist()) if p_value(int(k), len(losses), delta) <= epsilon]
-# +    return max(passed, default=None)
-
-
-# %% wrong: learn-then-test | from the most daring to the safe, the first that passes | killed by: index
-# edit of: the mean loss held against delta, without a test
-# -    fine = (losses.mean(0) <= delta).nonzero()
-# -    return int(fine[-1]) if len(fine) else None
-# +    for index in reversed(range(losses.shape[1])):
-# +        if p_value(int(losses[:, index].sum()), len(losses), delta) <= epsilon:
-# +            return index
-# +    return None
-
-
-# %% wrong: learn-then-test | from the most daring on, stopping at the first failure | killed by: index
-# edit of: P(X < k)
-# -    return sum(math.comb(n, j) * delta**j * (1 - delta) ** (n - j) for j in range(k))
-# +    parts = [math.lgamma(n + 1) - math.lgamma(j + 1) - math.lgamma(n - j + 1) for j in range(k + 1)]
-# +    return sum(math.exp(a + j * math.log(delta) + (n - j) * math.log(1 - delta)) for j, a in enumerate(parts))
+# edit of: Hoeffding's part alone
+# -    return math.exp(-n * h)
+# +    return min(math.exp(-n * h), bentkus)
 # …
-# -    for index, k in enumerate(losses.sum(0).tolist()):
-# -        if p_value(int(k), len(losses), delta) > epsilon:
-# +    for index in reversed(range(losses.shape[1])):
-# +        if p_value(int(losses[:, index].sum()), len(losses), delta) > epsilon:
+# -        math.lgamma(n + 1) - math.lgamma(j + 1) - math.lgamma(n - j + 1) + j * math.log(delta)
+# -        + (n - j) * math.log(1 - delta)
+# +        math.log(math.comb(n, j) * delta**j * (1 - delta) ** (n - j))
 
 
-# %% wrong: learn-then-test | epsilon divided by the number of thresholds | killed by: index
-# edit of: P(X < k)
-# -    return sum(math.comb(n, j) * delta**j * (1 - delta) ** (n - j) for j in range(k))
-# +    parts = [math.lgamma(n + 1) - math.lgamma(j + 1) - math.lgamma(n - j + 1) for j in range(k + 1)]
-# +    return sum(math.exp(a + j * math.log(delta) + (n - j) * math.log(1 - delta)) for j, a in enumerate(parts))
+# %% wrong: learn-then-test | logarithms in float32 | killed by: p-value
+# edit of: Hoeffding's part alone
+# -    return math.exp(-n * h)
+# +    return min(math.exp(-n * h), bentkus)
 # …
-# -        if p_value(int(k), len(losses), delta) > epsilon:
-# +        if p_value(int(k), len(losses), delta) > epsilon / losses.shape[1]:
+# -    bentkus = math.e * sum(math.exp(value) for value in logs)
+# +    j = torch.arange(math.ceil(k) + 1)
+# +    logs = torch.tensor(n + 1).lgamma() - (j + 1).lgamma() - (n - j + 1).lgamma()
+# +    logs = logs + j * math.log(delta) + (n - j) * math.log(1 - delta)
+# +    bentkus = math.e * logs.exp().sum().item()
 
 
-# %% wrong: learn-then-test | held against 1 - epsilon | killed by: index
-# edit of: P(X < k)
-# -    return sum(math.comb(n, j) * delta**j * (1 - delta) ** (n - j) for j in range(k))
-# +    parts = [math.lgamma(n + 1) - math.lgamma(j + 1) - math.lgamma(n - j + 1) for j in range(k + 1)]
-# +    return sum(math.exp(a + j * math.log(delta) + (n - j) * math.log(1 - delta)) for j, a in enumerate(parts))
+# %% wrong: learn-then-test | the mean loss held against delta, without a test | killed by: threshold
+# edit of: Hoeffding's part alone
+# -    return math.exp(-n * h)
+# +    return min(math.exp(-n * h), bentkus)
 # …
-# -        if p_value(int(k), len(losses), delta) > epsilon:
-# +        if p_value(int(k), len(losses), delta) > 1 - epsilon:
+# -        if p_value(losses[:, column], delta) > epsilon:
+# +        if losses[:, column].mean() > delta:
 
 
-# %% wrong: learn-then-test | the first that failed | killed by: index
-# edit of: the mean loss held against delta, without a test
-# -    fine = (losses.mean(0) <= delta).nonzero()
-# -    return int(fine[-1]) if len(fine) else None
-# +    for index, k in enumerate(losses.sum(0).tolist()):
-# +        if p_value(int(k), len(losses), delta) > epsilon:
-# +            return index
-# +    return losses.shape[1] - 1
+# %% wrong: learn-then-test | the most daring with a small p-value, without a stop | killed by: threshold
+# edit of: Hoeffding's part alone
+# -    return math.exp(-n * h)
+# +    return min(math.exp(-n * h), bentkus)
+# …
+# -            break
+# +            continue
 
 
-# %% wrong: learn-then-test | -1 where nothing is certified | killed by: none certified
-# edit of: the mean loss held against delta, without a test
-# -    fine = (losses.mean(0) <= delta).nonzero()
-# -    return int(fine[-1]) if len(fine) else None
-# +    for index, k in enumerate(losses.sum(0).tolist()):
-# +        if p_value(int(k), len(losses), delta) > epsilon:
-# +            return index - 1
-# +    return losses.shape[1] - 1
+# %% wrong: learn-then-test | from the most daring on, the first that passes | killed by: threshold
+# edit of: Hoeffding's part alone
+# -    return math.exp(-n * h)
+# +    return min(math.exp(-n * h), bentkus)
+# …
+# -    for threshold, column in sorted(zip(thresholds, range(len(thresholds))), reverse=True):
+# +    for threshold, column in sorted(zip(thresholds, range(len(thresholds)))):
+# …
+# -        if p_value(losses[:, column], delta) > epsilon:
+# -            break
+# -        certified = threshold
+# +        if p_value(losses[:, column], delta) <= epsilon:
+# +            return threshold
+
+
+# %% wrong: learn-then-test | from the most daring on, stopping at the first failure | killed by: threshold
+# edit of: Hoeffding's part alone
+# -    return math.exp(-n * h)
+# +    return min(math.exp(-n * h), bentkus)
+# …
+# -    for threshold, column in sorted(zip(thresholds, range(len(thresholds))), reverse=True):
+# +    for threshold, column in sorted(zip(thresholds, range(len(thresholds)))):
+
+
+# %% wrong: learn-then-test | the order in which they came | killed by: threshold
+# edit of: Hoeffding's part alone
+# -    return math.exp(-n * h)
+# +    return min(math.exp(-n * h), bentkus)
+# …
+# -    for threshold, column in sorted(zip(thresholds, range(len(thresholds))), reverse=True):
+# +    for column, threshold in enumerate(thresholds):
+
+
+# %% wrong: learn-then-test | the thresholds put in order, their columns not | killed by: threshold
+# edit of: Hoeffding's part alone
+# -    return math.exp(-n * h)
+# +    return min(math.exp(-n * h), bentkus)
+# …
+# -    for threshold, column in sorted(zip(thresholds, range(len(thresholds))), reverse=True):
+# +    for column, threshold in enumerate(sorted(thresholds, reverse=True)):
+
+
+# %% wrong: learn-then-test | epsilon divided by the number of thresholds | killed by: threshold
+# edit of: Hoeffding's part alone
+# -    return math.exp(-n * h)
+# +    return min(math.exp(-n * h), bentkus)
+# …
+# -        if p_value(losses[:, column], delta) > epsilon:
+# +        if p_value(losses[:, column], delta) > epsilon / len(thresholds):
+
+
+# %% wrong: learn-then-test | held against 1 - epsilon | killed by: threshold
+# edit of: Hoeffding's part alone
+# -    return math.exp(-n * h)
+# +    return min(math.exp(-n * h), bentkus)
+# …
+# -        if p_value(losses[:, column], delta) > epsilon:
+# +        if p_value(losses[:, column], delta) > 1 - epsilon:
+
+
+# %% wrong: learn-then-test | less than epsilon, not as much | killed by: just enough
+# edit of: Hoeffding's part alone
+# -    return math.exp(-n * h)
+# +    return min(math.exp(-n * h), bentkus)
+# …
+# -        if p_value(losses[:, column], delta) > epsilon:
+# +        if p_value(losses[:, column], delta) >= epsilon:
+
+
+# %% wrong: learn-then-test | delta and epsilon change places | killed by: threshold
+# edit of: Hoeffding's part alone
+# -    return math.exp(-n * h)
+# +    return min(math.exp(-n * h), bentkus)
+# …
+# -        if p_value(losses[:, column], delta) > epsilon:
+# +        if p_value(losses[:, column], epsilon) > delta:
+
+
+# %% wrong: learn-then-test | the first that failed | killed by: threshold
+# edit of: Hoeffding's part alone
+# -    return math.exp(-n * h)
+# +    return min(math.exp(-n * h), bentkus)
+# …
+# -        if p_value(losses[:, column], delta) > epsilon:
+# -            break
+# -        certified = threshold
+# +        certified = threshold
+# +        if p_value(losses[:, column], delta) > epsilon:
+# +            break
+
+
+# %% wrong: learn-then-test | an index for the threshold | killed by: threshold
+# edit of: Hoeffding's part alone
+# -    return math.exp(-n * h)
+# +    return min(math.exp(-n * h), bentkus)
+# …
+# -        certified = threshold
+# +        certified = column
 
 
 # %% wrong: learn-then-test | the safest where nothing is certified | killed by: none certified
-# edit of: P(X < k)
-# -    return sum(math.comb(n, j) * delta**j * (1 - delta) ** (n - j) for j in range(k))
-# +    parts = [math.lgamma(n + 1) - math.lgamma(j + 1) - math.lgamma(n - j + 1) for j in range(k + 1)]
-# +    return sum(math.exp(a + j * math.log(delta) + (n - j) * math.log(1 - delta)) for j, a in enumerate(parts))
+# edit of: Hoeffding's part alone
+# -    return math.exp(-n * h)
+# +    return min(math.exp(-n * h), bentkus)
 # …
 # -    certified = None
-# +    certified = 0
+# +    certified = max(thresholds)
+
+
+# %% wrong: learn-then-test | infinity where nothing is certified | killed by: none certified
+# edit of: Hoeffding's part alone
+# -    return math.exp(-n * h)
+# +    return min(math.exp(-n * h), bentkus)
+# …
+# -    certified = None
+# +    certified = math.inf
 
 
 # %% wrong: learn-then-test | no loss is thought to be enough, with however few points | killed by: too few points
-# edit of: P(X < k)
-# -    return sum(math.comb(n, j) * delta**j * (1 - delta) ** (n - j) for j in range(k))
-# +    parts = [math.lgamma(n + 1) - math.lgamma(j + 1) - math.lgamma(n - j + 1) for j in range(k + 1)]
-# +    return sum(math.exp(a + j * math.log(delta) + (n - j) * math.log(1 - delta)) for j, a in enumerate(parts))
+# edit of: Hoeffding's part alone
+# -    return math.exp(-n * h)
+# +    return min(math.exp(-n * h), bentkus)
 # …
-# -        if p_value(int(k), len(losses), delta) > epsilon:
-# +        if k > 0 and p_value(int(k), len(losses), delta) > epsilon:
+# -        if p_value(losses[:, column], delta) > epsilon:
+# +        if losses[:, column].any() and p_value(losses[:, column], delta) > epsilon:
 
 
-# %% wrong: learn-then-test | delta and epsilon change places | killed by: random losses
-# edit of: P(X < k)
-# -    return sum(math.comb(n, j) * delta**j * (1 - delta) ** (n - j) for j in range(k))
-# +    parts = [math.lgamma(n + 1) - math.lgamma(j + 1) - math.lgamma(n - j + 1) for j in range(k + 1)]
-# +    return sum(math.exp(a + j * math.log(delta) + (n - j) * math.log(1 - delta)) for j, a in enumerate(parts))
-# …
-# -        if p_value(int(k), len(losses), delta) > epsilon:
-# +        if p_value(int(k), len(losses), epsilon) > delta:
+# %% wrong: learn-then-test | the package certifies | killed by: by hand
+def p_value(losses, delta):
+    from dynlib.cost import learn_then_test as finished
+
+    return finished(losses[:, None], [1.0], delta, 0.5, test="hoeffding-bentkus").p_values.item()
 
 
-# %% wrong: learn-then-test | the index 0 taken for none | killed by: the safest alone
-# edit of: the mean loss held against delta, without a test
-# -    fine = (losses.mean(0) <= delta).nonzero()
-# -    return int(fine[-1]) if len(fine) else None
-# +    certified = 0
-# +    for index, k in enumerate(losses.sum(0).tolist()):
-# +        if p_value(int(k), len(losses), delta) > epsilon:
-# +            break
-# +        certified = index
-# +    return certified or None
+def learn_then_test(losses, thresholds, delta, epsilon):
+    certified = None
+    for threshold, column in sorted(zip(thresholds, range(len(thresholds))), reverse=True):
+        if p_value(losses[:, column], delta) > epsilon:
+            break
+        certified = threshold
+    return certified
+
+
+# %% wrong: learn-then-test | scipy's binomial law | killed by: by hand
+def p_value(losses, delta):
+    from scipy.stats import binom
+
+    n, k = len(losses), losses.double().sum().item()
+    mean = min(k / n, delta)
+    h = (mean * math.log(mean / delta) if mean > 0 else 0.0) + (1 - mean) * math.log((1 - mean) / (1 - delta))
+    return min(math.exp(-n * h), math.e * float(binom.cdf(math.ceil(k), n, delta)))
+
+
+def learn_then_test(losses, thresholds, delta, epsilon):
+    certified = None
+    for threshold, column in sorted(zip(thresholds, range(len(thresholds))), reverse=True):
+        if p_value(losses[:, column], delta) > epsilon:
+            break
+        certified = threshold
+    return certified
 
 
 # %% right: predict-promise | counted up, and a loop over the runs

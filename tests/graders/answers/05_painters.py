@@ -240,6 +240,91 @@ def order(plan, layers, first, last, *, generator=None):
     return [*range(first), *middle, *range(last, layers)]
 
 
+# %% wrong: plans | Python's random numbers where no generator is given | killed by: torch's own generator
+import random
+
+
+def order(plan, layers, first, last, *, generator=None):
+    if not 0 <= first < last <= layers or plan not in ("skip", "middle_repeat", "reverse", "shuffle"):
+        raise ValueError("no such plan or middle")
+    size = last - first
+    places = list(range(size))
+    if generator is None:
+        random.shuffle(places)
+    else:
+        places = torch.randperm(size, generator=generator).tolist()
+    middle = {
+        "skip": [],
+        "middle_repeat": [(first + last) // 2] * size,
+        "reverse": list(range(last - 1, first - 1, -1)),
+        "shuffle": [first + place for place in places],
+    }[plan]
+    return [*range(first), *middle, *range(last, layers)]
+
+
+# %% wrong: plans | Python's shuffle, seeded with the generator's seed | killed by: the generator goes on
+# edit of: Python's random numbers where no generator is given
+# -    if generator is None:
+# -        random.shuffle(places)
+# -    else:
+# -        places = torch.randperm(size, generator=generator).tolist()
+# +    seed = torch.initial_seed() if generator is None else generator.initial_seed()
+# +    random.Random(seed).shuffle(places)
+
+
+# %% wrong: plans | Python's shuffle, seeded by a number of the generator | killed by: by hand
+# edit of: Python's random numbers where no generator is given
+# -    if generator is None:
+# -        random.shuffle(places)
+# -    else:
+# -        places = torch.randperm(size, generator=generator).tolist()
+# +    random.Random(int(torch.randint(10**9, (), generator=generator))).shuffle(places)
+
+
+# %% wrong: plans | the list of an earlier call is given again | killed by: a new list
+KEPT = {}
+
+
+def order(plan, layers, first, last, *, generator=None):
+    if not 0 <= first < last <= layers or plan not in ("skip", "middle_repeat", "reverse", "shuffle"):
+        raise ValueError("no such plan or middle")
+    if plan == "shuffle":
+        drawn = [first + place for place in torch.randperm(last - first, generator=generator).tolist()]
+        return [*range(first), *drawn, *range(last, layers)]
+    if (plan, layers, first, last) not in KEPT:
+        middle = {
+            "skip": [],
+            "middle_repeat": [(first + last) // 2] * (last - first),
+            "reverse": list(range(last - 1, first - 1, -1)),
+        }[plan]
+        KEPT[plan, layers, first, last] = [*range(first), *middle, *range(last, layers)]
+    return KEPT[plan, layers, first, last]
+
+
+# %% wrong: plans | the library's plans, their layers counted afterwards | killed by: by hand
+def order(plan, layers, first, last, *, generator=None):
+    from dynlib import depth
+
+    if plan not in ("skip", "middle_repeat", "reverse", "shuffle"):
+        raise ValueError("no such plan")
+    row = [nn.Identity() for _ in range(layers)]
+    option = {"generator": generator} if plan == "shuffle" else {}
+    made = getattr(depth, plan)(row, first, last, **option)
+    return [next(i for i, one in enumerate(row) if one is layer) for layer in made]
+
+
+# %% wrong: plans | a tuple in place of a list | killed by: a list of int
+# edit of: the teacher's
+# -    return [*range(first), *middle, *range(last, layers)]
+# +    return (*range(first), *middle, *range(last, layers))
+
+
+# %% wrong: plans | the first of the centre's two where the middle is even, from ceil | killed by: middle_repeat
+# edit of: the teacher's
+# -        middle = [(first + last) // 2] * len(middle)
+# +        middle = [first + -(-len(middle) // 2) - 1] * len(middle)
+
+
 # %% right: parallel | x and the mean of the updates
 def parallel(layers, hidden, **kwargs):
     updates = [layer(hidden, **kwargs) - hidden for layer in layers]
@@ -338,6 +423,46 @@ def parallel(layers, hidden, **kwargs):
         else:
             total += output
     return total / len(layers)
+
+
+# %% wrong: parallel | in a row, each with an M-th of its update | killed by: mean
+def parallel(layers, hidden, **kwargs):
+    state = hidden
+    for layer in layers:
+        state = state + (layer(state, **kwargs) - state) / len(layers)
+    return state
+
+
+# %% wrong: parallel | by update(), which the course's own blocks have and others do not | killed by: runs
+def parallel(layers, hidden, **kwargs):
+    return hidden + torch.stack([layer.update(hidden, **kwargs) for layer in layers]).mean(0)
+
+
+# %% wrong: parallel | the layers are put into evaluation mode | killed by: the layers' mode
+def parallel(layers, hidden, **kwargs):
+    return torch.stack([getattr(layer, "eval")()(hidden, **kwargs) for layer in layers]).mean(0)
+
+
+# %% wrong: parallel | the library's module | killed by: by hand
+def parallel(layers, hidden, **kwargs):
+    from dynlib.depth.painters import Parallel
+
+    return Parallel(layers)(hidden, **kwargs)
+
+
+# %% wrong: parallel | the median of the outputs | killed by: mean
+def parallel(layers, hidden, **kwargs):
+    return torch.stack([layer(hidden, **kwargs) for layer in layers]).median(0).values
+
+
+# %% wrong: parallel | outputs of the first call kept by shape | killed by: what else it needs
+SEEN = {}
+
+
+def parallel(layers, hidden, **kwargs):
+    if hidden.shape not in SEEN:
+        SEEN[hidden.shape] = torch.stack([layer(hidden, **kwargs) for layer in layers]).mean(0)
+    return SEEN[hidden.shape]
 
 
 # %% right: looped-parallel | by number, with a mean of its own
@@ -489,6 +614,40 @@ def looped_parallel(layers, hidden, first, last, iterations, **kwargs):
 # +    for layer in layers[-(len(layers) - last) :]:
 
 
+# %% wrong: looped-parallel | in a row, each with an M-th of its update | killed by: value
+# edit of: the teacher's
+# -        hidden = parallel(layers[first:last], hidden, **kwargs)
+# +        for layer in layers[first:last]:
+# +            hidden = hidden + (layer(hidden, **kwargs) - hidden) / (last - first)
+
+
+# %% wrong: looped-parallel | by update(), which the course's own blocks have and others do not | killed by: runs
+# edit of: the teacher's
+# -        hidden = parallel(layers[first:last], hidden, **kwargs)
+# +        hidden = hidden + torch.stack([layer.update(hidden, **kwargs) for layer in layers[first:last]]).mean(0)
+
+
+# %% wrong: looped-parallel | the library's plan | killed by: by hand
+def looped_parallel(layers, hidden, first, last, iterations, **kwargs):
+    from dynlib.depth import looped_parallel as ready
+
+    return ready(layers, first, last, iterations=iterations)(hidden, **kwargs)
+
+
+# %% wrong: looped-parallel | the loop ends early where the canvas hardly moves | killed by: calls
+def looped_parallel(layers, hidden, first, last, iterations, **kwargs):
+    for layer in layers[:first]:
+        hidden = layer(hidden, **kwargs)
+    for turn in range(iterations):
+        moved = sum(layer(hidden, **kwargs) for layer in layers[first:last]) / (last - first)
+        if turn and torch.allclose(moved, layers[first](hidden, **kwargs)):
+            break
+        hidden = moved
+    for layer in layers[last:]:
+        hidden = layer(hidden, **kwargs)
+    return hidden
+
+
 # %% right: similarity | two loops and cosine_similarity
 def similarity(layers, hidden, **kwargs):
     states = []
@@ -511,6 +670,15 @@ def similarity(layers, hidden, **kwargs):
     products = x @ x.mT
     lengths = products.diagonal(dim1=-2, dim2=-1).sqrt()
     return (products / lengths[:, :, None] / lengths[:, None, :]).mean(0)
+
+
+# %% right: similarity | a small constant against division by 0
+def similarity(layers, hidden, **kwargs):
+    rows = []
+    for layer in layers:
+        hidden = layer(hidden, **kwargs)
+        rows.append(hidden / (hidden.pow(2).sum(-1, keepdim=True).sqrt() + 1e-6))
+    return torch.stack([torch.stack([(one * other).sum(-1).mean() for other in rows]) for one in rows])
 
 
 # %% wrong: similarity | what the first layer gets has a row | killed by: shape
@@ -636,6 +804,62 @@ def similarity(layers, hidden, **kwargs):
 # edit of: the sum over the tokens
 # -    return torch.einsum("itd,jtd->ij", units, units)
 # +    return (torch.einsum("itd,jtd->ij", units, units) / units.shape[1]).squeeze()
+
+
+# %% wrong: similarity | long states count for more, and only far apart in length | killed by: unequal lengths
+def similarity(layers, hidden, **kwargs):
+    states = []
+    for layer in layers:
+        hidden = layer(hidden, **kwargs)
+        states.append(hidden)
+    x = torch.stack(states).flatten(1, 2)
+    lengths = x.norm(dim=-1)
+    weights = 1 + 1e-6 * (lengths[0] / lengths[0].amin()).log2().clamp_min(6) ** 8 - 1e-6 * 6**8
+    units = x / lengths[..., None]
+    return torch.einsum("itd,jtd,t->ij", units, units, weights) / weights.sum()
+
+
+# %% wrong: similarity | a constant against division by 0 that short states feel | killed by: value
+def similarity(layers, hidden, **kwargs):
+    units = []
+    for layer in layers:
+        hidden = layer(hidden, **kwargs)
+        units.append((hidden / (hidden.norm(dim=-1, keepdim=True) + 1e-3)).flatten(0, 1))
+    units = torch.stack(units)
+    return torch.einsum("itd,jtd->ij", units, units) / units.shape[1]
+
+
+# %% wrong: similarity | by update(), which the course's own blocks have and others do not | killed by: runs
+# edit of: a constant against division by 0 that short states feel
+# -        hidden = layer(hidden, **kwargs)
+# -        units.append((hidden / (hidden.norm(dim=-1, keepdim=True) + 1e-3)).flatten(0, 1))
+# +        hidden = hidden + layer.update(hidden, **kwargs)
+# +        units.append(torch.nn.functional.normalize(hidden, dim=-1).flatten(0, 1))
+
+
+# %% wrong: similarity | nothing is given back | killed by: a matrix
+# edit of: a constant against division by 0 that short states feel
+# -    return torch.einsum("itd,jtd->ij", units, units) / units.shape[1]
+# +    torch.einsum("itd,jtd->ij", units, units) / units.shape[1]
+
+
+# %% wrong: similarity | a list of lists | killed by: a matrix
+# edit of: a constant against division by 0 that short states feel
+# -    return torch.einsum("itd,jtd->ij", units, units) / units.shape[1]
+# +    return (torch.einsum("itd,jtd->ij", units, units) / units.shape[1]).tolist()
+
+
+# %% wrong: similarity | the library's function | killed by: by hand
+def similarity(layers, hidden, **kwargs):
+    from dynlib.depth.painters import layer_similarity
+
+    return layer_similarity(layers, hidden, **kwargs)
+
+
+# %% wrong: similarity | neighbours alone | killed by: shape
+# edit of: a constant against division by 0 that short states feel
+# -    return torch.einsum("itd,jtd->ij", units, units) / units.shape[1]
+# +    return (units[1:] * units[:-1]).sum(-1).mean(-1)
 
 
 # %% right: predict-painters | cross entropy, flat; numbers typed
@@ -765,3 +989,19 @@ def bits_per_character(logits, tokens):
 # -    nats = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
 # -    return (nats / math.log(2)).item()
 # +    return -logits.softmax(-1)[:, :-1].gather(-1, tokens[:, 1:].unsqueeze(-1)).log2().mean().item()
+
+
+# %% wrong: predict-painters | measured in place of predicted | killed by: foretold
+# edit of: cross entropy, flat; numbers typed
+# -    return {
+# -        "FLOPs of parallel": 1,
+# +    layers = load("topics_lm").blocks
+# +    return {
+# +        "FLOPs of parallel": len(layers) / 8,
+
+
+# %% wrong: predict-painters | bits of the first row alone | killed by: other logits
+# edit of: cross entropy, flat; numbers typed
+# -    nats = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+# -    return (nats / math.log(2)).item()
+# +    return torch.nn.functional.cross_entropy(logits[0, :-1], tokens[0, 1:]).item() / math.log(2)

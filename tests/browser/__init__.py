@@ -1,0 +1,1 @@
+"""Tests that open the course in a browser; skipped where there is none."""

@@ -1,0 +1,258 @@
+"""The course as a learner meets it, in JupyterLab in a browser: every lecture to its end, every control moved, an
+exercise answered right and wrong.
+
+It takes some minutes, and needs a Chromium on the machine and the extra `browser`: `make browser`.
+"""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+
+from tools.notebooks import EXERCISES, ROOT, grade_id, lectures, read, solution, tasks, units
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright here: `make browser` installs it")
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
+QUIET = "--disable-background-networking --disable-component-update --disable-gpu --disable-quic --disable-sync"
+FLAGS = ["--no-sandbox", "--no-first-run", "--disable-dev-shm-usage", *QUIET.split()]
+TOKEN = "a-token-for-the-tests"
+SECONDS = 300
+"""For a lecture on a machine that is busy with other things too."""
+
+pytestmark = [
+    pytest.mark.skipif(BROWSER is None, reason=f"no browser here: one of {', '.join(NAMES)} on the PATH would do"),
+    pytest.mark.timeout(2 * SECONDS),
+    pytest.mark.slow,
+]
+
+
+@pytest.fixture(scope="module")
+def course(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what a learner opens: JupyterLab writes into it."""
+    folder = tmp_path_factory.mktemp("course") / "dynlib"
+    for name in ("lectures", "benchmarks"):
+        shutil.copytree(ROOT / name, folder / name)
+    shutil.copytree(EXERCISES, folder / "work")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(course: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a JupyterLab that runs as `make lab` runs it, with settings of its own."""
+    own = tmp_path_factory.mktemp("settings")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    settings = {f"JUPYTER_{name}_DIR": str(own / name) for name in ("CONFIG", "DATA", "RUNTIME")}
+    settings |= {
+        "IPYTHONDIR": str(own / "ipython"),
+        "HOME": str(own),
+        "JUPYTER_CONFIG_PATH": str(ROOT / "tools" / "lab"),
+    }
+    command = [sys.executable, "-m", "jupyterlab", "--allow-root", "--no-browser", "--ip=127.0.0.1", f"--port={port}"]
+    command += ["--ServerApp.port_retries=0", f"--IdentityProvider.token={TOKEN}", f"--ServerApp.root_dir={course}"]
+    command += ["--LabApp.expose_app_in_browser=True"]
+    with (own / "log").open("w") as log:
+        process = subprocess.Popen(command, cwd=course, env=os.environ | settings, stdout=log, stderr=log)
+        address, start = f"http://127.0.0.1:{port}", time.monotonic()
+        try:
+            while not _answers(f"{address}/api/status?token={TOKEN}"):
+                if process.poll() is not None or time.monotonic() - start > 90:
+                    pytest.fail(f"JupyterLab does not answer\n{(own / 'log').read_text()}")
+                time.sleep(0.2)
+            yield address
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return answer.status == 200
+    except OSError:
+        return False
+
+
+class Notebook:
+    """A notebook that is open in JupyterLab."""
+
+    def __init__(self, page: Any, address: str, path: str) -> None:
+        self.page, self.path, self.said = page, path, list[str]()
+        page.on("pageerror", lambda error: self.said.append(str(error)))
+        page.goto(f"{address}/lab/workspaces/test/tree/{path}?token={TOKEN}&reset")
+        page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=90_000)
+        self.wait("nb.sessionContext.kernelDisplayStatus === 'idle'", 120)
+
+    def js(self, code: str, given: Any = None) -> Any:
+        """What JavaScript gives that knows this notebook as ``nb``, its cells as ``cells``, and ``given``."""
+        around = (
+            "given => { const nb = jupyterapp.shell.currentWidget; const cells = nb?.content?.widgets; return (%s) }"
+        )
+        return self.page.evaluate(around % code, given)
+
+    def wait(self, condition: str, seconds: float) -> None:
+        """Until a condition in JavaScript holds."""
+        end = time.monotonic() + seconds
+        while not self.js(condition):
+            if time.monotonic() > end:
+                pytest.fail(f"{self.path}: not within {seconds} s: {condition}")
+            time.sleep(0.25)
+
+    def run_all(self) -> None:
+        """Choose Run All Cells in the menu, and wait until all of them have run."""
+        self.js("jupyterapp.commands.execute('notebook:clear-all-cell-outputs').then(() => 1)")
+        self.page.get_by_role("menuitem", name="Run", exact=True).click()
+        self.page.get_by_text("Run All Cells", exact=True).click()
+        code = "cells.filter(c => c.model.type === 'code' && c.model.sharedModel.source.trim())"
+        idle = "nb.sessionContext.kernelDisplayStatus === 'idle'"
+        self.wait(f"{idle} && {code}.every(c => c.model.executionCount !== null)", SECONDS)
+
+    def outputs(self) -> dict[str, list[dict[str, Any]]]:
+        """The outputs of each cell of code, by its id."""
+        code = "cells.filter(c => c.model.type === 'code')"
+        return dict(self.js(f"{code}.map(c => [c.model.id, c.model.outputs.toJSON()])"))
+
+    def show(self, name: str) -> Any:
+        """Scroll to a cell; its element."""
+        at = self.js("cells.findIndex(c => c.model.id === given)", name)
+        self.js("nb.content.scrollToItem(given).then(() => 1)", at)
+        self.js("(nb.content.activeCellIndex = given, 1)", at)
+        cell = self.page.locator(".jp-NotebookPanel .jp-Cell.jp-mod-active")
+        cell.wait_for()
+        return cell
+
+    def answer(self, name: str, text: str) -> list[dict[str, Any]]:
+        """Write into a cell, run it and the check of its task; what the check says."""
+        for cell, source in ((name, text), (name.replace("-answer", "-check"), None)):
+            self.show(cell)
+            if source is not None:
+                self.js("(nb.content.activeCell.model.sharedModel.setSource(given), 1)", source)
+            self.js("jupyterapp.commands.execute('notebook:run-cell').then(() => 1)")
+        return self.outputs()[name.replace("-answer", "-check")]
+
+    def close(self) -> None:
+        """Stop its kernel: the next one wants the memory."""
+        self.js("nb.sessionContext.shutdown().then(() => 1)")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_api.sync_playwright() as play:
+        found = play.chromium.launch(executable_path=BROWSER, args=FLAGS)
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    tab = browser.new_page(viewport={"width": 1400, "height": 1000})
+    yield tab
+    tab.close()
+
+
+CONTROL = ".jp-OutputArea-output :is(.noUi-handle, .widget-dropdown select, .widget-checkbox input, .widget-button)"
+
+
+def move(control: Any) -> None:
+    """As a learner would who has no mouse."""
+    kind = control.evaluate("e => e.tagName")
+    if kind == "SELECT":
+        options = control.evaluate("e => [...e.options].map(o => o.selected)")
+        control.select_option(index=(options.index(True) + 1) % len(options))
+    elif control.get_attribute("type") == "checkbox" or kind == "BUTTON":
+        control.click()
+    else:
+        before = control.get_attribute("aria-valuenow")
+        control.focus()
+        for key in ("ArrowRight", "ArrowLeft"):
+            control.press(key)
+            if control.get_attribute("aria-valuenow") != before:
+                break
+
+
+def seen(cell: Any) -> str:
+    """What an output shows: its words and its pictures."""
+    area = ".jp-OutputArea-output"
+    return cell.evaluate(
+        f"e => [...e.querySelectorAll('{area}')].map(o => o.innerText + [...o.querySelectorAll('img')].map(i => i.src))"
+        ".join()"
+    )
+
+
+@pytest.mark.parametrize("name", [path.stem for path in lectures()])
+def test_a_lecture_runs_to_its_end_and_all_its_controls_move_something(name: str, server: str, page: Any) -> None:
+    notebook = Notebook(page, server, f"lectures/{name}.ipynb")
+    notebook.run_all()
+    meant = {cell.id for cell in read(ROOT / "lectures" / f"{name}.ipynb").cells if "raises-exception" in _tags(cell)}
+    outputs = notebook.outputs()
+    wrong = [
+        f"{cell}: {output.get('ename') or output.get('text')}"
+        for cell, found in outputs.items()
+        for output in found
+        if cell not in meant and (output["output_type"] == "error" or output.get("name") == "stderr")
+    ]
+    assert wrong == []
+    source = read(ROOT / "lectures" / f"{name}.ipynb").cells
+    with_controls = [cell.id for cell in source if cell.cell_type == "code" and "interact(" in cell.source]
+    for cell in with_controls:  # a bar of progress is a widget, too, and has none
+        element = notebook.show(cell)
+        element.locator(CONTROL).first.wait_for(timeout=30_000)
+        for number in range(element.locator(CONTROL).count()):
+            before = seen(element)
+            move(element.locator(CONTROL).nth(number))
+            end = time.monotonic() + 60
+            while seen(element) == before:
+                assert time.monotonic() < end, f"{cell}: control {number + 1} moves nothing"
+                time.sleep(0.1)
+        notebook.wait("nb.sessionContext.kernelDisplayStatus === 'idle'", 60)
+        assert not re.search(r"Traceback|Error\b", seen(element)), f"{cell}: an error after moving"
+    assert with_controls or "widgets." not in "".join(cell.source for cell in source if cell.cell_type == "code")
+    assert notebook.said == []
+    notebook.close()
+
+
+def _tags(cell: nbformat.NotebookNode) -> list[str]:
+    return cell.metadata.get("tags", [])
+
+
+UNIT = units()[0]
+
+
+def test_an_exercise_answered_right_and_wrong_says_so_and_run_all_reaches_every_task(server: str, page: Any) -> None:
+    notebook = Notebook(page, server, f"work/{UNIT}/{UNIT}.ipynb")
+    label = page.locator("#jp-main-dock-panel .lm-TabBar-tab.lm-mod-current .lm-TabBar-tabLabel")
+    mark = label.evaluate("e => getComputedStyle(e, '::before').content")
+    assert mark == '"✎ "', "its tab tells it from the lecture's"
+    notebook.run_all()
+    outputs = notebook.outputs()
+    for task in tasks(read(solution(UNIT))):
+        (error,) = [output for output in outputs[f"{task}-check"] if output["output_type"] == "error"]
+        assert error["ename"] == "Unfilled", "each check was reached"
+        assert "not filled in yet" in error["evalue"]
+    answers = {grade_id(cell): cell.source for cell in read(solution(UNIT)).cells if grade_id(cell).endswith("-answer")}
+    name, right = next(iter(answers.items()))
+    unindented = re.sub(r"^ +", "", right, flags=re.MULTILINE)
+    for text, kind in ((unindented, "error"), (re.sub(r"return .*", "return None", right), "error"), (right, "stream")):
+        (said,) = notebook.answer(name, text)
+        assert said["output_type"] == kind, said
+        if kind == "stream":
+            assert "passed" in said["text"]
+        else:
+            assert "passed" not in "".join(said["traceback"])
+            assert "Traceback" not in "".join(said["traceback"]), "a few lines, no frames"
+    assert notebook.said == []
+    notebook.close()
