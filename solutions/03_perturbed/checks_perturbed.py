@@ -97,7 +97,7 @@ def sparsemax(check: Task, answer: Callable[..., Tensor], *, cases: Iterable[tup
             expected,
             tested=f"{on}; against halving the gap in which the threshold lies",
             tolerance=1e-10 if exact else 1e-6,
-            likely=_SPARSE.get(name, _SPARSE["value"]),
+            likely=_COUNTED if found.isinf().any() else _SPARSE.get(name, _SPARSE["value"]),
             mistakes=slips,
         )
         _slopes_of_sparsemax(check, answer, logits, dim, expected, on)
@@ -120,6 +120,10 @@ def _along(make: Callable[[list[float]], list[float]], logits: Tensor, dim: int)
     return made.view(moved.shape).movedim(-1, dim).to(logits.dtype)
 
 
+_COUNTED = (
+    "an infinite weight: with >= the entries of -inf are counted too, since -inf >= -inf is true, and tau falls to "
+    "-inf: count with >"
+)
 _SPARSE = {
     "value": "sort downwards; the support is the largest k with 1 + k z_(k) > z_(1) + … + z_(k), and its k makes tau",
     "along dim": "sort, sum, count and gather all run along dim",
@@ -184,6 +188,8 @@ def _slopes_of_sparsemax(
     got = torch.zeros_like(logits) if got is None else got
     want = torch.where(want.isnan(), got, want)
     held, mean = (expected > 0).to(logits), (expected * arriving).sum(dim, keepdim=True)
+    largest = logits == logits.amax(dim, keepdim=True)
+    by_largest = largest * (held * arriving).sum(dim, keepdim=True) / largest.sum(dim, keepdim=True)
     check.close(
         "gradient",
         got,
@@ -193,6 +199,8 @@ def _slopes_of_sparsemax(
         likely="on the support it is g minus the mean of g over the support, elsewhere 0; -inf times 0 is NaN",
         mistakes={
             "tau moves with the logits too: do not detach it": arriving * held,
+            "tau moves with the largest logit alone, as when a gap below it is halved: take tau from the sum over the "
+            "support": held * arriving - by_largest,
             "no gradient reaches the logits": torch.zeros_like(logits),
             "the weights are divided by their sum: with a tau that moves with the logits they need no such thing": (
                 (arriving - mean) * held
@@ -426,6 +434,7 @@ SUBSETS = (
     ("large weights", LOG_WEIGHTS + 800, 2),
     ("mixed magnitudes", torch.tensor([5.0, 800.0, -800.0, 799.0, 0.0], dtype=torch.float64), 3),
     ("never chosen", torch.tensor([0.5, -math.inf, 1.0, -0.5]), 2),
+    ("beside a huge weight", torch.tensor([0.0, 25.0, -1.5, -20.0, 1.0], dtype=torch.float64), 2),
     ("many things", math.log(3) * (torch.arange(60) % 4 < 2), 30),
 )
 
@@ -440,6 +449,14 @@ def subset_marginals(
         on = f"log-weights {[round(x, 3) for x in s.tolist()] if n < 9 else f'[{n}], of two sizes'}, {s.dtype}, k = {k}"
         few = math.comb(n, k) < 10_000
         right = by_enumeration(s.tolist(), k) if few else of_two_sizes(s.tolist(), k)
+        if not few:  # a list of them would fill the memory before any clock could stop it
+            check.by_hand(
+                "many things",
+                answer,
+                without=("itertools.combinations", "torch.combinations"),
+                tested=f"your code, before it is run on {math.comb(n, k):.0e} sets: {k} of {n} things",
+                likely="you go through all sets: a list of them has no room; count them, in n steps of k numbers",
+            )
         with _as_it_was(check, on, log_weights=s):
             found = answer(s, k)
         check.equal(
@@ -459,7 +476,7 @@ def subset_marginals(
             right.to(s.dtype),
             tested=f"{on}; against {'all sets' if few else 'counting how many of each size are chosen'}",
             tolerance=tolerance,
-            likely=_ROUNDED if near else _SUBSETS.get(name, _SUBSETS["other k"]),
+            likely=_ROUNDED if near else _NAN if found.isnan().any() else _SUBSETS.get(name, _SUBSETS["other k"]),
             mistakes={says: wrong.to(s.dtype) for says, wrong in slips.items()},
         )
         barred = s == -math.inf
@@ -517,6 +534,10 @@ def one_after_another(log_weights: Sequence[float], k: int) -> Tensor:
 _ROUNDED = (
     "right to a few digits, and float32 has seven of them: sum in float64, and make no small probability as the "
     "difference of two larger ones"
+)
+_NAN = (
+    "NaN: -inf minus -inf is NaN, and so is the gradient of logaddexp(-inf, -inf). If you differentiate log e_k, let "
+    "the empty places hold a large negative number, -1e30, in place of -inf"
 )
 _SUBSETS = {
     "law": "P(i in S) = w_i e_{k-1}(all but i) / e_k(all): j of the others before i, k - 1 - j after it",
@@ -845,18 +866,24 @@ def _gradient_of_argmax(
         likely="the answers have no gradient: give them one, with an autograd function or a zero that carries it",
     )
     arriving = checks.normal(b, n, seed=b + 10, dtype=dtype)
-    (got,) = torch.autograd.grad((mean * arriving).sum(), source, allow_unused=True)
+    got, again = (
+        torch.zeros_like(plain) if slope is None else slope
+        for first in (True, False)
+        for slope in torch.autograd.grad((mean * arriving).sum(), source, allow_unused=True, retain_graph=first)
+    )
     expected = torch.zeros_like(plain)
     for m, i in itertools.product(range(samples), range(b)):
         expected[i] += (vertices[m, i] @ arriving[i]) * noise[m, i] / (sigma * samples)
     own = torch.einsum("mbn,bn->bn", vertices * noise, arriving) / (sigma * samples)
     check.close(
         "gradient",
-        torch.zeros_like(plain) if got is None else got,
+        got,
         expected,
         tested=f"the gradient at theta for the noise that you drew; {problems}",
         tolerance=tolerance,
-        likely="for each problem 1/(sigma M) sum_m <y_m, g> Z_m: a number for each sample, times the noise it saw",
+        likely="asked twice for one gradient it gives two: backwards you draw new noise; keep that of the forward pass"
+        if not torch.equal(got, again)
+        else "for each problem 1/(sigma M) sum_m <y_m, g> Z_m: a number for each sample, times the noise it saw",
         mistakes={
             "sigma is forgotten, or it hides in the noise: <y_m, g> Z_m / sigma, with Z and not sigma Z": expected
             * sigma,
@@ -866,6 +893,10 @@ def _gradient_of_argmax(
             "the sign is turned": -expected,
             "no gradient reaches theta": torch.zeros_like(plain),
             "g passes through as if the solver were the identity": arriving,
+            "y and Z have changed places: <y_m, g> is the number, Z_m is what it multiplies": torch.einsum(
+                "mbn,bn,mbk->bk", noise, arriving, vertices
+            )
+            / (sigma * samples),
             "y and Z are multiplied score by score: <y_m, g> is one number, a sum over the scores": own,
             "<y_m, g> is summed over the problems too: each has its own": torch.einsum(
                 "mbn,bn,mck->ck", vertices, arriving, noise

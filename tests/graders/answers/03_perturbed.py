@@ -190,6 +190,24 @@ def sparsemax(logits, *, dim=-1):
 # +    ordered = ordered.masked_fill(again, -9999.0).sort(dim, descending=True).values
 
 
+# %% wrong: sparsemax | >= counts what is impossible | killed by: impossible choices
+# edit of: the teacher's
+# -    size = (1 + k * ordered > sums).sum(dim, keepdim=True)
+# +    size = (ordered >= (sums - 1) / k).sum(dim, keepdim=True)
+
+
+# %% wrong: sparsemax | the gap halved for every row, with a gradient through the largest alone | killed by: gradient
+def sparsemax(logits, *, dim=-1):
+    z = logits - logits.detach().amax(dim, keepdim=True)
+    high = z.amax(dim, keepdim=True)
+    low = high - 1
+    for _ in range(60):
+        tau = (low + high) / 2
+        above = (z - tau).clamp_min(0).sum(dim, keepdim=True) > 1
+        low, high = torch.where(above, tau, low), torch.where(above, high, tau)
+    return (z - high).clamp_min(0)
+
+
 # %% wrong: sparsemax | a batch is taken for granted | killed by: runs
 def sparsemax(logits, *, dim=-1):
     z = (logits - logits.amax(dim, keepdim=True)).movedim(dim, 1 if logits.ndim > 1 else 7)
@@ -672,7 +690,7 @@ def subset_marginals(log_weights, k):
     return (mass - mass.logsumexp(0) + math.log(k)).exp().to(log_weights.dtype)
 
 
-# %% wrong: subset-marginals | goes through all sets | killed by: ends in time
+# %% wrong: subset-marginals | goes through all sets | killed by: many things
 import itertools
 
 
@@ -685,6 +703,66 @@ def subset_marginals(log_weights, k):
         for i in chosen:
             held[i] += weight
     return torch.tensor([h / total for h in held], dtype=log_weights.dtype)
+
+
+# %% wrong: subset-marginals | a list of all sets, which no clock could stop | killed by: many things
+from itertools import combinations as sets_of
+
+
+def subset_marginals(log_weights, k):
+    sets = list(sets_of(range(len(log_weights)), k))
+    logs = torch.stack([log_weights[list(chosen)].sum() for chosen in sets]).double()
+    held = torch.tensor([[float(i in chosen) for i in range(len(log_weights))] for chosen in sets]).double()
+    return (logs.softmax(0) @ held).to(log_weights.dtype)
+
+
+# %% wrong: subset-marginals | goes through all sets by a recursion of its own | killed by: ends in time
+def subset_marginals(log_weights, k):
+    s, top = log_weights.tolist(), log_weights.double().sort(descending=True).values[:k].sum().item()
+
+    def sets(first, size):
+        if size == 0:
+            yield ()
+        for i in range(first, len(s) - size + 1 if size else first):
+            for rest in sets(i + 1, size - 1):
+                yield (i, *rest)
+
+    held, total = [0.0] * len(s), 0.0
+    for chosen in sets(0, k):
+        weight = math.exp(sum(s[i] for i in chosen) - top)
+        total += weight
+        for i in chosen:
+            held[i] += weight
+    return torch.tensor([h / total for h in held], dtype=log_weights.dtype)
+
+
+# %% wrong: subset-marginals | the gradient of log e_k, from tables that hold -inf | killed by: law
+def subset_marginals(log_weights, k):
+    if k == 0:
+        return torch.zeros_like(log_weights)
+    with torch.enable_grad():
+        s = log_weights.detach().double().requires_grad_()
+        table = torch.full((k + 1,), -math.inf, dtype=torch.float64)
+        table[0] = 0.0
+        for x in s:
+            table = torch.cat([table[:1], torch.logaddexp(table[1:], table[:-1] + x)])
+        (p,) = torch.autograd.grad(table[k], s)
+    return p.to(log_weights.dtype)
+
+
+# %% wrong: subset-marginals | 1 minus the share of the sets without it | killed by: beside a huge weight
+def subset_marginals(log_weights, k):
+    s = log_weights.double()
+
+    def log_e(values):
+        table = torch.full((k + 1,), -math.inf, dtype=torch.float64)
+        table[0] = 0.0
+        for x in values:
+            table = torch.cat([table[:1], torch.logaddexp(table[1:], table[:-1] + x)])
+        return table[k]
+
+    without = torch.stack([log_e(torch.cat([s[:i], s[i + 1 :]])) for i in range(len(s))])
+    return (1 - (without - log_e(s)).exp()).to(log_weights.dtype)
 
 
 # %% wrong: subset-marginals | takes each thing out again by subtraction | killed by: mixed magnitudes
@@ -862,6 +940,20 @@ def perturbed_argmax(solver, theta, *, samples=100, sigma=1.0, generator=None):
     if passing.requires_grad:
         passing.register_hook(lambda g: ((vertices * g).sum(-1, keepdim=True) * noise).mean(0) / sigma)
     return vertices.mean(0) + (passing - passing.detach())
+
+
+# %% wrong: perturbed-argmax | y and Z have changed places in backward | killed by: gradient
+# edit of: a hook in place of an autograd function
+# -        passing.register_hook(lambda g: ((vertices * g).sum(-1, keepdim=True) * noise).mean(0) / sigma)
+# +        passing.register_hook(lambda g: ((noise * g).sum(-1, keepdim=True) * vertices).mean(0) / sigma)
+
+
+# %% wrong: perturbed-argmax | new noise in backward | killed by: gradient
+# edit of: a hook in place of an autograd function
+# -        passing.register_hook(lambda g: ((vertices * g).sum(-1, keepdim=True) * noise).mean(0) / sigma)
+# +        passing.register_hook(
+# +            lambda g: ((vertices * g).sum(-1, keepdim=True) * torch.randn_like(noise)).mean(0) / sigma
+# +        )
 
 
 # %% wrong: perturbed-argmax | one call for every sample | killed by: one call
