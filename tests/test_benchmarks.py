@@ -189,18 +189,18 @@ def test_a_file_of_other_settings_is_read_and_not_added_to(tmp_path):
     assert path.read_bytes() == kept
 
 
-FINISHED = ["avit_study", "colt5_study", "gumbel_study", "mixture_of_depths_study", "thinking_study"]
+FINISHED = ["avit", "colt5", "gumbel", "mixture_of_depths", "paths", "thinking"]
 
 
 @pytest.mark.parametrize("name", FINISHED)
 def test_a_finished_study_runs_nothing_again_and_leaves_its_file_alone(name, tmp_path, monkeypatch):
-    module = import_module(f"benchmarks.{name}")
+    module = import_module(f"benchmarks.{name}_study")
     path = tmp_path / module.RESULTS.name
     path.write_bytes(module.RESULTS.read_bytes())
     monkeypatch.setattr(module, "RESULTS", path)
     monkeypatch.setattr(module, "train", lambda *_, **__: pytest.fail("it was trained before"), raising=False)
     monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
-    monkeypatch.setattr(sys, "argv", [name])
+    monkeypatch.setattr(sys, "argv", [f"{name}_study"])
     module.main()
     assert path.read_bytes() == module.Path(module.__file__).with_suffix(".json").read_bytes()
 
