@@ -3,6 +3,7 @@
 import functools
 import itertools
 import math
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from typing import Any
@@ -27,6 +28,19 @@ def _by_hand(check: Task, *answers: Any) -> None:
         tested="what your code, and the helpers that it calls, import and name",
         likely="build it from PyTorch and Python's standard library: it is what the task is about",
     )
+
+
+def _ran(check: Task, call: Callable[[], Any], on: str, likely: str, *kinds: type[Exception]) -> Any:
+    """What the call gives; where it ends in an error of these kinds, the usual reason for that here."""
+    try:
+        return call()
+    except kinds as error:
+        if isinstance(error, NotImplementedError):
+            raise
+        frames = traceback.extract_tb(error.__traceback__)[1:]  # from the answer on
+        lines = [frame.line for frame in frames if frame.filename == frames[0].filename]
+        got = f"{type(error).__name__}: {error}" + (f", at the line: {lines[-1]}" if lines and lines[-1] else "")
+        check.true("runs", False, tested=on, expected="a result", got=got, likely=likely)
 
 
 # ---- task 1: exit_loss
@@ -80,7 +94,8 @@ def exit_loss(
             tested="whether a gradient can flow through the loss",
             expected="requires_grad=True",
             got=loss.requires_grad,
-            likely="detach(), no_grad() or .item() on the way",
+            likely="torch.tensor of a list of losses, detach(), no_grad() or .item() on the way: torch.stack keeps the "
+            "graph",
         )
         # softmax minus one-hot, over the batch, times the exit's share of the weights
         slope = (logits.detach().softmax(-1) - torch.eye(classes, dtype=dtype)[labels]) / batch
@@ -249,7 +264,15 @@ def gathered(
         walked = _walked(stage.said, limits)
         leaves = [number for number, _ in walked]
         with check.untouched(tested=on, tokens=stage.tokens):
-            got = answer(stage.tokens, stage.blocks, stage.heads, list(limits))
+            got = _ran(
+                check,
+                functools.partial(answer, stage.tokens, stage.blocks, stage.heads, list(limits)),
+                on,
+                "the sizes of two rows do not fit: after a shrinking, the tokens, their places and the sum of logits "
+                "have as many rows as samples are still in; results[sure] has as many as came: results[waiting[sure]]",
+                RuntimeError,
+                IndexError,
+            )
         _pair(check, got, on, table.shape[1], table.shape[2])
         check.equal(
             "exit",
@@ -312,6 +335,15 @@ def _walked(
                 found.append((number, logits))
                 break
     return found
+
+
+def _by_probabilities(said: Tensor, thresholds: Sequence[float]) -> list[int]:
+    """Where each sample leaves if the exits' probabilities are averaged in place of their logits."""
+    asked = said.softmax(-1).cumsum(0) / torch.arange(1, len(said) + 1)[:, None, None]
+    limits = [*thresholds, 0.0]
+    return [
+        next(number for number, sure in enumerate(row) if sure >= limits[number]) for row in asked.amax(-1).T.tolist()
+    ]
 
 
 def _pair(check: Task, got: Any, on: str, batch: int, classes: int) -> None:
@@ -381,6 +413,9 @@ def _mistaken_leaves(stage: Stage, limits: Sequence[float], leaves: list[int]) -
             own=True
         ),
         "the sum of the logits is surer than their mean: divide by the number of exits so far": stops(total=True),
+        "the mean of the probabilities: take the mean of the logits, and its softmax": _by_probabilities(
+            stage.said, limits
+        ),
         "the first threshold for all: exit i has thresholds[i]": stops(list(limits[:1]) * last),
         "the last threshold for all: exit i has thresholds[i]": stops(list(limits[-1:]) * last),
         "the thresholds run backwards": stops(limits[::-1]),
@@ -761,25 +796,35 @@ def _certain(check: Task, answer: Verify, dtype: torch.dtype) -> None:
         on = f"{what}: {len(drafted)} drafted tokens, {V} in the vocabulary, {dtype}"
         with check.untouched(tested=on, drafted=given[0], draft=given[1], target=given[2]):
             got = answer(*given, torch.Generator().manual_seed(0))
+        stay = len(right) > len(drafted)
         wrong = {
-            "the token at the first disagreement is the target's, not the drafted one": [*right[:-1], drafted[-1]]
-            if len(right) > len(drafted)
-            else drafted[: len(right)],
-            "what is kept is followed by one token more, from the target": right[:-1],
+            "the token that was turned down came back: draw from max(0, p − q); |p − q| gives it again": (
+                right if stay else drafted[: len(right)]
+            ),
+            "when all stay, one token more is drawn, from target[n]": right[:-1]
+            if stay and len(drafted) > 1
+            else right,
+            "the drafted token was turned down, though p / q is 4: keep it with probability min(1, p / q), not q / p": (
+                right[:-1] if stay and len(drafted) == 1 else right
+            ),
+            "what stays is followed by one token more, from the target": right if stay else right[:-1],
+            "when all stay, the next token comes from target[n], not from target[n - 1]": (
+                [*drafted, int(target[-2].argmax())] if stay else right
+            ),
+            "it went on after the first token that did not stay: put one in its place, and stop": (
+                right if stay else target.argmax(-1).tolist()
+            ),
             "all drafted tokens are kept: stop at the first that is not": [*drafted, right[-1]],
             "stop at the first that is not kept: those behind it continue a text that is not written": [
                 *right,
                 *drafted[len(right) :],
             ],
         }
-        check.equal(
-            name,
-            got,
-            torch.tensor(right),
-            tested=on,
-            likely="what the target is sure of stays, and at the first disagreement its own token follows",
-            mistakes={says: torch.tensor(value) for says, value in wrong.items() if value != right},
-        )
+        likely = "what the target is sure of stays, and at the first disagreement its own token follows"
+        if isinstance(got, Tensor) and got.dtype == torch.int64 and got.ndim == 1:  # too many or too few of them, too
+            mistaken = {says: value for says, value in wrong.items() if value != right}
+            check.equal(name, got.tolist(), right, tested=on, likely=likely, mistakes=mistaken)
+        check.equal(name, got, torch.tensor(right), tested=on, likely="a row of tokens, a tensor of int64")
     for size in (1e-12, 1e-30):
         rare = torch.tensor([[size, 1 - size, 0.0, 0.0]], dtype=dtype)
         found = answer(torch.tensor([0]), rare, sharp[[0, 2]], torch.Generator().manual_seed(1))
@@ -815,6 +860,8 @@ def _in_law(check: Task, answer: Verify, draft: Tensor, target: Tensor, draws: i
             "what follows a token that did not stay comes from p once more: draw it from max(0, p − q)": both
             + (1 - both.sum()) * p,
             "that is the draft's law: nothing is ever turned down": q,
+            "what follows a token that did not stay comes from |p − q|: draw it from max(0, p − q)": both
+            + (1 - both.sum()) * (p - q).abs() / (p - q).abs().sum().clamp(min=1e-12),
             "turned down wherever p < q: a token stays with probability min(1, p / q)": torch.where(p >= q, q, 0)
             + (q * (p < q)).sum() * (p - q).clamp(min=0) / (p - q).clamp(min=0).sum().clamp(min=1e-12),
             "what follows a token that did not stay is the likeliest: draw it": both
@@ -895,7 +942,17 @@ def learn_then_test(
             losses = table((eighths,), n)[:, 0]
             for given in (losses, losses.float()):
                 with check.untouched(tested="the losses of one threshold", losses=given):
-                    found = p_value(given, float(delta))
+                    found = _ran(
+                        check,
+                        functools.partial(p_value, given, float(delta)),
+                        f"{n} losses that add up to {eighths / 8:g}, delta {float(delta):g}",
+                        "0 log 0 is 0: where a is 0, a log(a / b) is left out"
+                        if eighths in (0, 8 * n)
+                        else "with many points a number leaves the range of floats: add logarithms, math.lgamma",
+                        ValueError,
+                        ZeroDivisionError,
+                        OverflowError,
+                    )
                 check.close(
                     "p-value",
                     found,
@@ -905,6 +962,7 @@ def learn_then_test(
                     likely="the smaller of the two bounds; 0 log 0 is 0; with many points add logarithms, in float64",
                     mistakes=_mistaken_p_values(eighths, n, delta, right),
                 )
+    _just_above(check, p_value)
     _tables(check, p_value, answer)
     generator = torch.Generator().manual_seed(3)
     for n, thresholds, delta, epsilon in draws:
@@ -927,6 +985,23 @@ def learn_then_test(
                 if swapped != expected and (swapped is None) == (found is None)
                 else {},
             )
+
+
+def _just_above(check: Task, p_value: Callable[[Tensor, float], float]) -> None:
+    """Float32 losses whose sum is just above a whole number, and that number in float32."""
+    losses = torch.zeros(100)
+    losses[:5], losses[5] = 1.0, 2.0**-26
+    hoeffding = math.exp(-100 * (0.05 * math.log(0.05 / 0.1) + 0.95 * math.log(0.95 / 0.9)))
+    up_to = [math.e * sum(math.comb(100, j) * 0.1**j * 0.9 ** (100 - j) for j in range(k + 1)) for k in (5, 6)]
+    check.close(
+        "a sum just above 5",
+        p_value(losses, 0.1),
+        min(hoeffding, up_to[1]),
+        tested="100 losses in float32: five of 1, one of 2 to the power of -26, the others 0; delta 0.1",
+        tolerance=1e-5,
+        likely="k is just above 5, and ⌈k⌉ is 6",
+        mistakes={"k was added in float32, where it is just 5: losses.double().sum(), ⌈k⌉ is 6": up_to[0]},
+    )
 
 
 @functools.cache
@@ -1005,6 +1080,14 @@ def _tables(check: Task, p_value: Callable[..., float], answer: Callable[..., fl
             named: dict[str, float | int | None] = {
                 says: None if place is None else offered[place] for says, place in wrong.items()
             }
+            as_given = _certified(
+                table([eighths[place] for place in order], points),
+                [offered[place] for place in order],
+                Fraction(delta).limit_denominator(1000),
+                epsilon,
+            )
+            if as_given is not None and as_given != right:
+                named["tested in the order in which they came: sort them first, with their columns"] = as_given
             if expected is not None:
                 named["that is an index: give the threshold itself"] = list(order).index(expected)
             found = answer(
@@ -1046,7 +1129,7 @@ _TABLES: tuple[tuple[str, Sequence[int], int, float, float, int | None, str, dic
             "that is the p-value for losses of 0 and 1, which does not hold for fractions": 4,
             "the last threshold, whatever its losses": 10,
             "the safest one: go on while p ≤ ε": 0,
-            "nothing certified: the largest threshold is the safest, p ≤ ε certifies, δ stands in the p-value": None,
+            "nothing certified: test from the largest threshold on, the safest, in whatever order they came": None,
         },
     ),
     (
@@ -1128,7 +1211,7 @@ def predict(
             "naive rule breaks": "how many losses among 50 have a mean of at most 0.05, and how likely are they?",
             "tested rule breaks": "how many losses among 50 have a p-value of at most 0.1, and how likely are they?",
             "exit with more clutter": "when is a head sure of a digit?",
-            "threshold with more points": "with more points a risk below δ shows more often: more is certified",
+            "threshold with more points": "which thresholds can be certified with many points that could not with few?",
         },
         tolerance=1e-3,
     )

@@ -80,6 +80,12 @@ def exit_loss(logits, labels):
     return (weights * losses).sum() / weights.sum()
 
 
+# %% wrong: exit-loss | torch.tensor of a list of losses | killed by: has a gradient
+# edit of: a new tensor made of the losses, without their graph
+# -    losses = torch.tensor([nn.functional.cross_entropy(guess, labels) for guess in logits.detach()]).to(logits)
+# +    losses = torch.tensor([nn.functional.cross_entropy(guess, labels).item() for guess in logits]).to(logits)
+
+
 # %% wrong: exit-loss | a plain number | killed by: a tensor
 def exit_loss(logits, labels):
     losses = [nn.functional.cross_entropy(guess, labels).item() for guess in logits]
@@ -1110,7 +1116,7 @@ def learn_then_test(losses, thresholds, delta, epsilon):
 
 # %% right: learn-then-test | the logarithm of h written out, a dict of columns
 def p_value(losses, delta):
-    n, k = losses.shape[0], float(losses.sum())
+    n, k = losses.shape[0], float(losses.sum(dtype=torch.float64))
     if k >= n * delta:
         return 1.0
     mean = k / n
@@ -1138,11 +1144,11 @@ def learn_then_test(losses, thresholds, delta, epsilon):
 
 # %% right: learn-then-test | the mean in the dtype of the losses, a list of pairs
 def p_value(losses, delta):
-    n, mean = losses.numel(), losses.mean().item()
+    n, mean = losses.numel(), losses.mean(dtype=torch.float64).item()
     a = min(mean, delta)
     h = sum(x * math.log(x / y) for x, y in ((a, delta), (1 - a, 1 - delta)) if x)
     total, log_term = 0.0, n * math.log(1 - delta)
-    for j in range(math.ceil(losses.sum().item()) + 1):
+    for j in range(math.ceil(losses.to(torch.float64).sum().item()) + 1):
         total += math.exp(log_term)
         if j < n:
             log_term += math.log((n - j) / (j + 1)) + math.log(delta / (1 - delta))
@@ -1243,6 +1249,15 @@ def learn_then_test(losses, thresholds, delta, epsilon):
 # …
 # -        for j in range(math.ceil(k) + 1)
 # +        for j in range(math.ceil(k))
+
+
+# %% wrong: learn-then-test | the losses added in float32 | killed by: a sum just above 5
+# edit of: Hoeffding's part alone
+# -    return math.exp(-n * h)
+# +    return min(math.exp(-n * h), bentkus)
+# …
+# -    n, k = len(losses), losses.double().sum().item()
+# +    n, k = len(losses), losses.float().sum().item()
 
 
 # %% wrong: learn-then-test | losses that are not 0 counted | killed by: p-value
