@@ -365,7 +365,8 @@ def _halting_gradients(
 
 # N, R and the number of layers. Two images of three tokens; the second token of the first image was never there.
 PAID = ((torch.tensor([[3, 0, 4], [1, 2, 5]]), halves([0.625, 0.0, 0.75], [1.0, 0.5, 0.5]), 5),)
-# p, target and deviation. Three layers, the third token of the second image is not there; then nobody halts at layer 3.
+# p, target and deviation. Three layers, the third token of the second image is not there; then nobody halts at layer 3,
+# in float64 and in float32; then a prior that is 0 in floating point at layers 2 and 3.
 HALTS = (
     (
         torch.stack(
@@ -378,6 +379,8 @@ HALTS = (
         1.0,
     ),
     (halves([[0.5, 0.25], [0.5, 0.75], [0.0, 0.0]]), 2, 1.0),
+    (halves([[0.5, 0.25], [0.5, 0.75], [0.0, 0.0]]).float(), 2, 1.0),
+    (halves([[0.25], [0.25], [0.5]]), 1, 0.02),
 )
 
 
@@ -570,7 +573,10 @@ def _prior(check: Task, answer: Callable[..., Tensor], layers: int, target: floa
         tested=f"{layers} layers, target {target:g}, deviation {deviation:g}: weights "
         f"{', '.join(f'{weight:.4g}' for weight in raw.tolist()[:5])}{', ...' * (layers > 5)} divided by their sum",
         tolerance=EXACT,
-        likely="numbers in float64 that sum to one; the distance to the target is measured in deviations",
+        likely="the weights underflow, every one of them is 0 in floating point, and 0 / 0 is NaN: take the softmax of "
+        "their exponents"
+        if raw.sum() == 0
+        else "numbers in float64 that sum to one; the distance to the target is measured in deviations",
         mistakes={
             "not a distribution yet: divide by the sum": raw,
             "the integral of the density is 1, its values do not sum to one: divide by their sum": raw
@@ -622,7 +628,8 @@ def _divergence(check: Task, answer: Callable[..., Tensor], p: Tensor, target: f
         "finite gradient",
         found,
         tested=on,
-        likely="the logarithm must not see the 0: clamp H from below inside the logarithm, not the result",
+        likely="the logarithm must not see the 0: clamp H from below inside the logarithm, not the result, and by a "
+        "number that is not 0 in its dtype: torch.finfo(H.dtype).tiny",
     )
     # Where H is 0 the slope is minus infinity, and any finite number will do.
     some = [layer for layer, share in enumerate(mean) if share]

@@ -719,7 +719,7 @@ def depth_prior_loss(p, target, deviation=1.0):
 # +    return (mean * (mean.log() - log_prior)).sum()
 
 
-# %% wrong: ponder | drops the deviation on the way to the prior | killed by: divergence
+# %% wrong: ponder | drops the deviation on the way to the prior | killed by: a narrow prior
 # edit of: the smallest numbers written out
 # -    log_prior = (-0.5 * ((layer - target) / deviation) ** 2).log_softmax(0).to(p.dtype)
 # +    log_prior = (-0.5 * (layer - target) ** 2).log_softmax(0).to(p.dtype)
@@ -731,7 +731,7 @@ def depth_prior_loss(p, target, deviation=1.0):
 # +    log_prior = (-0.5 * ((layer - target) / deviation) ** 2).softmax(0).log().to(p.dtype)
 
 
-# %% wrong: ponder | a prior in float64 makes the loss float64 | killed by: divergence
+# %% wrong: ponder | a prior in float64 makes the loss float64 | killed by: 0 log 0
 # edit of: the smallest numbers written out
 # -    log_prior = (-0.5 * ((layer - target) / deviation) ** 2).log_softmax(0).to(p.dtype)
 # +    log_prior = (-0.5 * ((layer - target) / deviation) ** 2).log_softmax(0)
@@ -787,6 +787,20 @@ def depth_prior_loss(p, target, deviation=1.0):
 # -    return (-0.5 * ((layer - target) / deviation) ** 2).softmax(0)
 # +    weights = (-0.5 * ((layer - target) / deviation) ** 2).exp()
 # +    return weights / weights.sum()
+
+
+# %% wrong: ponder | the lecture's divergence: the logarithm of the prior's numbers | killed by: a narrow prior
+# edit of: the smallest numbers written out
+# -    log_prior = (-0.5 * ((layer - target) / deviation) ** 2).log_softmax(0).to(p.dtype)
+# -    return (mean * (mean.clamp_min(1e-300 if p.dtype == torch.float64 else 1e-37).log() - log_prior)).sum()
+# +    H, prior = mean.double(), depth_prior(p.shape[1], target, deviation)
+# +    return torch.where(H > 0, H * (H.clamp_min(1e-300).log() - prior.log()), 0).sum().to(p.dtype)
+
+
+# %% wrong: ponder | the lecture's clamp, which is 0 in float32 | killed by: finite gradient
+# edit of: the smallest numbers written out
+# -    return (mean * (mean.clamp_min(1e-300 if p.dtype == torch.float64 else 1e-37).log() - log_prior)).sum()
+# +    return torch.where(mean > 0, mean * (mean.clamp_min(1e-300).log() - log_prior), 0).sum()
 
 
 # %% wrong: ponder | the gradient by autograd | killed by: by hand
