@@ -182,7 +182,7 @@ def test_make_update_pulls_and_then_goes_on_with_what_came_in(tmp_path: Path) ->
     folder = bare(tmp_path / "course")
     first, then = (make("-n", "-o", ".venv/.ready", goal, folder=folder).stdout for goal in ("update", "refresh"))
     assert re.search(r'-E -s tools/update.py --make "\S*make"', first)
-    assert then.endswith("-m tools.work\n")
+    assert "-m tools.work\n" in then
     assert "environment.py" in make("-n", "refresh", folder=folder).stdout, "the environment follows its pins"
     ran = make("update", "PYTHON=", folder=folder)
     assert ran.returncode != 0
