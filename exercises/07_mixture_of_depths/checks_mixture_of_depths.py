@@ -98,7 +98,7 @@ CHOICES: tuple[Choice, ...] = (
     ("everybody", SCORES, 1.0, None),
     ("lengths", MIXED, 0.5, UNEVEN),
     ("rounded up", SCORES, 0.2, None),
-    ("a share of 3", checks.normal(2, 30, seed=5), 0.1, None),
+    ("a share of 7", checks.normal(2, 50, seed=5), 0.14, None),
     ("nobody there", SCORES, 0.5, marked(6, (), (0, 5))),
     ("whatever the absent hold", torch.where(UNEVEN, MIXED, math.nan), 0.3, UNEVEN),
 )
@@ -110,7 +110,7 @@ _CHOOSE = {
     "everybody": "at a capacity of 1 everyone who is present runs",
     "lengths": "k is a share of the tokens that are present in this row, not of its length",
     "rounded up": "0.2 of 6 tokens are 1.2, and k is 2: rounded up, math.ceil",
-    "a share of 3": "0.1 * 30 is 3.0000000000000004 and means 3: take 1e-9 off before you round up, and count in "
+    "a share of 7": "0.14 * 50 is 7.000000000000001 and means 7: take 1e-9 off before you round up, and count in "
     "Python's numbers or in float64, as float32 has seven digits",
     "nobody there": "a row in which nobody is present keeps nobody: k = 0",
     "whatever the absent hold": "absent tokens never run, whatever stands there: masked_fill(~present, -math.inf) "
@@ -663,7 +663,7 @@ def suspects() -> Iterator[Suspect]:
     what = "a model that adds the mean of the whole text everywhere"
     yield Suspect("the whole text", leaking(_whole_text), 3, True, what)
     what = f"{at}: all logits read tokens 3, 4 and 5, and change by less than 1e-4"
-    yield Suspect("a small leak", leaking(reads(later, times=1e-5)), 3, True, what)
+    yield Suspect("a small leak", leaking(reads(later, times=1e-7)), 3, True, what)
     what = f"{at}: the logits at place 0, and no others before 3, read tokens 3, 4 and 5"
     yield Suspect("the first place sees it", leaking(reads(later, to=0)), 3, True, what)
     what = f"{at}: the logits at place 2, and no others before 3, read tokens 3, 4 and 5"
@@ -1272,7 +1272,7 @@ WORDS = {"a longer window": ("falls", "rises", "stays"), "looks ahead": ("top_k"
 WINDOW, CAPACITY, DEPTH = 192, 1 / 8, 8
 ODDS = torch.tensor([[2.0, -1.0, 0.3, 0.2, -3.0], [-0.6, 0.9, 0.1, 1.4, -2.0]], dtype=torch.float64)
 # The rule says yes to 0, 2, 3 of the first row and 1, 2, 3 of the second: six, of which three are among the four.
-RULES = ((ODDS, marked(5, (0, 1), (1, 3))), (torch.tensor([[0.0, 0.0, 1.0]]), marked(3, (0, 2))))
+RULES = ((ODDS, marked(5, (0, 1, 2), (1,))), (torch.tensor([[0.0, 0.0, 1.0]]), marked(3, (0, 2))))
 
 
 def predict(
