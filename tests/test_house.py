@@ -365,8 +365,5 @@ def test_without_matplotlib_help_works_and_a_figure_says_what_to_install() -> No
         "    try:\n        exec(line)\n    except ModuleNotFoundError as error:\n        print(error)"
     )
     head, *told = said.split("\n")
-    assert (
-        head
-        == "dynlib - Networks that spend only what is needed: dynamic, efficient neural networks, each mechanism in a page or two."
-    )
+    assert head.startswith("dynlib - Networks that spend only what is needed")
     assert told == ["dynlib.plotting is for notebooks and needs matplotlib: pip install 'dynlib[course]' brings it"] * 2
