@@ -32,8 +32,8 @@ class Listener:
 
 
 class Tally(nn.Module):
-    """A block of tokens of one number: its update is ``share`` times the sum of all tokens that it was given so far,
-    this one included, plus this one's position. It counts its calls."""
+    """A block of tokens of one number: its update is ``share`` times the sum of all tokens that it was given up to this
+    one, plus this one's position. It counts its calls."""
 
     def __init__(self, share: float) -> None:
         super().__init__()
@@ -41,8 +41,11 @@ class Tally(nn.Module):
 
     def update(self, x: Tensor, *, positions: Tensor, cache: LayerCache) -> Tensor:
         self.calls += 1
-        cache.append(x[:, None], x[:, None], positions.expand(len(x), 1))
-        return self.share * cache.values.sum(2) + positions.view(-1, 1, 1)
+        if not x.shape[1]:
+            return x
+        here = positions.reshape(1, -1).expand(*x.shape[:2])
+        cache.append(x[:, None], x[:, None], here)
+        return self.share * cache.values[:, 0].cumsum(1)[:, -x.shape[1] :] + here[..., None]
 
     def forward(self, x: Tensor, *, positions: Tensor, cache: LayerCache) -> Tensor:
         """As a block does: with the residual around the update."""
@@ -856,14 +859,17 @@ LOGITS = (
 
 def routing_losses(
     check: Task,
-    routing_loss: Callable[[Tensor, Tensor], Tensor],
-    predictor_loss: Callable[[nn.Module, Tensor, Tensor], Tensor],
+    routing_loss: Callable[[Tensor, Tensor, Tensor], Tensor],
+    predictor_loss: Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor],
     *,
     logits: Iterable[tuple[Tensor, Tensor]] = LOGITS,
     predictor: Callable[[], nn.Module] = Weighted,
     x: Tensor | None = None,
+    lengths: Sequence[int] = (5, 2, 4),
+    seed: int = 3,
 ) -> None:
-    """Task 4: r and masks; then a predictor that reads x (made of something), with a mask of some tokens."""
+    """Task 4: r and masks; then a predictor that reads x (made of something), with a mask of some tokens; both first
+    with everybody present, and then in rows of these lengths."""
     check.by_hand(
         "by hand",
         routing_loss,
@@ -873,10 +879,11 @@ def routing_losses(
         likely="PyTorch alone: it has a binary cross-entropy that takes logits",
     )
     for r, mask in logits:
-        _one_loss(check, routing_loss, r.clone(), mask.clone())
+        _one_loss(check, lambda r, mask: routing_loss(r, mask, mask | True), r.clone(), mask.clone())
     x = checks.normal(2, 4, 2, seed=1, dtype=torch.float64) if x is None else x
     mask = marked(x.shape[1], *((row,) for row in range(len(x))))
-    _loss_of_predictor(check, predictor_loss, predictor(), x, mask)
+    _loss_of_predictor(check, lambda part, x, mask: predictor_loss(part, x, mask, mask | True), predictor(), x, mask)
+    _losses_of_lengths(check, routing_loss, predictor_loss, predictor, x.shape[-1], lengths, seed)
 
 
 def _one_loss(check: Task, answer: Callable[[Tensor, Tensor], Tensor], r: Tensor, mask: Tensor) -> None:
@@ -1002,6 +1009,88 @@ def _loss_of_predictor(
     )
 
 
+def _losses_of_lengths(
+    check: Task,
+    routing_loss: Callable[[Tensor, Tensor, Tensor], Tensor],
+    predictor_loss: Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor],
+    predictor: Callable[[], nn.Module],
+    dim: int,
+    lengths: Sequence[int],
+    seed: int,
+) -> None:
+    """Rows of different lengths, filled up with a number, and with NaN."""
+    batch, tokens = len(lengths), max(lengths)
+    present = marked(tokens, *map(range, lengths))
+    r, x = checks.normal(batch, tokens, seed=seed).double(), checks.normal(batch, tokens, dim, seed=seed + 1).double()
+    mask = present & (r > 0.2)
+    on = f"lengths {[*lengths]} in rows of {tokens}; among the k: {_routed(mask)}"
+    right = _mean(each(r[present], mask[present]))
+    slope = torch.where(present, (r.sigmoid() - mask.double()) / int(present.sum()), 0.0)
+    for fill in (3.0, math.nan):
+        given = torch.where(present, r, fill).requires_grad_()
+        loss = routing_loss(given * 1, mask, present)
+        told = f"{on}; the absent hold {fill:g}"
+        rows = [
+            _mean(each(row[there], among[there]))
+            for row, among, there in zip(r, mask, present, strict=True)
+            if there.any()
+        ]
+        of_all = each(given.detach(), mask)
+        check.close(
+            "those present",
+            loss.detach(),
+            torch.tensor(right, dtype=torch.float64),
+            tested=told,
+            tolerance=1e-10,
+            likely="the mean over the tokens that are present; 0 times NaN is NaN: take r[present]",
+            mistakes={
+                "a mean over all tokens, the absent among them": torch.tensor(_mean(of_all)).double(),
+                "divided by all tokens: divide by the number of those present": torch.tensor(
+                    right * int(present.sum()) / present.numel()
+                ).double(),
+                "a mean of the rows' means: every token that is present counts the same": torch.tensor(
+                    _mean(rows)
+                ).double(),
+                "the absent count as r = 0, which costs log 2 each": torch.tensor(
+                    _mean(each(torch.where(present, r, 0.0), mask))
+                ).double(),
+            },
+        )
+        check.close(
+            "gradient of those present",
+            torch.autograd.grad(loss, given, allow_unused=True)[0],
+            slope,
+            tested=f"the gradient of the loss with respect to r; {told}",
+            tolerance=1e-11,
+            likely="0 where nobody is present; torch.where hides a NaN, but not that of its gradient: index instead",
+        )
+        part, seen = predictor(), torch.where(present[..., None], x, fill)
+        found = predictor_loss(part, seen.clone(), mask, present)
+        odds = part(torch.where(present[..., None], x, 0.0))
+        check.close(
+            "predictor, those present",
+            found.detach(),
+            torch.tensor(_mean(each(odds[present].detach(), mask[present])), dtype=torch.float64),
+            tested=told,
+            tolerance=1e-10,
+            likely="the same loss, over those present",
+        )
+        weights = list(part.parameters())
+        want = torch.autograd.grad(
+            odds, weights, torch.where(present, (odds.detach().sigmoid() - mask.double()) / int(present.sum()), 0.0)
+        )
+        for one, other in zip(torch.autograd.grad(found, weights, allow_unused=True), want, strict=True):
+            check.close(
+                "gradient of the predictor, those present",
+                one,
+                other,
+                tested=f"the gradients of the predictor's weights; {told}",
+                tolerance=1e-10,
+                likely="what the absent hold reached the predictor's weights, if only by 0 times NaN: put zeros there "
+                "before it reads x",
+            )
+
+
 def each(logits: Tensor, mask: Tensor) -> list[float]:
     """The loss of every token: log(1 + e^wrong), without the power of a large number."""
     found = []
@@ -1062,12 +1151,14 @@ KINDS: dict[str, Kind] = {
 
 
 class Text(NamedTuple):
-    """What transformer layers of these kinds read: so many tokens from a place on, the first of them at once."""
+    """What transformer layers of these kinds read: so many tokens from a place on, some of them before
+    the answer begins, and then in pieces of so many."""
 
     kinds: Sequence[str]
     tokens: int
     first: int = 0
     prompt: int = 0
+    piece: int = 1
     dtype: torch.dtype = torch.float64
     seed: int = 0
 
@@ -1078,10 +1169,11 @@ def causal_step(
     *,
     values: Sequence[float] = VALUES,
     kinds: dict[str, Kind] = KINDS,
+    pieces: Sequence[Sequence[int]] = ((6,), (1, 3, 2), (2, 2, 2)),
     texts: Iterable[Text] = (),
 ) -> None:
     """Task 5: tokens of one number through a layer of each kind (share, router and predictor), through four together,
-    and texts through transformer layers."""
+    one by one and in pieces; and texts through transformer layers."""
     check.by_hand(
         "by hand",
         answer,
@@ -1118,6 +1210,7 @@ def causal_step(
         )
     if len(kinds) > 1:
         _together(check, answer, [*kinds.values(), (0.125, None, None)], values)
+        _in_pieces(check, answer, [*kinds.values(), (0.125, None, None)], values, pieces)
     for text in texts:
         _transformers(check, answer, text)
 
@@ -1153,14 +1246,79 @@ def _together(check: Task, answer: Callable[..., Tensor], kinds: list[Kind], val
     )
 
 
+def _in_pieces(
+    check: Task,
+    answer: Callable[..., Tensor],
+    kinds: list[Kind],
+    values: Sequence[float],
+    pieces: Iterable[Sequence[int]],
+) -> None:
+    """Several tokens in one call: each layer by itself, then all of them."""
+    for some in [[kind] for kind in kinds] + [kinds]:
+        for sizes in pieces:
+            layers, caches = _layers(some), [LayerCache() for _ in some]
+            on = f"{len(values)} tokens through {len(some)} of the four layers, in pieces of {[*sizes]}"
+            found, place, called = [], 0, []
+            for size in sizes:
+                before = [layer.block.calls for layer in layers]
+                x = torch.tensor(values[place : place + size], dtype=torch.float64).view(1, -1, 1)
+                with check.untouched("x stays", tested=on, likely="+= changes what you were given", x=x):
+                    found.append(answer(layers, x, place, caches))
+                check.equal("shape", _shape(found[-1]), (1, size, 1), tested=on, likely="a state for each token of x")
+                place += size
+                called.append([layer.block.calls - had for layer, had in zip(layers, before, strict=True)])
+            ends = [sum(sizes[: number + 1]) for number in range(len(sizes))]
+            begins = [end - size for end, size in zip(ends, sizes, strict=True)]
+            start = {place: begin for begin, end in zip(begins, ends, strict=True) for place in range(begin, end)}
+            expected, ran = whole(some, values)
+            check.equal(
+                "the caches after pieces",
+                _held(caches),
+                ran,
+                tested=f"the positions in the caches after {on}",
+                likely="each token decides by its own log-odds; the block gets those who run, at place, place + 1, ...",
+                mistakes={
+                    "all tokens of a piece were said to stand at place: they stand at place, place + 1, ...": (
+                        whole(some, values, at=lambda place, number, start=start: start[place])[1]
+                    ),
+                    "those who pass by are in the cache: gather the ones that run": (
+                        whole(some, values, writes=True)[1]
+                    ),
+                },
+            )
+            check.close(
+                "several at once",
+                torch.cat(found, dim=1).flatten(),
+                expected,
+                tested=f"the states after {on}",
+                tolerance=1e-10,
+                likely="what steps of one token give: each has its own r, decides for itself, and keeps its place",
+                mistakes={says: whole(some, values, **slip)[0] for says, slip in _STEPS.items()},
+            )
+            check.equal(
+                "once a piece",
+                called,
+                [
+                    [int(any(begin <= at < end for at in row)) for row in ran]
+                    for begin, end in zip(begins, ends, strict=True)
+                ],
+                tested=f"how often each block was called for each piece; {on}",
+                likely="one call for all tokens of a piece that run, and none if nobody does: gather them first",
+            )
+
+
+def _layers(kinds: Sequence[Kind]) -> list[Layer]:
+    return [
+        Layer(Tally(share), *(None if number is None else _scaled(number) for number in decides))
+        for share, *decides in kinds
+    ]
+
+
 def _by_steps(
     check: Task, answer: Callable[..., Tensor], kinds: list[Kind], values: Sequence[float]
 ) -> tuple[Tensor, list[list[int]], list[int]]:
     """With the learner's function: the states, what the caches hold, and how often each block was called."""
-    layers = [
-        Layer(Tally(share), *(None if number is None else _scaled(number) for number in decides))
-        for share, *decides in kinds
-    ]
+    layers = _layers(kinds)
     caches, found = [LayerCache() for _ in layers], []
     for place, value in enumerate(values):
         x = torch.full((1, 1, 1), value, dtype=torch.float64)
@@ -1261,7 +1419,7 @@ _STEPS: dict[str, dict[str, Any]] = {
 
 
 def _transformers(check: Task, answer: Callable[..., Tensor], text: Text) -> None:
-    kinds, tokens, first, prompt, dtype, seed = text
+    kinds, tokens, first, prompt, piece, dtype, seed = text
     layers = []
     for number, kind in enumerate(kinds):
         decides = [_router(seed=by * seed + number, dtype=dtype) for by in (20, 30)]
@@ -1272,8 +1430,8 @@ def _transformers(check: Task, answer: Callable[..., Tensor], text: Text) -> Non
     caches, after = [LayerCache() for _ in layers], f", {prompt} of which the caches hold already" if prompt else ""
     if prompt:
         _at_once(layers, x[:, :prompt], first, caches)
-    found = [answer(layers, x[:, at : at + 1].clone(), first + at, caches) for at in range(prompt, tokens)]
-    on = f"{', '.join(kinds)}; {tokens} tokens from place {first}{after}; {dtype}"
+    found = [answer(layers, x[:, at : at + piece].clone(), first + at, caches) for at in range(prompt, tokens, piece)]
+    on = f"{', '.join(kinds)}; {tokens} tokens from place {first}{after}, {piece} at a time; {dtype}"
     check.equal(
         "holes",
         _held(caches),
