@@ -1,7 +1,8 @@
 """The checks of unit 02. Random answers are held against their law, which is written down or integrated."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -205,28 +206,36 @@ def _twin_gradients(
 LAW = torch.tensor([1.5, 0.0, -1.0, 0.5, -math.inf])
 
 
+def _cut(logits: Tensor, cut: Sequence[int]) -> Iterator[Tensor]:
+    """Logits in chunks of these sizes along the last dimension; they can be gone through once."""
+    return iter([part.clone() for part in logits.split(list(cut), -1)])
+
+
 def gumbel_max(
     check: Task,
     answer: Callable[..., Tensor],
     *,
-    sizes: Sequence[tuple[tuple[int, ...], int]] = (((2, 3, 5), 1), ((3, 4, 5), 0), ((3, 4, 5), -1), ((4,), -1)),
-    laws: Iterable[tuple[Tensor, tuple[int, ...], int]] = ((LAW, (DRAWS, 5), -1),),
+    sizes: Sequence[tuple[tuple[int, ...], tuple[int, ...]]] = (((2, 3), (2, 2, 1)), ((4,), (3, 1)), ((), (4,))),
+    laws: Iterable[tuple[Tensor, tuple[int, ...], tuple[int, ...]]] = ((LAW, (DRAWS,), (2, 1, 2)),),
 ) -> None:
-    """Task 1: shapes with a dim, then logits [k] spread along a dim of a shape, against softmax(logits)."""
-    for shape, dim in sizes:
-        table, rest = checks.normal(*shape, seed=1), list(shape)
-        rest.pop(dim)
-        with check.untouched(tested=f"logits {list(shape)}, dim={dim}", logits=table):
-            found = answer(table, dim=dim)
+    """Task 1: batch shapes with sizes of chunks, then logits [k] in every row of a shape, in chunks, against
+    softmax(logits)."""
+    for shape, cut in sizes:
+        parts, on = (
+            list(_cut(checks.normal(*shape, sum(cut), seed=1), cut)),
+            f"chunks of {[*cut]} choices, rows {[*shape]}",
+        )
+        with check.untouched(tested=on, **{f"chunk {number}": part for number, part in enumerate(parts)}):
+            found = answer(iter(parts))
         check.equal(
             "shape",
             tuple(found.shape),
-            tuple(rest),
-            tested=f"logits {list(shape)}, dim={dim}",
-            likely="one choice for each row along dim",
+            shape,
+            tested=on,
+            likely="one choice for each row, counted through all chunks",
             mistakes={
-                "you choose along another dimension than dim": tuple(shape[:-1]),
-                "you give one-hot vectors or weights; give the number of the choice": tuple(shape),
+                "that is one choice for each chunk; it is one of all chunks together": (len(cut), *shape),
+                "you give one-hot vectors or weights; give the number of the choice": (*shape, sum(cut)),
             },
         )
         check.equal(
@@ -240,48 +249,103 @@ def gumbel_max(
     # A right answer leaves out one of four equal choices in 500 rows with probability 4 · 0.75^500 < 1e-60.
     check.equal(
         "every row draws",
-        answer(torch.zeros(500, 4)).unique().numel(),
+        answer(_cut(torch.zeros(500, 4), (2, 1, 1))).unique().numel(),
         4,
-        tested="500 rows of four equal logits: number of different choices",
-        likely="there must be one number of noise for every logit: not one for a row, not one row for the batch",
+        tested="500 rows of four equal logits, in chunks of 2, 1 and 1: number of different choices",
+        likely="there must be one number of noise for every logit: not one for a row, a chunk or the batch; and a "
+        "choice is counted through all chunks",
     )
-    for logits, shape, dim in laws:
+    for logits, shape, cut in laws:
         check.frequencies(
             "law",
-            answer(_along(logits, shape, dim), dim=dim),
+            answer(_cut(logits.expand(*shape, len(logits)), cut)).flatten(),
             logits.softmax(0),
-            tested=f"draws for the logits {logits.tolist()}, {logits.dtype}, dim={dim} of {list(shape)} (χ² test)",
-            likely="the largest of logits + Gumbel noise, one independent number for each logit",
-            mistakes=_mistaken_laws(logits),
+            tested=f"draws for the logits {logits.tolist()}, {logits.dtype}, in chunks of {[*cut]} (χ² test)",
+            likely="the largest of logits + Gumbel noise, one independent number for each logit, drawn once",
+            mistakes=_mistaken_laws(logits, cut),
         )
-    for shape, dim in sizes:
-        table = 1e6 * checks.normal(*shape, seed=1)  # so far apart that noise changes no choice
-        turned = table.movedim(0, -1).contiguous().movedim(-1, 0)
-        for what, logits in (("", table), (", not contiguous", turned)):
-            rows = logits.movedim(dim, -1).reshape(-1, shape[dim]).tolist()
-            check.equal(
-                "each its own row",
-                answer(logits, dim=dim).flatten(),
-                torch.tensor([row.index(max(row)) for row in rows]),
-                tested=f"logits {list(shape)}{what}, dim={dim}, so far apart that the largest is always chosen",
-                likely="each row chooses by its own logits, and stands where it stood: movedim, not transpose; and no "
-                "exponential of a large logit, which no float holds",
-            )
+    for shape, cut in sizes:
+        table = 1e6 * checks.normal(*shape, sum(cut), seed=1)  # so far apart that noise changes no choice
+        rows = table.view(-1, sum(cut)).tolist()
+        likely = (
+            "each row takes over the largest so far on its own; and no exponential of a large logit, which no float "
+        )
+        check.equal(
+            "each its own row",
+            answer(_cut(table, cut)).flatten(),
+            torch.tensor([row.index(max(row)) for row in rows]),
+            tested=f"chunks of {[*cut]} choices, rows {[*shape]}; logits so far apart that the largest always wins",
+            likely=likely + "holds",
+            mistakes={
+                "that is the place within its chunk: add how many choices came before it": torch.tensor(
+                    [_within(row.index(max(row)), cut) for row in rows]
+                ),
+                "that is the largest of the last chunk: it is to be the largest of all": torch.tensor(
+                    [row.index(max(row[-cut[-1] :]), len(row) - cut[-1]) for row in rows]
+                ),
+            },
+        )
+    never = [-math.inf] * 2
+    barred = torch.tensor([[*never, *never, 1.0, 2.0, *never], [0.0, -1.0, *never, *never, *never]])
+    found = answer(_cut(barred.expand(200, 2, 8), (2, 2, 2, 2)))
+    check.true(
+        "impossible chunks",
+        bool(((found[:, 0] // 2 == 2) & (found[:, 1] // 2 == 0)).all()),
+        tested="four chunks of two choices; in one row the third alone has finite logits, in another the first alone",
+        expected="choices of that chunk, 4 and 5 or 0 and 1",
+        got=found.unique(),
+        likely="a chunk without a finite logit changes nothing for that row; and -inf minus -inf is NaN",
+    )
     logits = torch.tensor([[0.0, 2.0, 1.0], [1.0, 0.5, -1.0]])
     _independent(
         check,
         "independent rows",
-        answer(logits.expand(DRAWS, 2, 3)),
+        answer(_cut(logits.expand(DRAWS, 2, 3), (1, 2))),
         (logits[0].softmax(0), logits[1].softmax(0)),
         "pairs of rows of one call",
         "the rows share noise, or logits: draw one number for every logit",
     )
-    _unrelated(check, answer(torch.zeros(40, 500, 4)).flatten() < 2, f"{DRAWS} rows [40, 500] of four equal logits")
-    _own_randomness(check, lambda **given: answer(torch.zeros(200, 4), **given), "200 rows of four equal logits")
+    equal = torch.zeros(40, 500, 4)
+    _unrelated(check, answer(_cut(equal, (1, 3))).flatten() < 2, f"{DRAWS} rows [40, 500] of four equal logits")
+    _own_randomness(
+        check, lambda **given: answer(_cut(torch.zeros(200, 4), (3, 1)), **given), "200 rows of four equal logits"
+    )
     _by_hand(check, answer)
+    alive: list[weakref.ref[Tensor]] = []
+    held = [0]
+
+    def one_by_one() -> Iterator[Tensor]:
+        for _ in range(6):
+            held.append(sum(made() is not None for made in alive[:-1]))
+            yield _remembered(torch.zeros(3, 2), alive)
+        held.append(sum(made() is not None for made in alive[:-1]))
+
+    answer(one_by_one())
+    check.equal(
+        "one chunk at a time",
+        max(held),
+        0,
+        tested="six chunks: how many but the last are still held when the next one is asked for",
+        likely="list(chunks), torch.cat and a list of all noise keep every chunk: carry along the largest so far and "
+        "where it stood, and nothing else",
+    )
 
 
-def _mistaken_laws(logits: Tensor) -> dict[str, Tensor]:
+def _remembered(made: Tensor, alive: list[weakref.ref[Tensor]]) -> Tensor:
+    alive.append(weakref.ref(made))
+    return made
+
+
+def _within(place: int, cut: Sequence[int]) -> int:
+    """A choice's place in its own chunk."""
+    for size in cut:
+        if place < size:
+            return place
+        place -= size
+    raise ValueError(place)
+
+
+def _mistaken_laws(logits: Tensor, cut: Sequence[int]) -> dict[str, Tensor]:
     size = len(logits)
     exponential = torch.empty(400_000, size).exponential_()
     drawn = {
@@ -290,10 +354,32 @@ def _mistaken_laws(logits: Tensor) -> dict[str, Tensor]:
         "that is the law with noise -log U: one logarithm is missing": logits + exponential,
         "that is the law with noise -log(1 - log U): log, not log1p": logits - torch.log1p(exponential),
     }
+    law = logits.softmax(0)
+    folded, evenly = torch.zeros_like(law), torch.cat([part.softmax(0) for part in logits.split(list(cut))]) / len(cut)
+    for place, share in enumerate(law.tolist()):
+        folded[_within(place, cut)] += share
     return {
-        "the noise is added after the softmax: add it to the logits": logits.softmax(0).softmax(0),
+        "the noise is added after the softmax: add it to the logits": law.softmax(0),
+        "that is the place within its chunk: add how many choices came before it": folded,
+        "that is a fair draw of a chunk, and a draw in it: a chunk counts for as much as it weighs": evenly,
+        "the one carried along is given new noise with every chunk, or has lost its own: keep logit + noise": (
+            _again(logits, cut)
+        ),
         **{says: torch.bincount(sums.argmax(-1), minlength=size) / 400_000 for says, sums in drawn.items()},
     }
+
+
+def _again(logits: Tensor, cut: Sequence[int]) -> Tensor:
+    """The law if the best so far meets each chunk with its logit and new noise."""
+    draws, before = 400_000, 0
+    carried, choice = torch.full((draws,), -math.inf), torch.zeros(draws, dtype=torch.int64)
+    for part in logits.float().split(list(cut)):
+        among = torch.cat([carried[:, None], part.expand(draws, -1)], dim=1)
+        place = (among - torch.empty_like(among).exponential_().log()).argmax(1)
+        carried = among.gather(1, place[:, None])[:, 0]
+        choice = torch.where(place > 0, before + place - 1, choice)
+        before += len(part)
+    return torch.bincount(choice, minlength=len(logits)) / draws
 
 
 # ---- task 2: straight_through
@@ -593,7 +679,7 @@ def _impossible(check: Task, answer: Callable[..., Tensor], table: Tensor, tau: 
 
 def gumbel_sigmoid(
     check: Task,
-    answer: Callable[..., Tensor],
+    pair: Callable[..., tuple[Tensor, Tensor]],
     *,
     shapes: Iterable[tuple[int, ...]] = ((2, 3),),
     laws: Iterable[tuple[float, float]] = ((0.5, 0.6),),
@@ -603,11 +689,25 @@ def gumbel_sigmoid(
     dtype: torch.dtype = torch.float32,
 ) -> None:
     """Task 4: shapes; the law of soft samples and of hard ones, for a logit and a tau; gradients at some temperatures;
-    logits so large that the answer is certain."""
+    logits so large that the answer is certain; and the density at the same temperatures."""
+
+    def answer(*given: Any, **how: Any) -> Tensor:
+        """The sample alone."""
+        return pair(*given, **how)[0]
+
     for shape in shapes:
-        found = answer(torch.zeros(shape, dtype=dtype))
-        check.equal("shape", tuple(found.shape), shape, tested=f"logits {list(shape)}")
-        check.equal("dtype", found.dtype, dtype, tested=f"logits {list(shape)} in {dtype}")
+        both = pair(torch.zeros(shape, dtype=dtype))
+        check.true(
+            "a pair",
+            isinstance(both, tuple | list) and len(both) == 2 and all(isinstance(part, Tensor) for part in both),
+            tested=f"logits {list(shape)}",
+            expected="two tensors, the sample and the logarithm of a density",
+            got=type(both).__name__,
+            likely="return sample, log_density",
+        )
+        for what, found in zip(("sample", "log-density"), both, strict=True):
+            check.equal("shape", tuple(found.shape), shape, tested=f"the {what} of logits {list(shape)}")
+            check.equal("dtype", found.dtype, dtype, tested=f"the {what} of logits {list(shape)} in {dtype}")
     for logit, tau in laws:
         _law_of_yes(check, answer, logit, tau)
     for logit, tau in shares:
@@ -672,7 +772,20 @@ def gumbel_sigmoid(
             )
     _unrelated(check, answer(torch.zeros(40, 500), hard=True).detach().flatten(), f"{DRAWS} logits of 0, [40, 500]")
     _own_randomness(check, lambda **given: answer(torch.zeros(200), **given), "200 logits of 0")
-    _by_hand(check, answer)
+    _by_hand(check, pair)
+    for tau in temperatures:
+        _density(check, pair, checks.normal(50, 3, seed=4), tau)
+    for hard in (False, True):
+        leaf = torch.tensor([[large, -large, 0.0]], dtype=dtype, requires_grad=True)
+        density = pair(leaf, 0.1, hard=hard)[1]
+        check.finite(
+            "density where certain",
+            density,
+            checks.gradient(density, leaf),
+            tested=f"the log-density and its gradient, logits ±{large:g} and 0 at tau 0.1, hard={hard}",
+            likely="the density is that of the log-odds x, not of sigma(x), which is 0 or 1 here; and its logarithm is "
+            "written with F.logsigmoid, not with log(sigmoid(...))",
+        )
 
 
 def _no_yes(logit: float) -> Tensor:
@@ -698,6 +811,82 @@ def _law_of_yes(check: Task, answer: Callable[..., Tensor], logit: float, tau: f
             ),
             **_tempered(logit, tau, "there is no noise, or one number for all"),
             "the noise comes after a sigmoid: add it to the logit": _between((tau * at - gap.sigmoid()).sigmoid()),
+        },
+    )
+
+
+def _log_slope(at: Tensor, logits: Tensor, tau: float, step: float = 1e-4) -> Tensor:
+    """The logarithm of how steeply P(x <= t) = sigma(tau t - l) rises, by differences; on the side where they are small
+    numbers, which floats tell apart best."""
+    gap = tau * at - logits
+    side = torch.where(gap > 0, -1.0, 1.0)
+    above, below = (torch.sigmoid(side * (gap + way * tau * step)) for way in (1, -1))
+    return ((above - below).abs() / (2 * step)).log()
+
+
+def _density(check: Task, pair: Callable[..., tuple[Tensor, Tensor]], logits: Tensor, tau: float) -> None:
+    """The density of the log-odds against the slope of P(x <= t) = sigma(tau t - l), of samples in float64."""
+    logits = logits.double()
+    leaf = logits.clone().requires_grad_()
+    soft, density = pair(leaf * 1.0, tau, generator=seeded(13))
+    hard_density = pair(leaf * 1.0, tau, hard=True, generator=seeded(13))[1].detach()
+    y, on = soft.detach(), f"logits {list(logits.shape)} at tau {tau:g}, in float64"
+    clear = (y > 1e-6) & (y < 1 - 1e-6)  # elsewhere y does not tell x well
+    x, certain = y.clamp(1e-6, 1 - 1e-6).logit(), torch.zeros_like(y)
+    right, step = _log_slope(x, logits, tau), 1e-4
+    gap = tau * x - logits
+    slips = {
+        "log tau is missing: x is the noise, moved and divided by tau, which makes its density tau times as large": (
+            right - math.log(tau)
+        ),
+        "log tau has the wrong sign: dividing by tau makes the density tau times as large": right - 2 * math.log(tau),
+        "the density, not its logarithm": right.exp(),
+        "that is the density of the sample sigma(x): it is asked of x": right - y.log() - (-y).log1p(),
+        "that is the logarithm of the probability of the decision, not of the density of x": (
+            torch.where(y > 0.5, logits, -logits).double().sigmoid().log()
+        ),
+        "that is the density of a Gumbel number: the noise is a difference of two, and logistic": (
+            math.log(tau) - gap - (-gap).exp()
+        ),
+        "that is log P(x <= t): the density is its slope": gap.sigmoid().log(),
+        "the logits are missing: it is tau x - l that is logistic": _log_slope(x, 0 * logits, tau),
+        "it is tau x - l that is logistic, not x": _log_slope(x, 0 * logits, 1.0),
+    }
+    for what, found in (("", density.detach()), (" of a hard sample of the same noise", hard_density)):
+        check.close(
+            "density",
+            torch.where(clear, found, certain),
+            torch.where(clear, right, certain),
+            tested=f"{on}: the log-density{what}, against differences of P(x <= t) at the x of the relaxed sample",
+            tolerance=1e-5,
+            likely="P(x <= t) = sigma(tau t - l): its slope with respect to t, and the logarithm of that; hard changes "
+            "the sample, not x",
+            mistakes={says: torch.where(clear, slip, certain) for says, slip in slips.items()},
+        )
+    check.true(
+        "density has a gradient",
+        density.requires_grad,
+        tested="whether a gradient flows from the log-density to the logits",
+        expected="requires_grad=True",
+        got=density.requires_grad,
+        likely="x is held fixed, the logits are not",
+    )
+    slope = (_log_slope(x, logits + step, tau) - _log_slope(x, logits - step, tau)) / (2 * step)
+    found = checks.gradient(density, leaf)
+    loss = torch.linspace(-1, 2, leaf.numel(), dtype=torch.float64).view_as(leaf)
+    check.close(
+        "gradient of the density",
+        torch.where(clear, found, certain),
+        torch.where(clear, slope * loss, certain),
+        tested=f"{on}: the gradient of a sum of log-densities, each times a number of its own",
+        tolerance=1e-5,
+        likely="a = tau x - l with x detached: it moves against the logits",
+        mistakes={
+            "none: x moved with the logits, so that tau x - l stayed the noise; hold x fixed": certain,
+            "the wrong sign: with x held fixed, a falls where a logit rises": torch.where(
+                clear, -slope * loss, certain
+            ),
+            "1 / tau too much: with respect to l, not to x": torch.where(clear, slope * loss / tau, certain),
         },
     )
 

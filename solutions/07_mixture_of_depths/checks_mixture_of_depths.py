@@ -32,8 +32,8 @@ class Listener:
 
 
 class Tally(nn.Module):
-    """A block of tokens of one number: its update is ``share`` times the sum of all tokens that it was given so far,
-    this one included, plus this one's position. It counts its calls."""
+    """A block of tokens of one number: its update is ``share`` times the sum of all tokens that it was given up to this
+    one, plus this one's position. It counts its calls."""
 
     def __init__(self, share: float) -> None:
         super().__init__()
@@ -41,8 +41,15 @@ class Tally(nn.Module):
 
     def update(self, x: Tensor, *, positions: Tensor, cache: LayerCache) -> Tensor:
         self.calls += 1
-        cache.append(x[:, None], x[:, None], positions.expand(len(x), 1))
-        return self.share * cache.values.sum(2) + positions.view(-1, 1, 1)
+        if not x.shape[1]:
+            return x
+        here = positions.reshape(1, -1).expand(*x.shape[:2])
+        cache.append(x[:, None], x[:, None], here)
+        return self.share * cache.values[:, 0].cumsum(1)[:, -x.shape[1] :] + here[..., None]
+
+    def forward(self, x: Tensor, *, positions: Tensor, cache: LayerCache) -> Tensor:
+        """As a block does: with the residual around the update."""
+        return x + self.update(x, positions=positions, cache=cache)
 
 
 class Layer(NamedTuple):
@@ -207,7 +214,6 @@ def _mistaken_choices(scores: Tensor, capacity: float, present: Tensor) -> dict[
             1
         ),
         "who has r > 0 is another rule, and not k tokens: the k largest run, be they negative": (scores > 0) & present,
-        "the absent count as 0: they are no tokens, and never run": by_beating(scores * present, capacity, none | True),
         "rounded up, not down": by(rounded=lambda share: int(share + 1e-9)),
         "rounded up, not to the nearest": by(rounded=lambda share: round(share)),
         "one too many: k tokens run": by(rounded=lambda share: math.ceil(share - 1e-9) + 1),
@@ -245,9 +251,14 @@ def _mistaken_choices(scores: Tensor, capacity: float, present: Tensor) -> dict[
 def _mistaken_presence(scores: Tensor, capacity: float, present: Tensor) -> dict[str, Tensor]:
     by = partial(by_beating, scores, capacity)
     first, *_ = numbers = present.sum(1).tolist()
+    zeroed = by_beating(scores * present, capacity, of=lambda row: numbers[row])
+    as_zeros = "the absent count as 0, and a 0 is more than a negative score: masked_fill(~present, -math.inf)"
     alone = ~present.any(1, keepdim=True) & (torch.arange(scores.shape[1]) == 0)
     return {
-        "the absent run too: only those who are present do": by(),
+        as_zeros: zeroed,
+        f"{as_zeros}; taking them out afterwards leaves fewer than k": zeroed & present,
+        "the absent run too: only those who are present do": by(of=lambda row: numbers[row]),
+        "the absent run too, and count for k: only those who are present do": by(),
         "k is a share of the tokens present in this row, not of the longest row": by(
             present, of=lambda row: max(numbers)
         ),
@@ -316,6 +327,7 @@ def mixture_of_depths(
             found = answer(block, x, r, mask)
         if batch > 1 and isinstance(found, Tensor) and found.shape == x.shape:
             _whose_places(check, found, x, mask)
+            _what_fills_up(check, found, x, mask)
         check.equal(
             "dtype",
             getattr(found, "dtype", None),
@@ -387,6 +399,27 @@ def _whose_places(check: Task, found: Tensor, x: Tensor, mask: Tensor) -> None:
         expected="those of each row's own mask",
         got="in all rows those of the first",
         likely="mask[0] speaks of the first sequence alone: each row has places of its own",
+    )
+
+
+def _what_fills_up(check: Task, found: Tensor, x: Tensor, mask: Tensor) -> None:
+    """An update of what only fills up a row lands on its first token (position 0) or on its last (-1)."""
+    numbers = mask.sum(1)
+    strange = (found.detach() != x.detach()).any(-1) & ~mask & x.isfinite().all(-1)
+    short = (numbers < numbers.max())[:, None] & ~mask
+    places = torch.arange(mask.shape[1])
+    landed = [
+        name
+        for name, at in (("first", 0), ("last", mask.shape[1] - 1))
+        if (short & (places == at)).any() and torch.equal(strange, short & (places == at))
+    ]
+    check.true(
+        "what fills up",
+        not landed,
+        tested=f"which tokens changed; routed: {_routed(mask)}",
+        expected="the routed ones alone",
+        got=f"in rows with fewer routed tokens than others the {landed[0]} token changed too" if landed else "",
+        likely="the update of what only fills up a row was added back: leave it out, update[there]",
     )
 
 
@@ -501,7 +534,14 @@ def _mistaken_routings(x: Tensor, r: Tensor, mask: Tensor) -> dict[str, Callable
         falling = sorted(places, key=lambda place: -r[row, place])
         return [falling.index(place) for place in places]
 
-    return {
+    slips, total = {}, int(mask.sum())
+    if total % len(mask) == 0 and bool((mask.sum(1) != total // len(mask)).any()):
+        mixed = mask.nonzero()[:, 1].view(len(mask), -1).tolist()
+        slips[
+            "view(batch, -1) cuts the places into equal parts, and hands those of one row to another: rows route "
+            "different numbers of tokens"
+        ] = by(mask=marked(x.shape[1], *mixed))
+    return slips | {
         "r times the update replaces x: add x to it": by(keep=lambda r: 0),
         "the update is not multiplied by r: the weight stands on the path": by(weights=lambda r, at: 0 * r[at] + 1),
         "the residual counts twice: the update is added to x once": by(keep=lambda r: 2),
@@ -662,8 +702,8 @@ def suspects() -> Iterator[Suspect]:
     yield Suspect("the shape", leaking(_by_batch), 3, False, what)
     what = "a model that adds the mean of the whole text everywhere"
     yield Suspect("the whole text", leaking(_whole_text), 3, True, what)
-    what = f"{at}: all logits read tokens 3, 4 and 5, and change by less than 1e-4"
-    yield Suspect("a small leak", leaking(reads(later, times=1e-7)), 3, True, what)
+    what = f"{at}: all logits, in float64, read tokens 3, 4 and 5, and change by less than 1e-8"
+    yield Suspect("a small leak", leaking(reads(later, times=1e-10)), 3, True, what)
     what = f"{at}: the logits at place 0, and no others before 3, read tokens 3, 4 and 5"
     yield Suspect("the first place sees it", leaking(reads(later, to=0)), 3, True, what)
     what = f"{at}: the logits at place 2, and no others before 3, read tokens 3, 4 and 5"
@@ -682,6 +722,9 @@ def suspects() -> Iterator[Suspect]:
     yield Suspect("top-k", leaking(_two_largest), 4, True, what, RANKED)
     what = f"{at}: the logits of the first row read token 5 of the second row, less token 5 of the third"
     yield Suspect("one row at a time", leaking(compares(5, 1, 2)), 3, True, what)
+    model = leaking(reads(5, token=4, rows=(0, 2)))
+    what = f"{at}: the logits of the first row read whether token 5 of the third row is a 4; here it is a 3"
+    yield Suspect("another row", model, 3, True, what)
     what = f"{at}: a causal model, one of whose logits is NaN, whatever is read"
     yield Suspect("a constant NaN", leaking(always(math.nan, which=4)), 3, False, what)
 
@@ -742,7 +785,8 @@ _WHY = {
     "the shape": "run the replaced tokens in the shape in which the first ones ran: rounding differs between shapes",
     "transformers": "run the replaced tokens in the shape in which the first ones ran: rounding differs between shapes",
     "a small leak": "compare the logits themselves, not the likeliest token nor the probabilities, and forgive "
-    "nothing: the lecture's bound of 1e-4 is for models that round differently, and here none does",
+    "nothing, nor let torch.allclose do so: the lecture's bound of 1e-4 is for models that round differently, and here "
+    "none does",
     "the first place sees it": "compare all logits before place; one of them that differs is enough",
     "the place before sees it": "compare up to place - 1: logits[:, :place]; one of them that differs is enough",
     "the token at place": "the token at place itself is one to replace: start at place, not after it; and one "
@@ -754,6 +798,8 @@ _WHY = {
     "one at a time": "replace one token and leave the others as they were: of several that change together, one may "
     "undo the other",
     "one row at a time": "replace one token of one row: of two rows that change together, one may undo the other",
+    "another row": "replace a token in `tokens` as they are, in any row, and compare all rows: a batch made of one row "
+    "and its replacements has lost the other rows",
     "a constant NaN": "NaN is not equal to itself: where both are NaN nothing has changed",
     "rows that cancel": "replace one token of one row: of two rows that change together, one may undo the other",
     "NaN comes and goes": "a logit that becomes NaN has changed: forgive it only where both are NaN",
@@ -813,14 +859,17 @@ LOGITS = (
 
 def routing_losses(
     check: Task,
-    routing_loss: Callable[[Tensor, Tensor], Tensor],
-    predictor_loss: Callable[[nn.Module, Tensor, Tensor], Tensor],
+    routing_loss: Callable[[Tensor, Tensor, Tensor], Tensor],
+    predictor_loss: Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor],
     *,
     logits: Iterable[tuple[Tensor, Tensor]] = LOGITS,
     predictor: Callable[[], nn.Module] = Weighted,
     x: Tensor | None = None,
+    lengths: Sequence[int] = (5, 2, 4),
+    seed: int = 3,
 ) -> None:
-    """Task 4: r and masks; then a predictor that reads x (made of something), with a mask of some tokens."""
+    """Task 4: r and masks; then a predictor that reads x (made of something), with a mask of some tokens; both first
+    with everybody present, and then in rows of these lengths."""
     check.by_hand(
         "by hand",
         routing_loss,
@@ -830,10 +879,11 @@ def routing_losses(
         likely="PyTorch alone: it has a binary cross-entropy that takes logits",
     )
     for r, mask in logits:
-        _one_loss(check, routing_loss, r.clone(), mask.clone())
+        _one_loss(check, lambda r, mask: routing_loss(r, mask, mask | True), r.clone(), mask.clone())
     x = checks.normal(2, 4, 2, seed=1, dtype=torch.float64) if x is None else x
     mask = marked(x.shape[1], *((row,) for row in range(len(x))))
-    _loss_of_predictor(check, predictor_loss, predictor(), x, mask)
+    _loss_of_predictor(check, lambda part, x, mask: predictor_loss(part, x, mask, mask | True), predictor(), x, mask)
+    _losses_of_lengths(check, routing_loss, predictor_loss, predictor, x.shape[-1], lengths, seed)
 
 
 def _one_loss(check: Task, answer: Callable[[Tensor, Tensor], Tensor], r: Tensor, mask: Tensor) -> None:
@@ -843,6 +893,14 @@ def _one_loss(check: Task, answer: Callable[[Tensor, Tensor], Tensor], r: Tensor
     with check.untouched(tested=on, r=r, mask=mask):
         loss = answer(r, mask)
     check.equal("one number", _shape(loss), (), tested=on, likely="the mean over all tokens of all rows")
+    check.equal(
+        "dtype",
+        loss.dtype,
+        r.dtype,
+        tested=f"the dtype of the loss; {on}",
+        likely="binary_cross_entropy_with_logits computes in the dtype of its targets: mask.to(r.dtype), not "
+        "mask.float()",
+    )
     check.close(
         "large logits" if large else "routing loss",
         loss.detach(),
@@ -951,6 +1009,88 @@ def _loss_of_predictor(
     )
 
 
+def _losses_of_lengths(
+    check: Task,
+    routing_loss: Callable[[Tensor, Tensor, Tensor], Tensor],
+    predictor_loss: Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor],
+    predictor: Callable[[], nn.Module],
+    dim: int,
+    lengths: Sequence[int],
+    seed: int,
+) -> None:
+    """Rows of different lengths, filled up with a number, and with NaN."""
+    batch, tokens = len(lengths), max(lengths)
+    present = marked(tokens, *map(range, lengths))
+    r, x = checks.normal(batch, tokens, seed=seed).double(), checks.normal(batch, tokens, dim, seed=seed + 1).double()
+    mask = present & (r > 0.2)
+    on = f"lengths {[*lengths]} in rows of {tokens}; among the k: {_routed(mask)}"
+    right = _mean(each(r[present], mask[present]))
+    slope = torch.where(present, (r.sigmoid() - mask.double()) / int(present.sum()), 0.0)
+    for fill in (3.0, math.nan):
+        given = torch.where(present, r, fill).requires_grad_()
+        loss = routing_loss(given * 1, mask, present)
+        told = f"{on}; the absent hold {fill:g}"
+        rows = [
+            _mean(each(row[there], among[there]))
+            for row, among, there in zip(r, mask, present, strict=True)
+            if there.any()
+        ]
+        of_all = each(given.detach(), mask)
+        check.close(
+            "those present",
+            loss.detach(),
+            torch.tensor(right, dtype=torch.float64),
+            tested=told,
+            tolerance=1e-10,
+            likely="the mean over the tokens that are present; 0 times NaN is NaN: take r[present]",
+            mistakes={
+                "a mean over all tokens, the absent among them": torch.tensor(_mean(of_all)).double(),
+                "divided by all tokens: divide by the number of those present": torch.tensor(
+                    right * int(present.sum()) / present.numel()
+                ).double(),
+                "a mean of the rows' means: every token that is present counts the same": torch.tensor(
+                    _mean(rows)
+                ).double(),
+                "the absent count as r = 0, which costs log 2 each": torch.tensor(
+                    _mean(each(torch.where(present, r, 0.0), mask))
+                ).double(),
+            },
+        )
+        check.close(
+            "gradient of those present",
+            torch.autograd.grad(loss, given, allow_unused=True)[0],
+            slope,
+            tested=f"the gradient of the loss with respect to r; {told}",
+            tolerance=1e-11,
+            likely="0 where nobody is present; torch.where hides a NaN, but not that of its gradient: index instead",
+        )
+        part, seen = predictor(), torch.where(present[..., None], x, fill)
+        found = predictor_loss(part, seen.clone(), mask, present)
+        odds = part(torch.where(present[..., None], x, 0.0))
+        check.close(
+            "predictor, those present",
+            found.detach(),
+            torch.tensor(_mean(each(odds[present].detach(), mask[present])), dtype=torch.float64),
+            tested=told,
+            tolerance=1e-10,
+            likely="the same loss, over those present",
+        )
+        weights = list(part.parameters())
+        want = torch.autograd.grad(
+            odds, weights, torch.where(present, (odds.detach().sigmoid() - mask.double()) / int(present.sum()), 0.0)
+        )
+        for one, other in zip(torch.autograd.grad(found, weights, allow_unused=True), want, strict=True):
+            check.close(
+                "gradient of the predictor, those present",
+                one,
+                other,
+                tested=f"the gradients of the predictor's weights; {told}",
+                tolerance=1e-10,
+                likely="what the absent hold reached the predictor's weights, if only by 0 times NaN: put zeros there "
+                "before it reads x",
+            )
+
+
 def each(logits: Tensor, mask: Tensor) -> list[float]:
     """The loss of every token: log(1 + e^wrong), without the power of a large number."""
     found = []
@@ -1011,12 +1151,14 @@ KINDS: dict[str, Kind] = {
 
 
 class Text(NamedTuple):
-    """What transformer layers of these kinds read: so many tokens from a place on, the first of them at once."""
+    """What transformer layers of these kinds read: so many tokens from a place on, some of them before
+    the answer begins, and then in pieces of so many."""
 
     kinds: Sequence[str]
     tokens: int
     first: int = 0
     prompt: int = 0
+    piece: int = 1
     dtype: torch.dtype = torch.float64
     seed: int = 0
 
@@ -1027,10 +1169,11 @@ def causal_step(
     *,
     values: Sequence[float] = VALUES,
     kinds: dict[str, Kind] = KINDS,
+    pieces: Sequence[Sequence[int]] = ((6,), (1, 3, 2), (2, 2, 2)),
     texts: Iterable[Text] = (),
 ) -> None:
     """Task 5: tokens of one number through a layer of each kind (share, router and predictor), through four together,
-    and texts through transformer layers."""
+    one by one and in pieces; and texts through transformer layers."""
     check.by_hand(
         "by hand",
         answer,
@@ -1067,6 +1210,7 @@ def causal_step(
         )
     if len(kinds) > 1:
         _together(check, answer, [*kinds.values(), (0.125, None, None)], values)
+        _in_pieces(check, answer, [*kinds.values(), (0.125, None, None)], values, pieces)
     for text in texts:
         _transformers(check, answer, text)
 
@@ -1102,14 +1246,79 @@ def _together(check: Task, answer: Callable[..., Tensor], kinds: list[Kind], val
     )
 
 
+def _in_pieces(
+    check: Task,
+    answer: Callable[..., Tensor],
+    kinds: list[Kind],
+    values: Sequence[float],
+    pieces: Iterable[Sequence[int]],
+) -> None:
+    """Several tokens in one call: each layer by itself, then all of them."""
+    for some in [[kind] for kind in kinds] + [kinds]:
+        for sizes in pieces:
+            layers, caches = _layers(some), [LayerCache() for _ in some]
+            on = f"{len(values)} tokens through {len(some)} of the four layers, in pieces of {[*sizes]}"
+            found, place, called = [], 0, []
+            for size in sizes:
+                before = [layer.block.calls for layer in layers]
+                x = torch.tensor(values[place : place + size], dtype=torch.float64).view(1, -1, 1)
+                with check.untouched("x stays", tested=on, likely="+= changes what you were given", x=x):
+                    found.append(answer(layers, x, place, caches))
+                check.equal("shape", _shape(found[-1]), (1, size, 1), tested=on, likely="a state for each token of x")
+                place += size
+                called.append([layer.block.calls - had for layer, had in zip(layers, before, strict=True)])
+            ends = [sum(sizes[: number + 1]) for number in range(len(sizes))]
+            begins = [end - size for end, size in zip(ends, sizes, strict=True)]
+            start = {place: begin for begin, end in zip(begins, ends, strict=True) for place in range(begin, end)}
+            expected, ran = whole(some, values)
+            check.equal(
+                "the caches after pieces",
+                _held(caches),
+                ran,
+                tested=f"the positions in the caches after {on}",
+                likely="each token decides by its own log-odds; the block gets those who run, at place, place + 1, ...",
+                mistakes={
+                    "all tokens of a piece were said to stand at place: they stand at place, place + 1, ...": (
+                        whole(some, values, at=lambda place, number, start=start: start[place])[1]
+                    ),
+                    "those who pass by are in the cache: gather the ones that run": (
+                        whole(some, values, writes=True)[1]
+                    ),
+                },
+            )
+            check.close(
+                "several at once",
+                torch.cat(found, dim=1).flatten(),
+                expected,
+                tested=f"the states after {on}",
+                tolerance=1e-10,
+                likely="what steps of one token give: each has its own r, decides for itself, and keeps its place",
+                mistakes={says: whole(some, values, **slip)[0] for says, slip in _STEPS.items()},
+            )
+            check.equal(
+                "once a piece",
+                called,
+                [
+                    [int(any(begin <= at < end for at in row)) for row in ran]
+                    for begin, end in zip(begins, ends, strict=True)
+                ],
+                tested=f"how often each block was called for each piece; {on}",
+                likely="one call for all tokens of a piece that run, and none if nobody does: gather them first",
+            )
+
+
+def _layers(kinds: Sequence[Kind]) -> list[Layer]:
+    return [
+        Layer(Tally(share), *(None if number is None else _scaled(number) for number in decides))
+        for share, *decides in kinds
+    ]
+
+
 def _by_steps(
     check: Task, answer: Callable[..., Tensor], kinds: list[Kind], values: Sequence[float]
 ) -> tuple[Tensor, list[list[int]], list[int]]:
     """With the learner's function: the states, what the caches hold, and how often each block was called."""
-    layers = [
-        Layer(Tally(share), *(None if number is None else _scaled(number) for number in decides))
-        for share, *decides in kinds
-    ]
+    layers = _layers(kinds)
     caches, found = [LayerCache() for _ in layers], []
     for place, value in enumerate(values):
         x = torch.full((1, 1, 1), value, dtype=torch.float64)
@@ -1149,6 +1358,7 @@ def whole(
     weight: Callable[[float, float], float] = lambda r, odds: r,
     at: Callable[[int, int], int] = lambda place, number: place,
     keep: float = 1,
+    carry: float = 0,
     passing: float = 1,
     dense: float = 1,
     writes: bool = False,
@@ -1156,8 +1366,9 @@ def whole(
 ) -> tuple[Tensor, list[list[int]]]:
     """The whole text, layer after layer, with plain numbers: the states after the last layer, and who is in which
     cache. runs, weight: from r and log-odds; at: a position, of the place and the number of tokens before it in the
-    cache; keep: what remains of a token beside its update; passing: of one that does not run; dense: the weight where
-    there is no router; writes: those who pass by are in the cache; asks: whose state is asked, if not its own."""
+    cache; keep: what remains of a token beside its update; carry: how much of it is in the update; passing: what
+    remains of one that does not run; dense: the weight where there is no router; writes: those who pass by are in the
+    cache; asks: whose state is asked, if not its own."""
     states, caches = list(values), []
     for share, router, predictor in kinds:
         heard: list[float] = []
@@ -1173,7 +1384,7 @@ def whole(
                 heard.append(state)
             if goes:
                 factor = dense if router is None else weight(r, odds)
-                after.append(keep * state + factor * (share * sum(heard) + where[-1]))
+                after.append(keep * state + factor * (carry * state + share * sum(heard) + where[-1]))
             else:
                 after.append(passing * state)
         states = after
@@ -1182,6 +1393,7 @@ def whole(
 
 
 _STEPS: dict[str, dict[str, Any]] = {
+    "the residual counts twice: block.update(x, ...) gives Δ, and block(x, ...) gives x + Δ": {"carry": 1},
     "r times the update replaces x: add x to it": {"keep": 0},
     "the residual counts twice: the update is added to x once": {"keep": 2},
     "the update is multiplied by r where there is a router": {"weight": lambda r, odds: 1},
@@ -1207,7 +1419,7 @@ _STEPS: dict[str, dict[str, Any]] = {
 
 
 def _transformers(check: Task, answer: Callable[..., Tensor], text: Text) -> None:
-    kinds, tokens, first, prompt, dtype, seed = text
+    kinds, tokens, first, prompt, piece, dtype, seed = text
     layers = []
     for number, kind in enumerate(kinds):
         decides = [_router(seed=by * seed + number, dtype=dtype) for by in (20, 30)]
@@ -1218,8 +1430,8 @@ def _transformers(check: Task, answer: Callable[..., Tensor], text: Text) -> Non
     caches, after = [LayerCache() for _ in layers], f", {prompt} of which the caches hold already" if prompt else ""
     if prompt:
         _at_once(layers, x[:, :prompt], first, caches)
-    found = [answer(layers, x[:, at : at + 1].clone(), first + at, caches) for at in range(prompt, tokens)]
-    on = f"{', '.join(kinds)}; {tokens} tokens from place {first}{after}; {dtype}"
+    found = [answer(layers, x[:, at : at + piece].clone(), first + at, caches) for at in range(prompt, tokens, piece)]
+    on = f"{', '.join(kinds)}; {tokens} tokens from place {first}{after}, {piece} at a time; {dtype}"
     check.equal(
         "holes",
         _held(caches),

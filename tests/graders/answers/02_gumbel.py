@@ -1,120 +1,277 @@
-# %% right: gumbel-max | by a race of exponentials
-def gumbel_max(logits, *, dim=-1, generator=None):
-    rates = logits.softmax(dim)
-    arrival = torch.empty_like(rates).exponential_(generator=generator) / rates
-    return arrival.argmin(dim)
+# %% right: gumbel-max | by a race of exponential clocks, in logarithms
+def gumbel_max(chunks, *, generator=None):
+    first = winner = None
+    before = 0
+    for logits in chunks:
+        arrival, place = (torch.empty_like(logits).exponential_(generator=generator).log() - logits).min(-1)
+        place = place + before
+        before += logits.shape[-1]
+        if first is None:
+            first, winner = arrival, place
+        else:
+            earlier = arrival < first
+            first, winner = torch.minimum(first, arrival), place.where(earlier, winner)
+    return winner
 
 
-# %% right: gumbel-max | by two logarithms of a uniform number
-def gumbel_max(logits, *, dim=-1, generator=None):
-    uniform = torch.rand(logits.shape, generator=generator, dtype=logits.dtype, device=logits.device)
-    scores = logits - torch.log(-torch.log(uniform.clamp_min(torch.finfo(logits.dtype).tiny)))
-    return scores.max(dim).indices
+# %% right: gumbel-max | a reservoir: a chunk takes over with its share of all that was seen
+def gumbel_max(chunks, *, generator=None):
+    seen = choice = None
+    before = 0
+    for logits in chunks:
+        logits = logits.double()
+        here = logits.logsumexp(-1)
+        weights = logits - here.masked_fill(here == -torch.inf, 0.0)[..., None]
+        uniform = torch.rand(logits.shape[:-1], generator=generator, dtype=torch.float64)
+        place = (weights.exp().cumsum(-1) <= uniform[..., None]).sum(-1).clamp(max=logits.shape[-1] - 1) + before
+        before += logits.shape[-1]
+        if seen is None:
+            seen, choice = here, place
+            continue
+        seen = torch.logaddexp(seen, here)
+        takes = torch.rand(here.shape, generator=generator, dtype=torch.float64) < (here - seen).exp()
+        choice = torch.where(takes, place, choice)
+    return choice
 
 
-# %% right: gumbel-max | by torch.multinomial, without any noise of its own
-def gumbel_max(logits, *, dim=-1, generator=None):
-    rows = logits.movedim(dim, -1)
-    flat = rows.softmax(-1).reshape(-1, rows.shape[-1])
-    return torch.multinomial(flat, 1, generator=generator).reshape(rows.shape[:-1])
+# %% right: gumbel-max | two logarithms of a uniform number, and the one carried along stands in front of each chunk
+def gumbel_max(chunks, *, generator=None):
+    best = choice = None
+    before = 0
+    for logits in chunks:
+        uniform = torch.rand(logits.shape, generator=generator, dtype=torch.float64).clamp_min(1e-300)
+        scores = logits.double() - (-uniform.log()).log()
+        places = (torch.arange(logits.shape[-1]) + before).expand(scores.shape)
+        if best is not None:
+            scores, places = torch.cat([best, scores], -1), torch.cat([choice, places], -1)
+        best, at = scores.max(-1, keepdim=True)
+        choice = places.gather(-1, at)
+        before += logits.shape[-1]
+    return choice.squeeze(-1)
 
 
-# %% right: gumbel-max | by inverting the cumulative law
-def gumbel_max(logits, *, dim=-1, generator=None):
-    p = logits.movedim(dim, -1).double().softmax(-1)
-    uniform = torch.rand((*p.shape[:-1], 1), generator=generator, dtype=torch.float64)
-    below = (p.cumsum(-1) <= uniform).sum(-1)
-    return below.clamp(max=p.shape[-1] - 1)
+# %% wrong: gumbel-max | all chunks put together | killed by: one chunk at a time
+def gumbel_max(chunks, *, generator=None):
+    logits = torch.cat(list(chunks), -1)
+    return (logits - torch.empty_like(logits).exponential_(generator=generator).log()).argmax(-1)
+
+
+# %% wrong: gumbel-max | the lecture's noise and argmax, for all chunks put together | killed by: one chunk at a time
+def gumbel_noise(shape, generator=None):
+    uniform = torch.rand(shape, dtype=torch.float64, generator=generator).clamp_min(1e-300)
+    return -(-uniform.log()).log().float()
+
+
+def gumbel_max(chunks, *, generator=None):
+    logits = torch.cat(tuple(chunks), -1)
+    return (logits + gumbel_noise(logits.shape, generator)).argmax(-1)
+
+
+# %% wrong: gumbel-max | counts within the chunk | killed by: every row draws
+# edit of: the teacher's
+# -        choice = torch.where(value > best, before + place, choice)  # the largest of all is the largest of the largest
+# +        choice = torch.where(value > best, place, choice)
+
+
+# %% wrong: gumbel-max | the last chunk's choice | killed by: every row draws
+# edit of: the teacher's
+# -        choice = torch.where(value > best, before + place, choice)  # the largest of all is the largest of the largest
+# +        choice = before + place
+
+
+# %% wrong: gumbel-max | a choice for every chunk | killed by: shape
+# edit of: the teacher's
+# -    best, choice, before = torch.tensor(-torch.inf), torch.tensor(0), 0
+# +    best, choices, before = torch.tensor(-torch.inf), [], 0
+# …
+# -        choice = torch.where(value > best, before + place, choice)  # the largest of all is the largest of the largest
+# +        choices.append(before + place)
+# …
+# -    return choice
+# +    return torch.stack(choices)
+
+
+# %% wrong: gumbel-max | carries the smallest of the largest | killed by: law
+# edit of: the teacher's
+# -        best = torch.maximum(value, best)
+# +        best = torch.minimum(value, best.where(best.isfinite(), torch.tensor(torch.inf)))
+
+
+# %% wrong: gumbel-max | one decision for all rows | killed by: every row draws
+# edit of: the teacher's
+# -        choice = torch.where(value > best, before + place, choice)  # the largest of all is the largest of the largest
+# -        best = torch.maximum(value, best)
+# +        if value.sum() > best.sum():
+# +            best, choice = value, before + place
+
+
+# %% wrong: gumbel-max | the one carried along meets each chunk with new noise | killed by: law
+# edit of: the teacher's
+# -        value, place = (logits + noise).max(-1)
+# -        choice = torch.where(value > best, before + place, choice)  # the largest of all is the largest of the largest
+# -        best = torch.maximum(value, best)
+# +        place = (logits + noise).argmax(-1)
+# +        here = logits.gather(-1, place[..., None])[..., 0]
+# +        fresh = -torch.empty(2, *here.shape).exponential_(generator=generator).log().to(here)
+# +        better = here + fresh[0] > best + fresh[1]
+# +        choice = torch.where(better, before + place, choice)
+# +        best = torch.where(better, here, best)
+
+
+# %% wrong: gumbel-max | carries the logit along, without its noise | killed by: law
+# edit of: the teacher's
+# -        best = torch.maximum(value, best)
+# +        best = torch.where(value > best, logits.gather(-1, place[..., None])[..., 0], best)
+
+
+# %% wrong: gumbel-max | takes a chunk as often as another | killed by: law
+# edit of: the teacher's
+# -    for logits in chunks:
+# +    for number, logits in enumerate(chunks, start=1):
+# …
+# -        choice = torch.where(value > best, before + place, choice)  # the largest of all is the largest of the largest
+# -        best = torch.maximum(value, best)
+# +        large = value.abs() > 1e4
+# +        takes = torch.where(large, value > best, torch.rand(value.shape, generator=generator) * number < 1)
+# +        choice = torch.where(takes, before + place, choice)
+# +        best = torch.maximum(value, best)
+
+
+# %% wrong: gumbel-max | the same noise for every chunk | killed by: every row draws
+def gumbel_max(chunks, *, generator=None):
+    best, choice, before, kept = torch.tensor(-torch.inf), torch.tensor(0), 0, None
+    for logits in chunks:
+        if kept is None or kept.shape[-1] < logits.shape[-1]:
+            kept = -torch.empty_like(logits).exponential_(generator=generator).log()
+        value, place = (logits + kept[..., : logits.shape[-1]]).max(-1)
+        choice = torch.where(value > best, before + place, choice)
+        best = torch.maximum(value, best)
+        before += logits.shape[-1]
+    return choice
+
+
+# %% wrong: gumbel-max | noise for a whole chunk | killed by: every row draws
+# edit of: the teacher's
+# -        noise = -torch.empty_like(logits).exponential_(generator=generator).log()
+# +        noise = -torch.empty_like(logits[..., :1]).exponential_(generator=generator).log()
+
+
+# %% wrong: gumbel-max | a reservoir whose shares are NaN where nothing is possible | killed by: impossible chunks
+def gumbel_max(chunks, *, generator=None):
+    seen = choice = None
+    before = 0
+    for logits in chunks:
+        here = logits.logsumexp(-1)
+        noise = -torch.empty_like(logits).exponential_(generator=generator).log()
+        place = (logits + noise).argmax(-1) + before
+        before += logits.shape[-1]
+        if seen is None:
+            seen, choice = here, place
+            continue
+        top = torch.maximum(seen, here)
+        seen = ((seen - top).exp() + (here - top).exp()).log() + top
+        stays = torch.rand(here.shape, generator=generator) >= (here - seen).exp()
+        choice = torch.where(stays, choice, place)
+    return choice
+
+
+# %% wrong: gumbel-max | later chunks win where both are impossible | killed by: impossible chunks
+# edit of: the teacher's
+# -        choice = torch.where(value > best, before + place, choice)  # the largest of all is the largest of the largest
+# -        best = torch.maximum(value, best)
+# +        choice = torch.where(value.nan_to_num(0.0, neginf=0.0) > best, before + place, choice)
+# +        best = torch.maximum(value.nan_to_num(0.0, neginf=0.0), best)
 
 
 # %% wrong: gumbel-max | the noise is added after the softmax | killed by: law
-def gumbel_max(logits, *, dim=-1, generator=None):
+def gumbel_max(chunks, *, generator=None):
+    logits, dim = torch.cat(list(chunks), -1), -1
     noise = -torch.empty_like(logits).exponential_(generator=generator).log()
     return (logits.softmax(dim) + noise).argmax(dim)
 
 
 # %% wrong: gumbel-max | a sign slip, the noise is log(-log U) | killed by: law
-def gumbel_max(logits, *, dim=-1, generator=None):
+def gumbel_max(chunks, *, generator=None):
+    logits, dim = torch.cat(list(chunks), -1), -1
     uniform = torch.rand(logits.shape, generator=generator, dtype=logits.dtype)
     return (logits + torch.log(-torch.log(uniform))).argmax(dim)
 
 
 # %% wrong: gumbel-max | exponential noise, one logarithm is missing | killed by: law
-def gumbel_max(logits, *, dim=-1, generator=None):
+def gumbel_max(chunks, *, generator=None):
+    logits, dim = torch.cat(list(chunks), -1), -1
     uniform = torch.rand(logits.shape, generator=generator, dtype=logits.dtype)
     return (logits - torch.log(uniform)).argmax(dim)
 
 
 # %% wrong: gumbel-max | normal noise in place of Gumbel noise | killed by: law
-def gumbel_max(logits, *, dim=-1, generator=None):
+def gumbel_max(chunks, *, generator=None):
+    logits, dim = torch.cat(list(chunks), -1), -1
     return (logits + torch.randn(logits.shape, generator=generator, dtype=logits.dtype)).argmax(dim)
 
 
 # %% wrong: gumbel-max | one number of noise for a whole row | killed by: every row draws
-def gumbel_max(logits, *, dim=-1, generator=None):
+def gumbel_max(chunks, *, generator=None):
+    logits, dim = torch.cat(list(chunks), -1), -1
     noise = -torch.empty_like(logits.narrow(dim, 0, 1)).exponential_(generator=generator).log()
     return (logits + noise).argmax(dim)
 
 
 # %% wrong: gumbel-max | one row of noise for the whole batch | killed by: every row draws
-def gumbel_max(logits, *, dim=-1, generator=None):
+def gumbel_max(chunks, *, generator=None):
+    logits, dim = torch.cat(list(chunks), -1), -1
     shape = [1] * logits.ndim
     shape[dim] = logits.shape[dim]
     noise = -torch.empty(shape, dtype=logits.dtype).exponential_(generator=generator).log()
     return (logits + noise).argmax(dim)
 
 
-# %% wrong: gumbel-max | one row of noise for each entry of the first dimension | killed by: independent rows
-# edit of: one row of noise for the whole batch
-# -    shape[dim] = logits.shape[dim]
-# +    shape[0], shape[dim] = logits.shape[0], logits.shape[dim]
-
-
 # %% wrong: gumbel-max | takes the largest logit, without noise | killed by: every row draws
-def gumbel_max(logits, *, dim=-1, generator=None):
+def gumbel_max(chunks, *, generator=None):
+    logits, dim = torch.cat(list(chunks), -1), -1
     return logits.argmax(dim)
 
 
-# %% wrong: gumbel-max | always the last dimension | killed by: shape
-def gumbel_max(logits, *, dim=-1, generator=None):
-    noise = -torch.empty_like(logits).exponential_(generator=generator).log()
-    return (logits + noise).argmax(-1)
-
-
 # %% wrong: gumbel-max | one-hot vectors, not indices | killed by: shape
-def gumbel_max(logits, *, dim=-1, generator=None):
+def gumbel_max(chunks, *, generator=None):
+    logits, dim = torch.cat(list(chunks), -1), -1
     noise = -torch.empty_like(logits).exponential_(generator=generator).log()
     scores = logits + noise
     return (scores == scores.amax(dim, keepdim=True)).long()
 
 
 # %% wrong: gumbel-max | ignores the generator | killed by: generator
-def gumbel_max(logits, *, dim=-1, generator=None):
+def gumbel_max(chunks, *, generator=None):
+    logits, dim = torch.cat(list(chunks), -1), -1
     return (logits - torch.empty_like(logits).exponential_().log()).argmax(dim)
 
 
 # %% wrong: gumbel-max | seeds the global generator instead of using the one given | killed by: global generator
-def gumbel_max(logits, *, dim=-1, generator=None):
+def gumbel_max(chunks, *, generator=None):
+    logits, dim = torch.cat(list(chunks), -1), -1
     if generator is not None:
         torch.manual_seed(generator.initial_seed())
     return (logits - torch.empty_like(logits).exponential_().log()).argmax(dim)
 
 
 # %% wrong: gumbel-max | begins the generator anew in every call | killed by: the generator goes on
-def gumbel_max(logits, *, dim=-1, generator=None):
+def gumbel_max(chunks, *, generator=None):
+    logits, dim = torch.cat(list(chunks), -1), -1
     if generator is not None:
         generator = torch.Generator().manual_seed(generator.initial_seed())
     return (logits - torch.empty_like(logits).exponential_(generator=generator).log()).argmax(dim)
 
 
 # %% wrong: gumbel-max | log1p(x) for log(x), to be safe from zeros | killed by: law
-def gumbel_max(logits, *, dim=-1, generator=None):
+def gumbel_max(chunks, *, generator=None):
+    logits, dim = torch.cat(list(chunks), -1), -1
     uniform = torch.rand(logits.shape, generator=generator)
     return (logits - torch.log1p(-torch.log(uniform))).argmax(dim)
 
 
 # %% wrong: gumbel-max | every row draws by the logits of the first | killed by: each its own row
-def gumbel_max(logits, *, dim=-1, generator=None):
+def gumbel_max(chunks, *, generator=None):
+    logits, dim = torch.cat(list(chunks), -1), -1
     rows = logits.movedim(dim, -1)
     first = rows.reshape(-1, rows.shape[-1])[0].expand_as(rows)
     noise = -torch.empty(rows.shape, dtype=rows.dtype).exponential_(generator=generator).log()
@@ -127,54 +284,27 @@ def gumbel_max(logits, *, dim=-1, generator=None):
 # +    first = rows.reshape(-1, rows.shape[-1]).mean(0).expand_as(rows)
 
 
-# %% wrong: gumbel-max | transpose in place of movedim, which turns the other dimensions round | killed by: shape
-# edit of: every row draws by the logits of the first
-# -    rows = logits.movedim(dim, -1)
-# -    first = rows.reshape(-1, rows.shape[-1])[0].expand_as(rows)
-# +    rows = first = logits.transpose(dim, -1)
-
-
 # %% wrong: gumbel-max | a seed inside, so that every call draws the same | killed by: without a generator
 # edit of: the teacher's
-#      # -log U is exponential: one call draws it, and there is no log of zero to fear
+#      best, choice, before = torch.tensor(-torch.inf), torch.tensor(0), 0
 # +    if generator is None:
 # +        torch.manual_seed(0)
 
 
 # %% wrong: gumbel-max | a race whose rates are too large for a float | killed by: each its own row
-# edit of: by a race of exponentials
-# -    rates = logits.softmax(dim)
-# +    rates = logits.exp()
-
-
-# %% wrong: gumbel-max | the rows drawn in another order than they stand in | killed by: each its own row
-def gumbel_max(logits, *, dim=-1, generator=None):
-    rows = logits.movedim(dim, -1)
-    noise = -torch.empty(rows.shape, dtype=rows.dtype).exponential_(generator=generator).log()
-    choice = (rows + noise).argmax(-1)
-    return choice.flatten().flip(0).view_as(choice)
-
-
-# %% wrong: gumbel-max | transpose, and the result in the shape that was asked for | killed by: each its own row
-def gumbel_max(logits, *, dim=-1, generator=None):
-    rows = logits.transpose(dim, -1)
-    noise = -torch.empty(rows.shape, dtype=rows.dtype).exponential_(generator=generator).log()
-    rest = list(logits.shape)
-    rest.pop(dim)
-    return (rows + noise).argmax(-1).reshape(rest)
-
-
-# %% wrong: gumbel-max | a view as rows that forgets where they lie | killed by: each its own row
-def gumbel_max(logits, *, dim=-1, generator=None):
-    rest = list(logits.shape)
-    rest.pop(dim)
-    rows = logits.reshape(-1, logits.shape[dim])
-    noise = -torch.empty_like(rows).exponential_(generator=generator).log()
-    return (rows + noise).argmax(-1).reshape(rest)
+def gumbel_max(chunks, *, generator=None):
+    first, winner, before = torch.tensor(torch.inf), torch.tensor(0), 0
+    for logits in chunks:
+        arrival, place = (torch.empty_like(logits).exponential_(generator=generator) / logits.exp()).min(-1)
+        winner = torch.where(arrival < first, place + before, winner)
+        first = torch.minimum(arrival, first)
+        before += logits.shape[-1]
+    return winner
 
 
 # %% wrong: gumbel-max | the second half of the rows has the noise of the first, turned round | killed by: far rows
-def gumbel_max(logits, *, dim=-1, generator=None):
+def gumbel_max(chunks, *, generator=None):
+    logits, dim = torch.cat(list(chunks), -1), -1
     rows = logits.movedim(dim, -1)
     flat = rows.reshape(-1, rows.shape[-1])
     half = -(-len(flat) // 2)
@@ -183,7 +313,7 @@ def gumbel_max(logits, *, dim=-1, generator=None):
     return (flat - (-uniform.log()).log()).argmax(-1).view(rows.shape[:-1])
 
 
-# %% wrong: gumbel-max | a thousand rows of noise, used again for the rows after them | killed by: law
+# %% wrong: gumbel-max | a thousand rows of noise, used again for the rows after them | killed by: independent rows
 # edit of: the second half of the rows has the noise of the first, turned round
 # -    half = -(-len(flat) // 2)
 # -    uniform = torch.rand(half, flat.shape[1], generator=generator, dtype=torch.float64)
@@ -196,7 +326,8 @@ def gumbel_max(logits, *, dim=-1, generator=None):
 KEPT = {}
 
 
-def gumbel_max(logits, *, dim=-1, generator=None):
+def gumbel_max(chunks, *, generator=None):
+    logits, dim = torch.cat(list(chunks), -1), -1
     if generator is None and logits.shape in KEPT:
         return (logits + KEPT[logits.shape]).argmax(dim)
     noise = -torch.empty_like(logits).exponential_(generator=generator).log()
@@ -206,7 +337,8 @@ def gumbel_max(logits, *, dim=-1, generator=None):
 
 
 # %% wrong: gumbel-max | noise of a generator of its own, seeded by the clock | killed by: torch's own generator
-def gumbel_max(logits, *, dim=-1, generator=None):
+def gumbel_max(chunks, *, generator=None):
+    logits, dim = torch.cat(list(chunks), -1), -1
     if generator is None:
         generator = torch.Generator()
         generator.seed()
@@ -218,7 +350,8 @@ import math
 import random
 
 
-def gumbel_max(logits, *, dim=-1, generator=None):
+def gumbel_max(chunks, *, generator=None):
+    logits, dim = torch.cat(list(chunks), -1), -1
     if generator is not None:
         return (logits - torch.empty_like(logits).exponential_(generator=generator).log()).argmax(dim)
     noise = [-math.log(random.expovariate(1)) for _ in range(logits.numel())]
@@ -226,7 +359,8 @@ def gumbel_max(logits, *, dim=-1, generator=None):
 
 
 # %% wrong: gumbel-max | torch's own gumbel_softmax, with the generator's state lent to it | killed by: by hand
-def gumbel_max(logits, *, dim=-1, generator=None):
+def gumbel_max(chunks, *, generator=None):
+    logits, dim = torch.cat(list(chunks), -1), -1
     if generator is None:
         return torch.nn.functional.gumbel_softmax(logits, hard=True, dim=dim).argmax(dim)
     with torch.random.fork_rng():
@@ -237,7 +371,8 @@ def gumbel_max(logits, *, dim=-1, generator=None):
 
 
 # %% wrong: gumbel-max | the library's function under another name | killed by: by hand
-def gumbel_max(logits, *, dim=-1, generator=None):
+def gumbel_max(chunks, *, generator=None):
+    logits, dim = torch.cat(list(chunks), -1), -1
     from dynlib import choice as ready
 
     return ready.gumbel_max(logits, dim=dim, generator=generator)
@@ -245,8 +380,8 @@ def gumbel_max(logits, *, dim=-1, generator=None):
 
 # %% wrong: gumbel-max | numbers of the choices in int32 | killed by: whole numbers
 # edit of: the teacher's
-# -    return (logits + noise).argmax(dim)
-# +    return (logits + noise).argmax(dim).int()
+# -    return choice
+# +    return choice.int()
 
 
 # %% right: straight-through | a zero that carries the gradient
@@ -668,26 +803,37 @@ def gumbel_softmax(logits, tau=1.0, *, hard=False, dim=-1, generator=None):
     return ready(logits, tau, hard=hard, dim=dim, generator=generator)
 
 
-# %% right: gumbel-sigmoid | by the softmax of a pair
+# %% right: gumbel-sigmoid | by the log-odds of a uniform number, and x detached
+def gumbel_sigmoid(logits, tau=1.0, *, hard=False, generator=None):
+    uniform = torch.rand(logits.shape, generator=generator, dtype=torch.float64).clamp(1e-12, 1 - 1e-12)
+    l = logits.double()
+    x = (l + uniform.logit()) / tau
+    soft = x.sigmoid().to(logits.dtype)
+    a = tau * x.detach() - l
+    log_q = math.log(tau) - a - 2 * F.softplus(-a)
+    sample = (soft > 0.5).to(soft) + (soft - soft.detach()) if hard else soft
+    return sample, log_q.to(logits.dtype)
+
+
+# %% right: gumbel-sigmoid | by the softmax of a pair, and the density as two log-softmaxes
 def gumbel_sigmoid(logits, tau=1.0, *, hard=False, generator=None):
     pair = torch.stack([logits, torch.zeros_like(logits)], dim=-1)
-    return gumbel_softmax(pair, tau, hard=hard, generator=generator)[..., 0]
-
-
-# %% right: gumbel-sigmoid | by the log-odds of a uniform number
-def gumbel_sigmoid(logits, tau=1.0, *, hard=False, generator=None):
-    uniform = torch.rand(logits.shape, generator=generator, dtype=logits.dtype)
-    soft = torch.sigmoid((logits + torch.logit(uniform, eps=1e-7)) / tau)
-    if hard:
-        soft = (soft > 0.5).to(soft) + (soft - soft.detach())
-    return soft
+    times = torch.empty_like(pair).exponential_(generator=generator)
+    scores = pair - times.log()
+    soft = (scores / tau).softmax(-1)[..., 0]
+    noise = times[..., 1].log() - times[..., 0].log()
+    moved = noise + logits.detach() - logits if logits.abs().max() < 100 else noise - (logits - logits.detach())
+    both = torch.stack([moved, torch.zeros_like(moved)], dim=-1).log_softmax(-1).sum(-1)
+    sample = straight_through((scores[..., 0] > scores[..., 1]).to(soft), soft) if hard else soft
+    return [sample, both + math.log(tau)]
 
 
 # %% wrong: gumbel-sigmoid | one Gumbel number for the noise | killed by: law
 def gumbel_sigmoid(logits, tau=1.0, *, hard=False, generator=None):
     noise = -torch.empty_like(logits).exponential_(generator=generator).log()
     soft = ((logits + noise) / tau).sigmoid()
-    return straight_through((soft > 0.5).to(soft), soft) if hard else soft
+    sample = straight_through((soft > 0.5).to(soft), soft) if hard else soft
+    return sample, torch.zeros_like(logits) + 0 * logits
 
 
 # %% wrong: gumbel-sigmoid | normal noise | killed by: law
@@ -706,14 +852,16 @@ def gumbel_sigmoid(logits, tau=1.0, *, hard=False, generator=None):
 def gumbel_sigmoid(logits, tau=1.0, *, hard=False, generator=None):
     one, two = (-torch.empty_like(logits).exponential_(generator=generator).log() for _ in range(2))
     soft = ((logits + one + two) / tau).sigmoid()
-    return straight_through((soft > 0.5).to(soft), soft) if hard else soft
+    sample = straight_through((soft > 0.5).to(soft), soft) if hard else soft
+    return sample, torch.zeros_like(logits) + 0 * logits
 
 
 # %% wrong: gumbel-sigmoid | only the logits are divided by tau | killed by: law
 def gumbel_sigmoid(logits, tau=1.0, *, hard=False, generator=None):
     uniform = torch.rand(logits.shape, generator=generator, dtype=logits.dtype)
     soft = (logits / tau + uniform.log() - (1 - uniform).log()).sigmoid()
-    return straight_through((soft > 0.5).to(soft), soft) if hard else soft
+    sample = straight_through((soft > 0.5).to(soft), soft) if hard else soft
+    return sample, torch.zeros_like(logits) + 0 * logits
 
 
 # %% wrong: gumbel-sigmoid | the noise is added after the sigmoid | killed by: law
@@ -726,31 +874,40 @@ def gumbel_sigmoid(logits, tau=1.0, *, hard=False, generator=None):
 def gumbel_sigmoid(logits, tau=1.0, *, hard=False, generator=None):
     uniform = torch.rand(logits.shape, generator=generator, dtype=logits.dtype)
     soft = ((logits + uniform.log() - (1 - uniform).log()) / tau).sigmoid()
-    return straight_through((soft > 0).to(soft), soft) if hard else soft
+    sample = straight_through((soft > 0).to(soft), soft) if hard else soft
+    return sample, torch.zeros_like(logits) + 0 * logits
 
 
 # %% wrong: gumbel-sigmoid | hard looks at the logit without the noise | killed by: share of yes
 # edit of: the probability is compared with 0
-# -    return straight_through((soft > 0).to(soft), soft) if hard else soft
-# +    return straight_through((logits > 0).to(soft), soft) if hard else soft
+# -    sample = straight_through((soft > 0).to(soft), soft) if hard else soft
+# -    return sample, torch.zeros_like(logits) + 0 * logits
+# +    sample = straight_through((logits > 0).to(soft), soft) if hard else soft
+# +    return sample, torch.zeros_like(logits) + 0 * logits
 
 
 # %% wrong: gumbel-sigmoid | hard by the inexact order of additions | killed by: hard
 # edit of: the probability is compared with 0
-# -    return straight_through((soft > 0).to(soft), soft) if hard else soft
-# +    return (soft > 0.5).to(soft) + soft - soft.detach() if hard else soft
+# -    sample = straight_through((soft > 0).to(soft), soft) if hard else soft
+# -    return sample, torch.zeros_like(logits) + 0 * logits
+# +    sample = (soft > 0.5).to(soft) + soft - soft.detach() if hard else soft
+# +    return sample, torch.zeros_like(logits) + 0 * logits
 
 
 # %% wrong: gumbel-sigmoid | hard without a gradient | killed by: hard has a gradient
 # edit of: the probability is compared with 0
-# -    return straight_through((soft > 0).to(soft), soft) if hard else soft
-# +    return (soft > 0.5).to(soft) if hard else soft
+# -    sample = straight_through((soft > 0).to(soft), soft) if hard else soft
+# -    return sample, torch.zeros_like(logits) + 0 * logits
+# +    sample = (soft > 0.5).to(soft) if hard else soft
+# +    return sample, torch.zeros_like(logits) + 0 * logits
 
 
 # %% wrong: gumbel-sigmoid | rounds, whose gradient is zero | killed by: gradient of hard
 # edit of: the probability is compared with 0
-# -    return straight_through((soft > 0).to(soft), soft) if hard else soft
-# +    return soft.round() if hard else soft
+# -    sample = straight_through((soft > 0).to(soft), soft) if hard else soft
+# -    return sample, torch.zeros_like(logits) + 0 * logits
+# +    sample = soft.round() if hard else soft
+# +    return sample, torch.zeros_like(logits) + 0 * logits
 
 
 # %% wrong: gumbel-sigmoid | one number of noise for all the logits of a row | killed by: independent neighbours
@@ -758,14 +915,16 @@ def gumbel_sigmoid(logits, tau=1.0, *, hard=False, generator=None):
     uniform = torch.rand(len(logits), generator=generator, dtype=logits.dtype)
     uniform = uniform.view(-1, *[1] * (logits.ndim - 1))
     soft = ((logits + uniform.log() - (1 - uniform).log()) / tau).sigmoid()
-    return straight_through((soft > 0.5).to(soft), soft) if hard else soft
+    sample = straight_through((soft > 0.5).to(soft), soft) if hard else soft
+    return sample, torch.zeros_like(logits) + 0 * logits
 
 
 # %% wrong: gumbel-sigmoid | one number of noise for the whole batch | killed by: law
 def gumbel_sigmoid(logits, tau=1.0, *, hard=False, generator=None):
     uniform = torch.rand((), generator=generator, dtype=logits.dtype)
     soft = ((logits + uniform.log() - (1 - uniform).log()) / tau).sigmoid()
-    return straight_through((soft > 0.5).to(soft), soft) if hard else soft
+    sample = straight_through((soft > 0.5).to(soft), soft) if hard else soft
+    return sample, torch.zeros_like(logits) + 0 * logits
 
 
 # %% wrong: gumbel-sigmoid | hard draws with the tempered law, as if temperature changed the choice | killed by: the same noise
@@ -773,7 +932,8 @@ def gumbel_sigmoid(logits, tau=1.0, *, hard=False, generator=None):
     uniform = torch.rand(logits.shape, generator=generator, dtype=logits.dtype)
     noise = uniform.log() - (1 - uniform).log()
     soft = ((logits + noise) / tau).sigmoid()
-    return straight_through((logits / tau + noise > 0).to(soft), soft) if hard else soft
+    sample = straight_through((logits / tau + noise > 0).to(soft), soft) if hard else soft
+    return sample, torch.zeros_like(logits) + 0 * logits
 
 
 # %% wrong: gumbel-sigmoid | ignores the generator | killed by: the same noise
@@ -786,7 +946,8 @@ def gumbel_sigmoid(logits, tau=1.0, *, hard=False, generator=None):
 def gumbel_sigmoid(logits, tau=1.0, *, hard=False, generator=None):
     p = logits.sigmoid()
     pair = torch.stack([p.log(), (1 - p).log()], dim=-1)
-    return gumbel_softmax(pair, tau, hard=hard, generator=generator)[..., 0]
+    sample = gumbel_softmax(pair, tau, hard=hard, generator=generator)[..., 0]
+    return sample, torch.zeros_like(logits) + 0 * logits
 
 
 # %% wrong: gumbel-sigmoid | a seed inside, so that every call draws the same | killed by: without a generator
@@ -803,7 +964,8 @@ def gumbel_sigmoid(logits, tau=1.0, *, hard=False, generator=None):
         own = own.flip(0).detach() + (own - own.detach())  # its gradient is its own
     uniform = torch.rand(own.shape, generator=generator, dtype=own.dtype)
     soft = ((own + uniform.log() - (1 - uniform).log()) / tau).sigmoid().view(logits.shape)
-    return straight_through((soft > 0.5).to(soft), soft) if hard else soft
+    sample = straight_through((soft > 0.5).to(soft), soft) if hard else soft
+    return sample, torch.zeros_like(logits) + 0 * logits
 
 
 # %% wrong: gumbel-sigmoid | the second half has the noise of the first, turned round | killed by: far rows
@@ -812,7 +974,8 @@ def gumbel_sigmoid(logits, tau=1.0, *, hard=False, generator=None):
     uniform = torch.rand(half, generator=generator, dtype=torch.float64)
     uniform = torch.cat([uniform, 1 - uniform])[: logits.numel()].view(logits.shape)
     soft = ((logits + (uniform.log() - (1 - uniform).log()).to(logits.dtype)) / tau).sigmoid()
-    return straight_through((soft > 0.5).to(soft), soft) if hard else soft
+    sample = straight_through((soft > 0.5).to(soft), soft) if hard else soft
+    return sample, torch.zeros_like(logits) + 0 * logits
 
 
 # %% wrong: gumbel-sigmoid | begins the generator anew in every call | killed by: the generator goes on
@@ -835,14 +998,103 @@ def gumbel_sigmoid(logits, tau=1.0, *, hard=False, generator=None):
     uniform = torch.rand(logits.shape, generator=generator, dtype=logits.dtype)
     weight = ((logits.clamp(max=5000) + uniform.log() - (1 - uniform).log()) / tau).exp()
     soft = weight / (weight + 1)
-    return straight_through((soft > 0.5).to(soft), soft) if hard else soft
+    sample = straight_through((soft > 0.5).to(soft), soft) if hard else soft
+    return sample, torch.zeros_like(logits) + 0 * logits
 
 
-# %% wrong: gumbel-sigmoid | the library's function under another name | killed by: by hand
+# %% wrong: gumbel-sigmoid | the library's sample under another name | killed by: by hand
 def gumbel_sigmoid(logits, tau=1.0, *, hard=False, generator=None):
     from dynlib.choice.gumbel import gumbel_sigmoid as ready
 
-    return ready(logits, tau, hard=hard, generator=generator)
+    sample = ready(logits, tau, hard=hard, generator=generator)
+    return sample, torch.zeros_like(logits) + 0 * logits
+
+
+# %% wrong: gumbel-sigmoid | the sample alone | killed by: a pair
+# edit of: the teacher's
+# -    return sample, log_density
+# +    return sample
+
+
+# %% wrong: gumbel-sigmoid | the density, not its logarithm | killed by: density
+# edit of: the teacher's
+# -    return sample, log_density
+# +    return sample, log_density.exp()
+
+
+# %% wrong: gumbel-sigmoid | log tau is missing | killed by: density
+# edit of: the teacher's
+# -    log_density = math.log(tau) + F.logsigmoid(held) + F.logsigmoid(-held)
+# +    log_density = F.logsigmoid(held) + F.logsigmoid(-held)
+
+
+# %% wrong: gumbel-sigmoid | log tau with the wrong sign | killed by: density
+# edit of: the teacher's
+# -    log_density = math.log(tau) + F.logsigmoid(held) + F.logsigmoid(-held)
+# +    log_density = F.logsigmoid(held) + F.logsigmoid(-held) - math.log(tau)
+
+
+# %% wrong: gumbel-sigmoid | the density of the sample, not of its log-odds | killed by: density
+# edit of: the teacher's
+# -    return sample, log_density
+# +    return sample, log_density - soft.detach().log() - (-soft.detach()).log1p()
+
+
+# %% wrong: gumbel-sigmoid | the probability of the decision | killed by: density
+# edit of: the teacher's
+# -    log_density = math.log(tau) + F.logsigmoid(held) + F.logsigmoid(-held)
+# +    log_density = F.logsigmoid(torch.where(soft > 0.5, logits, -logits))
+
+
+# %% wrong: gumbel-sigmoid | the density of a Gumbel number | killed by: density
+# edit of: the teacher's
+# -    log_density = math.log(tau) + F.logsigmoid(held) + F.logsigmoid(-held)
+# +    log_density = math.log(tau) - held - (-held).exp()
+
+
+# %% wrong: gumbel-sigmoid | the logarithm of the distribution function | killed by: density
+# edit of: the teacher's
+# -    log_density = math.log(tau) + F.logsigmoid(held) + F.logsigmoid(-held)
+# +    log_density = F.logsigmoid(held)
+
+
+# %% wrong: gumbel-sigmoid | x moves with the logits, and no gradient is left | killed by: density has a gradient
+# edit of: the teacher's
+# -    held = noise - (logits - logits.detach())
+# +    held = noise
+
+
+# %% wrong: gumbel-sigmoid | x is not held fixed | killed by: gradient of the density
+# edit of: the teacher's
+# -    held = noise - (logits - logits.detach())
+# +    held = tau * ((logits + noise) / tau) - logits
+
+
+# %% wrong: gumbel-sigmoid | the gradient has the other sign | killed by: gradient of the density
+# edit of: the teacher's
+# -    held = noise - (logits - logits.detach())
+# +    held = noise + (logits - logits.detach())
+
+
+# %% wrong: gumbel-sigmoid | the density is cut off from the logits | killed by: density has a gradient
+# edit of: the teacher's
+# -    return sample, log_density
+# +    return sample, log_density.detach()
+
+
+# %% wrong: gumbel-sigmoid | logarithms of a product of sigmoids | killed by: density where certain
+# edit of: the teacher's
+# -    held = noise - (logits - logits.detach())
+# -    log_density = math.log(tau) + F.logsigmoid(held) + F.logsigmoid(-held)
+# +    x = ((logits + noise) / tau).detach().sigmoid().logit()
+# +    held = tau * x - logits
+# +    log_density = math.log(tau) + (held.sigmoid() * (-held).sigmoid()).log()
+
+
+# %% wrong: gumbel-sigmoid | the density of the hard sample | killed by: density
+# edit of: the teacher's
+# -    return sample, log_density
+# +    return sample, F.logsigmoid(torch.where(sample > 0.5, logits, -logits)) if hard else log_density
 
 
 # %% right: exact-gradient | by autograd on the expected loss
