@@ -1511,7 +1511,7 @@ def predict(
         likely={
             **dict.fromkeys(counted, "write down how many tokens each layer computes; as a fraction, in code"),
             "deeper": "run the last cell and look at its map: where do the large numbers stand?",
-            "ink": "the lecture's table under 'Where the depth goes' has both",
+            "ink": "the lecture has the depth's AUC against fragments; is a digit's patch darker than a fragment's?",
             "a larger epsilon": "the limit is 1 - epsilon: a larger epsilon lowers it",
         },
     )
@@ -1585,9 +1585,11 @@ def _looked_at(seed: int) -> dict[str, str]:
         depth, shallow = (model(images.images, epsilon=epsilon).depth for epsilon in (model.epsilon, 0.3))
     on_digit = F.max_pool2d(images.masks[:, None].float(), 4).flatten(1) > 0
     wins, ties, pairs = _pairs(depth[:, 1:], on_digit)
-    dark, equal, _ = _pairs((F.avg_pool2d(images.images, 4).flatten(1) * 256).round(), on_digit)
+    inked = F.max_pool2d(images.images, 4).flatten(1) > 0
+    dark = (F.avg_pool2d(images.images, 4).flatten(1) * 256).round()
+    by_depth, by_ink = (_pairs(some[inked], on_digit[inked]) for some in (depth[:, 1:], dark))
     return {
-        "ink": "ink" if dark + equal / 2 > wins + ties / 2 else "depth",
+        "ink": "ink" if by_ink[0] + by_ink[1] / 2 > by_depth[0] + by_depth[1] / 2 else "depth",
         "deeper": "digit" if wins > pairs - wins - ties else "background",
         "a larger epsilon": "earlier" if shallow.sum() < depth.sum() else "later",
     }
