@@ -41,7 +41,7 @@ CHOSEN_ON, PRICE = 250, 0.1  # training images that the feature is chosen on, an
 PLAIN = "plain"
 WEIGHTS: tuple[float | str, ...] = (PLAIN, 0.003, 0.01, 0.03)
 """Of the ponder; and the model whose tokens do not halt."""
-RIVALS = {"ink": 2, "random": 1, "half the layers": 1}  # and with how many seeds
+RIVALS = ("ink", "random", "half the layers")
 CHUNKS, ROWS = (16, 64), (1024, 4096)
 """Images at a time where all tokens run, and tokens at a time where halted ones are taken out."""
 
@@ -251,7 +251,7 @@ def main() -> None:
     feature = results.once("features", chosen)["chosen"]
     for row in results.sweep(({"seed": seed} for seed in range(SEEDS)), partial(run, feature, test, folder)):
         print({key: row.get(key) for key in ("weight", "seed", "accuracy", "depth", "auc", "throughput")})
-    rivals = ({"rival": rival, "seed": seed} for rival, seeds in RIVALS.items() for seed in range(seeds))
+    rivals = ({"rival": rival, "seed": seed} for rival in RIVALS for seed in range(SEEDS))
     results.sweep(rivals, partial(compete, test=test, checkpoints=folder), name="rivals")
     results.once("start", lambda: judge(load("digits_vit"), test)["accuracy"])
     results.once("before training", lambda: judge(_start(feature).eval(), test))

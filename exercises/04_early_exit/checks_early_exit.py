@@ -510,15 +510,15 @@ def propagate(
     check: Task,
     answer: Callable[..., None],
     *,
-    models: Iterable[tuple[int, int, int, int]] = ((5, 2, 2, 6),),
-    texts: Iterable[Sequence[int]] = ((2, 1, 2),),
+    models: Iterable[tuple[int, Sequence[int], int]] = ((5, (2, 4, 1), 7),),
+    tokens: Iterable[Sequence[Sequence[int]]] = (((2, 1), (1, 3), (4, 2)),),
 ) -> None:
-    """Task 3: a token leaves models (depth, layers that ran, batch, position in the first text); then texts whose
-    tokens leave after so many of four layers, the last one run through all of them."""
+    """Task 3: models (depth, layers that ran for each text, position in the first text) that a token leaves; then
+    tokens one after the other that leave four layers after so many, text by text, and one that runs through all."""
     _by_hand(check, answer)
-    for depth, layers, batch, position in models:
-        _one_token(check, answer, depth, layers, batch, position)
-    for leaves in texts:
+    for depth, exits, position in models:
+        _one_token(check, answer, depth, torch.tensor(exits), position)
+    for leaves in tokens:
         _several_tokens(check, answer, leaves)
 
 
@@ -530,83 +530,58 @@ def _model(depth: int, *, seed: int) -> CausalLM:
     return model
 
 
-def _places(batch: int, position: int) -> Tensor:
-    """Where the token stands in each text."""
-    return position + 2 * torch.arange(batch)
+def _walk(model: CausalLM, letters: Tensor, places: Tensor, caches: list[LayerCache]) -> Tensor:
+    """The states h_0 … h_depth [depth + 1, batch, dim] of one letter of each text. The caches stay without it."""
+    states = [model.embed(letters[:, None])]
+    for block, cache in zip(model.blocks, caches, strict=True):
+        states.append(block(states[-1], positions=places[:, None], cache=cache))
+        cache.truncate(cache.length - 1)
+    return torch.stack(states)[:, :, 0]
 
 
-def _start(model: CausalLM, batch: int, layers: int, past: int, position: int) -> tuple[list[LayerCache], list[Tensor]]:
-    """The caches after ``past`` tokens, and the states of one token more that runs through the first layers only."""
-    caches, here = model.new_cache(), _places(batch, position)[:, None]
-    prompt = (torch.arange(batch)[:, None] * 3 + torch.arange(past) ** 2 + 1) % 11
-    if past:
-        x = model.embed(prompt)
+def _until(states: Tensor, exits: Tensor) -> Tensor:
+    """NaN in place of the states of layers that did not run."""
+    ran = torch.arange(len(states))[:, None] <= exits
+    return torch.where(ran[..., None], states, math.nan)
+
+
+def _owed(block: nn.Module, states: Tensor, layer: int, exits: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    """What a layer itself writes to an empty cache, text by text, of what it got or, if it did not run, of h_l."""
+    keys, values = [], []
+    for text, (ran, place) in enumerate(zip(exits.tolist(), places.tolist(), strict=True)):
+        scratch = LayerCache()
+        got = states[layer] if layer < ran else states[ran]
+        block(got[text][None, None], positions=torch.tensor([[place]]), cache=scratch)
+        keys.append(scratch.keys[0])
+        values.append(scratch.values[0])
+    return torch.stack(keys), torch.stack(values)
+
+
+def _one_token(check: Task, answer: Callable[..., None], depth: int, exits: Tensor, position: int) -> None:
+    model, past, batch = _model(depth, seed=depth), min(position, 6), len(exits)
+    caches, places = model.new_cache(), position + 2 * torch.arange(batch)
+    for back in range(past, 0, -1):
+        x = model.embed((torch.arange(batch)[:, None] * 3 + back**2 + 1) % 11)
         for block, cache in zip(model.blocks, caches, strict=True):
-            x = block(x, positions=here + torch.arange(-past, 0), cache=cache)
-    x, states = model.embed((torch.arange(batch)[:, None] * 5 + 6) % 11), []
-    for block, cache in zip(list(model.blocks)[:layers], caches, strict=False):
-        x = block(x, positions=here, cache=cache)
-        states.append(x)
-    return caches, states
-
-
-def _owed(block: nn.Module, state: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-    """What the block itself writes to an empty cache when it runs on the state."""
-    scratch = LayerCache()
-    block(state, positions=places[:, None], cache=scratch)
-    return scratch.keys[:, :, 0], scratch.values[:, :, 0]
-
-
-def _one_token(check: Task, answer: Callable[..., None], depth: int, layers: int, batch: int, position: int) -> None:
-    model, past = _model(depth, seed=depth), min(position, 6)
-    caches, states = _start(model, batch, layers, past, position)
-    before = [(cache.keys.clone(), cache.values.clone()) if cache.length else None for cache in caches]
+            x = block(x, positions=places[:, None] - back, cache=cache)
+    held = [(cache.keys.clone(), cache.values.clone()) if past else None for cache in caches]
+    states = _until(_walk(model, (torch.arange(batch) * 5 + 6) % 11, places, caches), exits)
     ran: list[str] = []
     watched = [part for block in model.blocks for part in (block, block.attention, block.feed_forward)]
     hooks = [part.register_forward_hook(lambda part, *_: ran.append(type(part).__name__)) for part in watched]
     blocks = list(model.blocks) if batch == 1 else model.blocks
-    places = _places(batch, position)
-    with check.untouched(tested="the positions", positions=places):
-        answer(blocks, caches, [state.clone() for state in states], places)
+    on = f"{depth} layers, {past} tokens, and one that left after {exits.tolist()} layers, at {places.tolist()}"
+    with check.untouched(tested="states, exits and positions", states=states, exits=exits, positions=places):
+        answer(blocks, caches, states, exits, places)
     for hook in hooks:
         hook.remove()
-    on = f"{depth} layers, {past} tokens, and one that left after layer {layers}, at {places.tolist()} in the texts"
-    here, above = [past + 1] * layers, [past + 1] * (depth - layers)
-    short = [past] * (depth - layers)
-    wrong = {
-        "nothing was appended": here + short,
-        "the layers that ran have the token already: into those above alone": [past + 2] * layers + above,
-        "into the layers above, not into those that ran": [past + 2] * layers + short,
-        "the layer it left after ran, and has the token already: blocks[0] … blocks[l - 1] ran": (
-            [*here[:-1], past + 2, *above]
-        ),
-        "the first skipped layer is owed one too: blocks[l], when blocks[0] … blocks[l - 1] ran": (
-            here + short[:1] + above[1:]
-        ),
-        "the last layer is owed one too": here + above[:-1] + short[:1],
-        "only the next layer got one: all that were skipped are owed it": here + above[:1] + short[1:],
-        "one token, not one for each state that the token had: h_l stands for it": (
-            here + [past + layers] * (depth - layers)
-        ),
-    }
-    lengths = [past + 1] * depth
-    check.equal(
-        "one token a layer",
-        [cache.length for cache in caches],
-        lengths,
-        tested=f"the lengths of the caches of {on}",
-        likely="each of the layers above the l-th gets one token more",
-        mistakes={says: value for says, value in wrong.items() if value != lengths},
-    )
-    for layer in range(layers, depth):
-        _owed_to_layer(check, model, caches[layer], states, layer, position, on)
-    for layer, (cache, held) in enumerate(zip(caches, before, strict=True)):
-        if held is not None:
-            keys, values = held
-            kept = torch.equal(cache.keys[:, :, : keys.shape[2]], keys)
+    _one_each(check, [cache.length - past for cache in caches], exits, on)
+    for layer, cache in enumerate(caches):
+        _owed_to_layer(check, model, cache, states, layer, exits, places, on)
+        if kept := held[layer]:
             check.true(
                 "the past stays",
-                kept and torch.equal(cache.values[:, :, : values.shape[2]], values),
+                torch.equal(cache.keys[:, :, :past], kept[0]) and torch.equal(cache.values[:, :, :past], kept[1]),
                 tested=f"what the cache of layer {layer + 1} held before: {on}",
                 expected="the same numbers",
                 got="others",
@@ -617,63 +592,96 @@ def _one_token(check: Task, answer: Callable[..., None], depth: int, layers: int
         ran,
         [],
         tested="which blocks, attentions and feed-forward parts ran: the token left to save them",
-        likely="a norm and keys_values are all that a skipped layer costs",
+        likely="a norm and keys_values are all that it takes",
+    )
+
+
+def _one_each(check: Task, lengths: list[int], exits: Tensor, on: str) -> None:
+    depth, least, most = len(lengths), int(exits.min()), int(exits.max())
+    got = {
+        "nothing was appended": range(0),
+        "the layers that ran have not got the token either: all layers, not those above alone": range(least, depth),
+        "every layer, also those that ran for all texts": range(most, depth),
+        "the layers that did not run are owed it too": range(most),
+        "the layers that did not run are owed it too: some ran for no text": range(least),
+        "the first layer is owed it too, which ran for all": range(1, depth),
+        "the last layer is owed it too": range(depth - 1),
+    }
+    wrong = {says: [int(layer in those) for layer in range(depth)] for says, those in got.items()}
+    wrong["one token, not one for each text, or for each state: [batch, 1, dim] is one token"] = [len(exits)] * depth
+    check.equal(
+        "one token a layer",
+        lengths,
+        [1] * depth,
+        tested=f"how many tokens each cache got: {on}",
+        likely="each layer gets one token more, whether it ran or not",
+        mistakes={says: value for says, value in wrong.items() if value != [1] * depth},
     )
 
 
 def _owed_to_layer(
-    check: Task, model: CausalLM, cache: LayerCache, states: list[Tensor], layer: int, position: int, on: str
+    check: Task,
+    model: CausalLM,
+    cache: LayerCache,
+    states: Tensor,
+    layer: int,
+    exits: Tensor,
+    places: Tensor,
+    on: str,
 ) -> None:
-    block, first, layers = model.blocks[layer], model.blocks[len(states)], len(states)
-    batch = len(states[-1])
-    places = _places(batch, position)
-    keys, values = _owed(block, states[-1], places)
+    block, texts = model.blocks[layer], torch.arange(len(exits))
+    reached = exits.clamp(max=layer)
+    keys, values = (part[:, :, 0] for part in _owed(block, states, layer, exits, places))
+    tested = f"that layer {layer + 1} got: {on}"
 
-    def at(state: Tensor, where: Tensor = places, norm: nn.Module = block.norm1, of: nn.Module = block) -> list[Tensor]:
-        return [part[:, :, 0] for part in of.attention.keys_values(norm(state), where[:, None])]
+    def at(
+        which: Tensor = reached, where: Tensor = places, norm: nn.Module = block.norm1, of: nn.Module = block
+    ) -> tuple[Tensor, Tensor]:
+        made = of.attention.keys_values(norm(states[which, texts][:, None]), where[:, None])
+        return made[0][:, :, 0], made[1][:, :, 0]
 
-    def run_on() -> tuple[Tensor, Tensor]:
-        """What the layer would have got had the token stayed: with its past, and without."""
-        (past, _), flow, apart = _start(model, batch, layers, min(position, 6), position), states[-1], states[-1]
-        for below in range(layers, layer):
-            flow = model.blocks[below](flow, positions=places[:, None], cache=past[below])
-            apart = model.blocks[below](apart, positions=places[:, None])
-        return flow, apart
-
-    flow, apart = run_on()
-    wrong_values = {
-        "the norm is missing: the attention sees norm1(h)": at(states[-1], norm=nn.Identity())[1],
-        "norm2 belongs to the feed-forward part: norm1 stands before the attention": at(states[-1], norm=block.norm2)[
-            1
-        ],
-        "that is the norm before the readout: norm1 stands before the attention": at(states[-1], norm=model.norm)[1],
-        "that is h_1: take the state that the token left with, the last one": at(states[0])[1],
-        "that is h_2: take the state that the token left with, the last one": at(states[min(1, layers - 1)])[1],
-        "that is the embedding: take the state that the token left with": at(
-            model.embed((torch.arange(batch)[:, None] * 5 + 6) % 11)
-        )[1],
-        "that is the mean of its states: take the last one": at(torch.stack(states).mean(0))[1],
-        "the token ran on, and each layer got what the one below made of it: all get h_l": at(flow)[1],
-        "the token ran on, without its past, and each layer got what the one below made of it: all get h_l": (
-            at(apart)[1]
+    check.finite(
+        "no NaN",
+        cache.keys[:, :, -1],
+        cache.values[:, :, -1],
+        tested=f"the keys and values {tested}",
+        likely="states of a layer that did not run for a text are NaN: each text has an exit of its own, and above it "
+        "its last state stands in",
+    )
+    first, below = model.blocks[0], model.blocks[max(layer - 1, 0)]
+    others = {
+        "that is h_l, the state each text left with: a layer that ran has its own input, and so has this one": exits,
+        "that is what the layer made of the token: its keys and values are of what it got": exits.clamp(max=layer + 1),
+        "l layers ran for a text: it left with h_l, not with h_(l-1)": (exits - 1).clamp(max=layer),
+        "each text has an exit of its own: that is the first text's": exits[:1].expand_as(exits).clamp(max=layer),
+        "each text has an exit of its own: that is the least of all": exits.min().expand_as(exits).clamp(max=layer),
+        "that is h_1: take the state that the text got to": torch.ones_like(exits),
+        "that is the embedding h_0: take the state that the text got to": torch.zeros_like(exits),
+        "a layer got what the layer below it made: h_(j-1) for the j-th, counted from 1": exits.clamp(
+            max=max(layer - 1, 0)
         ),
+    }
+    wrong = {says: at(which)[1] for says, which in others.items()}
+    zeros = block.attention.keys_values(block.norm1(states[layer].nan_to_num()[:, None]), places[:, None])
+    wrong |= {
+        "zeros do not stand in for a layer that did not run: the text's last state does": zeros[1][:, :, 0],
+        "the norm is missing: the attention sees norm1(h)": at(norm=nn.Identity())[1],
+        "norm2 belongs to the feed-forward part: norm1 stands before the attention": at(norm=block.norm2)[1],
+        "that is the norm before the readout: norm1 stands before the attention": at(norm=model.norm)[1],
         "keys and values are swapped": keys,
-        "every layer has weights of its own: these are those of the first that was skipped": at(
-            states[-1], norm=first.norm1, of=first
-        )[1],
-        "every layer has a norm of its own: this is that of the first that was skipped": at(
-            states[-1], norm=first.norm1
-        )[1],
-        "the norm of the layer below: each layer has its own": at(states[-1], norm=model.blocks[layer - 1].norm1)[1],
+        "every layer has weights of its own: these are those of the first": at(norm=first.norm1, of=first)[1],
+        "every layer has a norm of its own: this is that of the first": at(norm=first.norm1)[1],
+        "the norm of the layer below: each layer has its own": at(norm=below.norm1)[1],
     }
     check.close(
         "values",
         cache.values[:, :, -1],
         values,
-        tested=f"the values that layer {layer + 1} got, against what it would make of h_{layers} itself: {on}",
+        tested=f"the values {tested}; against what the layer itself makes of each text's state",
         tolerance=1e-8,
-        likely="keys_values(norm1(h_l)), each layer with its own norm and weights",
-        mistakes={says: value for says, value in wrong_values.items() if not torch.allclose(value, values)},
+        likely="keys_values(norm1(h)), each layer with its own norm and weights; h is what the layer got where it ran, "
+        "and the text's last state where it did not",
+        mistakes={says: value for says, value in wrong.items() if not torch.allclose(value, values)},
     )
     one = torch.ones_like(places)
     turned = {
@@ -682,7 +690,7 @@ def _owed_to_layer(
         "turned for the last text's position: each text has its own": places[-1] * one,
         "turned one too far: positions count from 0, and these are given": places + 1,
         "turned for the token before": places - 1,
-        "turned for position l: it is the place in the text that counts, not the layer": layers * one,
+        "turned for position l: it is the place in the text that counts, not the layer": exits,
         "turned for the layer's number: it is the place in the text that counts": layer * one,
         "turned for the length of the cache: a text need not begin at 0; the positions are given": (
             (cache.length - 1) * one
@@ -692,10 +700,10 @@ def _owed_to_layer(
         "keys",
         cache.keys[:, :, -1],
         keys,
-        tested=f"the keys that layer {layer + 1} got: {on}",
+        tested=f"the keys {tested}",
         tolerance=1e-8,
         likely="keys are turned by their position: give keys_values those of the texts, [batch, 1]",
-        mistakes={says: at(states[-1], where)[0] for says, where in turned.items() if not torch.equal(where, places)},
+        mistakes={says: at(where=where)[0] for says, where in turned.items() if not torch.equal(where, places)},
     )
     noted = {
         "the cache believes that the token stands at 0": 0 * one,
@@ -705,35 +713,30 @@ def _owed_to_layer(
         "positions",
         cache.positions[:, -1],
         places,
-        tested=f"the positions that the cache of layer {layer + 1} notes: {on}",
+        tested=f"the positions {tested}",
         likely="append takes the positions too, [batch, 1]",
         mistakes={says: where for says, where in noted.items() if not torch.equal(where, places)},
     )
 
 
-def _several_tokens(check: Task, answer: Callable[..., None], leaves: Sequence[int]) -> None:
-    model = _model(4, seed=90)
+def _several_tokens(check: Task, answer: Callable[..., None], leaves: Sequence[Sequence[int]]) -> None:
+    model, depth = _model(4, seed=90), 4
     caches, twins = model.new_cache(), model.new_cache()
-    for number, layers in enumerate((*leaves, 4)):
-        x = model.embed(torch.tensor([[number % 7], [number * 3 % 7]]))
-        places = torch.tensor([number, number + 3])
-        y, states = x, []
-        for layer in range(layers):
-            x = model.blocks[layer](x, positions=places[:, None], cache=caches[layer])
-            y = model.blocks[layer](y, positions=places[:, None], cache=twins[layer])
-            states.append(x)
+    for number, exits in enumerate((*leaves, [depth] * len(leaves[0]))):
+        ran, texts = torch.tensor(exits), torch.arange(len(exits))
+        places, letters = number + 3 * texts, number * (2 * texts + 1) % 7
+        states, right = (_walk(model, letters, places, some) for some in (caches, twins))
         check.close(
             "later tokens",
-            x,
-            y,
-            tested=f"the last state of token {number}; tokens leave after {', '.join(map(str, leaves))} layers",
+            states[ran, texts],
+            right[ran, texts],
+            tested=f"the last states of token {number}; tokens leave after {', '.join(map(str, leaves))} layers",
             tolerance=1e-8,
             likely="it attends to tokens that left earlier: to what you wrote for them",
         )
-        answer(model.blocks, caches, states, places)
-        for block, twin in zip(list(model.blocks)[layers:], twins[layers:], strict=True):
-            keys, values = _owed(block, y, places)
-            twin.append(keys[:, :, None], values[:, :, None], places[:, None])
+        answer(model.blocks, caches, _until(states, ran), ran, places)
+        for layer, (block, twin) in enumerate(zip(model.blocks, twins, strict=True)):
+            twin.append(*_owed(block, right, layer, ran, places), places[:, None])
 
 
 # ---- task 4: verify

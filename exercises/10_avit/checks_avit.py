@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from dynlib import checks
 from dynlib.backbone import Block
-from dynlib.checks import Task
+from dynlib.checks import Task, Watched
 from dynlib.cost import count
 from dynlib.data import cluttered_digits
 from dynlib.tokens import AdaptiveViT
@@ -48,16 +48,10 @@ class _Calls(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-class _Once(nn.Module):
-    """A layer that counts how often it is called."""
-
-    def __init__(self, block: Callable[..., Tensor]) -> None:
-        super().__init__()
-        self.block, self.calls = block, 0
-
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        self.calls += 1
-        return self.block(*args, **kwargs)
+def _one_call(check: Task, name: str, watched: Iterable[Watched], on: str, expected: str, likely: str) -> None:
+    most = max(len(block.given) for block in watched)
+    says = f"{on}; how often your code calls {'each' if 'layer' in name else 'the'} layer"
+    check.true(name, most <= 1, tested=says, expected=expected, got=f"{most} times", likely=likely)
 
 
 def halves(*rows: Any) -> Tensor:
@@ -138,15 +132,7 @@ def halting(
         h = scores.clone()
         batch, layers, tokens = h.shape
         tolerance = EXACT if h.dtype == torch.float64 else 1e-5
-        walks = [_image(columns, 1 - epsilon) for columns in h.transpose(1, 2).tolist()]
-        number = torch.tensor([[n for n, _, _ in image] for image in walks])
-        left = torch.tensor([[r for _, r, _ in image] for image in walks], dtype=h.dtype)
-        on_their_own = torch.tensor(
-            [[_walk(column, 1 - epsilon)[0] for column in columns] for columns in h.transpose(1, 2).tolist()]
-        )
-        shares = torch.tensor([[p for _, _, p in image] for image in walks], dtype=h.dtype).transpose(1, 2)
-        at = F.one_hot(number - 1, layers).transpose(1, 2).bool()
-        until = at.flip(1).cumsum(1).flip(1).bool()
+        number, left, shares, at, until = halted = _halted(h, epsilon)
         on = f"scores {list(h.shape)}, epsilon = {epsilon:g}: the sum has to reach {1 - epsilon:g}"
         with check.untouched(
             "h stays",
@@ -194,7 +180,7 @@ def halting(
             likely=f"write the sums down: the first token's are {column}; a score of 0 is no halt, a sum of just "
             "1 - epsilon is one, the last score counts as 1 even where it is 0, and nobody goes on after their class "
             "token",
-            mistakes=_mistaken_layers(h, epsilon, number, shares, on_their_own),
+            mistakes=_mistaken_layers(h, epsilon, halted),
         )
         check.close(
             "R",
@@ -249,10 +235,28 @@ def _walk(scores: Sequence[float], limit: float, most: int | None = None) -> tup
     return layer, 1 - spent, [*scores[: layer - 1], 1 - spent, *[0.0] * (len(scores) - layer)]
 
 
-def _mistaken_layers(
-    h: Tensor, epsilon: float, right: Tensor, shares: Tensor, on_their_own: Tensor
-) -> dict[str, Tensor]:
-    limit, last = 1 - epsilon, h.shape[1]
+class Halted(NamedTuple):
+    """N, R and p of all tokens; and where a layer is the N-th, or one up to it."""
+
+    number: Tensor
+    left: Tensor
+    shares: Tensor
+    at: Tensor
+    until: Tensor
+
+
+def _halted(h: Tensor, epsilon: float) -> Halted:
+    walks = [_image(columns, 1 - epsilon) for columns in h.transpose(1, 2).tolist()]
+    number = torch.tensor([[n for n, _, _ in image] for image in walks])
+    left = torch.tensor([[r for _, r, _ in image] for image in walks], dtype=h.dtype)
+    shares = torch.tensor([[p for _, _, p in image] for image in walks], dtype=h.dtype).transpose(1, 2)
+    at = F.one_hot(number - 1, h.shape[1]).transpose(1, 2).bool()
+    return Halted(number, left, shares, at, at.flip(1).cumsum(1).flip(1).bool())
+
+
+def _mistaken_layers(h: Tensor, epsilon: float, halted: Halted) -> dict[str, Tensor]:
+    limit, last, right, shares = 1 - epsilon, h.shape[1], halted.number, halted.shares
+    on_their_own = torch.tensor([[_walk(column, limit)[0] for column in image] for image in h.transpose(1, 2).tolist()])
     sums, across = h.cumsum(1), h.cumsum(2)
 
     def first(enough: Tensor, otherwise: int = last) -> Tensor:
@@ -747,15 +751,9 @@ def masked_layer(check: Task, answer: Callable[..., Tensor], *, cases: Iterable[
         done, halted = ~running.any(1), ~running & running.any(1, keepdim=True)
         right, slopes = _without_halted(case), _slopes_without_halted(case)
         with check.untouched("what you were given stays", tested=on, x=x, running=running):
-            found = answer(counted := _Once(block), x, running)
-        check.true(
-            "one call",
-            counted.calls <= 1,
-            tested=on + "; how often your code calls the layer",
-            expected="once at most",
-            got=f"{counted.calls} times",
-            likely="the whole batch in one call, also where some images are done: mask, do not loop over the images",
-        )
+            found = answer(watched := Watched(block), x, running)
+        done_too = "the whole batch in one call, also where some images are done: mask, do not loop over the images"
+        _one_call(check, "one call", [watched], on, "once at most", done_too)
         check.equal(
             "shape", tuple(found.shape), tuple(x.shape), tested=on, likely="as x: halted tokens stay where they are"
         )
@@ -1210,41 +1208,6 @@ def _layers(rows: str) -> Tensor:
     return torch.tensor([[int(digit) for digit in row] for row in rows.split()])
 
 
-_LEFT = halves([0.75, 1.0, 0.875], [0.375, 0.5, 0.5], [0.5, 1.0, 0.375])
-_WITH_N = halves([0.125, 0.125, 0.625], [0.3125, 0.125, 0.0], [0.25, 0.25, 0.3125])
-_WRONG_LAYERS = {
-    "a sum that equals 1 - epsilon is enough: >=, not >": "212 423 424",
-    "when the class token halts, the rest of its image halts with it": "214 423 314",
-    "score what the layer made of the tokens, not what it got": "323 323 322",
-    "the limit is 1 - epsilon, not epsilon": "111 211 111",
-    "the limit is 1 - epsilon, with the epsilon that is given, not 1": "323 433 434",
-    "the scores add up: the sum has to reach 1 - epsilon, not one score alone": "414 444 414",
-    "layers are counted from 1": "101 312 202",
-    "every image has its own class token: the others go on when one is done": "212 222 212",
-    "a halted token counts no more layers": "444 444 444",
-    "the class token halts as any other does, and its image with it": "414 423 414",
-    "patches halt before their class token: each at its own sum": "222 444 333",
-    "an image is done when its class token halts, not when any token does": "111 222 111",
-    "the last layer halts whoever is left, and counts as any other": "212 523 313",
-}
-_WRONG_REMAINDERS = {
-    "the score at N is in the sum: R = 1 - (sum of the scores before N)": _WITH_N,
-    "the score at N is in the sum, and 1 in the last layer: take those before N alone": halves(
-        [0.125, 0.125, 0.625], [-0.625, 0.125, 0.0], [0.25, 0.25, 0.3125]
-    ),
-    "that is the sum of the scores before N: R is 1 minus it": 1 - _LEFT,
-    "what is left of 1 - epsilon: R is what is left of 1": _LEFT - 0.25,
-    "a token that halts with its class token has a remainder too": _LEFT * halves([1, 1, 0], [1, 1, 1], [1, 1, 0]),
-    "the class token's remainder is its own: each token has one": _LEFT[:, :1].expand(3, 3),
-    "who is left after the last layer has a remainder too": _LEFT * halves([1, 1, 1], [0, 1, 1], [1, 1, 1]),
-    "that is what is left after p, nothing: take 1 - sum before you add p to the sum": 0 * _LEFT,
-    "a token that has halted already halts again, and its remainder is set anew: running & ...": (
-        _LEFT * halves([0, 0, 0], [1, 0, 0], [0, 0, 0])
-    ),
-    "a token that has halted keeps its remainder: it is set once": halves(
-        [0.125, 0.125, 0.625], [0.375, 0.125, 0.0], [0.25, 0.25, 0.3125]
-    ),
-}
 _WRONG_ANSWERS = {
     "halted tokens were seen: the layer's keys are the running tokens": halves(21.25, 59.875, 205 / 12),
     "halted tokens were seen, as zeros: a zero is a key too": halves(17.25, 45.5, 463 / 36),
@@ -1268,6 +1231,33 @@ _PLAN = halves(
     [[0.375, 0.125, 0.25, 0.25, 0.0625], [0.375, 0.5, 0.375, 0.25, 0.125], [0.375, 0.25, 0.25, 0.5, 0.125]],
     [[0.375, 0.25, 0.25, 0.25, 0.125], [0.375, 0.75, 0.125, 0.5, 0.25], [0.375, 0.5, 0.125, 0.0625, 0.25]],
 )
+
+
+def _mistaken_plan() -> dict[str, dict[str, Tensor]]:
+    """What leads to other N and R in task 1, and what besides."""
+    h = _PLAN[..., 1:].transpose(1, 2)
+    halted = _halted(h, 0.25)
+    left = halted.left
+    layers = {
+        "score what the layer made of the tokens, not what it got": "323 323 322",
+        "every image has its own class token: the others go on when one is done": "212 222 212",
+        "a halted token counts no more layers": "444 444 444",
+    }
+    remainders = {
+        "a token that halts with its class token has a remainder too": left * halves([1, 1, 0], [1, 1, 1], [1, 1, 0]),
+        "the class token's remainder is its own: each token has one": left[:, :1].expand(3, 3),
+        "who is left after the last layer has a remainder too": left * halves([1, 1, 1], [0, 1, 1], [1, 1, 1]),
+        "that is what is left after p, nothing: take 1 - sum before you add p to the sum": 0 * left,
+        "a token that has halted already halts again, and its remainder is set anew: running & ...": (
+            left * halves([0, 0, 0], [1, 0, 0], [0, 0, 0])
+        ),
+    }
+    return {
+        "N": _mistaken_layers(h, 0.25, halted) | {says: _layers(rows) for says, rows in layers.items()},
+        "R": _mistaken_remainders(h, 0.25, halted.at, halted.until) | remainders,
+    }
+
+
 STACKS = (
     Stack(
         [Gossip(1.0), Gossip(2.0), Gossip(4.0), Gossip(8.0)],
@@ -1276,11 +1266,7 @@ STACKS = (
         0.25,
         "three images of three tokens, four layers, epsilon = 0.25; the class tokens' scores are "
         "(0.25, 0.625), (0.125, 0.25, 0.25) and (0.25, 0.25, 0.25) before they halt",
-        {
-            "N": {says: _layers(rows) for says, rows in _WRONG_LAYERS.items()},
-            "R": _WRONG_REMAINDERS,
-            "answer": _WRONG_ANSWERS,
-        },
+        {**_mistaken_plan(), "answer": _WRONG_ANSWERS},
     ),
 )
 
@@ -1291,24 +1277,17 @@ def adaptive_forward(check: Task, answer: Callable[..., Any], *, cases: Iterable
     for shared in cases:
         case = shared._replace(x=shared.x.clone())
         stack, x, score, epsilon, on, wrong = case
-        counted = [_Once(block) for block in stack]
+        watched = [Watched(block) for block in stack]
         single = x.dtype != torch.float64
         tolerance = 1e-3 if single else EXACT
         with torch.no_grad():
             mixed, number, left = _from_diaries(case)
         with check.untouched("x stays", tested=on, x=x):
-            results = answer(counted, x, score, epsilon)
+            results = answer(watched, x, score, epsilon)
         _parts(check, "three results", results, "answer, depth, remainder", on)
         found, depth, remainder = results
-        most = max(block.calls for block in counted)
-        check.true(
-            "one call a layer",
-            most <= 1,
-            tested=on + "; how often your code calls each layer",
-            expected="once at most, for all images together",
-            got=f"{most} times",
-            likely="the whole batch goes through a layer in one call: mask, do not loop over the images",
-        )
+        together = "the whole batch goes through a layer in one call: mask, do not loop over the images"
+        _one_call(check, "one call a layer", watched, on, "once at most, for all images together", together)
         batch, tokens, dim = x.shape
         each = (batch, tokens)
         check.equal(
@@ -1511,7 +1490,7 @@ def predict(
         likely={
             **dict.fromkeys(counted, "write down how many tokens each layer computes; as a fraction, in code"),
             "deeper": "run the last cell and look at its map: where do the large numbers stand?",
-            "ink": "the lecture's table under 'Where the depth goes' has both",
+            "ink": "the lecture has the depth's AUC against fragments; is a digit's patch darker than a fragment's?",
             "a larger epsilon": "the limit is 1 - epsilon: a larger epsilon lowers it",
         },
     )
@@ -1585,9 +1564,11 @@ def _looked_at(seed: int) -> dict[str, str]:
         depth, shallow = (model(images.images, epsilon=epsilon).depth for epsilon in (model.epsilon, 0.3))
     on_digit = F.max_pool2d(images.masks[:, None].float(), 4).flatten(1) > 0
     wins, ties, pairs = _pairs(depth[:, 1:], on_digit)
-    dark, equal, _ = _pairs((F.avg_pool2d(images.images, 4).flatten(1) * 256).round(), on_digit)
+    inked = F.max_pool2d(images.images, 4).flatten(1) > 0
+    dark = (F.avg_pool2d(images.images, 4).flatten(1) * 256).round()
+    by_depth, by_ink = (_pairs(some[inked], on_digit[inked]) for some in (depth[:, 1:], dark))
     return {
-        "ink": "ink" if dark + equal / 2 > wins + ties / 2 else "depth",
+        "ink": "ink" if by_ink[0] + by_ink[1] / 2 > by_depth[0] + by_depth[1] / 2 else "depth",
         "deeper": "digit" if wins > pairs - wins - ties else "background",
         "a larger epsilon": "earlier" if shallow.sum() < depth.sum() else "later",
     }

@@ -648,182 +648,199 @@ def gathered(tokens, blocks, heads, thresholds):
 # +        logits[waiting[sure]], leaves[waiting[sure]] = guess[sure], number
 
 
-# %% right: state-propagation | by layer numbers
-def propagate(blocks, caches, states, positions):
-    state = states[-1]
+# %% right: state-propagation | text by text
+def propagate(blocks, caches, states, exits, positions):
     where = positions.unsqueeze(1)
-    for layer in range(len(states), len(caches)):
-        attention = blocks[layer].attention
-        keys, values = attention.keys_values(x=blocks[layer].norm1(state), positions=where)
+    for layer in range(len(caches)):
+        got = [states[min(layer, int(left)), text] for text, left in enumerate(exits)]
+        normed = blocks[layer].norm1(torch.stack(got).unsqueeze(1))
+        keys, values = blocks[layer].attention.keys_values(x=normed, positions=where)
         caches[layer].append(keys=keys, values=values, positions=where)
 
 
-# %% right: state-propagation | from the last layer down
-def propagate(blocks, caches, states, positions):
+# %% right: state-propagation | the last state is kept, from the first layer up
+def propagate(blocks, caches, states, exits, positions):
     positions = positions.reshape(-1, 1).clone()
-    layer = len(blocks)
-    while layer > len(states):
-        layer -= 1
-        normed = blocks[layer].norm1(states[len(states) - 1])
-        caches[layer].append(*blocks[layer].attention.keys_values(normed, positions), positions)
+    state = states[0]
+    for layer, (block, cache) in enumerate(zip(blocks, caches)):
+        state = torch.where((exits >= layer)[:, None], states[layer], state)
+        cache.append(*block.attention.keys_values(block.norm1(state)[:, None], positions), positions)
+
+
+# %% wrong: state-propagation | the lecture's: the state it left with, above the layers that ran for all | killed by: one token a layer
+def propagate(blocks, caches, states, exits, positions):
+    here, layer = positions[:, None], int(exits.max())
+    x = states[exits, torch.arange(len(exits))][:, None]
+    for block, past in list(zip(blocks, caches, strict=True))[layer:]:
+        past.append(*block.attention.keys_values(block.norm1(x), here), here)
+
+
+# %% wrong: state-propagation | the lecture's, above the layers that ran for any | killed by: one token a layer
+# edit of: the lecture's: the state it left with, above the layers that ran for all
+# -    here, layer = positions[:, None], int(exits.max())
+# +    here, layer = positions[:, None], int(exits.min())
+
+
+# %% wrong: state-propagation | the lecture's, for every layer | killed by: values
+# edit of: the lecture's: the state it left with, above the layers that ran for all
+# -    here, layer = positions[:, None], int(exits.max())
+# +    here, layer = positions[:, None], 0
+
+
+# %% wrong: state-propagation | what each layer got, also where it did not run | killed by: no NaN
+# edit of: the teacher's
+# -        reached = states[exits.clamp(max=layer), texts]
+# +        reached = states[layer]
+
+
+# %% wrong: state-propagation | what each layer made in place of what it got | killed by: values
+# edit of: the teacher's
+# -        reached = states[exits.clamp(max=layer), texts]
+# +        reached = states[exits.clamp(max=layer + 1), texts]
+
+
+# %% wrong: state-propagation | the state one layer before it left | killed by: values
+# edit of: the teacher's
+# -        reached = states[exits.clamp(max=layer), texts]
+# +        reached = states[(exits - 1).clamp(max=layer), texts]
+
+
+# %% wrong: state-propagation | the first text's exit for all | killed by: values
+# edit of: the teacher's
+# -        reached = states[exits.clamp(max=layer), texts]
+# +        reached = states[exits[:1].expand(len(exits)).clamp(max=layer), texts].nan_to_num()
+
+
+# %% wrong: state-propagation | the least exit for all | killed by: values
+# edit of: the teacher's
+# -        reached = states[exits.clamp(max=layer), texts]
+# +        reached = states[exits.min().clamp(max=layer)]
+
+
+# %% wrong: state-propagation | the largest exit for all | killed by: no NaN
+# edit of: the teacher's
+# -        reached = states[exits.clamp(max=layer), texts]
+# +        reached = states[exits.max().clamp(max=layer)]
+
+
+# %% wrong: state-propagation | zeros where a layer did not run | killed by: values
+# edit of: the teacher's
+# -        reached = states[exits.clamp(max=layer), texts]
+# +        reached = states[layer].nan_to_num()
+
+
+# %% wrong: state-propagation | the embedding for all layers | killed by: values
+# edit of: the teacher's
+# -        reached = states[exits.clamp(max=layer), texts]
+# +        reached = states[0]
 
 
 # %% wrong: state-propagation | without the norm | killed by: values
-def propagate(blocks, caches, states, positions):
-    positions = positions[:, None]
-    for block, cache in list(zip(blocks, caches))[len(states) :]:
-        cache.append(*block.attention.keys_values(states[-1], positions), positions)
+# edit of: the teacher's
+# -        cache.append(*block.attention.keys_values(block.norm1(reached[:, None]), where), where)
+# +        cache.append(*block.attention.keys_values(reached[:, None], where), where)
 
 
 # %% wrong: state-propagation | the norm of the feed-forward part | killed by: values
-# edit of: without the norm
-# -        cache.append(*block.attention.keys_values(states[-1], positions), positions)
-# +        cache.append(*block.attention.keys_values(block.norm2(states[-1]), positions), positions)
+# edit of: the teacher's
+# -        cache.append(*block.attention.keys_values(block.norm1(reached[:, None]), where), where)
+# +        cache.append(*block.attention.keys_values(block.norm2(reached[:, None]), where), where)
 
 
-# %% wrong: state-propagation | the state after the first layer | killed by: values
-def propagate(blocks, caches, states, positions):
-    positions = positions[:, None]
-    for block, cache in list(zip(blocks, caches))[len(states) :]:
-        cache.append(*block.attention.keys_values(block.norm1(states[0]), positions), positions)
-
-
-# %% wrong: state-propagation | the token runs on through all layers | killed by: values
-def propagate(blocks, caches, states, positions):
-    state, positions = states[-1], positions[:, None]
-    for block, cache in list(zip(blocks, caches))[len(states) :]:
-        state = block(state, positions=positions, cache=cache)
-
-
-# %% wrong: state-propagation | every skipped layer runs, and its result is thrown away | killed by: no layer runs
-# edit of: without the norm
-# -        cache.append(*block.attention.keys_values(states[-1], positions), positions)
-# +        block(states[-1], positions=positions, cache=cache)
-
-
-# %% wrong: state-propagation | the attention runs, and its result is thrown away | killed by: no layer runs
-# edit of: without the norm
-# -        cache.append(*block.attention.keys_values(states[-1], positions), positions)
-# +        block.attention(block.norm1(states[-1]), positions=positions, cache=cache)
-
-
-# %% wrong: state-propagation | the keys and values of the first skipped layer for all | killed by: values
-def propagate(blocks, caches, states, positions):
-    positions = positions[:, None]
-    skipped = list(zip(blocks, caches))[len(states) :]
-    keys, values = skipped[0][0].attention.keys_values(skipped[0][0].norm1(states[-1]), positions)
-    for _, cache in skipped:
-        cache.append(keys, values, positions)
+# %% wrong: state-propagation | the weights of the first layer for all | killed by: values
+# edit of: the teacher's
+# -        cache.append(*block.attention.keys_values(block.norm1(reached[:, None]), where), where)
+# +        block = blocks[0]
+# +        cache.append(*block.attention.keys_values(block.norm1(reached[:, None]), where), where)
 
 
 # %% wrong: state-propagation | keys and values swapped | killed by: values
-# edit of: without the norm
-# -        cache.append(*block.attention.keys_values(states[-1], positions), positions)
-# +        keys, values = block.attention.keys_values(block.norm1(states[-1]), positions)
-# +        cache.append(values, keys, positions)
+# edit of: the teacher's
+# -        cache.append(*block.attention.keys_values(block.norm1(reached[:, None]), where), where)
+# +        keys, values = block.attention.keys_values(block.norm1(reached[:, None]), where)
+# +        cache.append(values, keys, where)
 
 
-# %% wrong: state-propagation | into all layers, also those that ran | killed by: one token a layer
-def propagate(blocks, caches, states, positions):
-    positions = positions[:, None]
-    for block, cache in zip(blocks, caches):
-        cache.append(*block.attention.keys_values(block.norm1(states[-1]), positions), positions)
+# %% wrong: state-propagation | every layer runs again, and its result is thrown away | killed by: no layer runs
+# edit of: the teacher's
+# -        cache.append(*block.attention.keys_values(block.norm1(reached[:, None]), where), where)
+# +        block(reached[:, None], positions=where, cache=cache)
 
 
-# %% wrong: state-propagation | into the layers below | killed by: one token a layer
-# edit of: into all layers, also those that ran
-# -    for block, cache in zip(blocks, caches):
-# +    for block, cache in list(zip(blocks, caches))[: len(states)]:
+# %% wrong: state-propagation | the attention runs, and its result is thrown away | killed by: no layer runs
+# edit of: the teacher's
+# -        cache.append(*block.attention.keys_values(block.norm1(reached[:, None]), where), where)
+# +        block.attention(block.norm1(reached[:, None]), positions=where, cache=cache)
 
 
-# %% wrong: state-propagation | into the layer it left after once more | killed by: one token a layer
-# edit of: into all layers, also those that ran
-# -    for block, cache in zip(blocks, caches):
-# +    for block, cache in list(zip(blocks, caches))[len(states) - 1 :]:
+# %% wrong: state-propagation | the last layer forgotten | killed by: one token a layer
+# edit of: the teacher's
+# -    for layer, (block, cache) in enumerate(zip(blocks, caches, strict=True)):
+# +    for layer, (block, cache) in enumerate(list(zip(blocks, caches, strict=True))[:-1]):
 
 
-# %% wrong: state-propagation | the first skipped layer forgotten | killed by: one token a layer
-# edit of: into all layers, also those that ran
-# -    for block, cache in zip(blocks, caches):
-# +    for block, cache in list(zip(blocks, caches))[len(states) + 1 :]:
+# %% wrong: state-propagation | the first layer forgotten | killed by: one token a layer
+# edit of: the teacher's
+# -    for layer, (block, cache) in enumerate(zip(blocks, caches, strict=True)):
+# +    for layer, (block, cache) in list(enumerate(zip(blocks, caches, strict=True)))[1:]:
+
+
+# %% wrong: state-propagation | the skipped layers forgotten | killed by: one token a layer
+# edit of: the teacher's
+# -    for layer, (block, cache) in enumerate(zip(blocks, caches, strict=True)):
+# +    for layer, (block, cache) in list(enumerate(zip(blocks, caches, strict=True)))[: int(exits.max())]:
 
 
 # %% wrong: state-propagation | keys without a position | killed by: keys
-# edit of: without the norm
-# -        cache.append(*block.attention.keys_values(states[-1], positions), positions)
-# +        cache.append(*block.attention.keys_values(block.norm1(states[-1])), positions)
+# edit of: the teacher's
+# -        cache.append(*block.attention.keys_values(block.norm1(reached[:, None]), where), where)
+# +        cache.append(*block.attention.keys_values(block.norm1(reached[:, None])), where)
 
 
-# %% wrong: state-propagation | the number of layers for the position | killed by: keys
-def propagate(blocks, caches, states, positions):
-    positions = torch.full((len(states[-1]), 1), len(states))
-    for block, cache in list(zip(blocks, caches))[len(states) :]:
-        cache.append(*block.attention.keys_values(block.norm1(states[-1]), positions), positions)
+# %% wrong: state-propagation | the exit for the position | killed by: keys
+# edit of: the teacher's
+# -    texts, where = torch.arange(len(exits)), positions[:, None]
+# +    texts, where = torch.arange(len(exits)), exits[:, None]
 
 
 # %% wrong: state-propagation | the cache is told position 0 | killed by: positions
-# edit of: without the norm
-# -        cache.append(*block.attention.keys_values(states[-1], positions), positions)
-# +        cache.append(*block.attention.keys_values(block.norm1(states[-1]), positions), torch.zeros_like(positions))
+# edit of: the teacher's
+# -        cache.append(*block.attention.keys_values(block.norm1(reached[:, None]), where), where)
+# +        made = block.attention.keys_values(block.norm1(reached[:, None]), where)
+# +        cache.append(*made, torch.zeros_like(where))
 
 
 # %% wrong: state-propagation | the length of the cache for the position | killed by: keys
-def propagate(blocks, caches, states, positions):
-    for block, cache in list(zip(blocks, caches))[len(states) :]:
-        positions = torch.full((len(states[-1]), 1), cache.length)
-        cache.append(*block.attention.keys_values(block.norm1(states[-1]), positions), positions)
-
-
-# %% wrong: state-propagation | the second state, not the last | killed by: values
-def propagate(blocks, caches, states, positions):
-    left_with = states[min(1, len(states) - 1)]
-    positions = positions[:, None]
-    for block, cache in list(zip(blocks, caches))[len(states) :]:
-        cache.append(*block.attention.keys_values(block.norm1(left_with), positions), positions)
+# edit of: the teacher's
+# -        cache.append(*block.attention.keys_values(block.norm1(reached[:, None]), where), where)
+# +        where = torch.full((len(exits), 1), cache.length)
+# +        cache.append(*block.attention.keys_values(block.norm1(reached[:, None]), where), where)
 
 
 # %% wrong: state-propagation | the position of the first text for all | killed by: keys
-# edit of: without the norm
-# -    positions = positions[:, None]
-# +    positions = torch.full((len(states[-1]), 1), int(positions[0]))
-# …
-# -        cache.append(*block.attention.keys_values(states[-1], positions), positions)
-# +        cache.append(*block.attention.keys_values(block.norm1(states[-1]), positions), positions)
-
-
-# %% wrong: state-propagation | a plain number for the position | killed by: runs
-# edit of: without the norm
-# -    positions = positions[:, None]
-# +    position = int(positions[0])
-# …
-# -        cache.append(*block.attention.keys_values(states[-1], positions), positions)
-# +        cache.append(*block.attention.keys_values(block.norm1(states[-1]), position), position)
+# edit of: the teacher's
+# -    texts, where = torch.arange(len(exits)), positions[:, None]
+# +    texts, where = torch.arange(len(exits)), positions[:1].expand(len(exits))[:, None]
 
 
 # %% wrong: state-propagation | positions one further at each layer | killed by: keys
-# edit of: without the norm
-# -        cache.append(*block.attention.keys_values(states[-1], positions), positions)
-# +        cache.append(*block.attention.keys_values(block.norm1(states[-1]), positions), positions)
-# +        positions += 1
-# …
-# -    positions = positions[:, None]
-# +    positions = positions[:, None].clone()
+# edit of: the teacher's
+# -        cache.append(*block.attention.keys_values(block.norm1(reached[:, None]), where), where)
+# +        cache.append(*block.attention.keys_values(block.norm1(reached[:, None]), where), where)
+# +        where = where + 1
 
 
 # %% wrong: state-propagation | counts the given positions on | killed by: input untouched
-# edit of: without the norm
-# -        cache.append(*block.attention.keys_values(states[-1], positions), positions)
-# +        cache.append(*block.attention.keys_values(block.norm1(states[-1]), positions), positions)
+# edit of: the teacher's
+# -        cache.append(*block.attention.keys_values(block.norm1(reached[:, None]), where), where)
+# +        cache.append(*block.attention.keys_values(block.norm1(reached[:, None]), where), where)
 # +    positions += 1
 
 
 # %% wrong: state-propagation | positions turned round | killed by: keys
-# edit of: without the norm
-# -    positions = positions[:, None]
-# +    positions = positions.flip(0)[:, None]
-# …
-# -        cache.append(*block.attention.keys_values(states[-1], positions), positions)
-# +        cache.append(*block.attention.keys_values(block.norm1(states[-1]), positions), positions)
+# edit of: the teacher's
+# -    texts, where = torch.arange(len(exits)), positions[:, None]
+# +    texts, where = torch.arange(len(exits)), positions.flip(0)[:, None]
 
 
 # %% right: verify | all at once, by a running product
