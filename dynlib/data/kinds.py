@@ -138,7 +138,7 @@ def _tables(split: Split) -> str:
     stations = [f"{law.choice('ABCDEF')}{law.randrange(100, 1000)}" for _ in range(12)]
     usual = {station: [law.uniform(-5, 25), law.uniform(960, 1030), law.uniform(20, 95)] for station in stations}
     now = {station: list(values) for station, values in usual.items()}
-    lines = []
+    lines: list[str] = []
     for day in itertools.count(draw.randrange(300)):
         lines.append(f"day {day:4d}     temp  pressure  humid")
         for station in stations:
@@ -154,7 +154,7 @@ def _tables(split: Split) -> str:
 def _sums(split: Split) -> str:
     """Sums and differences with their results."""
     draw = random.Random(f"sums, {split}")
-    lines = []
+    lines: list[str] = []
     while len(lines) * 13 < 1.5 * CHARACTERS[split]:
         a, b = draw.randrange(1000), draw.randrange(1000)
         lines.append(f"{a}+{b}={a + b}" if draw.random() < 0.5 else f"{a}-{b}={a - b}")
@@ -166,7 +166,8 @@ def _log(split: Split) -> str:
     law, draw = random.Random("log"), random.Random(f"log, {split}")
     parts = [f"{law.choice(('auth', 'disk', 'http', 'mail', 'net', 'queue'))}{number}" for number in range(12)]
     said = {part: [law.choice(_MESSAGES) for _ in range(3)] for part in parts}
-    seconds, lines, size = draw.randrange(80_000), [], 0
+    seconds, size = draw.randrange(80_000), 0
+    lines: list[str] = []
     while size < CHARACTERS[split]:
         seconds += draw.randrange(1, 90)
         part = draw.choice(parts)
