@@ -9,13 +9,16 @@ from dynlib.width.matformer import (
     matformer,
     sampled_loss,
 )
+from dynlib.width.mix import Mix, mix_and_match
 
 __all__ = [
     "GatedFeedForward",
     "MatFormerFeedForward",
+    "Mix",
     "extract",
     "joint_loss",
     "layer_widths",
     "matformer",
+    "mix_and_match",
     "sampled_loss",
 ]

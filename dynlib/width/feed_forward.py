@@ -1,4 +1,4 @@
-"""What a feed-forward part is made of, whoever wrote it down: two linear layers and a function, or three with a gate."""
+"""What a feed-forward part is made of, whoever wrote it: two linear layers and a function, or three and a gate."""
 
 from typing import NamedTuple
 
@@ -75,7 +75,9 @@ def parts_of(given: nn.Module, *alike: type[nn.Module]) -> Parts:
             check_plain(layer)
     if type(parts.activation) not in ELEMENTWISE:
         known = ", ".join(kind.__name__ for kind in ELEMENTWISE)
-        raise TypeError(f"the function between the layers must be one of {known}; got {type(parts.activation).__name__}")
+        raise TypeError(
+            f"the function between the layers must be one of {known}; got {type(parts.activation).__name__}"
+        )
     for module in (given, parts.activation):
         if hooked(module):
             raise TypeError(f"the {type(module).__name__} has a hook or a forward of its own, which would be lost")

@@ -19,6 +19,7 @@ Source: arXiv:2310.07707 (nested feed-forward parts, joint training, Mix'n'Match
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -34,6 +35,7 @@ from dynlib.width.feed_forward import GatedFeedForward, Parts, check_plain, hook
 
 Width = float | int
 """A share of a layer's neurons, above 0 and at most 1; or their number, if it is above 1. 1 is all of them."""
+
 
 class Narrowed(NamedTuple):
     """At which width one layer ran in one call."""
@@ -179,7 +181,7 @@ def matformer(model: nn.Module, widths: Sequence[Width] = (1 / 8, 1 / 4, 1 / 2, 
         TypeError, ValueError: as :meth:`MatFormerFeedForward.of` does.
         ValueError: if the model has no ``feed_forward``.
     """
-    places = [module for module in model.modules() if isinstance(getattr(module, "feed_forward", None), nn.Module)]
+    places: list[Any] = [one for one in model.modules() if isinstance(getattr(one, "feed_forward", None), nn.Module)]
     if not places:
         raise ValueError(f"{type(model).__name__} has no feed_forward in it: use MatFormerFeedForward.of on its layers")
     made: dict[nn.Module, MatFormerFeedForward] = {}
@@ -210,7 +212,7 @@ def extract(model: nn.Module, width: Width | Sequence[Width]) -> Any:
     """
     layers = matformer_layers(model)
     small = {id(one): _small(one, k) for one, k in zip(layers, _each(layers, width), strict=True)}
-    return copy.deepcopy(model, small)  # type: ignore[arg-type]  # wherever the layer stands, the small one is put
+    return copy.deepcopy(model, small)  # wherever the layer stands, the small one is put
 
 
 @contextmanager
@@ -298,7 +300,7 @@ def _check_widths(widths: Sequence[Width], hidden: int) -> tuple[Width, ...]:
     if isinstance(widths, Real | str) or not isinstance(widths, Sequence):
         raise TypeError(f"widths must be a sequence of numbers, as (1 / 4, 1 / 2, 1); got {widths!r}")
     counts = [_neurons(width, hidden) for width in widths]
-    if not counts or counts[-1] != hidden or any(b <= a for a, b in zip(counts, counts[1:], strict=False)):
+    if not counts or counts[-1] != hidden or any(b <= a for a, b in pairwise(counts)):
         raise ValueError(
             f"widths must ascend, each holding the one before it, up to all {hidden} neurons, as (1 / 4, 1 / 2, 1); "
             f"got {tuple(widths)}, which are {counts} neurons"

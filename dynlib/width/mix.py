@@ -1,8 +1,8 @@
 """Mix'n'Match: a width for each layer under a limit of FLOPs, chosen by what was measured.
 
-Of L layers with G widths each there are Gᴸ models, too many to measure. What one layer does can be measured: from widths
-that fit the limit, change layer l alone to width w, and see by how much the loss changes, Δ_l(w). As if these changes
-added up, the best mixture is
+Of L layers with G widths each there are Gᴸ models, too many to measure. What one layer does can be measured: begin with
+widths that fit the limit, give layer l alone the width w, and see by how much the loss changes, Δ_l(w). As if these
+changes added up, the best mixture is
 
     min over w₁ … w_L of Σ_l Δ_l(w_l),   subject to   Σ_l FLOPs_l(w_l) ≤ limit,
 
@@ -13,6 +13,7 @@ Source: arXiv:2310.07707, which mixes widths layer by layer after the training.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -87,5 +88,92 @@ def mix_and_match(
             f"a limit of {readable(limit, 'FLOP')} cannot be kept: with every layer at its narrowest the model takes "
             f"{readable(costs.least, 'FLOP')} ({costs.least}, {costs.least / costs.full:.3g} of all)"
         )
-    measured: dict[Widths, tuple[int, float]] = {}
-    ...
+    tried = _Tried(model, measure, costs)
+    if search == "all":
+        for widths in product(*choices):
+            if costs.of(widths) <= limit:
+                tried(widths)
+    else:
+        tried(tuple(own[0] for own in choices))
+        for width in choices[0]:
+            if all(width in own for own in choices) and costs.of((width,) * len(choices)) <= limit:
+                tried((width,) * len(choices))
+        for _ in range(rounds):
+            base = tried.best(limit)
+            # Δ_l(w), from the best so far
+            changes = [
+                {width: tried((*base[:place], width, *base[place + 1 :])) - tried(base) for width in own}
+                for place, own in enumerate(choices)
+            ]
+            tried(_knapsack(costs.extra, changes, limit - costs.least))
+            if tried.best(limit) == base:
+                break
+    best = tried.best(limit)
+    return Mix(best, costs.counted(best), tried.losses[best], {w: (costs.of(w), x) for w, x in tried.losses.items()})
+
+
+class _Costs:
+    """FLOPs of any widths, from counts of one layer at a time."""
+
+    def __init__(self, model: nn.Module, inputs: tuple[Any, ...], choices: Sequence[Widths]) -> None:
+        self.model, self.inputs = model, inputs
+        narrowest = tuple(own[0] for own in choices)
+        self.least = self._count(narrowest).flops
+        self.extra: list[dict[Width, int]] = [{own[0]: 0} for own in choices]
+        for place, own in enumerate(choices):
+            for width in own[1:]:
+                widths = (*narrowest[:place], width, *narrowest[place + 1 :])
+                self.extra[place][width] = self._count(widths).flops - self.least
+        self.full = self.counted(tuple(own[-1] for own in choices)).flops
+
+    def of(self, widths: Widths) -> int:
+        return self.least + sum(extra[width] for extra, width in zip(self.extra, widths, strict=True))
+
+    def counted(self, widths: Widths) -> Cost:
+        cost = self._count(widths)
+        if cost.flops != self.of(widths):
+            raise ValueError(
+                f"at widths {widths} the model takes {cost.flops} FLOPs, and layer by layer {self.of(widths)}: its "
+                "cost depends on what it computes, and a limit cannot be kept by widths alone"
+            )
+        return cost
+
+    def _count(self, widths: Widths) -> Cost:
+        with layer_widths(self.model, widths):
+            return count(self.model, *self.inputs)
+
+
+class _Tried:
+    """Widths and their losses, each measured once."""
+
+    def __init__(self, model: nn.Module, measure: Callable[[nn.Module], float], costs: _Costs) -> None:
+        self.model, self.measure, self.costs = model, measure, costs
+        self.losses: dict[Widths, float] = {}
+
+    def __call__(self, widths: Widths) -> float:
+        if widths not in self.losses:
+            with layer_widths(self.model, widths):
+                self.losses[widths] = check_number("a measured loss", float(self.measure(self.model)))
+        return self.losses[widths]
+
+    def best(self, limit: float) -> Widths:
+        fitting = [widths for widths in self.losses if self.costs.of(widths) <= limit]
+        return min(fitting, key=lambda widths: (self.losses[widths], self.costs.of(widths)))
+
+
+def _knapsack(extra: Sequence[Mapping[Width, int]], changes: Sequence[Mapping[Width, float]], room: float) -> Widths:
+    """One width for each layer, the sum of the changes least, the sum of the costs within the room."""
+    kept: list[tuple[int, float, Widths]] = [(0, 0.0, ())]
+    for costs, own in zip(extra, changes, strict=True):
+        longer = [
+            (cost + costs[width], change + own[width], (*widths, width))
+            for cost, change, widths in kept
+            for width in own
+            if cost + costs[width] <= room
+        ]
+        # Whoever costs no less and changes no less than another is no part of the best.
+        kept = []
+        for state in sorted(longer):
+            if not kept or state[1] < kept[-1][1]:
+                kept.append(state)
+    return kept[-1][2]
