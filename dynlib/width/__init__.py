@@ -1,0 +1,24 @@
+"""How much of a layer runs: MatFormer."""
+
+from dynlib.width.feed_forward import GatedFeedForward
+from dynlib.width.matformer import (
+    MatFormerFeedForward,
+    extract,
+    joint_loss,
+    layer_widths,
+    matformer,
+    sampled_loss,
+)
+from dynlib.width.mix import Mix, mix_and_match
+
+__all__ = [
+    "GatedFeedForward",
+    "MatFormerFeedForward",
+    "Mix",
+    "extract",
+    "joint_loss",
+    "layer_widths",
+    "matformer",
+    "mix_and_match",
+    "sampled_loss",
+]
