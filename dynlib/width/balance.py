@@ -2,8 +2,8 @@
 
 Who is asked gets a gradient, becomes better, and is asked more often. Against that:
 
-- the load-balancing loss, N Σ_i f_i P_i. f_i is the share of the choices that fell on expert i, P_i its mean probability.
-  f has no gradient; that of P makes those less likely that have much. It is 1 where all is even, and N where all
+- the load-balancing loss, N Σ_i f_i P_i, where f_i is the share of the choices that fell on expert i and P_i its mean
+  probability. f has no gradient; that of P makes those less likely that have much. It is 1 where all is even, and N where all
   tokens ask for one expert and are sure of it (arXiv:2101.03961, Eq. 4);
 - the z-loss, mean of log²Σ exp(logits), keeps logits small, and so probabilities from 0 and 1 (arXiv:2202.08906,
   Eq. 5). It does not know of loads;
@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from dynlib.inputs import check_number
 from dynlib.width.experts import ExpertsChosen, MixtureOfExperts
 
-Records = Mapping[str, Sequence[ExpertsChosen]] | Sequence[ExpertsChosen]
+Records = Mapping[str, Sequence[ExpertsChosen]] | Sequence[ExpertsChosen] | ExpertsChosen
 
 
 def load_balancing_loss(records: Records, *, pooled: bool = False) -> Float[Tensor, ""]:
@@ -30,7 +30,7 @@ def load_balancing_loss(records: Records, *, pooled: bool = False) -> Float[Tens
     f sums to 1 for any k, so that an even load gives 1. (In ``transformers`` it sums to k, which gives k.)
 
     Args:
-        records: of :func:`dynlib.deciding.record`, or a list of them.
+        records: of :func:`dynlib.deciding.record`, a list of them, or one.
         pooled: take f and P over the tokens of all layers together. Then layers that collapse onto different experts
             look even.
 
@@ -55,7 +55,7 @@ def router_z_loss(records: Records) -> Float[Tensor, ""]:
     """Mean over tokens, then layers, of log²Σ exp(logits).
 
     Args:
-        records: of :func:`dynlib.deciding.record`, or a list of them.
+        records: of :func:`dynlib.deciding.record`, a list of them, or one.
 
     Raises:
         ValueError: if there are none, or one was not made by a router.
@@ -86,6 +86,8 @@ def balance_bias(layer: MixtureOfExperts, record: ExpertsChosen, *, rate: float 
 
 def _routed(records: Records) -> Iterator[tuple[ExpertsChosen, Tensor]]:
     """Each record with the logits of the tokens that are there."""
+    if isinstance(records, ExpertsChosen):
+        records = [records]
     flat = records if isinstance(records, Sequence) else [one for layer in records.values() for one in layer]
     if not flat:
         raise ValueError("there are no records: call the model inside of record(model, MixtureOfExperts)")

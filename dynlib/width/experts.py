@@ -150,9 +150,12 @@ class MixtureOfExperts(nn.Module):
         logits, chosen, weight = self._route(tokens, shape)
         kept = self._kept(chosen, there.flatten(), all_there=present is None)
         if recorded(self):
-            parts = (part.unflatten(0, shape) if shape else part[0] for part in (chosen, weight, kept))
             said = None if logits is None else logits.view(*shape, self.experts)
-            report(self, ExpertsChosen(said, *parts, there, self.experts))
+            pairs = (*shape, self.k)
+            report(
+                self,
+                ExpertsChosen(said, chosen.view(pairs), weight.view(pairs), kept.reshape(pairs), there, self.experts),
+            )
         weight = weight.to(x.dtype)
         if self.execution == "masked":
             return self._masked(tokens, chosen, weight, kept).view_as(x)
@@ -178,7 +181,7 @@ class MixtureOfExperts(nn.Module):
             device = None if self.generator is None else self.generator.device
             scores = torch.rand(p.shape, generator=self.generator, device=device).to(p)
         # T, the k largest; a stable sort gives ties to the expert with the smaller number
-        chosen = scores.sort(-1, descending=True, stable=True).indices[:, : self.k]
+        chosen = scores.sort(dim=-1, descending=True, stable=True).indices[:, : self.k]
         weight = p.gather(-1, chosen)
         if self.renormalise:
             weight = weight / weight.sum(-1, keepdim=True)
