@@ -3,8 +3,8 @@
 Who is asked gets a gradient, becomes better, and is asked more often. Against that:
 
 - the load-balancing loss, N Σ_i f_i P_i, where f_i is the share of the choices that fell on expert i and P_i its mean
-  probability. f has no gradient; that of P makes those less likely that have much. It is 1 where all is even, and N where all
-  tokens ask for one expert and are sure of it (arXiv:2101.03961, Eq. 4);
+  probability. f has no gradient; that of P makes those less likely that have much. It is 1 where all is even, and N
+  where all tokens ask for one expert and are sure of it (arXiv:2101.03961, Eq. 4);
 - the z-loss, mean of log²Σ exp(logits), keeps logits small, and so probabilities from 0 and 1 (arXiv:2202.08906,
   Eq. 5). It does not know of loads;
 - a bias, added to p for the choice and not for the weight, moved after each step: up for experts with less than an even
@@ -87,8 +87,11 @@ def balance_bias(layer: MixtureOfExperts, record: ExpertsChosen, *, rate: float 
 def _routed(records: Records) -> Iterator[tuple[ExpertsChosen, Tensor]]:
     """Each record with the logits of the tokens that are there."""
     if isinstance(records, ExpertsChosen):
-        records = [records]
-    flat = records if isinstance(records, Sequence) else [one for layer in records.values() for one in layer]
+        flat = [records]
+    elif isinstance(records, Mapping):
+        flat = [one for layer in records.values() for one in layer]
+    else:
+        flat = list(records)
     if not flat:
         raise ValueError("there are no records: call the model inside of record(model, MixtureOfExperts)")
     for record in flat:
