@@ -24,11 +24,11 @@ from dynlib.cost import count
 from dynlib.data import encode, kinds, mixed_windows
 from dynlib.deciding import record
 from dynlib.training import train
-from dynlib.width.experts import MixtureOfExperts, balance_bias, load_balancing_loss, router_z_loss
+from dynlib.width import MixtureOfExperts, balance_bias, hash_by_token, load_balancing_loss, router_z_loss
 
 RESULTS = Path(__file__).with_suffix(".json")
-MODEL: dict[str, Any] = {"vocabulary": 256, "dim": 64, "depth": 4, "heads": 4}
-TRAINING: dict[str, Any] = {"steps": 500, "lr": 3e-3, "weight_decay": 0.1}
+MODEL: dict[str, Any] = {"vocabulary": 256, "dim": 64, "depth": 2, "heads": 4}
+TRAINING: dict[str, Any] = {"steps": 1000, "lr": 4e-3, "weight_decay": 0.1}
 HIDDEN, EXPERTS, WINDOW, BATCH = 128, 8, 96, 16
 SEEDS = (0, 1, 2)
 BALANCE = 0.01  # weight of the load-balancing loss in every learned arm
@@ -40,12 +40,12 @@ ARMS: dict[str, dict[str, Any]] = {
     "dense": {"hidden": HIDDEN},
     "top-1 of 8": {"hidden": HIDDEN, "k": 1},
     "hash of 8": {"hidden": HIDDEN, "k": 1, "routing": "hash"},
-    "top-2 of 8": {"hidden": HIDDEN // 2, "k": 2},
+    "top-2 of 8": {"hidden": HIDDEN // 2, "k": 2, "renormalise": True},
     "dense, 8 times as wide": {"hidden": EXPERTS * HIDDEN},
 }
 FIRST = 4
 
-COLLAPSE: dict[str, Any] = {"steps": 300, "lr": 3e-3, "weight_decay": 0.1}
+COLLAPSE: dict[str, Any] = {"steps": 250, "lr": 4e-3, "weight_decay": 0.1}
 RATES = (1, 10)  # how many times as fast as the rest the router learns
 HELPS: dict[str, dict[str, float]] = {
     "nothing": {},
@@ -72,17 +72,32 @@ class Faster(nn.Module):
         return weight / self.factor
 
 
-def mixed_lm(*, hidden: int, k: int | None = None, routing: Any = "top_k", faster: float = 1) -> CausalLM:
+def mixed_lm(*, hidden: int, k: int | None = None, faster: float = 1, **options: Any) -> CausalLM:
     """A small language model, dense (``k`` left out) or with experts in every layer."""
     model = CausalLM(**MODEL)
     for block in model.blocks:
         if k is None:
             block.feed_forward = FeedForward(MODEL["dim"], hidden)
         else:
-            block.feed_forward = experts = MixtureOfExperts(MODEL["dim"], EXPERTS, k=k, hidden=hidden, routing=routing)
+            block.feed_forward = experts = MixtureOfExperts(MODEL["dim"], EXPERTS, k=k, hidden=hidden, **options)
             if faster != 1:
                 parametrize.register_parametrization(experts.router, "weight", Faster(faster))
+        begin(block.feed_forward)
+    if options.get("routing") == "hash":
+        hash_by_token(model)
     return model
+
+
+@torch.no_grad()
+def begin(feed_forward: nn.Module) -> None:
+    """Start a dense layer and experts alike, and as the backbone's own layers start."""
+    for name, weight in feed_forward.named_parameters():
+        if "bias" in name:
+            weight.zero_()
+        elif "router" not in name:
+            nn.init.trunc_normal_(weight, std=weight.shape[-1] ** -0.5)
+            if "contract" in name:
+                weight /= (2 * MODEL["depth"]) ** 0.5
 
 
 def batch(step: int, seed: int) -> Tensor:
@@ -170,8 +185,10 @@ def parameters(model: nn.Module) -> dict[str, int]:
     spared = 0
     for module in model.modules():
         if isinstance(module, MixtureOfExperts):
-            stacked = [weight for name, weight in module.named_parameters() if "router" not in name]
-            spared += sum(weight.numel() // EXPERTS * (EXPERTS - module.k) for weight in stacked)
+            router = sum(weight.numel() for weight in module.router.parameters())
+            stacked = sum(weight.numel() for weight in module.parameters()) - router
+            spared += stacked // EXPERTS * (EXPERTS - module.k)
+            held -= router if module.routing == "hash" else 0  # it has one and does not ask it
     return {"held": held, "touched": held - spared}
 
 
