@@ -17,7 +17,7 @@ from dynlib.backbone import FeedForward
 from dynlib.checks import Task
 from dynlib.cost import count
 from dynlib.deciding import record, setting
-from dynlib.width.experts import MixtureOfExperts, load_balancing_loss, router_z_loss
+from dynlib.width import MixtureOfExperts, load_balancing_loss, router_z_loss
 
 ALONE = "PyTorch alone, as the first cell asks: the layer and the losses of dynlib are what is built here"
 

@@ -177,9 +177,7 @@ def batched_experts(run, experts, x, chosen, weight, room):
 
 # %% wrong: batched-experts | by dynlib's own layer | killed by: by hand
 def batched_experts(run, experts, x, chosen, weight, room):
-    from dynlib.width import experts as theirs
-
-    layer = theirs.MixtureOfExperts(x.shape[1], experts, k=chosen.shape[1], capacity=1.0)
+    layer = MixtureOfExperts(x.shape[1], experts, k=chosen.shape[1], capacity=1.0)
     return layer(x), torch.ones_like(chosen, dtype=torch.bool)
 
 
