@@ -684,11 +684,14 @@ def _bias(seed: int) -> str:
 
 
 def _trap(seed: int) -> str:
-    torch.manual_seed(seed)
-    layer = MixtureOfExperts(DIM, EXPERTS, k=1, hidden=HIDDEN, renormalise=True)
-    layer(torch.randn(9, DIM)).square().sum().backward()
-    slope = layer.router.weight.grad
-    return "zero" if slope is None or slope.abs().max() < 1e-6 else "not zero"
+    slopes = []
+    for renormalise in (True, False):
+        torch.manual_seed(seed)
+        layer = MixtureOfExperts(DIM, EXPERTS, k=1, hidden=HIDDEN, renormalise=renormalise).double()
+        layer(checks.normal(9, DIM, seed=seed, dtype=torch.float64)).square().sum().backward()
+        slope = layer.router.weight.grad
+        slopes.append(0.0 if slope is None else slope.abs().max().item())
+    return "zero" if slopes[0] < 1e-9 * slopes[1] else "not zero"  # a weight divided by itself leaves a rounding error
 
 
 _ONE = 96 * 192 + 192 + 192 * 96 + 96
