@@ -64,7 +64,7 @@ def router_z_loss(records: Records) -> Float[Tensor, ""]:
 
 
 @torch.no_grad()
-def balance_bias(layer: MixtureOfExperts, record: ExpertsChosen, *, rate: float = 0.001) -> None:
+def balance_bias(layer: MixtureOfExperts, record: ExpertsChosen, *, rate: float | int = 0.001) -> None:
     """One step of balancing without a loss: b_i ← b_i + rate · sign(1/N − f_i), in the layer's ``balance``.
 
     Call it after each training step, with what the layer decided in it.

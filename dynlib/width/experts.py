@@ -102,7 +102,7 @@ class MixtureOfExperts(nn.Module):
         k: int = 1,
         hidden: int | None = None,
         renormalise: bool = False,
-        capacity: float | None = None,
+        capacity: float | int | None = None,
         gated: bool = False,
         bias: bool = True,
         routing: Routing = "top_k",
@@ -319,7 +319,7 @@ def upcycle(
     *,
     k: int = 2,
     renormalise: bool = True,
-    noise: float = 0.0,
+    noise: float | int = 0.0,
     generator: torch.Generator | None = None,
     **options: Any,
 ) -> MixtureOfExperts:
