@@ -350,6 +350,22 @@ def test_a_bias_evens_the_load_and_leaves_weights_and_gradients_alone() -> None:
         layer.router.weight[0, 0] += 0.4
     x = make_tokens(400) + torch.eye(DIM, dtype=torch.float64)[0]
     loads = []
+    for _ in range(150):
+        with record(layer, MixtureOfExperts) as records:
+            layer(x)
+        loads.append(records[""][0].load())
+        balance_bias(layer, records[""][0], rate=0.003)
+    assert loads[0].max() > 0.45
+    assert loads[-1].max() < 0.33
+    one = records[""][0]
+    torch.testing.assert_close(one.weight, one.logits.softmax(-1).gather(-1, one.chosen), **EXACT)
+    assert not layer.balance.requires_grad
+    assert "balance" in layer.state_dict()
+
+
+def test_a_loss_that_trains_the_router_alone_brings_a_collapsed_one_back() -> None:
+    layer, x = collapsed(sure=3.0), make_tokens(200).abs()
+    steps = torch.optim.Adam([layer.router.weight], lr=0.03)
     loads = []
     for _ in range(150):
         with record(layer, MixtureOfExperts) as records:
