@@ -64,7 +64,7 @@ def router_z_loss(records: Records) -> Float[Tensor, ""]:
 
 
 @torch.no_grad()
-def balance_bias(layer: MixtureOfExperts, record: ExpertsChosen, *, rate: float = 0.001) -> None:
+def balance_bias(layer: MixtureOfExperts, record: ExpertsChosen, *, rate: float | int = 0.001) -> None:
     """One step of balancing without a loss: b_i ← b_i + rate · sign(1/N − f_i), in the layer's ``balance``.
 
     Call it after each training step, with what the layer decided in it.
@@ -75,13 +75,21 @@ def balance_bias(layer: MixtureOfExperts, record: ExpertsChosen, *, rate: float 
         rate: how far the bias moves, in units of probability.
 
     Raises:
-        TypeError, ValueError: if the rate is no positive number, or the record is of a layer with other experts.
+        TypeError, ValueError: if the rate is no positive number, so small that a bias in half precision does not move,
+            or the record is of a layer with other experts.
     """
     if check_number("rate", rate, least=0) == 0:
         raise ValueError("rate must be above 0: at 0 the bias does not move")
     if record.experts != layer.experts:
         raise ValueError(f"the record is of {record.experts} experts and the layer has {layer.experts}")
-    layer.balance += rate * (1 / layer.experts - record.load()).sign().to(layer.balance)
+    step = rate * (1 / layer.experts - record.load()).sign().to(layer.balance)
+    moved = layer.balance + step
+    if ((moved == layer.balance) & (step != 0)).any():
+        raise ValueError(
+            f"a step of {rate} is lost beside the bias in {layer.balance.dtype}: take a larger rate, or keep the bias "
+            "in float32 with layer.balance = layer.balance.float()"
+        )
+    layer.balance.copy_(moved)
 
 
 def _routed(records: Records) -> Iterator[tuple[ExpertsChosen, Tensor]]:

@@ -18,19 +18,18 @@ arXiv:2106.04426 (hash routing).
 """
 
 import math
+from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.hooks import RemovableHandle
 
 from dynlib.deciding import Execution, check_execution, recorded, report
 from dynlib.deciding import chosen as flat
 from dynlib.inputs import check_name, check_number, check_tensor, check_whole, widen
-from dynlib.transforms import look
-from dynlib.width.feed_forward import parts_of
+from dynlib.transforms import double, look
 
 Routing = Literal["top_k", "hash", "random"]
 ROUTINGS = ("top_k", "hash", "random")
@@ -77,7 +76,7 @@ class MixtureOfExperts(nn.Module):
         gated: experts as in :class:`dynlib.width.GatedFeedForward`, with the SiLU; else two layers and a GELU.
         bias: the experts' layers have one. The router has none.
         routing: who chooses. "top_k": the router. "random": anybody, and the weight is the router's, as a control.
-            "hash": a table from token to expert, see :func:`hash_by_token`, with weight 1.
+            "hash": a table from token to expert, see :func:`dynlib.width.hash_by_token`, with weight 1 / k.
         execution: "gathered" runs what was chosen. "masked" runs all experts on all tokens, to be compared with and to
             be exported.
         generator: for random routing.
@@ -102,7 +101,7 @@ class MixtureOfExperts(nn.Module):
         k: int = 1,
         hidden: int | None = None,
         renormalise: bool = False,
-        capacity: float | None = None,
+        capacity: float | int | None = None,
         gated: bool = False,
         bias: bool = True,
         routing: Routing = "top_k",
@@ -146,6 +145,8 @@ class MixtureOfExperts(nn.Module):
         self.check_knobs()
         self._check(x, present)
         shape, tokens = x.shape[:-1], x.reshape(-1, self.dim)
+        if present is not None:
+            tokens = torch.where(present.flatten()[:, None], tokens, 0)  # it may be anything, NaN too
         there = torch.ones(shape, dtype=torch.bool, device=x.device) if present is None else present
         logits, chosen, weight = self._route(tokens, shape)
         kept = self._kept(chosen, there.flatten(), all_there=present is None)
@@ -182,9 +183,8 @@ class MixtureOfExperts(nn.Module):
             scores = torch.rand(p.shape, generator=self.generator, device=device).to(p)
         # T, the k largest; a stable sort gives ties to the expert with the smaller number
         chosen = scores.sort(dim=-1, descending=True, stable=True).indices[:, : self.k]
-        weight = p.gather(-1, chosen)
-        if self.renormalise:
-            weight = weight / weight.sum(-1, keepdim=True)
+        # p_i, or p_i / Σ p_j over T, which is the softmax of the logits of T
+        weight = logits.gather(-1, chosen).softmax(-1) if self.renormalise else p.gather(-1, chosen)
         return logits, chosen, weight
 
     def _kept(self, chosen: Tensor, there: Tensor, *, all_there: bool) -> Tensor:
@@ -192,8 +192,8 @@ class MixtureOfExperts(nn.Module):
         kept = there[:, None].expand_as(chosen)
         if self.capacity is None:
             return kept
-        number = len(chosen) if all_there else there.sum()
-        room = self.capacity * self.k * number / self.experts
+        number = len(chosen) if all_there else double(there.sum())
+        room = self.capacity * self.k * number / self.experts - 1e-9  # 1.1 · 10 is 11.000000000000002 and means 11
         room = torch.ceil(room) if isinstance(room, Tensor) else math.ceil(room)
         asked = chosen.T.flatten()  # all first choices, then all second ones, …
         queue = F.one_hot(asked, self.experts) * kept.T.flatten()[:, None]
@@ -206,41 +206,36 @@ class MixtureOfExperts(nn.Module):
         load = torch.bincount(asked, minlength=self.experts).tolist()
         order = pairs.index_select(0, asked.argsort(stable=True))
         token = order.div(self.k, rounding_mode="floor")
-        made = self._run(x.index_select(0, token), load)
-        weighted = made * weight.flatten().index_select(0, order)[:, None]
-        # y = Σ p_i · FF_i(x)
-        return torch.zeros_like(x).index_add(0, token, weighted.to(x.dtype))
+        # one piece an expert: whose tokens they are, the tokens, their weights
+        pieces = [token, x.index_select(0, token), weight.flatten().index_select(0, order)[:, None]]
+        y = torch.zeros_like(x)
+        for parts, where, piece, p in zip(self._each(), *(whole.split(load) for whole in pieces), strict=True):
+            if len(where):
+                # y = Σ p_i · FF_i(x)
+                y.index_add_(0, where, (p * self._expert(piece, *parts)).to(x.dtype))
+        return y
 
-    def _run(self, x: Tensor, load: list[int]) -> Tensor:
-        """Each expert on its piece of the tokens, which lie in the order of the experts."""
-        pieces = zip(x.split(load), *(self._each(name) for name in ("gate", "expand", "contract")), strict=True)
-        made = [self._expert(piece, *parts) for piece, *parts in pieces if len(piece)]
-        return torch.cat(made) if made else x
+    def _masked(self, x: Tensor, chosen: Tensor, weight: Tensor, kept: Tensor) -> Tensor:
+        every = torch.stack([self._expert(x, *parts) for parts in self._each()], 1)  # [tokens, experts, dim]
+        share = torch.zeros(len(x), self.experts, dtype=x.dtype, device=x.device)
+        share = share.scatter_add(1, chosen, weight * kept)
+        # what is not chosen may be infinite and still gives nothing
+        return torch.where(share[..., None] != 0, share[..., None] * every, 0).sum(1)
 
-    def _each(self, name: str) -> list[tuple[Tensor | None, Tensor | None]]:
-        """Weight and bias of each expert. Taken apart at once: then their gradients are put together at once, too."""
-        weight, bias = getattr(self, f"{name}_weight"), getattr(self, f"{name}_bias")
-        nothing = [None] * self.experts
-        return list(
-            zip(
-                nothing if weight is None else weight.unbind(),
-                nothing if bias is None else bias.unbind(),
-                strict=True,
-            )
-        )
+    def _each(self) -> Iterator[tuple[Any, ...]]:
+        """Weight and bias of each expert's layers, taken apart at once, so that gradients are put together once."""
+        nothing = [(None, None)] * self.experts
+        layers = []
+        for name in ("gate", "expand", "contract"):
+            weight, bias = getattr(self, f"{name}_weight"), getattr(self, f"{name}_bias")
+            biases = [None] * self.experts if bias is None else bias.unbind()
+            layers.append(nothing if weight is None else zip(weight.unbind(), biases, strict=True))
+        return zip(*layers, strict=True)
 
     def _expert(self, x: Tensor, gate: Any, expand: Any, contract: Any) -> Tensor:
         hidden = F.linear(x, *expand)
         hidden = F.gelu(hidden) if gate[0] is None else F.silu(F.linear(x, *gate)) * hidden
         return F.linear(hidden, *contract)
-
-    def _masked(self, x: Tensor, chosen: Tensor, weight: Tensor, kept: Tensor) -> Tensor:
-        parts = zip(*(self._each(name) for name in ("gate", "expand", "contract")), strict=True)
-        every = torch.stack([self._expert(x, *part) for part in parts], 1)  # [tokens, experts, dim]
-        share = torch.zeros(len(x), self.experts, dtype=x.dtype, device=x.device)
-        share = share.scatter_add(1, chosen, weight * kept)
-        # what is not chosen may be infinite and still gives nothing
-        return torch.where(share[..., None] != 0, share[..., None] * every, 0).sum(1)
 
     def _check(self, x: object, present: object) -> None:
         check_tensor(x, "the tokens")
@@ -262,6 +257,8 @@ class MixtureOfExperts(nn.Module):
     def check_knobs(self) -> None:
         """Raises TypeError or ValueError for a knob that is not as the class says."""
         check_whole("k", self.k, least=1, most=self.experts, what="experts that run for a token")
+        if not isinstance(self.renormalise, bool):
+            raise TypeError(f"renormalise must be True or False; got {self.renormalise!r}")
         if self.capacity is not None and check_number("capacity", self.capacity, least=0) == 0:
             raise ValueError("capacity must be above 0: at 0 no expert has a place; None gives all the places needed")
         check_name("routing", self.routing, ROUTINGS)
@@ -270,103 +267,6 @@ class MixtureOfExperts(nn.Module):
     def extra_repr(self) -> str:
         """What ``print`` shows of the layer."""
         return f"dim={self.dim}, experts={self.experts}, k={self.k}, hidden={self.hidden}, gated={self.gated}"
-
-
-def hash_by_token(
-    model: nn.Module, table: Int[Tensor, " vocabulary"] | None = None, *, embedding: str = "embedding"
-) -> RemovableHandle:
-    """From now on the layers with hash routing send each token where a table says, by the token's number alone.
-
-    All layers use one table. What the model is called with must be in whole sequences: layers that run for some of the
-    tokens only do not know which.
-
-    Args:
-        model: holds the layers, and an embedding that is called with the tokens' numbers before them.
-        table: an expert, from 0, for each token of the vocabulary. If left out, a multiplicative hash of the number.
-        embedding: the embedding's name in the model.
-
-    Returns:
-        A handle; its ``remove()`` ends it.
-
-    Raises:
-        TypeError: if the table's entries are not whole numbers.
-        ValueError: if the model has no such layer, or an entry is not one of its experts.
-    """
-    layers = [module for module in model.modules() if isinstance(module, MixtureOfExperts)]
-    if not layers:
-        raise ValueError(f"{type(model).__name__} has no MixtureOfExperts: put one in the place of a feed-forward part")
-    if table is not None:
-        check_tensor(table, "the table")
-        if table.dtype not in (torch.int64, torch.int32):
-            raise TypeError(f"the table holds numbers of experts, int64; got {table.dtype}")
-        fewest = min(layer.experts for layer in layers)
-        if table.ndim != 1 or table.numel() == 0 or int(table.min()) < 0 or int(table.max()) >= fewest:
-            raise ValueError(f"the table must be [vocabulary] of experts 0 … {fewest - 1}; got {list(table.shape)}")
-
-    def tell(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        tokens = inputs[0]
-        for layer in layers:
-            mixed = tokens.long() * 2654435761 % 2**32 // 2**16 % layer.experts
-            layer._hashed = mixed if table is None else table.to(tokens.device)[tokens].long()
-
-    return model.get_submodule(embedding).register_forward_pre_hook(tell)
-
-
-@torch.no_grad()
-def upcycle(
-    feed_forward: nn.Module,
-    experts: int,
-    *,
-    k: int = 2,
-    renormalise: bool = True,
-    noise: float = 0.0,
-    generator: torch.Generator | None = None,
-    **options: Any,
-) -> MixtureOfExperts:
-    """A mixture whose experts all begin as copies of a trained feed-forward part (arXiv:2212.05055).
-
-    Without noise and renormalised it gives what the dense one gives, for any k and whatever the router says, since the
-    weights sum to 1 and all experts agree. Not renormalised, it gives that times the sum of the chosen p. As long as
-    the experts agree, the router of a renormalised mixture has no gradient: noise, or training, takes them apart.
-
-    Args:
-        feed_forward: :class:`dynlib.backbone.FeedForward`, or a gated one with the SiLU. Its weights are copied.
-        experts, k, renormalise: as in :class:`MixtureOfExperts`; ``options`` are its others.
-        noise: standard deviation of what is added to each weight, as a share of that of the weights.
-        generator: for the noise.
-
-    Raises:
-        TypeError: if it is another kind of feed-forward part, or has what would be lost: a hook, an adapter.
-        ValueError: if the noise is negative, or its function is another.
-    """
-    check_number("noise", noise, least=0)
-    parts = parts_of(feed_forward)
-    gated = parts.gate is not None
-    exact = type(parts.activation) is nn.GELU and parts.activation.approximate == "none"
-    if not (type(parts.activation) is nn.SiLU if gated else exact):
-        raise ValueError(f"experts have a GELU, gated ones a SiLU; this one has {parts.activation}")
-    like, hidden = parts.expand.weight, len(parts.expand.weight)
-    mixture = MixtureOfExperts(
-        like.shape[1],
-        experts,
-        k=k,
-        hidden=hidden,
-        renormalise=renormalise,
-        gated=gated,
-        bias=any(part is not None and part.bias is not None for part in (parts.gate, parts.expand, parts.contract)),
-        **options,
-    ).to(like)
-    for name in ("gate", "expand", "contract"):
-        for kind in ("weight", "bias"):
-            stacked, one = getattr(mixture, f"{name}_{kind}"), getattr(getattr(parts, name), kind, None)
-            if stacked is None or one is None:
-                continue
-            stacked.copy_(one)
-            if noise and kind == "weight":
-                device = one.device if generator is None else generator.device
-                drawn = torch.randn(stacked.shape, generator=generator, device=device).to(stacked)
-                stacked.add_(drawn, alpha=noise * one.std().item())
-    return mixture
 
 
 def _check_logits(logits: Tensor) -> None:
