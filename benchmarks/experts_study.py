@@ -47,7 +47,7 @@ ARMS: dict[str, dict[str, Any]] = {
 FIRST = 4
 
 COLLAPSE: dict[str, Any] = {"steps": 250, "lr": 4e-3, "weight_decay": 0.1}
-RATES = (1, 10)  # how many times as fast as the rest the router learns
+RATES = (1, 10, 100)  # how many times as fast as the rest the router learns
 HELPS: dict[str, dict[str, float]] = {
     "nothing": {},
     "load-balancing loss": {"balance": BALANCE},
