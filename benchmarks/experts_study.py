@@ -98,7 +98,7 @@ def begin(feed_forward: nn.Module) -> None:
         elif "router" not in name:
             nn.init.trunc_normal_(weight, std=weight.shape[-1] ** -0.5)
             if "contract" in name:
-                weight /= (2 * MODEL["depth"]) ** 0.5
+                weight.div_((2 * MODEL["depth"]) ** 0.5)
 
 
 def batch(step: int, seed: int) -> Tensor:

@@ -345,7 +345,7 @@ def balance_loss(
         lost = int((~present).sum())
         on = f"layers of {experts} experts, k = {k}, {present.numel()} tokens of which {lost} are not there"
         given = [logits.clone().requires_grad_() for logits in layers]
-        names = {f"layer {number}": logits for number, logits in enumerate(given, start=1)}
+        names: dict[str, Any] = {f"layer {number}": logits for number, logits in enumerate(given, start=1)}
         with check.untouched(tested=on, present=present, **names):
             got = answer(given, k, present)
         rows = [_rows(logits, present) for logits in layers]
@@ -515,7 +515,7 @@ def split_up(
     for dim, hidden, slices, copies, seed, dtype in cases:
         layer = _dense(dim, hidden, seed, dtype)
         on = f"dim {dim}, {hidden} hidden features, {slices} slices, {copies} copies, {dtype}"
-        parts = {"W₁": layer.expand.weight, "b₁": layer.expand.bias}
+        parts: dict[str, Any] = {"W₁": layer.expand.weight, "b₁": layer.expand.bias}
         parts |= {"W₂": layer.contract.weight, "b₂": layer.contract.bias}
         with check.untouched(tested=on, **parts):
             got = answer(layer, slices, copies)
