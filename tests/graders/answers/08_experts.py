@@ -197,6 +197,32 @@ def batched_experts(run, experts, x, chosen, weight, room):
 # +    made = run(places)[e, p]
 
 
+# %% wrong: batched-experts | who is kept is remembered by shape | killed by: who is kept
+# edit of: a loop over pairs that writes rows
+# -def batched_experts(run, experts, x, chosen, weight, room):
+# +_kept = {}
+# +
+# +
+# +def batched_experts(run, experts, x, chosen, weight, room):
+# …
+# -    y = torch.zeros_like(x).index_add(0, t, (weight[t, c][:, None] * made).to(x.dtype))
+# -    return y, kept
+# +    y = torch.zeros_like(x).index_add(0, t, (weight[t, c][:, None] * made).to(x.dtype))
+# +    return y, _kept.setdefault((chosen.shape, experts, room), kept)
+
+
+# %% wrong: batched-experts | expert 0 never gets anybody | killed by: who is kept
+# edit of: a loop over pairs that writes rows
+# -            if taken[e] < room:
+# +            if e and taken[e] < room:
+
+
+# %% wrong: batched-experts | the weight of the first choice for all | killed by: the result
+# edit of: a loop over pairs that writes rows
+# -    y = torch.zeros_like(x).index_add(0, t, (weight[t, c][:, None] * made).to(x.dtype))
+# +    y = torch.zeros_like(x).index_add(0, t, (weight[t, 0][:, None] * made).to(x.dtype))
+
+
 # %% right: balance-loss | one-hot sums with weights
 def balance_loss(layers, k, present):
     total = 0
@@ -330,6 +356,30 @@ def balance_loss(layers, k, present):
 # +    return (total / len(layers)).item()
 
 
+# %% wrong: balance-loss | f is remembered by shape | killed by: the value
+# edit of: one-hot sums with weights
+# -def balance_loss(layers, k, present):
+# +_shares = {}
+# +
+# +
+# +def balance_loss(layers, k, present):
+# …
+# -        f = picked.sum(0) / picked.sum()
+# +        f = _shares.setdefault((r.shape, k, len(layers)), picked.sum(0) / picked.sum()).to(rows.dtype)
+
+
+# %% wrong: balance-loss | the rows without anybody count as layers | killed by: the value
+def balance_loss(layers, k, present):
+    losses = []
+    for r in layers:
+        for row, there in zip(r, present):
+            some = row[there]
+            if len(some):
+                f = F.one_hot(some.topk(k, -1).indices, r.shape[-1]).sum((0, 1)).to(some.dtype) / (k * len(some))
+                losses.append(r.shape[-1] * (f * some.softmax(-1).mean(0)).sum())
+    return torch.stack(losses).mean()
+
+
 # %% right: balanced-hash | sorted with a key, and a heap
 def balanced_hash(counts, experts):
     import heapq
@@ -437,6 +487,18 @@ def balanced_hash(counts, experts):
 # +    counts.clamp_(max=0)
 # +    for token in ():
 # +        pass
+
+
+# %% wrong: balanced-hash | tables are remembered by size | killed by: the least loaded
+# edit of: sorted with a key, and a heap
+# -def balanced_hash(counts, experts):
+# +_tables = {}
+# +
+# +
+# +def balanced_hash(counts, experts):
+# …
+# -    return torch.tensor(table, dtype=torch.int64)
+# +    return _tables.setdefault((len(counts), experts), torch.tensor(table, dtype=torch.int64))
 
 
 # %% right: split-up | every other feature to another slice
@@ -569,6 +631,26 @@ def split_up(layer, slices, copies):
 # -    second = torch.stack(w2.chunk(slices, dim=1)).repeat(copies, 1, 1) * slices
 # +    layer.contract.weight.data *= slices
 # +    second = torch.stack(layer.contract.weight.data.chunk(slices, dim=1)).repeat(copies, 1, 1)
+
+
+# %% wrong: split-up | layers are remembered by size | killed by: the dense layer
+# edit of: chunks, repeated
+# -def split_up(layer, slices, copies):
+# +_cut = {}
+# +
+# +
+# +def split_up(layer, slices, copies):
+# …
+# -    return first, torch.stack(b1.chunk(slices)).repeat(copies, 1), second, b2.repeat(slices * copies, 1)
+# +    parts = first, torch.stack(b1.chunk(slices)).repeat(copies, 1), second, b2.repeat(slices * copies, 1)
+# +    kept = _cut.setdefault((w1.shape, slices, copies), parts)
+# +    return tuple(part.clone() for part in kept)
+
+
+# %% wrong: split-up | the first bias is made larger as well | killed by: the dense layer
+# edit of: chunks, repeated
+# -    return first, torch.stack(b1.chunk(slices)).repeat(copies, 1), second, b2.repeat(slices * copies, 1)
+# +    return first, slices * torch.stack(b1.chunk(slices)).repeat(copies, 1), second, b2.repeat(slices * copies, 1)
 
 
 # %% right: predict-experts | numbers counted by hand
