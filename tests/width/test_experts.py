@@ -171,7 +171,7 @@ def test_tokens_may_have_any_axes(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("execution", ["gathered", "masked"])
 def test_who_is_not_there_takes_no_place_and_changes_nothing(execution: str) -> None:
     layer = make_layer(k=2, capacity=0.5, execution=execution)
-    x, present = make_tokens(2, 6), torch.tensor([[True] * 6, [False] * 4 + [True] * 2])
+    x, present = make_tokens(2, 6), torch.tensor([[False] * 4 + [True] * 2, [True] * 6])
     got = layer(x, present=present)
     torch.testing.assert_close(got, by_hand(layer, x, present)[0], **EXACT)
     assert (got[~present] == 0).all()
@@ -281,7 +281,7 @@ def test_renormalised_weights_hold_where_the_probabilities_of_the_chosen_are_0(k
 
 @pytest.mark.parametrize(
     ("capacity", "k", "experts", "tokens", "room"),
-    [(1.1, 1, 1, 10, 11), (1.1, 1, 2, 20, 11), (1.25, 2, 8, 64, 20), (1.25, 2, 8, 65, 21), (0.7, 1, 7, 30, 3)],
+    [(1.1, 1, 5, 50, 11), (0.1, 3, 3, 40, 4), (1.25, 2, 8, 64, 20), (1.25, 2, 8, 65, 21), (1.1, 2, 3, 45, 33)],
 )
 def test_an_expert_has_its_share_rounded_up_whoever_says_that_all_are_there(capacity, k, experts, tokens, room) -> None:
     layer = make_layer(experts, k=k, capacity=capacity)
