@@ -1,6 +1,7 @@
 """Real and seeded data, all of it offline: digits and clutter to see, documentation to read, maps to cross."""
 
 from dynlib.data.digits import ClutteredDigits, Digits, cluttered_digits, digits
+from dynlib.data.kinds import Mixed, kinds, mixed_windows
 from dynlib.data.needles import Needles, needles
 from dynlib.data.terrain import Terrain, path_cost, shortest_path, terrain
 from dynlib.data.topics import alphabet, decode, encode, text, topics, windows
@@ -8,6 +9,7 @@ from dynlib.data.topics import alphabet, decode, encode, text, topics, windows
 __all__ = [
     "ClutteredDigits",
     "Digits",
+    "Mixed",
     "Needles",
     "Terrain",
     "alphabet",
@@ -15,6 +17,8 @@ __all__ = [
     "decode",
     "digits",
     "encode",
+    "kinds",
+    "mixed_windows",
     "needles",
     "path_cost",
     "shortest_path",

@@ -1,0 +1,154 @@
+"""What a feed-forward part is made of, whoever wrote it: two linear layers and a function, or three and a gate."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dynlib.backbone import FeedForward
+
+ELEMENTWISE = (nn.GELU, nn.ReLU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.LeakyReLU, nn.ELU, nn.Mish, nn.Softplus, nn.Identity)
+"""Functions of each neuron on its own, with nothing to learn and nothing random."""
+
+TAKEN = (
+    "FeedForward, GatedFeedForward, MatFormerFeedForward, nn.Sequential(linear, function, linear), or gate_proj, "
+    "up_proj, down_proj and act_fn"
+)
+
+
+class GatedFeedForward(nn.Module):
+    """Three linear layers, (σ(x W_gᵀ + b_g) ⊙ (x W₁ᵀ + b₁)) W₂ᵀ + b₂; with the SiLU for σ it is SwiGLU.
+
+    Args:
+        dim: features of a token.
+        hidden: features between the layers; four times ``dim`` if left out.
+        bias: have b_g, b₁ and b₂.
+        activation: σ, a module; the SiLU if left out.
+
+    Source: arXiv:2002.05202.
+    """
+
+    def __init__(
+        self, dim: int, hidden: int | None = None, *, bias: bool = True, activation: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        hidden = 4 * dim if hidden is None else hidden
+        if dim < 1 or hidden < 1:
+            raise ValueError(f"dim and hidden must be positive; got dim={dim}, hidden={hidden}")
+        self.gate = nn.Linear(dim, hidden, bias=bias)
+        self.expand = nn.Linear(dim, hidden, bias=bias)
+        self.contract = nn.Linear(hidden, dim, bias=bias)
+        self.activation = nn.SiLU() if activation is None else activation
+
+    def forward(self, x: Float[Tensor, "... dim"]) -> Float[Tensor, "... dim"]:
+        """Transform every token."""
+        return self.contract(self.activation(self.gate(x)) * self.expand(x))
+
+
+class Parts(NamedTuple):
+    """The layers of a feed-forward part; no gate where it is not gated."""
+
+    gate: nn.Linear | None
+    expand: nn.Linear
+    contract: nn.Linear
+    activation: nn.Module
+
+
+def parts_of(given: nn.Module, *alike: type[nn.Module]) -> Parts:
+    """The layers that a feed-forward part is made of, themselves.
+
+    Args:
+        given: the feed-forward part.
+        alike: further classes with the names of :class:`GatedFeedForward`, and None for the gate where there is none.
+
+    Raises:
+        TypeError: if it is none of ``TAKEN``, or has something that its plain layers do not say: a hook, an adapter, a
+            parametrised or quantised weight, something else to learn.
+        ValueError: if its layers do not fit one another.
+    """
+    parts = _named(given, alike)
+    if parts is None:
+        raise TypeError(f"the feed-forward part must be {TAKEN}; got {type(given).__name__}")
+    for name, layer in zip(Parts._fields, parts, strict=True):
+        if layer is not None and name != "activation":
+            check_plain(layer)
+    if type(parts.activation) not in ELEMENTWISE:
+        known = ", ".join(kind.__name__ for kind in ELEMENTWISE)
+        raise TypeError(
+            f"the function between the layers must be one of {known}; got {type(parts.activation).__name__}"
+        )
+    for module in (given, parts.activation):
+        if hooked(module):
+            raise TypeError(f"the {type(module).__name__} has a hook or a forward of its own, which would be lost")
+    held = {id(parameter) for part in parts if part is not None for parameter in part.parameters()}
+    if any(id(tensor) not in held for tensor in (*given.parameters(), *given.buffers())):
+        raise TypeError(f"the {type(given).__name__} holds more than its layers, which would be lost")
+    gate, expand, contract, _ = parts
+    wide = expand.weight.shape[0]
+    fits = contract.weight.shape[1] == wide and (gate is None or gate.weight.shape == expand.weight.shape)
+    if not fits:
+        shapes = [tuple(layer.weight.shape) for layer in (gate, expand, contract) if layer is not None]
+        raise ValueError(f"the linear layers do not fit one another, their weights are {shapes}")
+    if hasattr(given, "act_fn"):
+        _try(given, parts)
+    return parts
+
+
+def check_plain(layer: nn.Module) -> None:
+    """Raises TypeError unless a call of this linear layer is its weight and bias and nothing else."""
+    if type(layer) is not nn.Linear or type(layer.weight) not in (Tensor, nn.Parameter):
+        raise TypeError(
+            f"a slice of {type(layer).__name__} is not known, only of a plain nn.Linear: merge an adapter, remove a "
+            "parametrisation, or undo a quantisation first"
+        )
+    if hooked(layer):
+        raise TypeError("a linear layer has a hook or a forward of its own, which a slice of its weight would pass by")
+
+
+def plain(parts: Parts) -> nn.Module:
+    """These layers as a feed-forward part: the plainest that computes what they say."""
+    gate, expand, contract, activation = parts
+    gelu = type(activation) is nn.GELU and activation.approximate == "none"
+    if gate is None and not (gelu and expand.bias is not None and contract.bias is not None):
+        return nn.Sequential(expand, activation, contract)
+    with torch.device("meta"):
+        made: FeedForward | GatedFeedForward = FeedForward(1, 1) if gate is None else GatedFeedForward(1, 1)
+    made.expand, made.contract = expand, contract
+    if isinstance(made, GatedFeedForward) and gate is not None:
+        made.gate, made.activation = gate, activation
+    return made
+
+
+def _named(given: nn.Module, alike: tuple[type[nn.Module], ...]) -> Parts | None:
+    if type(given) is nn.Sequential:
+        return Parts(None, given[0], given[2], given[1]) if len(given) == 3 else None  # type: ignore[arg-type]
+    if type(given) is FeedForward:
+        return Parts(None, given.expand, given.contract, nn.GELU())
+    if type(given) in (GatedFeedForward, *alike):
+        return Parts(given.gate, given.expand, given.contract, given.activation)  # type: ignore[arg-type]
+    names = ("gate_proj", "up_proj", "down_proj", "act_fn")
+    if all(isinstance(getattr(given, name, None), nn.Module) for name in names):
+        return Parts(*(getattr(given, name) for name in names))
+    return None
+
+
+def hooked(module: nn.Module) -> bool:
+    """Whether a call of this module runs more than its class's ``forward``."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(hooks) or "forward" in vars(module)
+
+
+@torch.no_grad()
+def _try(given: nn.Module, parts: Parts) -> None:
+    """Whether a part that others wrote computes what its layers say, on random tokens."""
+    like = parts.expand.weight
+    x = torch.randn(4, like.shape[1], generator=torch.Generator().manual_seed(0)).to(like)
+    if like.is_meta:
+        return
+    said, got = plain(parts)(x), given(x)
+    if not isinstance(got, Tensor) or not torch.allclose(got.float(), said.float(), rtol=1e-2, atol=1e-3):
+        raise TypeError(
+            f"the {type(given).__name__} has gate_proj, up_proj, down_proj and act_fn and computes something else than "
+            "down_proj(act_fn(gate_proj(x)) * up_proj(x))"
+        )
