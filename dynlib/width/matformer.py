@@ -235,7 +235,7 @@ def layer_widths(model: nn.Module, widths: Width | Sequence[Width]) -> Iterator[
 
 
 def joint_loss(
-    model: nn.Module, loss: Callable[[], Tensor], *, weights: Sequence[float] | None = None
+    model: nn.Module, loss: Callable[[], Tensor], *, weights: Sequence[float | int] | None = None
 ) -> Float[Tensor, ""]:
     """Σ λ_g · loss at width g, over all widths that the layers are trained at: one update for all of them.
 
