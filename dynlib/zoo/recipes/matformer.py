@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from dynlib.backbone import CausalLM
 from dynlib.deciding import setting
-from dynlib.width.matformer import MatFormerFeedForward, joint_loss, matformer
+from dynlib.width.matformer import MatFormerFeedForward, matformer, sampled_loss
 from dynlib.zoo.recipes import Numbers, Recipe
 from dynlib.zoo.recipes.topics import CONFIG, topics_batch_loss, topics_figures
 
@@ -18,9 +19,9 @@ def matformer_lm(*, halvings: int, **config: Any) -> CausalLM:
 
 
 def matformer_lm_loss(model: nn.Module) -> Callable[[int], Tensor]:
-    """Loss by step: the mean over all widths, on one batch."""
-    reading = topics_batch_loss(seed=10**6)  # not in the order in which the start has read the text
-    return lambda step: joint_loss(model, lambda: reading(model, step))
+    """Loss by step, at one width, drawn anew each step by its number alone."""
+    reading = topics_batch_loss(seed=10**6)  # other stretches than the start has read
+    return lambda step: sampled_loss(model, lambda: reading(model, step), generator=torch.Generator().manual_seed(step))
 
 
 def matformer_lm_figures(model: nn.Module) -> Numbers:
@@ -40,7 +41,7 @@ RECIPES = {
         config=CONFIG | {"halvings": 3},
         loss=matformer_lm_loss,
         evaluate=matformer_lm_figures,
-        training={"steps": 600, "lr": 1e-3, "weight_decay": 0.1},
+        training={"steps": 500, "lr": 1e-3, "weight_decay": 0.1},
         start="topics_lm",
     )
 }
