@@ -65,7 +65,8 @@ class MatFormerFeedForward(nn.Module):
     (:func:`dynlib.deciding.record`) are :class:`Narrowed`. To give each layer a width of its own: :func:`layer_widths`.
 
     At full width the linear layers are called as they are. At a narrower one their weights are sliced, past a hook or
-    an adapter that somebody put on one later: that is an error and not done silently.
+    an adapter that somebody put on one later: that is an error and not done silently. The slice of W₂ is copied in each
+    call, which is nothing beside a product with many tokens; to write token by token, :func:`extract` first.
 
     Raises:
         TypeError: if a width is no number, or ``widths`` is no sequence.
@@ -156,6 +157,7 @@ class MatFormerFeedForward(nn.Module):
         h = self._activate(_rows(self.expand, x, k), None if self.gate is None else _rows(self.gate, x, k))
         # h_k W₂[:, :k]ᵀ + b₂
         check_plain(self.contract)
+        # Columns of W₂ do not lie in one piece. In one piece the product is that of the extracted layer, bit for bit.
         return F.linear(h, self.contract.weight[:, :k].contiguous(), self.contract.bias)
 
     def _activate(self, expanded: Tensor, gate: Tensor | None) -> Tensor:
@@ -239,9 +241,13 @@ def joint_loss(
 ) -> Float[Tensor, ""]:
     """Σ λ_g · loss at width g, over all widths that the layers are trained at: one update for all of them.
 
-    λ is 1 / G, the mean, if left out: as large a loss, and with it as large a step, as that of one width. The sum is
-    ``weights=(1,) * G``, and its step is up to G times as large where nothing rescales it. Costs the passes of all
-    widths.
+    λ is 1 / G, the mean, if left out: as large as the loss of one width. ``weights=(1,) * G`` is the sum, as the code
+    for language models that the authors point to has it (github.com/RAIVNLab/MatFormer-OLMo). The gradient of the sum
+    is G times that of the mean, and so is a step of plain gradient descent; Adam divides it out again. It costs the
+    passes of all widths.
+
+    The width is put back before the backward pass: do not put the layers into ``torch.utils.checkpoint`` here, which
+    runs them once more then.
 
     Args:
         model: holds :class:`MatFormerFeedForward` layers, all with the same ``widths``.
@@ -268,7 +274,7 @@ def sampled_loss(
 ) -> Float[Tensor, ""]:
     """The loss at one width, drawn evenly from those that the layers are trained at: an update costs one pass.
 
-    Its expectation is :func:`joint_loss` with equal weights.
+    Its expectation is :func:`joint_loss` without weights. As there, no ``torch.utils.checkpoint``.
 
     Args:
         model, loss: as there.
