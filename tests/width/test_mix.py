@@ -192,6 +192,8 @@ def test_other_mistakes_are_errors() -> None:
         mix_and_match(model, lambda _: float("nan"), 1, TEXT)
     with pytest.raises(ValueError, match="search must be 'additive' or 'all'"):
         mix_and_match(model, lambda _: 1.0, 1, TEXT, search="greedy")
+    with pytest.raises(ValueError, match="give them after the budget"):
+        mix_and_match(model, lambda _: 1.0, 1)
     with pytest.raises(ValueError, match="rounds must be at least 1"):
         mix_and_match(model, lambda _: 1.0, 1, TEXT, rounds=0)
     with pytest.raises(ValueError, match="no MatFormerFeedForward"):
