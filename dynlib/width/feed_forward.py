@@ -81,8 +81,8 @@ def parts_of(given: nn.Module, *alike: type[nn.Module]) -> Parts:
     for module in (given, parts.activation):
         if hooked(module):
             raise TypeError(f"the {type(module).__name__} has a hook or a forward of its own, which would be lost")
-    held = {id(parameter) for part in parts if part is not None for parameter in part.parameters()}
-    if any(id(tensor) not in held for tensor in (*given.parameters(), *given.buffers())):
+    held = {id(tensor) for part in parts if part is not None for tensor in part.parameters()} | set(map(id, parts))
+    if any(id(one) not in held for one in (*given.children(), *given.parameters(), *given.buffers())):
         raise TypeError(f"the {type(given).__name__} holds more than its layers, which would be lost")
     gate, expand, contract, _ = parts
     wide = expand.weight.shape[0]

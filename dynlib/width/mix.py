@@ -74,12 +74,14 @@ def mix_and_match(
 
     Raises:
         TypeError: if the budget is no number.
-        ValueError: if the budget is below the least possible, which is named; if the model has no such layer, a loss is
-            NaN, or ``search`` has another name.
+        ValueError: if the budget is below the least possible, which is named; if the model has no such layer, there are
+            no inputs, a loss is not finite, FLOPs are not fixed by the widths, or ``search`` has another name.
     """
     check_name("search", search, ("additive", "all"))
     check_whole("rounds", rounds, least=1)
     layers = matformer_layers(model)
+    if not inputs:
+        raise ValueError("FLOPs are counted on the model's inputs: give them after the budget")
     choices = [layer.widths for layer in layers]
     costs = _Costs(model, inputs, layers)
     limit = check_number("the budget", budget, least=0, open=True)

@@ -39,6 +39,15 @@ class Scaled(Llama):
         self.scale = nn.Parameter(torch.ones(()))
 
 
+class Dropping(Llama):
+    def __init__(self) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(super().forward(x))
+
+
 class Louder(FeedForward):
     def forward(self, x: Tensor) -> Tensor:
         return 2 * super().forward(x)
@@ -176,6 +185,7 @@ def wrapped() -> FeedForward:
         (lambda: Louder(DIM, HIDDEN), "must be FeedForward, .*; got Louder"),
         (Swapped, "computes something else"),
         (Scaled, "holds more than its layers"),
+        (lambda: Dropping().eval(), "holds more than its layers"),
         (adapted, "a slice of Adapted"),
         (normed, "a slice of ParametrizedLinear"),
         (pruned, "a hook|more than its layers"),

@@ -16,15 +16,25 @@ from dynlib.width.matformer import MatFormerFeedForward, extract, layer_widths, 
 from dynlib.width.mix import _knapsack, mix_and_match
 
 WIDTHS = (1 / 4, 1 / 2, 1)
-TEXT = torch.randint(11, (2, 9), generator=torch.Generator().manual_seed(3))
+X = torch.randn(2, 9, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
 
 
-def make_model(*, depth: int = 3, seed: int = 1, widths=WIDTHS) -> CausalLM:
+class Stack(nn.ModuleList):
+    """Feed-forward parts, each beside what passes by, and a layer at the end that costs what it costs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        *layers, last = self
+        for layer in layers:
+            x = x + layer(x)
+        return last(x)
+
+
+def make_model(*, depth: int = 3, seed: int = 1) -> Stack:
     torch.manual_seed(seed)
-    model = CausalLM(vocabulary=11, dim=8, depth=depth, heads=2).double()
+    model = Stack([*(MatFormerFeedForward(8, widths=WIDTHS) for _ in range(depth)), nn.Linear(8, 40)]).double()
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.4)
-    return matformer(model, widths).eval()
+    return model.eval()
 
 
 def widths_of(model: nn.Module) -> tuple:
@@ -35,12 +45,12 @@ def widths_of(model: nn.Module) -> tuple:
 def counted(widths) -> int:
     model = make_model()
     with layer_widths(model, widths):
-        return count(model, TEXT).flops
+        return count(model, X).flops
 
 
 def flops(widths) -> int:
     """Of ``make_model()`` at these widths: one more neuron is two products with 8 features a token."""
-    return counted(WIDTHS[0]) + sum(round((width - WIDTHS[0]) * 32) * 2 * 2 * 8 * TEXT.numel() for width in widths)
+    return counted(WIDTHS[0]) + sum(round((width - WIDTHS[0]) * 32) * 2 * 2 * X.numel() for width in widths)
 
 
 def table(seed: int, depth: int = 3) -> list[dict]:
@@ -67,8 +77,8 @@ def test_where_the_layers_add_up_it_is_the_best_of_all_mixtures_that_fit(seed: i
     def measure(model: nn.Module) -> float:
         return sum(layer[width] for layer, width in zip(adds, widths_of(model), strict=True))
 
-    share = (0.66, 0.75, 0.9)[seed]
-    found = mix_and_match(model, measure, share, TEXT, rounds=1)
+    share = (0.5, 0.7, 0.9)[seed]
+    found = mix_and_match(model, measure, share, X, rounds=1)
     fitting = [widths for widths in EVERY if flops(widths) <= share * flops((1, 1, 1))]
     best = min(sum(layer[width] for layer, width in zip(adds, widths, strict=True)) for widths in fitting)
     assert found.loss == pytest.approx(best, abs=1e-12)
@@ -78,23 +88,23 @@ def test_where_the_layers_add_up_it_is_the_best_of_all_mixtures_that_fit(seed: i
     assert len(found.measured) < len(EVERY)
 
 
-def difference(model: CausalLM) -> Callable[[CausalLM], Tensor]:
+def difference(model: nn.Module) -> Callable[[nn.Module], Tensor]:
     """A loss of real layers, which do not add up: how far the model is from itself at full width."""
     with torch.no_grad():
-        target = model(TEXT)
-    return lambda model: (model(TEXT) - target).square().mean()
+        target = model(X)
+    return lambda model: (model(X) - target).square().mean()
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_of_real_layers_it_is_never_worse_than_an_even_width_and_the_search_of_all_is_the_best(seed: int) -> None:
     model = make_model(seed=seed)
-    measure, share, losses = difference(model), (0.9, 0.75, 0.82)[seed - 1], {}
+    measure, share, losses = difference(model), (0.9, 0.6, 0.75)[seed - 1], {}
     with torch.no_grad():
         for widths in EVERY:
             with layer_widths(model, widths):
                 losses[widths] = measure(model).item()
     budget = int(share * flops((1, 1, 1)))
-    found, best = (mix_and_match(model, measure, budget, TEXT, search=search) for search in ("additive", "all"))
+    found, best = (mix_and_match(model, measure, budget, X, search=search) for search in ("additive", "all"))
     fitting = [widths for widths in EVERY if flops(widths) <= budget]
     assert best.loss == min(losses[widths] for widths in fitting)
     assert set(best.measured) == set(fitting)
@@ -105,27 +115,32 @@ def test_of_real_layers_it_is_never_worse_than_an_even_width_and_the_search_of_a
         assert (cost, loss) == (flops(widths), losses[widths])
 
 
-def test_a_layer_that_matters_is_wide_and_one_that_does_nothing_is_narrow() -> None:
-    model = make_model()
+def test_in_a_language_model_a_layer_that_matters_is_wide_and_those_that_do_nothing_are_narrow() -> None:
+    torch.manual_seed(0)
+    model = matformer(CausalLM(vocabulary=11, dim=8, depth=3, heads=2).double(), WIDTHS).eval()
     for depth in (0, 2):
         nn.init.zeros_(model.blocks[depth].feed_forward.contract.weight)
-    found = mix_and_match(model, difference(model), 0.76, TEXT)
+    text = torch.randint(11, (2, 9), generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        target = model(text)
+    found = mix_and_match(model, lambda model: (model(text) - target).square().mean(), 0.76, text)
     assert found.widths == (1 / 4, 1, 1 / 4)
     assert found.loss == 0
     with layer_widths(model, found.widths):
-        assert torch.equal(extract(model, found.widths)(TEXT), model(TEXT))
+        assert torch.equal(extract(model, found.widths)(text), model(text))
+        assert count(model, text) == found.cost
 
 
 def test_of_equal_losses_the_cheapest_is_given() -> None:
     for search in ("additive", "all"):
-        assert mix_and_match(make_model(), lambda _: 1.0, 1, TEXT, search=search).widths == (1 / 4, 1 / 4, 1 / 4)
+        assert mix_and_match(make_model(), lambda _: 1.0, 1, X, search=search).widths == (1 / 4, 1 / 4, 1 / 4)
 
 
 def test_layers_of_different_widths_each_keep_to_their_own() -> None:
     model = make_model()
-    model.blocks[1].feed_forward = MatFormerFeedForward.of(model.blocks[1].feed_forward, (4, 20, 1))
-    found = mix_and_match(model, difference(model), 0.9, TEXT, search="all")
-    near = mix_and_match(model, difference(model), 0.9, TEXT)
+    model[1] = MatFormerFeedForward.of(model[1], (4, 20, 1))
+    found = mix_and_match(model, difference(model), 0.9, X, search="all")
+    near = mix_and_match(model, difference(model), 0.9, X)
     assert all(widths[1] in (4, 20, 1) and widths[0] in WIDTHS for widths in {**found.measured, **near.measured})
     assert found.loss <= near.loss
 
@@ -155,21 +170,21 @@ def test_the_knapsack_is_solved_exactly(data) -> None:
 
 def test_the_model_is_as_it_was_also_after_an_error_and_no_gradient_is_kept() -> None:
     model = make_model()
-    model.blocks[1].feed_forward.width = 1 / 2
+    model[1].width = 1 / 2
 
     def measure(model: nn.Module) -> Tensor:
-        out = model(TEXT).square().mean()
+        out = model(X).square().mean()
         assert not out.requires_grad
         return out
 
-    mix_and_match(model, measure, 0.8, TEXT)
+    mix_and_match(model, measure, 0.8, X)
     assert widths_of(model) == (1, 1 / 2, 1)
 
     def breaks(model: nn.Module) -> float:
         raise RuntimeError("no data")
 
     with pytest.raises(RuntimeError, match="no data"):
-        mix_and_match(model, breaks, 0.8, TEXT)
+        mix_and_match(model, breaks, 0.8, X)
     assert widths_of(model) == (1, 1 / 2, 1)
 
 
@@ -178,22 +193,24 @@ def test_a_budget_that_cannot_be_kept_names_the_least_possible() -> None:
     model, least, full = make_model(), flops((1 / 4,) * 3), flops((1, 1, 1))
     for budget in (0.1, least - 1):
         with pytest.raises(ValueError, match=rf"cannot be kept: .* takes .* \({least}, {least / full:.3g} of all\)"):
-            mix_and_match(model, lambda _: 1.0, budget, TEXT)
-    assert mix_and_match(model, lambda _: 1.0, least, TEXT).widths == (1 / 4,) * 3
+            mix_and_match(model, lambda _: 1.0, budget, X)
+    assert mix_and_match(model, lambda _: 1.0, least, X).widths == (1 / 4,) * 3
     for budget, error in ((0, ValueError), (-1, ValueError), (float("nan"), ValueError), ("all", TypeError)):
         with pytest.raises(error, match="the budget must be"):
-            mix_and_match(model, lambda _: 1.0, budget, TEXT)
+            mix_and_match(model, lambda _: 1.0, budget, X)
 
 
 @pytest.mark.usefixtures("as_users_run_it")
 def test_other_mistakes_are_errors() -> None:
     model = make_model()
     with pytest.raises(ValueError, match="a measured loss must be finite; got nan"):
-        mix_and_match(model, lambda _: float("nan"), 1, TEXT)
+        mix_and_match(model, lambda _: float("nan"), 1, X)
     with pytest.raises(ValueError, match="search must be 'additive' or 'all'"):
-        mix_and_match(model, lambda _: 1.0, 1, TEXT, search="greedy")
+        mix_and_match(model, lambda _: 1.0, 1, X, search="greedy")
+    with pytest.raises(ValueError, match="give them after the budget"):
+        mix_and_match(model, lambda _: 1.0, 1)
     with pytest.raises(ValueError, match="rounds must be at least 1"):
-        mix_and_match(model, lambda _: 1.0, 1, TEXT, rounds=0)
+        mix_and_match(model, lambda _: 1.0, 1, X, rounds=0)
     with pytest.raises(ValueError, match="no MatFormerFeedForward"):
         mix_and_match(nn.Linear(2, 2), lambda _: 1.0, 1, torch.zeros(2))
 
