@@ -102,7 +102,7 @@ def test_gathered_is_masked_with_gradients(k: int, gated: bool, tokens: int) -> 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("gated", [False, True])
-@pytest.mark.parametrize("dim", [6, 64])
+@pytest.mark.parametrize("dim", [6, 64, 96])
 def test_an_extracted_layer_is_the_slice_bit_for_bit_and_a_standalone_one_with_copied_weights(
     dtype, gated, dim
 ) -> None:
