@@ -16,6 +16,7 @@ from benchmarks import (
     cost,
     early_exit,
     gumbel,
+    matformer,
     mixture_of_depths,
     painters,
     perturbed,
@@ -36,6 +37,7 @@ BENCHMARKS = {
     "colt5": colt5,
     "mixture_of_depths": mixture_of_depths,
     "avit": avit,
+    "matformer": matformer,
 }
 RESULTS = Path(__file__).with_name("RESULTS.md")
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from dynlib.backbone import FeedForward
 
 ELEMENTWISE = (nn.GELU, nn.ReLU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.LeakyReLU, nn.ELU, nn.Mish, nn.Softplus, nn.Identity)
-"""Functions of each neuron on its own, with nothing to learn and nothing random."""
+"""Functions of each neuron on its own, with nothing to learn and nothing random; those of transformers are such too."""
 
 TAKEN = (
     "FeedForward, GatedFeedForward, MatFormerFeedForward, nn.Sequential(linear, function, linear), or gate_proj, "
@@ -73,16 +73,16 @@ def parts_of(given: nn.Module, *alike: type[nn.Module]) -> Parts:
     for name, layer in zip(Parts._fields, parts, strict=True):
         if layer is not None and name != "activation":
             check_plain(layer)
-    if type(parts.activation) not in ELEMENTWISE:
-        known = ", ".join(kind.__name__ for kind in ELEMENTWISE)
-        raise TypeError(
-            f"the function between the layers must be one of {known}; got {type(parts.activation).__name__}"
-        )
+    kind = type(parts.activation)
+    each_alone = kind in ELEMENTWISE or kind.__module__ == "transformers.activations"
+    if not each_alone or any(True for _ in parts.activation.parameters()):
+        known = ", ".join(one.__name__ for one in ELEMENTWISE)
+        raise TypeError(f"the function between the layers must be one of {known}; got {kind.__name__}")
     for module in (given, parts.activation):
         if hooked(module):
             raise TypeError(f"the {type(module).__name__} has a hook or a forward of its own, which would be lost")
-    held = {id(parameter) for part in parts if part is not None for parameter in part.parameters()}
-    if any(id(tensor) not in held for tensor in (*given.parameters(), *given.buffers())):
+    held = {id(tensor) for part in parts if part is not None for tensor in part.parameters()} | set(map(id, parts))
+    if any(id(one) not in held for one in (*given.children(), *given.parameters(), *given.buffers())):
         raise TypeError(f"the {type(given).__name__} holds more than its layers, which would be lost")
     gate, expand, contract, _ = parts
     wide = expand.weight.shape[0]
@@ -97,7 +97,9 @@ def parts_of(given: nn.Module, *alike: type[nn.Module]) -> Parts:
 
 def check_plain(layer: nn.Module) -> None:
     """Raises TypeError unless a call of this linear layer is its weight and bias and nothing else."""
-    if type(layer) is not nn.Linear or type(layer.weight) not in (Tensor, nn.Parameter):
+    if type(layer) is not nn.Linear or not (
+        type(layer.weight) in (Tensor, nn.Parameter) or torch.compiler.is_exporting()  # which has tensors of its own
+    ):
         raise TypeError(
             f"a slice of {type(layer).__name__} is not known, only of a plain nn.Linear: merge an adapter, remove a "
             "parametrisation, or undo a quantisation first"

@@ -37,6 +37,9 @@ Width = float | int
 """A share of a layer's neurons, above 0 and at most 1; or their number, if it is above 1. 1 is all of them."""
 
 
+LINE = 64  # bytes of a cache line
+
+
 class Narrowed(NamedTuple):
     """At which width one layer ran in one call."""
 
@@ -65,7 +68,9 @@ class MatFormerFeedForward(nn.Module):
     (:func:`dynlib.deciding.record`) are :class:`Narrowed`. To give each layer a width of its own: :func:`layer_widths`.
 
     At full width the linear layers are called as they are. At a narrower one their weights are sliced, past a hook or
-    an adapter that somebody put on one later: that is an error and not done silently.
+    an adapter that somebody put on one later: that is an error and not done silently. Where a width is no multiple of
+    16 neurons in float32 (8 in float64, 32 in half precision), its slice of W₂ is copied in each call, so that it
+    computes what :func:`extract` gives, bit for bit.
 
     Raises:
         TypeError: if a width is no number, or ``widths`` is no sequence.
@@ -156,7 +161,7 @@ class MatFormerFeedForward(nn.Module):
         h = self._activate(_rows(self.expand, x, k), None if self.gate is None else _rows(self.gate, x, k))
         # h_k W₂[:, :k]ᵀ + b₂
         check_plain(self.contract)
-        return F.linear(h, self.contract.weight[:, :k].contiguous(), self.contract.bias)
+        return F.linear(h, _columns(self.contract.weight, k), self.contract.bias)
 
     def _activate(self, expanded: Tensor, gate: Tensor | None) -> Tensor:
         return self.activation(expanded) if gate is None else self.activation(gate) * expanded
@@ -235,13 +240,17 @@ def layer_widths(model: nn.Module, widths: Width | Sequence[Width]) -> Iterator[
 
 
 def joint_loss(
-    model: nn.Module, loss: Callable[[], Tensor], *, weights: Sequence[float] | None = None
+    model: nn.Module, loss: Callable[[], Tensor], *, weights: Sequence[float | int] | None = None
 ) -> Float[Tensor, ""]:
     """Σ λ_g · loss at width g, over all widths that the layers are trained at: one update for all of them.
 
-    λ is 1 / G, the mean, if left out: as large a loss, and with it as large a step, as that of one width. The sum is
-    ``weights=(1,) * G``, and its step is up to G times as large where nothing rescales it. Costs the passes of all
-    widths.
+    λ is 1 / G, the mean, if left out: as large as the loss of one width. ``weights=(1,) * G`` is the sum, as the code
+    for language models that the authors point to has it (github.com/RAIVNLab/MatFormer-OLMo). The gradient of the sum
+    is G times that of the mean, and so is a step of plain gradient descent; Adam divides it out again. It costs the
+    passes of all widths.
+
+    The width is put back before the backward pass: do not put the layers into ``torch.utils.checkpoint`` here, which
+    runs them once more then.
 
     Args:
         model: holds :class:`MatFormerFeedForward` layers, all with the same ``widths``.
@@ -268,7 +277,7 @@ def sampled_loss(
 ) -> Float[Tensor, ""]:
     """The loss at one width, drawn evenly from those that the layers are trained at: an update costs one pass.
 
-    Its expectation is :func:`joint_loss` with equal weights.
+    Its expectation is :func:`joint_loss` without weights. As there, no ``torch.utils.checkpoint``.
 
     Args:
         model, loss: as there.
@@ -336,6 +345,16 @@ def _rows(layer: nn.Linear, x: Tensor, k: int) -> Tensor:
     """The first k outputs of a linear layer: x W[:k]ᵀ + b[:k]."""
     check_plain(layer)
     return F.linear(x, layer.weight[:k], None if layer.bias is None else layer.bias[:k])
+
+
+def _columns(weight: Tensor, k: int) -> Tensor:
+    """The first k columns of W₂, to multiply with: not in one piece if the result is that of a copy, bit for bit.
+
+    So it is where the rows of both begin at whole lines of the cache. A copy would take up to a third of the time.
+    """
+    columns, size = weight[:, :k], weight.element_size()
+    aligned = k * size % LINE == 0 and weight.shape[1] * size % LINE == 0
+    return columns if aligned else columns.contiguous()
 
 
 def _small(layer: MatFormerFeedForward, width: Width) -> nn.Module:

@@ -13,6 +13,7 @@ Source: arXiv:2310.07707, which mixes widths layer by layer after the training.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import product
 from typing import Any, Literal, NamedTuple
 
@@ -21,7 +22,7 @@ from torch import nn
 
 from dynlib.cost.count import Cost, count, readable
 from dynlib.inputs import check_name, check_number, check_whole
-from dynlib.width.matformer import Width, layer_widths, matformer_layers
+from dynlib.width.matformer import MatFormerFeedForward, Width, layer_widths, matformer_layers
 
 Widths = tuple[Width, ...]
 Search = Literal["additive", "all"]
@@ -45,12 +46,12 @@ class Mix(NamedTuple):
 def mix_and_match(
     model: nn.Module,
     measure: Callable[[nn.Module], float],
-    limit: float | int,
+    budget: float | int,
     *inputs: Any,
     search: Search = "additive",
     rounds: int = 3,
 ) -> Mix:
-    """The best widths of the layers, each one of its own ``widths``, whose FLOPs stay within a limit.
+    """The best widths of the layers, each one of its own ``widths``, whose FLOPs stay within a budget.
 
     "additive" begins with the best uniform width that fits, and in each round measures every layer at each of its other
     widths, takes the solution of the knapsack, and measures it; it ends when nothing is better. Of all that was
@@ -66,26 +67,28 @@ def mix_and_match(
             end. Put it into evaluation mode.
         measure: gives the loss of the model at the widths that are set, smaller is better, always on the same
             calibration data.
-        limit: FLOPs that ``model(*inputs)`` may take at most; up to 1 it is a share of those at full width.
+        budget: FLOPs that ``model(*inputs)`` may take at most; up to 1 it is a share of those at full width.
         inputs: what the model's FLOPs are counted on.
         search: how.
         rounds: how many at most, for "additive".
 
     Raises:
-        TypeError: if the limit is no number.
-        ValueError: if the limit is below the least possible, which is named; if the model has no such layer, a loss is
-            NaN, or ``search`` has another name.
+        TypeError: if the budget is no number.
+        ValueError: if the budget is below the least possible, which is named; if the model has no such layer, there are
+            no inputs, a loss is not finite, FLOPs are not fixed by the widths, or ``search`` has another name.
     """
     check_name("search", search, ("additive", "all"))
     check_whole("rounds", rounds, least=1)
     layers = matformer_layers(model)
+    if not inputs:
+        raise ValueError("FLOPs are counted on the model's inputs: give them after the budget")
     choices = [layer.widths for layer in layers]
-    costs = _Costs(model, inputs, choices)
-    limit = check_number("the limit", limit, least=0, open=True)
+    costs = _Costs(model, inputs, layers)
+    limit = check_number("the budget", budget, least=0, open=True)
     limit = limit * costs.full if limit <= 1 else limit
     if costs.least > limit:
         raise ValueError(
-            f"a limit of {readable(limit, 'FLOP')} cannot be kept: with every layer at its narrowest the model takes "
+            f"a budget of {readable(limit, 'FLOP')} cannot be kept: with every layer at its narrowest the model takes "
             f"{readable(costs.least, 'FLOP')} ({costs.least}, {costs.least / costs.full:.3g} of all)"
         )
     tried = _Tried(model, measure, costs)
@@ -113,18 +116,28 @@ def mix_and_match(
 
 
 class _Costs:
-    """FLOPs of any widths, from counts of one layer at a time."""
+    """FLOPs of any widths, from the model's at the narrowest and those of each layer alone, on what it is given."""
 
-    def __init__(self, model: nn.Module, inputs: tuple[Any, ...], choices: Sequence[Widths]) -> None:
+    def __init__(self, model: nn.Module, inputs: tuple[Any, ...], layers: Sequence[MatFormerFeedForward]) -> None:
         self.model, self.inputs = model, inputs
-        narrowest = tuple(own[0] for own in choices)
-        self.least = self._count(narrowest).flops
-        self.extra: list[dict[Width, int]] = [{own[0]: 0} for own in choices]
-        for place, own in enumerate(choices):
-            for width in own[1:]:
-                widths = (*narrowest[:place], width, *narrowest[place + 1 :])
-                self.extra[place][width] = self._count(widths).flops - self.least
-        self.full = self.counted(tuple(own[-1] for own in choices)).flops
+        calls: list[list[tuple[Any, Any]]] = [[] for _ in layers]
+        hooks = [
+            layer.register_forward_pre_hook(partial(_keep, its), with_kwargs=True)
+            for layer, its in zip(layers, calls, strict=True)
+        ]
+        try:
+            self.least = self._count(tuple(layer.widths[0] for layer in layers)).flops
+        finally:
+            for hook in hooks:
+                hook.remove()
+        self.extra: list[dict[Width, int]] = []
+        for layer, its in zip(layers, calls, strict=True):
+            alone = {}
+            for width in layer.widths:
+                with layer_widths(layer, width):
+                    alone[width] = sum(count(layer, *given, **named).flops for given, named in its)
+            self.extra.append({width: flops - alone[layer.widths[0]] for width, flops in alone.items()})
+        self.full = self.counted(tuple(layer.widths[-1] for layer in layers)).flops
 
     def of(self, widths: Widths) -> int:
         return self.least + sum(extra[width] for extra, width in zip(self.extra, widths, strict=True))
@@ -161,7 +174,13 @@ class _Tried:
         return min(fitting, key=lambda widths: (self.losses[widths], self.costs.of(widths)))
 
 
-def _knapsack(extra: Sequence[Mapping[Width, int]], changes: Sequence[Mapping[Width, float]], room: float) -> Widths:
+def _keep(calls: list[tuple[Any, Any]], _: nn.Module, given: Any, named: Any) -> None:
+    calls.append((given, named))
+
+
+def _knapsack(
+    extra: Sequence[Mapping[Width, int]], changes: Sequence[Mapping[Width, float]], room: float | int
+) -> Widths:
     """One width for each layer, the sum of the changes least, the sum of the costs within the room."""
     kept: list[tuple[int, float, Widths]] = [(0, 0.0, ())]
     for costs, own in zip(extra, changes, strict=True):

@@ -47,7 +47,9 @@ def load(name: Literal["digits_exits"], *, folder: str | Path | None = None) -> 
 def load(name: Literal["digits_avit"], *, folder: str | Path | None = None) -> "AdaptiveViT": ...
 @overload
 def load(
-    name: Literal["topics_lm", "topics_exits", "topics_small", "topics_mod"], *, folder: str | Path | None = None
+    name: Literal["topics_lm", "topics_exits", "topics_small", "topics_mod", "topics_matformer"],
+    *,
+    folder: str | Path | None = None,
 ) -> "CausalLM": ...
 @overload
 def load(name: Literal["needles_colt5"], *, folder: str | Path | None = None) -> "NeedleReader": ...
@@ -63,7 +65,7 @@ def load(name: str, *, folder: str | Path | None = None) -> nn.Module:
     ``"digits_exits"``                                                :class:`dynlib.depth.early_exit.MultiExit`
     ``"digits_avit"``                                                 :class:`dynlib.tokens.avit.AdaptiveViT`
     ``"topics_lm"``, ``"topics_exits"``, ``"topics_small"``,          :class:`dynlib.backbone.CausalLM`
-    ``"topics_mod"``
+    ``"topics_mod"``, ``"topics_matformer"``
     ``"needles_colt5"``                                               :class:`dynlib.zoo.needles.NeedleReader`
     ``"minilm"``                                                      :class:`dynlib.zoo.minilm.MiniLM`
     ================================================================  ============================================

@@ -21,6 +21,7 @@ FAMILIES = {
     "topics_mod": "mixtures",
     "digits_avit": "avit",
     "needles_colt5": "needles",
+    "topics_matformer": "matformer",
 }
 """The file of each backbone's recipe."""
 

@@ -15,16 +15,22 @@ from dynlib.zoo.scores import bits_per_character
 CONFIG: dict[str, Any] = {"vocabulary": 256, "dim": 128, "depth": 8, "heads": 4, "dropout": 0.2}
 
 
-def _topics_loss(model: nn.Module) -> Callable[[int], Tensor]:
+def topics_batch_loss(*, seed: int = 0) -> Callable[[nn.Module, int], Tensor]:
+    """Loss of a model by step. What is read depends on step and ``seed`` alone."""
     tokens = encode(text("train"))
 
-    def loss(step: int) -> Tensor:
-        batch = windows(tokens, 16, 257, generator=torch.Generator().manual_seed(step))
+    def loss(model: nn.Module, step: int) -> Tensor:
+        batch = windows(tokens, 16, 257, generator=torch.Generator().manual_seed(seed + step))
         with torch.autocast("cpu", torch.bfloat16):
             logits = model(batch[:, :-1])
         return F.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
 
     return loss
+
+
+def _topics_loss(model: nn.Module) -> Callable[[int], Tensor]:
+    reading = topics_batch_loss()
+    return lambda step: reading(model, step)
 
 
 def topics_figures(model: nn.Module) -> Numbers:
