@@ -15,6 +15,7 @@ from benchmarks import (
     colt5,
     cost,
     early_exit,
+    experts,
     gumbel,
     matformer,
     mixture_of_depths,
@@ -37,6 +38,7 @@ BENCHMARKS = {
     "colt5": colt5,
     "mixture_of_depths": mixture_of_depths,
     "avit": avit,
+    "experts": experts,
     "matformer": matformer,
 }
 RESULTS = Path(__file__).with_name("RESULTS.md")

@@ -4,10 +4,11 @@
 ``dynlib.choice``       one of k, k of n, or a solver's answer, and still learn through it
 ``dynlib.depth``        how many layers: early exits, CALM, self-speculation, execution plans for a frozen stack
 ``dynlib.tokens``       which tokens: CoLT5's conditional layers, Mixture-of-Depths, A-ViT
+``dynlib.width``        how much of a layer: mixtures of experts, MatFormer's nested feed-forward parts
 ``dynlib.deciding``     what these share: ``setting`` turns their knobs, ``record`` collects what they decided
 ``dynlib.cost``         what ran: FLOPs, bytes, parameters, seconds, joules; thresholds certified for any knob
 ``dynlib.backbone``     the plain transformer that is made dynamic: ``ViT``, ``CausalLM``
-``dynlib.data``         digits, topics, needles and terrain: offline, seeded
+``dynlib.data``         digits, topics, kinds, needles and terrain: offline, seeded
 ``dynlib.zoo``          small trained backbones: ``dynlib.zoo.load("digits_vit")``
 ``dynlib.training``     a plain training loop
 ``dynlib.checks``       the voice that a learner of the course hears; ``dynlib.causes`` explains errors to it
@@ -25,7 +26,7 @@ __version__ = "0.1.0"
 
 _PARTS = (
     *("backbone", "causes", "checks", "choice", "cost", "data", "deciding", "depth", "inputs", "page", "plotting"),
-    *("tokens", "training", "transforms", "ways", "zoo"),
+    *("tokens", "training", "transforms", "ways", "width", "zoo"),
 )
 _DRAWING = {"page", "plotting"}  # they need matplotlib, which the package alone does without
 

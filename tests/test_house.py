@@ -186,6 +186,7 @@ FIXED = {
     "dynlib.deciding": "record setting",
     "dynlib.depth": "MultiExit exit_loss learn_then_test calm_generate skip middle_repeat reverse shuffle parallel",
     "dynlib.tokens": "ConditionalFeedForward ConditionalAttention MixtureOfDepths AdaptiveViT",
+    "dynlib.width": "MixtureOfExperts load_balancing_loss MatFormerFeedForward extract mix_and_match",
     "dynlib.backbone": "Attention FeedForward Block ViT CausalLM",
     "dynlib.data": "digits cluttered_digits topics text",
     "dynlib.zoo": "load names card",
