@@ -1,14 +1,8 @@
 """How much of a layer runs: MatFormer."""
 
 from dynlib.width.feed_forward import GatedFeedForward
-from dynlib.width.matformer import (
-    MatFormerFeedForward,
-    extract,
-    joint_loss,
-    layer_widths,
-    matformer,
-    sampled_loss,
-)
+from dynlib.width.joint import joint_loss, sampled_loss
+from dynlib.width.matformer import MatFormerFeedForward, extract, layer_widths, matformer
 from dynlib.width.mix import Mix, mix_and_match
 
 __all__ = [
