@@ -4,14 +4,8 @@ from dynlib.width.balance import balance_bias, load_balancing_loss, router_z_los
 from dynlib.width.experts import ExpertsChosen, MixtureOfExperts
 from dynlib.width.feed_forward import GatedFeedForward
 from dynlib.width.hashing import hash_by_token
-from dynlib.width.matformer import (
-    MatFormerFeedForward,
-    extract,
-    joint_loss,
-    layer_widths,
-    matformer,
-    sampled_loss,
-)
+from dynlib.width.joint import joint_loss, sampled_loss
+from dynlib.width.matformer import MatFormerFeedForward, extract, layer_widths, matformer
 from dynlib.width.mix import Mix, mix_and_match
 from dynlib.width.upcycling import upcycle
 
