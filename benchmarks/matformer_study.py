@@ -8,8 +8,8 @@ All models are small language models of :data:`DEPTH` layers. Their embedding, a
 what they have to learn, and after few steps its size already matters. Batches are the same for all arms of a seed. What
 is counted is a forward pass over a window, a multiply-add being 2 FLOPs; a step of training is taken for three of them.
 
-With four widths, a joint run of :data:`STEPS` steps costs the FLOPs of the four single models trained for as many, and a
-sampled run those of four trained for a quarter. So there are two of each: equal steps and equal FLOPs of all training.
+With four widths, a joint run of :data:`STEPS` steps costs the FLOPs of the four single models trained for as many, and
+a sampled run those of four trained for a quarter. So there are two of each: equal steps, and equal FLOPs of training.
 """
 
 import argparse
@@ -91,6 +91,7 @@ def flops(model: nn.Module) -> float:
 def fit(model: nn.Module, seed: int, steps: int, kind: str | None, *, name: str, checkpoints: Path) -> float:
     """Train one model; gives the FLOPs of all its training."""
     whole = encode(text("train"))
+
     def loss(step: int) -> Tensor:
         of_step = torch.Generator().manual_seed(seed * 10**6 + step)
         rows = windows(whole, BATCH, WINDOW + 1, generator=of_step)

@@ -188,7 +188,7 @@ SORTINGS: tuple[Sorting, ...] = (
     alike(2, 20),
 )
 _SORT = {
-    "the order": "importance falls: the mean over the tokens of |gelu(x · W₁[j] + b₁[j])|, times the length of W₂[:, j]",
+    "the order": "importance falls: the mean over tokens of |gelu(x · W₁[j] + b₁[j])|, times the length of W₂[:, j]",
     "ties": "of equal neurons the earlier comes first: argsort(descending=True, stable=True)",
 }
 
@@ -428,9 +428,7 @@ Mixing = tuple[str, list[tuple[int, ...]], list[tuple[float, ...]], int]
 def few(layers: int, widths: int, *, seed: int, share: float = 0.5) -> Mixing:
     """Layers whose widths cost and give whatever: a wider one costs more and may be worse."""
     generator = torch.Generator().manual_seed(seed)
-    costs = [
-        tuple(sorted(torch.randperm(40, generator=generator)[:widths].add(1).tolist())) for _ in range(layers)
-    ]
+    costs = [tuple(sorted(torch.randperm(40, generator=generator)[:widths].add(1).tolist())) for _ in range(layers)]
     changes = [tuple(torch.randn(widths, generator=generator).tolist()) for _ in range(layers)]
     least, most = sum(own[0] for own in costs), sum(own[-1] for own in costs)
     return "the best", costs, changes, least + int(share * (most - least))
@@ -535,7 +533,10 @@ def _planted(costs: Sequence[Sequence[int]], changes: Sequence[Sequence[float]],
     """What cannot be bettered: the greatest of the bounds that a price on every FLOP gives."""
     prices = [step / 1000 / 1e6 for step in range(400)]
     return max(
-        sum(min(d + price * c for c, d in zip(own, these, strict=True)) for own, these in zip(costs, changes, strict=True))
+        sum(
+            min(d + price * c for c, d in zip(own, these, strict=True))
+            for own, these in zip(costs, changes, strict=True)
+        )
         - price * limit
         for price in prices
     )
@@ -601,8 +602,8 @@ def _reaches(model: CausalLM, layer: MatFormerFeedForward, tokens: Tensor, width
 _USUALLY = {
     "models": "each of the six layers has four widths to choose from, on its own",
     "parameters at 1/4": "32 neurons, each with a row of W₁, an entry of b₁ and a column of W₂; and the whole of b₂",
-    "widths that train neuron 40": "the widths are 16, 32, 64 and 128 neurons; neuron 40, counted from 0, runs where k > 40",
-    "share of the steps that train neuron 100": "each step draws one of four widths evenly; which of them hold neuron 100?",
+    "widths that train neuron 40": "the widths are 16, 32, 64 and 128; neuron 40, counted from 0, runs where k > 40",
+    "share of the steps that train neuron 100": "each step draws one of four widths; which of them hold neuron 100?",
     "widths that train the output bias": "b₂ belongs to no neuron: every width adds all of it",
     "FLOPs of the linear layers at 1/4": "for a token: 8 d² in the four projections of attention, 16 d² · width in the "
     "feed-forward part",
