@@ -8,7 +8,7 @@ probability λ_t that this was enough, so that a sample stops after loop t with 
 and one that must be sure of it leaves at the first t with Σ_{j≤t} p_j ≥ quantile. Trained with Σ_t p_t loss_t alone,
 the gate is soon sure of one loop, and the others learn nothing more; the entropy of p keeps all of them in use.
 
-Source: arXiv:2510.25741, as its public code has it; not checked in its text here.
+Source: arXiv:2510.25741, the gate as in its public code, the entropy as in its abstract.
 """
 
 import torch

@@ -16,7 +16,7 @@ The cross-entropy is that of a *stablemax*, s(x) / Σ s(x) with s(x) = x + 1 for
 like a line and not like an exponential. What is evaluated is a moving average of the weights, :class:`EMA`.
 
 Source: arXiv:2510.04871 and its public code, whose halting this is (the pseudo-code halts a whole batch); stablemax is
-from arXiv:2501.04697, not checked in its text here.
+from arXiv:2501.04697 (abstract).
 """
 
 import copy
@@ -37,7 +37,7 @@ Fresh = Callable[[int], tuple[Tensor, Tensor]]
 
 
 class Slots(NamedTuple):
-    """Where training stands: give it to the next step."""
+    """Where training stands: give it to the next step, and keep it with the weights where a run is to be resumed."""
 
     puzzles: Int[Tensor, "batch tokens"]
     answers: Int[Tensor, "batch tokens"]
