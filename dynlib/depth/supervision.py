@@ -12,6 +12,17 @@ the number of its steps. A training step
 3. halts the slots whose q is above 0, and those that have had all their steps. To see what comes after it was sure, a
    share ``explore`` of the slots must go on for a number of steps that is drawn from 2 … all.
 
+The optimizer is yours, as is what draws new puzzles:
+
+    slots, ema = empty_slots(model, 64), EMA(model)
+    for _ in range(steps):
+        step = deep_supervision(model, slots, fresh)
+        step.loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        slots = step.slots
+        ema.update(model)
+
 The cross-entropy is that of a *stablemax*, s(x) / Σ s(x) with s(x) = x + 1 for x ≥ 0 and 1 / (1 − x) below, which grows
 like a line and not like an exponential. What is evaluated is a moving average of the weights, :class:`EMA`.
 
