@@ -212,6 +212,25 @@ def test_deductions_are_those_of_a_slow_reference():
         assert fast.state[:, number].tolist() == bits
 
 
+@pytest.mark.parametrize(
+    ("rows", "seen_by_naked_singles"),
+    [
+        (["1030", "0004", "0002", "0000"], True),  # no digit is left for the last cell of the first row
+        (["1010", "0000", "0000", "0000"], True),  # a digit twice
+        (["0010", "4000", "0004", "0000"], False),  # no place for the 4 in the first row
+        (["0000", "0034", "0300", "0400"], False),  # one cell would have to be the 3 and the 4 of the first row
+    ],
+)
+def test_a_contradiction_that_is_plain_to_see_is_seen(rows, seen_by_naked_singles):
+    state = solvers.to_state(np.array([[[int(cell) for cell in row] for row in rows]]))
+    naked, both = (solvers.deduce(state, solvers.rules(4), hidden=hidden) for hidden in (False, True))
+    assert naked.broken.tolist() == [seen_by_naked_singles]
+    assert both.broken.tolist() == [True]
+    assert not naked.done
+    assert not both.done
+    assert solvers.search(state, solvers.rules(4), limit=2).solutions.tolist() == [0]
+
+
 def test_a_puzzle_of_few_steps_takes_few_rounds():
     solution = sudoku(1).solutions
     one = solution.clone()
