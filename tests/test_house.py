@@ -184,11 +184,12 @@ FIXED = {
     "dynlib.choice": "gumbel_noise gumbel_max gumbel_softmax gumbel_sigmoid straight_through softmax_ste",
     "dynlib.cost": "Cost count timed estimate_energy machine_peak interval learn_then_test",
     "dynlib.deciding": "record setting",
-    "dynlib.depth": "MultiExit exit_loss learn_then_test calm_generate skip middle_repeat reverse shuffle parallel",
+    "dynlib.depth": "MultiExit exit_loss learn_then_test calm_generate skip middle_repeat reverse shuffle parallel"
+    " Looped TinyRecursiveModel deep_supervision stablemax_cross_entropy EMA",
     "dynlib.tokens": "ConditionalFeedForward ConditionalAttention MixtureOfDepths AdaptiveViT",
     "dynlib.width": "MixtureOfExperts load_balancing_loss MatFormerFeedForward extract mix_and_match",
     "dynlib.backbone": "Attention FeedForward Block ViT CausalLM",
-    "dynlib.data": "digits cluttered_digits topics text",
+    "dynlib.data": "digits cluttered_digits topics text sudoku mazes",
     "dynlib.zoo": "load names card",
     "dynlib.training": "train",
 }

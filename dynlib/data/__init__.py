@@ -1,8 +1,9 @@
-"""Real and seeded data, all of it offline: digits and clutter to see, documentation to read, maps to cross."""
+"""Real and seeded data, all offline: digits to see, documentation to read, maps to cross, puzzles to solve."""
 
 from dynlib.data.digits import ClutteredDigits, Digits, cluttered_digits, digits
 from dynlib.data.kinds import Mixed, kinds, mixed_windows
 from dynlib.data.needles import Needles, needles
+from dynlib.data.puzzles import Puzzles, augment, mazes, solve_maze, solve_sudoku, sudoku
 from dynlib.data.terrain import Terrain, path_cost, shortest_path, terrain
 from dynlib.data.topics import alphabet, decode, encode, text, topics, windows
 
@@ -11,17 +12,23 @@ __all__ = [
     "Digits",
     "Mixed",
     "Needles",
+    "Puzzles",
     "Terrain",
     "alphabet",
+    "augment",
     "cluttered_digits",
     "decode",
     "digits",
     "encode",
     "kinds",
+    "mazes",
     "mixed_windows",
     "needles",
     "path_cost",
     "shortest_path",
+    "solve_maze",
+    "solve_sudoku",
+    "sudoku",
     "terrain",
     "text",
     "topics",
