@@ -35,13 +35,7 @@ __all__ = ["__version__", *_PARTS]
 def __getattr__(name: str) -> ModuleType:
     if name not in _PARTS:
         raise AttributeError(f"dynlib has no {name!r}; it has {', '.join(_PARTS)}")
-    try:
-        return import_module(f"dynlib.{name}")
-    except ModuleNotFoundError as error:
-        if name in _DRAWING and error.name and not error.name.startswith("dynlib"):
-            says = f"dynlib.{name} is for notebooks and needs {error.name}: pip install 'dynlib[course]' brings it"
-            raise ModuleNotFoundError(says, name=error.name) from None
-        raise
+    return import_module(f"dynlib.{name}")
 
 
 def __dir__() -> list[str]:

@@ -4,12 +4,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import matplotlib as mpl
-import matplotlib.pyplot as plt
-from cycler import cycler
-from matplotlib.axes import Axes
-from matplotlib.backends import BackendFilter, backend_registry
-from matplotlib.figure import Figure
+try:
+    import matplotlib as mpl
+    import matplotlib.pyplot as plt
+    from cycler import cycler
+    from matplotlib.axes import Axes
+    from matplotlib.backends import BackendFilter, backend_registry
+    from matplotlib.figure import Figure
+except ModuleNotFoundError as error:  # the package alone does without it
+    says = f"dynlib.plotting is for notebooks and needs {error.name}: pip install 'dynlib[course]' brings it"
+    raise ModuleNotFoundError(says, name=error.name) from None
 
 # Okabe and Ito's palette, dark colours first; black and grey are for references.
 BLUE, ORANGE, GREEN, PINK, SKY, RED = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"

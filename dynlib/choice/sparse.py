@@ -242,7 +242,7 @@ def _largest(x: Tensor, power: int) -> tuple[Tensor, Tensor]:
 
 def _above(x: Tensor, floor: Tensor, *, ordered: bool) -> Tensor:
     """The largest of every row, as many as are above the floor in the row with most of them."""
-    if torch.compiler.is_compiling():  # how many is not known there: all of them will do
+    if torch.compiler.is_compiling() or x.is_meta:  # how many is not known there: all of them will do
         return x.sort(-1, descending=True).values if ordered else x
     count = int((x > floor).sum(-1, dtype=torch.int32).max())
     if 2 * count <= x.shape[-1]:
@@ -272,7 +272,7 @@ def _of_any(x: Tensor, alpha: Tensor) -> Tensor:
         low, high = torch.where(excess < 0, w, low), torch.where(excess < 0, high, w)
         step = torch.where(a <= 1, newton, (low + high) / 2) - w
         w = w + step
-        if step.abs().max() <= 2 * limits.eps * (1 + size):
+        if x.is_meta or step.abs().max() <= 2 * limits.eps * (1 + size):
             break
     p = _beside_largest(x, w, a).log1p_().div_(a).exp_()
     return p / p.sum(-1, keepdim=True)

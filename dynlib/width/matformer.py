@@ -9,7 +9,7 @@ output bias b₂ belongs to no neuron, and every width adds all of it. A gated l
 W₂ᵀ + b₂, slices W_g as it slices W₁.
 
 A model that was trained at its full width alone has no order among its neurons, and the first of them are any of them.
-Trained at several widths, by :func:`joint_loss` or :func:`sampled_loss`, neuron j gets a gradient from all widths k > j
+Trained at several widths, as :mod:`dynlib.width.joint` does, neuron j gets a gradient from all widths k > j
 alone: the first neurons serve all, the last one the largest. :func:`extract` then takes a smaller model out of it, and
 :func:`dynlib.width.mix.mix_and_match` finds a width for each layer.
 
@@ -17,7 +17,7 @@ Source: arXiv:2310.07707 (nested feed-forward parts, joint training, Mix'n'Match
 """
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from numbers import Real
@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dynlib.backbone import FeedForward
-from dynlib.deciding import Execution, check_execution, recorded, report, setting
+from dynlib.deciding import Execution, check_execution, recorded, report
 from dynlib.inputs import check_number, check_tensor
 from dynlib.width.feed_forward import GatedFeedForward, Parts, check_plain, hooked, parts_of, plain
 
@@ -239,58 +239,6 @@ def layer_widths(model: nn.Module, widths: Width | Sequence[Width]) -> Iterator[
             layer.width = width
 
 
-def joint_loss(
-    model: nn.Module, loss: Callable[[], Tensor], *, weights: Sequence[float | int] | None = None
-) -> Float[Tensor, ""]:
-    """Σ λ_g · loss at width g, over all widths that the layers are trained at: one update for all of them.
-
-    λ is 1 / G, the mean, if left out: as large as the loss of one width. ``weights=(1,) * G`` is the sum, as the code
-    for language models that the authors point to has it (github.com/RAIVNLab/MatFormer-OLMo). The gradient of the sum
-    is G times that of the mean, and so is a step of plain gradient descent; Adam divides it out again. It costs the
-    passes of all widths.
-
-    The width is put back before the backward pass: do not put the layers into ``torch.utils.checkpoint`` here, which
-    runs them once more then.
-
-    Args:
-        model: holds :class:`MatFormerFeedForward` layers, all with the same ``widths``.
-        loss: the loss of the model as it is set, on the same batch every time.
-        weights: λ, one for each width, not negative.
-
-    Raises:
-        ValueError: if the model has no such layer, their ``widths`` differ, or there is another number of weights.
-    """
-    widths = _common(model)
-    weights = [1 / len(widths)] * len(widths) if weights is None else list(weights)
-    if len(weights) != len(widths):
-        raise ValueError(f"give one weight for each of the widths {widths}; got {len(weights)}")
-    weights = [check_number("a weight", weight, least=0) for weight in weights]
-    losses = []
-    for width, weight in zip(widths, weights, strict=True):
-        with setting(model, MatFormerFeedForward, width=width):
-            losses.append(weight * loss())
-    return torch.stack(losses).sum()
-
-
-def sampled_loss(
-    model: nn.Module, loss: Callable[[], Tensor], *, generator: torch.Generator | None = None
-) -> Float[Tensor, ""]:
-    """The loss at one width, drawn evenly from those that the layers are trained at: an update costs one pass.
-
-    Its expectation is :func:`joint_loss` without weights. As there, no ``torch.utils.checkpoint``.
-
-    Args:
-        model, loss: as there.
-        generator: for the draw, on the CPU.
-
-    Raises:
-        ValueError: if the model has no such layer, or their ``widths`` differ.
-    """
-    widths = _common(model)
-    with setting(model, MatFormerFeedForward, width=widths[int(torch.randint(len(widths), (), generator=generator))]):
-        return loss()
-
-
 def _neurons(width: Width, hidden: int) -> int:
     number = check_number("a width", width, least=0, open=True)
     count = number * hidden if number <= 1 else number
@@ -332,13 +280,6 @@ def _each(layers: Sequence[MatFormerFeedForward], widths: Width | Sequence[Width
     for layer, width in zip(layers, each, strict=True):
         layer.hidden(width)
     return each
-
-
-def _common(model: nn.Module) -> tuple[Width, ...]:
-    found = {layer.widths for layer in matformer_layers(model)}
-    if len(found) > 1:
-        raise ValueError(f"the layers have different widths, {sorted(found)}: make them with the same")
-    return found.pop()
 
 
 def _rows(layer: nn.Linear, x: Tensor, k: int) -> Tensor:

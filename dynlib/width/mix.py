@@ -59,8 +59,8 @@ def mix_and_match(
     worse, by ``measure``, than a uniform width that fits; and where the changes of the layers add up, no mixture that
     fits is better. "all" measures every mixture that fits: none is better, at a cost that grows as Gᴸ.
 
-    Of equal losses the cheaper is given. ``measure`` should read enough: of many mixtures the best of a small sample is
-    the luckiest. Judge the result by data that it did not see.
+    Of equal losses the cheaper is given. Let ``measure`` read data that the model was not trained on, and enough of it:
+    of many mixtures the best of a small sample is the luckiest. Judge the result by data that neither has seen.
 
     Args:
         model: holds :class:`~dynlib.width.matformer.MatFormerFeedForward` layers; their widths are as before in the

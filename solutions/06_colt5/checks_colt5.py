@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -1187,6 +1187,7 @@ def affordable(
     ),
 ) -> None:
     """Task 5: sizes, the first seven of `Layer`, against the FLOPs that are counted in real layers."""
+    alone(check, answer)
     for layer in (Layer(*one) for one in sizes):
         cost, most = _measured_costs(layer), layer.tokens // 2
         options = dict(zip(Layer._fields[2:7], layer[2:7], strict=True))
@@ -1233,7 +1234,6 @@ def affordable(
             tested=f"a budget of {cost(0) - 1:,} FLOPs, one less than the layer costs with nobody routed, {on}",
             likely="where not even k = 0 fits there is no answer: raise ValueError",
         )
-    alone(check, answer)
     wide = Layer(*sizes[0])
     cost, more = _measured_costs(wide), 17 * 10**12
     options = dict(zip(Layer._fields[2:7], wide[2:7], strict=True)) | {"light": wide.light + more}
@@ -1259,6 +1259,7 @@ _LIKELY_COST = {
 }
 
 
+@cache
 def _measured_costs(layer: Layer) -> Callable[[int], int]:
     """What the layer costs with m routed tokens. Its parts grow with m or with m²: three counts tell how."""
     none, one, two = (_counted(layer.routing(m)) for m in (0, 1, 2))

@@ -296,3 +296,14 @@ def test_marginals_without_float64_keep_four_digits_and_samples_their_size() -> 
 def test_what_is_no_tensor_is_said_to_be_none(call: Callable[[Any], Tensor], given: object) -> None:
     with pytest.raises(TypeError, match=r"must be a tensor; got .*(ndarray|float|list|None).*torch\.as_tensor"):
         call(given)
+
+
+@pytest.mark.parametrize("name", [name for name in CERTAIN if not name.endswith("_loss")])
+def test_on_the_meta_device_a_choice_has_its_shape_and_a_gradient(name: str) -> None:
+    real = scores(3, 6)
+    meta = real.to("meta").requires_grad_()
+    result = CERTAIN[name](meta)
+    assert (result.shape, result.dtype, result.device.type) == (CERTAIN[name](real).shape, real.dtype, "meta")
+    result.sum().backward()
+    assert meta.grad is not None
+    assert meta.grad.shape == real.shape

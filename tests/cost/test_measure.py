@@ -50,6 +50,19 @@ def test_a_fast_function_is_called_often_enough_for_the_clock():
     assert timing.seconds[1] >= 0.002
 
 
+def test_an_interruption_does_not_make_a_fast_function_look_slow(monkeypatch):
+    class Clock:
+        now, calls = 0.0, 0
+
+        def work(self):
+            self.calls += 1
+            self.now += 0.5 if self.calls == 3 else 1e-6  # half a second goes to somebody else
+
+    clock = Clock()
+    monkeypatch.setattr(time, "perf_counter", lambda: clock.now)
+    assert timed(clock.work, repeats=3).calls[0] > 100
+
+
 def test_the_ratio_survives_a_machine_that_slows_down_and_separate_times_do_not(clock):
     timing = timed(lambda: clock.work(0.03), lambda: clock.work(0.01), repeats=40, warmup=0, least_seconds=0.0)
     ratio = timing.ratio()

@@ -152,9 +152,9 @@ def _before(unit: str, task: str) -> dict[str, Any]:
     raise ValueError(f"{unit} has no task {task}; it has {', '.join(tasks(teacher(unit)))}")
 
 
-def run(unit: str, task: str, code: str) -> list[Outcome]:
+def run(unit: str, task: str, code: str, *, to_the_end: bool = True) -> list[Outcome]:
     """Put ``code`` into the answer cell of a task and run its checks, as a notebook would: a cell that fails does not
-    keep the next from running."""
+    keep the next from running. Not ``to_the_end``, the first check that fails is the last that is run."""
     space = dict(_before(unit, task))
     with contextlib.suppress(BaseException):  # a broken answer leaves its names undefined, and the checks say so
         _execute(code, space)
@@ -165,6 +165,8 @@ def run(unit: str, task: str, code: str) -> list[Outcome]:
             reached = True
         elif reached and is_check(cell) and task_of(cell) == task:
             outcomes.append(_check(cell, space))
+            if outcomes[-1].stopped_by is not None and not to_the_end:
+                break
         elif reached and cell.cell_type == "code" and not is_check(cell):
             with contextlib.suppress(Exception):
                 _execute(cell.source, space)

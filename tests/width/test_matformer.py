@@ -16,14 +16,8 @@ from dynlib.backbone import CausalLM, FeedForward, ViT
 from dynlib.cost import count
 from dynlib.deciding import record, setting
 from dynlib.width.feed_forward import GatedFeedForward
-from dynlib.width.matformer import (
-    MatFormerFeedForward,
-    extract,
-    joint_loss,
-    layer_widths,
-    matformer,
-    sampled_loss,
-)
+from dynlib.width.joint import joint_loss, sampled_loss
+from dynlib.width.matformer import MatFormerFeedForward, extract, layer_widths, matformer
 
 DIM, HIDDEN, WIDTHS = 6, 16, (1 / 8, 1 / 4, 1 / 2, 1)
 EXACT = {"rtol": 0, "atol": 1e-12}  # for float64

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from dynlib.backbone import CausalLM
 from dynlib.deciding import setting
-from dynlib.width.matformer import MatFormerFeedForward, matformer, sampled_loss
+from dynlib.width.joint import sampled_loss
+from dynlib.width.matformer import MatFormerFeedForward, matformer
 from dynlib.zoo.recipes import Numbers, Recipe
 from dynlib.zoo.recipes.topics import CONFIG, topics_batch_loss, topics_figures
 

@@ -156,7 +156,7 @@ def most_ink(images, patch, k):
 # +    return best
 
 
-# %% wrong: most-ink | refuses none at all | killed by: runs
+# %% wrong: most-ink | refuses none at all | killed by: k = 0
 # edit of: in the order of the ink
 # -    if not 0 <= k <= ink.shape[1]:
 # +    if not 0 < k <= ink.shape[1]:
@@ -165,7 +165,7 @@ def most_ink(images, patch, k):
 # +    return ink.topk(k, dim=1).indices.sort(dim=1).values
 
 
-# %% wrong: most-ink | refuses all of them | killed by: runs
+# %% wrong: most-ink | refuses all of them | killed by: numbers
 # edit of: in the order of the ink
 # -    if not 0 <= k <= ink.shape[1]:
 # +    if not 0 <= k < ink.shape[1]:
@@ -210,3 +210,32 @@ def blank_share(images, patch):
 def blank_share(images, patch):
     images[images > 0] = 1
     return (torch.nn.functional.max_pool2d(images, patch) == 0).float().mean(dim=(1, 2, 3))
+
+
+# %% wrong: most-ink | numbers with room for the class token | killed by: numbers
+# edit of: in the order of the ink
+# -    return ink.topk(k, dim=1).indices
+# +    return 1 + ink.topk(k, dim=1).indices.sort(dim=1).values
+
+
+# %% wrong: most-ink | the ink of the best in place of their numbers | killed by: numbers
+# edit of: in the order of the ink
+# -    return ink.topk(k, dim=1).indices
+# +    return ink.topk(k, dim=1).values
+
+
+# %% wrong: most-ink | sorted, and both things given that sort gives | killed by: numbers
+# edit of: in the order of the ink
+# -    return ink.topk(k, dim=1).indices
+# +    return ink.topk(k, dim=1).indices.sort(dim=1)
+
+
+# %% wrong: blank-share | pixels in reading order in place of squares | killed by: shares
+def blank_share(images, patch):
+    pieces = images.reshape(len(images), -1, patch * patch)
+    return (pieces.amax(-1) == 0).float().mean(1)
+
+
+# %% wrong: blank-share | four patches, whatever the image | killed by: shares
+def blank_share(images, patch):
+    return (torch.nn.functional.max_pool2d(images, patch) == 0).float().sum(dim=(1, 2, 3)) / 4
