@@ -189,7 +189,10 @@ def order(
             torch.tensor([orders.index(one) for one in drawn]),
             torch.full((6,), 1 / 6),
             tested=f"the six orders of a middle of three, {draws} draws, {'a' if given else 'no'} generator given",
-            likely="torch.randperm makes every order equally likely; swapping places at random, in general, does not",
+            likely="torch.randperm makes every order equally likely; swapping places at random, in general, does not"
+            if len(set(drawn)) > 1
+            else "that is the same order every time: is there a seed of your own in your function? Hand generator on "
+            "to torch.randperm as it is, None too",
         )
     _by_hand(check, answer)
 
@@ -331,10 +334,14 @@ def parallel(
     row, x = nn.ModuleList(Painter(number) for number in numbers), torch.full((1, 1, 1), 5.0)
     outputs = [number * 5.0 + 1 for number in numbers]
     mean, updates = sum(outputs) / len(row), sum(outputs) - 5.0 * len(row)
-    in_turn = share = 5.0
+    in_turn = share = added = 5.0
+    ran, gathered = [], []
     for number in numbers:
         in_turn = number * in_turn + 1
+        ran.append(in_turn)
         share = share + (number * share + 1 - share) / len(row)
+        gathered.append(number * added + 1)
+        added += gathered[-1]
     with check.untouched(
         "hidden stays",
         tested="the hidden states that you were given, after the call",
@@ -354,6 +361,13 @@ def parallel(
                 "the mean of what they add, without x: the outputs contain it": updates / len(row),
                 "one after the other: here all get the same x": in_turn,
                 "one after the other, each with its share: the second gets x too, not what the first made of it": share,
+                "each layer gets the same x: the second got x plus the first's output": added,
+                "each layer gets the same x: the second got x plus the first's output; mean of these": sum(gathered)
+                / len(row),
+                "each layer gets the same x: the second got the first's output; these are added": sum(ran),
+                "each layer gets the same x: the second got the first's output; of these the mean is taken": sum(ran)
+                / len(row),
+                "each layer gets the same x: the second got the first's output; these are added to x": 5 + sum(ran),
                 "the sum of the outputs: divide by the number of layers": sum(outputs),
                 "x counts twice: it is in the outputs already": 5 + mean,
                 "the sum of what they add: take the mean of the outputs": updates,
@@ -571,6 +585,9 @@ def _mistaken_loops(
         "the layers before and after the middle run too": _in_numbers(2, turns, (), middle),
         "the layers before the middle run too": _in_numbers(2, turns, (), middle, after),
         "the layers after the middle run too": _in_numbers(2, turns, before, middle),
+        "the middle is layers[first:last]: layer last ran in it, and after it once more": _in_numbers(
+            2, turns, before, (*middle, *after[:1]), after
+        ),
         "last is not part of the middle": _in_numbers(2, turns, before, (*middle, *after[:1]), after[1:]),
         "layer last comes after the middle, and must run": _in_numbers(2, turns, before, middle, after[1:]),
         "first is part of the middle": _in_numbers(2, turns, (*before, middle[0]), middle[1:] or middle, after),
@@ -697,7 +714,10 @@ def similarity(
         _by_angle(STATES[1:]),
         tested="two tokens; after layer 0 they are (3, 4), (1, 0), after layer 1 (4, 3), (0, 2), then (5, 0), (0, -3)",
         tolerance=1e-5,
-        likely="a cosine is a dot product divided by both lengths, for each token; then the mean over the tokens",
+        likely="a cosine is a dot product divided by both lengths, for each token; then the mean over the tokens"
+        if not found.isnan().any()
+        else "a length of 0, and 0 / 0 is nan: take the lengths along the features, dim=-1. With the layers stacked in "
+        "front, [layers, batch, tokens, dim], dim=1 is the batch",
         mistakes=_mistaken_similarities(steps),
     )
     for number, shape in stacks:
@@ -800,6 +820,9 @@ def _mistaken_similarities(steps: list[Step]) -> dict[str, Tensor]:
         "divided by the length of one of the two states, and not by that of the other": halved.T,
         "divided by the square of the lengths: the length is the root of the sum of squares": scaled_by(
             (after**2).sum(-1, keepdim=True)
+        ),
+        "lengths of other tokens: norm(dim=-1, keepdim=True) keeps each length in its token's place": (
+            scaled_by(after.norm(dim=-1).unsqueeze(-2))
         ),
         "the length is along the features, dim=-1, not along the tokens": scaled_by(after.norm(dim=-2, keepdim=True)),
     }

@@ -281,6 +281,15 @@ def order(plan, layers, first, last, *, generator=None):
 # +    random.Random(int(torch.randint(10**9, (), generator=generator))).shuffle(places)
 
 
+# %% wrong: plans | where no generator is given, a seed of its own | killed by: every order
+# edit of: a list of tensors
+#          raise ValueError("no such plan or middle")
+# +    generator = generator or torch.Generator().manual_seed(0)
+# …
+# -        "shuffle": [first + place for place in torch.randperm(last - first, generator=generator)],
+# +        "shuffle": (first + torch.randperm(last - first, generator=generator)).tolist(),
+
+
 # %% wrong: plans | the list of an earlier call is given again | killed by: a new list
 KEPT = {}
 
@@ -354,6 +363,22 @@ def parallel(layers, hidden, **kwargs):
     for layer in layers:
         hidden = layer(hidden, **kwargs)
     return hidden
+
+
+# %% wrong: parallel | one after the other, each output added to the state | killed by: mean
+def parallel(layers, hidden, **kwargs):
+    for layer in layers:
+        hidden = hidden + layer(hidden, **kwargs)
+    return hidden
+
+
+# %% wrong: parallel | one after the other, the outputs added and divided by their number | killed by: mean
+def parallel(layers, hidden, **kwargs):
+    total = torch.zeros_like(hidden)
+    for layer in layers:
+        hidden = layer(hidden, **kwargs)
+        total = total + hidden
+    return total / len(layers)
 
 
 # %% wrong: parallel | the sum of the outputs | killed by: mean
@@ -552,6 +577,12 @@ def looped_parallel(layers, hidden, first, last, iterations, **kwargs):
 # -    for layer in layers[last:]:
 # +        hidden = parallel(layers[first : last + 1], hidden, **kwargs)
 # +    for layer in layers[last + 1 :]:
+
+
+# %% wrong: looped-parallel | layer last runs in the middle and after it | killed by: value
+# edit of: the teacher's
+# -        hidden = parallel(layers[first:last], hidden, **kwargs)
+# +        hidden = parallel(layers[first : last + 1], hidden, **kwargs)
 
 
 # %% wrong: looped-parallel | the mean is added to what it came from | killed by: value
@@ -772,6 +803,28 @@ def similarity(layers, hidden, **kwargs):
 # …
 #          hidden = layer(hidden, **kwargs)
 # +        units.append(torch.nn.functional.normalize(hidden, dim=1).flatten(0, 1))
+
+
+# %% wrong: similarity | lengths along dim=1 of the stacked states, which is the batch | killed by: value
+def similarity(layers, hidden, **kwargs):
+    states = []
+    for layer in layers:
+        hidden = layer(hidden, **kwargs)
+        states.append(hidden)
+    states = torch.stack(states)
+    units = (states / states.norm(dim=1, keepdim=True)).flatten(1, 2)
+    return torch.einsum("itd,jtd->ij", units, units) / units.shape[1]
+
+
+# %% wrong: similarity | norm(dim=1) of the states of all tokens, without keepdim | killed by: value
+def similarity(layers, hidden, **kwargs):
+    units = []
+    for layer in layers:
+        hidden = layer(hidden, **kwargs)
+        flat = hidden.flatten(0, 1)
+        units.append(flat / flat.norm(dim=1))
+    units = torch.stack(units)
+    return torch.einsum("itd,jtd->ij", units, units) / units.shape[1]
 
 
 # %% wrong: similarity | divides the hidden states that it was given | killed by: hidden stays
