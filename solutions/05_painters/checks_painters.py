@@ -830,7 +830,15 @@ def _mistaken_similarities(steps: list[Step]) -> dict[str, Tensor]:
 
 # ---- task 5: predict, then measure
 
-WORDS = ("skip", "middle_repeat", "reverse", "parallel", "looped_parallel")
+NAMES = ("skip", "middle_repeat", "reverse", "parallel", "looped_parallel")
+ORDERS = {
+    "0 and 1 swapped": (1, 0, 2, 3, 4, 5, 6, 7),
+    "1 to 7 reversed": (0, 7, 6, 5, 4, 3, 2, 1),
+    "1 to 3 last": (0, 4, 5, 6, 7, 1, 2, 3),
+    "4 and 5 swapped": (0, 1, 2, 3, 5, 4, 6, 7),
+    "5 in place of 4": (0, 1, 2, 3, 5, 5, 6, 7),
+    "without 4 and 5": (0, 1, 2, 3, 6, 7),
+}
 
 
 def predict(
@@ -853,16 +861,16 @@ def predict(
     check.prediction(
         said(),
         _measured(seed),
-        tested="topics_lm, eight equal layers, of which layers[1:6] are the middle",
-        words={"most bits": WORDS, "fewest bits": WORDS, "worse to leave out": ("layer 0", "layers 1 to 5")},
+        tested="topics_lm, eight equal layers",
+        words={"most bits": tuple(ORDERS), "fewest bits": tuple(ORDERS)},
         slips=_SLIPS,
         likely={
             "FLOPs of parallel": _COUNT,
             "FLOPs of looped_parallel": _COUNT,
             "weights of middle_repeat": _COUNT,
-            "most bits": "the readout expects what five updates make of a text: which plan has the least of them?",
-            "fewest bits": "which plan uses all five layers, and brings nearly as much of their updates?",
-            "worse to leave out": "a middle layer gets states like those that it gives; what does layer 0 get?",
+            "plans that change nothing": "write down for each of the five which layers run, and how often",
+            "most bits": "how unlike the one that it knows is the canvas that a layer gets? Not: how many layers move",
+            "fewest bits": "which order keeps every update, and hands each layer nearly the canvas that it knows?",
         },
     )
     p = torch.tensor([[0.5, 0.25, 0.125, 0.125], [0.25, 0.125, 0.125, 0.5], [0.125, 0.5, 0.125, 0.25], [0.25] * 4])
@@ -915,65 +923,73 @@ def predict(
 _COUNT = "write the order of the layers down, with every run of a layer, and count"
 _SLIPS: dict[str, dict[str, float]] = {
     "FLOPs of parallel": {
-        "that is skip: side by side every layer still runs": 3 / 8,
-        "five layers side by side are not one layer: each does its own products": 4 / 8,
-        "the three layers outside the middle run too": 5 / 8,
-        "the same input five times does not make the work less: each layer has its own weights": 1 / 5,
+        "that is skip: side by side every layer still runs": 5 / 8,
+        "three layers side by side are not one layer: each does its own products": 6 / 8,
+        "the five layers outside the middle run too": 3 / 8,
+        "layers[4:7] are three layers, and all of them run": 4 / 8,
+        "the same input three times does not make the work less: each layer has its own weights": 1 / 3,
         "one layer's worth: all eight run": 1 / 8,
-        "that is looped_parallel with three iterations": 18 / 8,
+        "that is looped_parallel with three iterations": 14 / 8,
         "a factor of the FLOPs of all eight in order, not a number of layers": 8,
-        "each of the five runs once, whatever the others do": 5,
+        "each of the three runs once, whatever the others do": 3,
         "a factor, not in percent": 100,
     },
     "FLOPs of looped_parallel": {
         "the layers outside the middle run once": 3,
-        "the three layers outside the middle run too": 15 / 8,
-        "three iterations of five layers are fifteen runs of a layer, not three": 6 / 8,
-        "a factor of the FLOPs of all eight in order, not a number of layers: divide by eight": 18,
-        "layers[1:6] are five layers: last is not one of them": 20 / 8,
-        "layers[1:6] are five layers, not four": 16 / 8,
-        "that is one iteration": 1,
-        "three iterations in all, not one and three more": 23 / 8,
-        "three in all, not two": 13 / 8,
-        "divide by eight layers, not by the five of the middle": 18 / 5,
-        "a factor, not in percent": 225,
+        "the five layers outside the middle run too": 9 / 8,
+        "three iterations of three layers are nine runs of a layer, not three": 1,
+        "a factor of the FLOPs of all eight in order, not a number of layers: divide by eight": 14,
+        "layers[4:7] are three layers: last is not one of them": 16 / 8,
+        "layers[4:7] are three layers, so that five are outside, not four": 13 / 8,
+        "layers[4:7] are three layers, not two": 12 / 8,
+        "three iterations in all, not one and three more": 17 / 8,
+        "three in all, not two": 11 / 8,
+        "divide by eight layers, not by the three of the middle": 14 / 3,
+        "a factor, not in percent": 175,
     },
     "weights of middle_repeat": {
-        "it runs eight layers, but five of these runs read the weights of one": 1,
-        "that is skip: the centre is read too": 3 / 8,
-        "layers[1:6] are five layers, so that three are outside, not four": 5 / 8,
-        "the three layers outside the middle are read too": 1 / 8,
-        "the centre's weights are read five times, and are still one layer's": 3 / 4,
-        "a share of the weights of all eight, not a number of layers: divide by eight": 4,
-        "one layer in place of five, and three outside: of eight": 1 / 5,
-        "a share, not in percent": 50,
+        "it runs eight layers, but three of these runs read the weights of one": 1,
+        "that is skip: the centre is read too": 5 / 8,
+        "layers[4:7] are three layers, so that five are outside, not six": 7 / 8,
+        "layers[4:7] are three layers, so that five are outside, not three": 4 / 8,
+        "the five layers outside the middle are read too": 1 / 8,
+        "a share of the weights of all eight, not a number of layers: divide by eight": 6,
+        "one layer in place of three, and five outside: of eight": 1 / 3,
+        "a share, not in percent": 75,
+    },
+    "plans that change nothing": {
+        "looped parallel runs the layer three times, on what it gave before": 4,
+        "skip leaves the layer out, and looped parallel runs it three times": 5,
+        "a single layer is its own centre, its own reverse and its own mean: how many plans are these?": 2,
+        "the mean of one layer's output, the reverse of one layer: are they not that layer?": 1,
+        "a single layer, reversed, is that layer": 0,
     },
 }
 
 
 @cache
 def _measured(seed: int) -> dict[str, float | str]:
-    """What counting gives, and what the plans make of 8 stretches of text that no layer was trained on."""
+    """What counting gives, and what the orders make of 8 stretches of text that no layer was trained on."""
     model = load("topics_lm")
     tokens = windows(encode(text("test")), 8, 129, generator=torch.Generator().manual_seed(seed))
-    made = {name: getattr(depth, name)(model.blocks, 1, 6) for name in WORDS}
+    made = {name: getattr(depth, name)(model.blocks, 4, 7) for name in NAMES}
     with torch.inference_mode():
         embedded = model.embed(tokens)
-
-        def loss(layers: Callable[[Tensor], Tensor]) -> float:
-            return F.cross_entropy(model.readout(layers(embedded))[:, :-1].mT, tokens[:, 1:]).item()
-
-        bits = {name: loss(plan) for name, plan in made.items()}
-        left_out = {"layer 0": loss(depth.skip(model.blocks, 0, 1)), "layers 1 to 5": bits["skip"]}
+        bits = {}
+        for name, numbers in ORDERS.items():
+            states = _in_turn([model.blocks[number] for number in numbers], embedded)
+            bits[name] = F.cross_entropy(model.readout(states)[:, :-1].mT, tokens[:, 1:]).item()
         few = embedded[:1, :16]  # the layers are equal, so that their share is the same for any text
+        in_order = _in_turn(model.blocks, few)
         whole = count(nn.Sequential(*model.blocks), few)
+        alone = [getattr(depth, name)(model.blocks, 3, 4)(few) for name in NAMES]
         return {
             "FLOPs of parallel": count(made["parallel"], few).flops / whole.flops,
             "FLOPs of looped_parallel": count(made["looped_parallel"], few).flops / whole.flops,
             "weights of middle_repeat": count(made["middle_repeat"], few).params / whole.params,
+            "plans that change nothing": sum(torch.allclose(states, in_order, atol=1e-4) for states in alone),
             "most bits": max(bits, key=lambda name: bits[name]),
             "fewest bits": min(bits, key=lambda name: bits[name]),
-            "worse to leave out": max(left_out, key=lambda name: left_out[name]),
         }
 
 
