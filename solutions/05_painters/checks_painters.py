@@ -441,7 +441,99 @@ def parallel(
         tested="two layers that return what they get",
         likely="divide by the number of layers, len(layers)",
     )
+    _weighted(check, answer, numbers, stacks, dtype, masked)
     _by_hand(check, answer)
+
+
+def _weighted(
+    check: Task,
+    answer: Callable[..., Tensor],
+    numbers: Sequence[float],
+    stacks: Iterable[tuple[int, tuple[int, int, int]]],
+    dtype: torch.dtype,
+    masked: bool,
+) -> None:
+    """Task 2 with weights that do not add up to 1, and some that are 0."""
+    x, updates = torch.full((1, 1, 1), 5.0), [number * 5.0 + 1 - 5.0 for number in numbers]
+    for weights in ([0.5, 0.25, 2.0], [0.0, 1.5, -0.5]):
+        weights, row = weights[: len(numbers)], nn.ModuleList(Painter(number) for number in numbers)
+        added = sum(weight * update for weight, update in zip(weights, updates, strict=True))
+        total, size, in_turn = sum(weights), len(row), 5.0
+        for weight, number in zip(weights, numbers, strict=True):
+            in_turn = in_turn + weight * (number * in_turn + 1 - in_turn)
+        above = sum(max(weight, 0) * update for weight, update in zip(weights, updates, strict=True))
+        apart = sum(abs(weight) * update for weight, update in zip(weights, updates, strict=True))
+        told = f"x = 5, to which {size} layers add {', '.join(f'{update:g}' for update in updates)}; weights={weights}"
+        with check.untouched(
+            "hidden stays",
+            tested="the hidden states that you were given, after the call",
+            likely="+= changes what you were given: it is the caller's",
+            hidden=x,
+        ):
+            found = answer(row, x, weights=list(weights))
+        check.close(
+            "weights",
+            found,
+            torch.full((1, 1, 1), 5 + added),
+            tested=told,
+            likely="x, and of each layer its weight times what it adds, its output minus x",
+            mistakes=_filled(
+                {
+                    "the outputs were weighted: they contain x, which comes out as often as the weights add up to": 5
+                    * total
+                    + added,
+                    "weighted outputs on top of x, which they contain already": 5 + 5 * total + added,
+                    "the weights are no shares: do not divide by their sum": 5 + added / (total or 1),
+                    "the weighted outputs, divided by the number of layers": (5 * total + added) / size,
+                    "the weights stand in place of the mean: do not divide by the number of layers too": 5
+                    + added / size,
+                    "the weights were not used: that is the mean of the outputs": 5 + sum(updates) / size,
+                    "the weights were not used: that is x plus the sum of what the layers add": 5 + sum(updates),
+                    "x is missing: weighted updates are added to it": added,
+                    "each layer gets the same x, not what the one before made of it": in_turn,
+                    "a weight may be negative: leave out the layers of weight 0 alone": 5 + above,
+                    "a weight may be negative: its sign counts": 5 + apart,
+                    "the weights came in reverse": 5
+                    + sum(weight * update for weight, update in zip(weights[::-1], updates, strict=True)),
+                },
+                x,
+                5 + added,
+            ),
+        )
+        check.equal(
+            "weight 0",
+            [painter.calls for painter in row],
+            [int(weight != 0) for weight in weights],
+            tested=f"how often each layer was called; weights={weights}",
+            likely="a layer of weight 0 adds nothing, and would only cost; each other runs once",
+        )
+        check.close(
+            "weights and the rest",
+            answer(row, x, weights=list(weights), colour=1000.0),
+            torch.full((1, 1, 1), 5 + added + 1000 * total),
+            tested=f"weights={weights}, and colour=1000.0, which each layer adds",
+            likely="call layer(hidden, **kwargs)",
+            mistakes=_filled(
+                {"with weights the keyword arguments reach no layer: call layer(hidden, **kwargs)": 5 + added},
+                x,
+                5 + added + 1000 * total,
+            ),
+        )
+    for number, shape in stacks:
+        layers, hidden = blocks(number, seed=number, dtype=dtype), checks.normal(*shape, seed=9, dtype=dtype)
+        weights = [(place - 1) / 4 for place in range(number)]
+        for options in _options(hidden, masked):
+            right = hidden.clone()
+            for layer, weight in zip(layers, weights, strict=True):
+                right += weight * layer(hidden, **options) - weight * hidden
+            check.close(
+                "weighted layers",
+                answer(layers, hidden, weights=list(weights), **options),
+                right,
+                tested=f"{number} transformer layers, hidden states {list(shape)}, {_told(options)}, weights={weights}",
+                tolerance=_tolerance(dtype),
+                likely="one weight for each layer, for all its tokens and features",
+            )
 
 
 def looped_parallel(

@@ -334,18 +334,111 @@ def order(plan, layers, first, last, *, generator=None):
 # +        middle = [first + -(-len(middle) // 2) - 1] * len(middle)
 
 
-# %% right: parallel | x and the mean of the updates
-def parallel(layers, hidden, **kwargs):
-    updates = [layer(hidden, **kwargs) - hidden for layer in layers]
-    return hidden + torch.stack(updates, dim=-1).mean(-1)
+# %% right: parallel | x and a weighted sum of stacked updates
+def parallel(layers, hidden, *, weights=None, **kwargs):
+    if weights is None:
+        return torch.stack([layer(hidden, **kwargs) for layer in layers], dim=-1).mean(-1)
+    awake = [(weight, layer) for weight, layer in zip(weights, layers) if weight]
+    if not awake:
+        return hidden.clone()
+    updates = torch.stack([layer(hidden, **kwargs) - hidden for _, layer in awake])
+    shares = hidden.new_tensor([weight for weight, _ in awake])
+    return hidden + (shares[:, None, None, None] * updates).sum(0)
+
+
+# %% right: parallel | weighted outputs, and what is then missing of x
+def parallel(layers, hidden, *, weights=None, **kwargs):
+    weights = weights or [1 / len(layers) for _ in layers]
+    total = hidden * (1 - sum(weights))
+    for number, layer in enumerate(layers):
+        if weights[number] != 0:
+            total = total + weights[number] * layer(hidden, **kwargs)
+    return total
 
 
 # %% right: parallel | a running mean, one output in memory at a time
-def parallel(layers, hidden, **kwargs):
+def parallel(layers, hidden, *, weights=None, **kwargs):
+    if weights is not None:
+        steps = (w * (layer(hidden, **kwargs) - hidden) for w, layer in zip(weights, layers, strict=True) if w != 0)
+        return sum(steps, start=hidden)
     mean = torch.zeros_like(hidden)
     for number, layer in enumerate(layers, start=1):
         mean = mean + (layer(hidden, **kwargs) - mean) / number
     return mean
+
+
+# %% wrong: parallel | the weighted sum of the outputs | killed by: weights
+def parallel(layers, hidden, *, weights=None, **kwargs):
+    if weights is None:
+        weights = [1 / len(layers)] * len(layers)
+    return sum(w * layer(hidden, **kwargs) for w, layer in zip(weights, layers) if w != 0)
+
+
+# %% wrong: parallel | the weights divided by their sum | killed by: weights
+# edit of: the teacher's
+#          weights = [1 / len(layers)] * len(layers)
+# +    weights = [weight / sum(weights) for weight in weights]
+
+
+# %% wrong: parallel | the mean of the weighted updates | killed by: weights
+def parallel(layers, hidden, *, weights=None, **kwargs):
+    if weights is None:
+        weights = [1.0] * len(layers)
+    updates = [w * (layer(hidden, **kwargs) - hidden) for w, layer in zip(weights, layers) if w != 0]
+    return hidden + sum(updates) / len(layers)
+
+
+# %% wrong: parallel | the weights are not used | killed by: weights
+def parallel(layers, hidden, *, weights=None, **kwargs):
+    return torch.stack([layer(hidden, **kwargs) for layer in layers]).mean(0)
+
+
+# %% wrong: parallel | with weights one layer after the other | killed by: weights
+# edit of: the teacher's
+#      mixed = hidden
+# +    same = len(set(weights)) == 1
+# …
+# -            mixed = mixed + weight * (layer(hidden, **kwargs) - hidden)
+# +            start = hidden if same else mixed
+# +            mixed = mixed + weight * (layer(start, **kwargs) - start)
+
+
+# %% wrong: parallel | layers of weight 0 run all the same | killed by: weight 0
+# edit of: the teacher's
+# -        if weight != 0:
+# -            mixed = mixed + weight * (layer(hidden, **kwargs) - hidden)
+# +        mixed = mixed + weight * (layer(hidden, **kwargs) - hidden)
+
+
+# %% wrong: parallel | layers of negative weight are left out too | killed by: weights
+# edit of: the teacher's
+# -        if weight != 0:
+# +        if weight > 0:
+
+
+# %% wrong: parallel | with weights the keyword arguments are dropped | killed by: weights and the rest
+def parallel(layers, hidden, *, weights=None, **kwargs):
+    if weights is None:
+        return torch.stack([layer(hidden, **kwargs) for layer in layers]).mean(0)
+    return sum((w * (layer(hidden) - hidden) for w, layer in zip(weights, layers) if w != 0), start=hidden)
+
+
+# %% wrong: parallel | a stack of no outputs where all weights are 0 | killed by: runs
+def parallel(layers, hidden, *, weights=None, **kwargs):
+    weights = weights or [1 / len(layers)] * len(layers)
+    updates = [w * (layer(hidden, **kwargs) - hidden) for w, layer in zip(weights, layers) if w != 0]
+    return hidden + torch.stack(updates).sum(0)
+
+
+# %% wrong: parallel | weights in double precision | killed by: weights
+def parallel(layers, hidden, *, weights=None, **kwargs):
+    if weights is None:
+        return torch.stack([layer(hidden, **kwargs) for layer in layers]).mean(0)
+    shares = torch.tensor(weights, dtype=torch.float64)[:, None, None, None]
+    updates = torch.stack(
+        [layer(hidden, **kwargs) - hidden if w else hidden - hidden for w, layer in zip(weights, layers)]
+    )
+    return hidden + (shares * updates).sum(0)
 
 
 # %% wrong: parallel | the sum of the updates added to x | killed by: mean
@@ -469,10 +562,12 @@ def parallel(layers, hidden, **kwargs):
 
 
 # %% wrong: parallel | the library's module | killed by: by hand
-def parallel(layers, hidden, **kwargs):
+def parallel(layers, hidden, *, weights=None, **kwargs):
     from dynlib.depth.painters import Parallel
 
-    return Parallel(layers)(hidden, **kwargs)
+    if weights is None:
+        return Parallel(layers)(hidden, **kwargs)
+    return hidden + sum(w * (layer(hidden, **kwargs) - hidden) for w, layer in zip(weights, layers) if w)
 
 
 # %% wrong: parallel | the median of the outputs | killed by: mean
