@@ -189,7 +189,10 @@ def order(
             torch.tensor([orders.index(one) for one in drawn]),
             torch.full((6,), 1 / 6),
             tested=f"the six orders of a middle of three, {draws} draws, {'a' if given else 'no'} generator given",
-            likely="torch.randperm makes every order equally likely; swapping places at random, in general, does not",
+            likely="torch.randperm makes every order equally likely; swapping places at random, in general, does not"
+            if len(set(drawn)) > 1
+            else "that is the same order every time: is there a seed of your own in your function? Hand generator on "
+            "to torch.randperm as it is, None too",
         )
     _by_hand(check, answer)
 
@@ -331,10 +334,14 @@ def parallel(
     row, x = nn.ModuleList(Painter(number) for number in numbers), torch.full((1, 1, 1), 5.0)
     outputs = [number * 5.0 + 1 for number in numbers]
     mean, updates = sum(outputs) / len(row), sum(outputs) - 5.0 * len(row)
-    in_turn = share = 5.0
+    in_turn = share = added = 5.0
+    ran, gathered = [], []
     for number in numbers:
         in_turn = number * in_turn + 1
+        ran.append(in_turn)
         share = share + (number * share + 1 - share) / len(row)
+        gathered.append(number * added + 1)
+        added += gathered[-1]
     with check.untouched(
         "hidden stays",
         tested="the hidden states that you were given, after the call",
@@ -354,6 +361,13 @@ def parallel(
                 "the mean of what they add, without x: the outputs contain it": updates / len(row),
                 "one after the other: here all get the same x": in_turn,
                 "one after the other, each with its share: the second gets x too, not what the first made of it": share,
+                "each layer gets the same x: the second got x plus the first's output": added,
+                "each layer gets the same x: the second got x plus the first's output; mean of these": sum(gathered)
+                / len(row),
+                "each layer gets the same x: the second got the first's output; these are added": sum(ran),
+                "each layer gets the same x: the second got the first's output; of these the mean is taken": sum(ran)
+                / len(row),
+                "each layer gets the same x: the second got the first's output; these are added to x": 5 + sum(ran),
                 "the sum of the outputs: divide by the number of layers": sum(outputs),
                 "x counts twice: it is in the outputs already": 5 + mean,
                 "the sum of what they add: take the mean of the outputs": updates,
@@ -427,7 +441,99 @@ def parallel(
         tested="two layers that return what they get",
         likely="divide by the number of layers, len(layers)",
     )
+    _weighted(check, answer, numbers, stacks, dtype, masked)
     _by_hand(check, answer)
+
+
+def _weighted(
+    check: Task,
+    answer: Callable[..., Tensor],
+    numbers: Sequence[float],
+    stacks: Iterable[tuple[int, tuple[int, int, int]]],
+    dtype: torch.dtype,
+    masked: bool,
+) -> None:
+    """Task 2 with weights that do not add up to 1, and some that are 0."""
+    x, updates = torch.full((1, 1, 1), 5.0), [number * 5.0 + 1 - 5.0 for number in numbers]
+    for weights in ([0.5, 0.25, 2.0], [0.0, 1.5, -0.5]):
+        weights, row = weights[: len(numbers)], nn.ModuleList(Painter(number) for number in numbers)
+        added = sum(weight * update for weight, update in zip(weights, updates, strict=True))
+        total, size, in_turn = sum(weights), len(row), 5.0
+        for weight, number in zip(weights, numbers, strict=True):
+            in_turn = in_turn + weight * (number * in_turn + 1 - in_turn)
+        above = sum(max(weight, 0) * update for weight, update in zip(weights, updates, strict=True))
+        apart = sum(abs(weight) * update for weight, update in zip(weights, updates, strict=True))
+        told = f"x = 5, to which {size} layers add {', '.join(f'{update:g}' for update in updates)}; weights={weights}"
+        with check.untouched(
+            "hidden stays",
+            tested="the hidden states that you were given, after the call",
+            likely="+= changes what you were given: it is the caller's",
+            hidden=x,
+        ):
+            found = answer(row, x, weights=list(weights))
+        check.close(
+            "weights",
+            found,
+            torch.full((1, 1, 1), 5 + added),
+            tested=told,
+            likely="x, and of each layer its weight times what it adds, its output minus x",
+            mistakes=_filled(
+                {
+                    "the outputs were weighted: they contain x, which comes out as often as the weights add up to": 5
+                    * total
+                    + added,
+                    "weighted outputs on top of x, which they contain already": 5 + 5 * total + added,
+                    "the weights are no shares: do not divide by their sum": 5 + added / (total or 1),
+                    "the weighted outputs, divided by the number of layers": (5 * total + added) / size,
+                    "the weights stand in place of the mean: do not divide by the number of layers too": 5
+                    + added / size,
+                    "the weights were not used: that is the mean of the outputs": 5 + sum(updates) / size,
+                    "the weights were not used: that is x plus the sum of what the layers add": 5 + sum(updates),
+                    "x is missing: weighted updates are added to it": added,
+                    "each layer gets the same x, not what the one before made of it": in_turn,
+                    "a weight may be negative: leave out the layers of weight 0 alone": 5 + above,
+                    "a weight may be negative: its sign counts": 5 + apart,
+                    "the weights came in reverse": 5
+                    + sum(weight * update for weight, update in zip(weights[::-1], updates, strict=True)),
+                },
+                x,
+                5 + added,
+            ),
+        )
+        check.equal(
+            "weight 0",
+            [painter.calls for painter in row],
+            [int(weight != 0) for weight in weights],
+            tested=f"how often each layer was called; weights={weights}",
+            likely="a layer of weight 0 adds nothing, and would only cost; each other runs once",
+        )
+        check.close(
+            "weights and the rest",
+            answer(row, x, weights=list(weights), colour=1000.0),
+            torch.full((1, 1, 1), 5 + added + 1000 * total),
+            tested=f"weights={weights}, and colour=1000.0, which each layer adds",
+            likely="call layer(hidden, **kwargs)",
+            mistakes=_filled(
+                {"with weights the keyword arguments reach no layer: call layer(hidden, **kwargs)": 5 + added},
+                x,
+                5 + added + 1000 * total,
+            ),
+        )
+    for number, shape in stacks:
+        layers, hidden = blocks(number, seed=number, dtype=dtype), checks.normal(*shape, seed=9, dtype=dtype)
+        weights = [(place - 1) / 4 for place in range(number)]
+        for options in _options(hidden, masked):
+            right = hidden.clone()
+            for layer, weight in zip(layers, weights, strict=True):
+                right += weight * layer(hidden, **options) - weight * hidden
+            check.close(
+                "weighted layers",
+                answer(layers, hidden, weights=list(weights), **options),
+                right,
+                tested=f"{number} transformer layers, hidden states {list(shape)}, {_told(options)}, weights={weights}",
+                tolerance=_tolerance(dtype),
+                likely="one weight for each layer, for all its tokens and features",
+            )
 
 
 def looped_parallel(
@@ -571,6 +677,9 @@ def _mistaken_loops(
         "the layers before and after the middle run too": _in_numbers(2, turns, (), middle),
         "the layers before the middle run too": _in_numbers(2, turns, (), middle, after),
         "the layers after the middle run too": _in_numbers(2, turns, before, middle),
+        "the middle is layers[first:last]: layer last ran in it, and after it once more": _in_numbers(
+            2, turns, before, (*middle, *after[:1]), after
+        ),
         "last is not part of the middle": _in_numbers(2, turns, before, (*middle, *after[:1]), after[1:]),
         "layer last comes after the middle, and must run": _in_numbers(2, turns, before, middle, after[1:]),
         "first is part of the middle": _in_numbers(2, turns, (*before, middle[0]), middle[1:] or middle, after),
@@ -697,7 +806,10 @@ def similarity(
         _by_angle(STATES[1:]),
         tested="two tokens; after layer 0 they are (3, 4), (1, 0), after layer 1 (4, 3), (0, 2), then (5, 0), (0, -3)",
         tolerance=1e-5,
-        likely="a cosine is a dot product divided by both lengths, for each token; then the mean over the tokens",
+        likely="a cosine is a dot product divided by both lengths, for each token; then the mean over the tokens"
+        if not found.isnan().any()
+        else "a length of 0, and 0 / 0 is nan: take the lengths along the features, dim=-1. With the layers stacked in "
+        "front, [layers, batch, tokens, dim], dim=1 is the batch",
         mistakes=_mistaken_similarities(steps),
     )
     for number, shape in stacks:
@@ -801,13 +913,24 @@ def _mistaken_similarities(steps: list[Step]) -> dict[str, Tensor]:
         "divided by the square of the lengths: the length is the root of the sum of squares": scaled_by(
             (after**2).sum(-1, keepdim=True)
         ),
+        "lengths of other tokens: norm(dim=-1, keepdim=True) keeps each length in its token's place": (
+            scaled_by(after.norm(dim=-1).unsqueeze(-2))
+        ),
         "the length is along the features, dim=-1, not along the tokens": scaled_by(after.norm(dim=-2, keepdim=True)),
     }
 
 
 # ---- task 5: predict, then measure
 
-WORDS = ("skip", "middle_repeat", "reverse", "parallel", "looped_parallel")
+NAMES = ("skip", "middle_repeat", "reverse", "parallel", "looped_parallel")
+ORDERS = {
+    "0 and 1 swapped": (1, 0, 2, 3, 4, 5, 6, 7),
+    "1 to 7 reversed": (0, 7, 6, 5, 4, 3, 2, 1),
+    "1 to 3 last": (0, 4, 5, 6, 7, 1, 2, 3),
+    "4 and 5 swapped": (0, 1, 2, 3, 5, 4, 6, 7),
+    "5 in place of 4": (0, 1, 2, 3, 5, 5, 6, 7),
+    "without 4 and 5": (0, 1, 2, 3, 6, 7),
+}
 
 
 def predict(
@@ -830,16 +953,16 @@ def predict(
     check.prediction(
         said(),
         _measured(seed),
-        tested="topics_lm, eight equal layers, of which layers[1:6] are the middle",
-        words={"most bits": WORDS, "fewest bits": WORDS, "worse to leave out": ("layer 0", "layers 1 to 5")},
+        tested="topics_lm, eight equal layers",
+        words={"most bits": tuple(ORDERS), "fewest bits": tuple(ORDERS)},
         slips=_SLIPS,
         likely={
             "FLOPs of parallel": _COUNT,
             "FLOPs of looped_parallel": _COUNT,
             "weights of middle_repeat": _COUNT,
-            "most bits": "the readout expects what five updates make of a text: which plan has the least of them?",
-            "fewest bits": "which plan uses all five layers, and brings nearly as much of their updates?",
-            "worse to leave out": "a middle layer gets states like those that it gives; what does layer 0 get?",
+            "plans that change nothing": "write down for each of the five which layers run, and how often",
+            "most bits": "how unlike the one that it knows is the canvas that a layer gets? Not: how many layers move",
+            "fewest bits": "which order keeps every update, and hands each layer nearly the canvas that it knows?",
         },
     )
     p = torch.tensor([[0.5, 0.25, 0.125, 0.125], [0.25, 0.125, 0.125, 0.5], [0.125, 0.5, 0.125, 0.25], [0.25] * 4])
@@ -892,65 +1015,73 @@ def predict(
 _COUNT = "write the order of the layers down, with every run of a layer, and count"
 _SLIPS: dict[str, dict[str, float]] = {
     "FLOPs of parallel": {
-        "that is skip: side by side every layer still runs": 3 / 8,
-        "five layers side by side are not one layer: each does its own products": 4 / 8,
-        "the three layers outside the middle run too": 5 / 8,
-        "the same input five times does not make the work less: each layer has its own weights": 1 / 5,
+        "that is skip: side by side every layer still runs": 5 / 8,
+        "three layers side by side are not one layer: each does its own products": 6 / 8,
+        "the five layers outside the middle run too": 3 / 8,
+        "layers[4:7] are three layers, and all of them run": 4 / 8,
+        "the same input three times does not make the work less: each layer has its own weights": 1 / 3,
         "one layer's worth: all eight run": 1 / 8,
-        "that is looped_parallel with three iterations": 18 / 8,
+        "that is looped_parallel with three iterations": 14 / 8,
         "a factor of the FLOPs of all eight in order, not a number of layers": 8,
-        "each of the five runs once, whatever the others do": 5,
+        "each of the three runs once, whatever the others do": 3,
         "a factor, not in percent": 100,
     },
     "FLOPs of looped_parallel": {
         "the layers outside the middle run once": 3,
-        "the three layers outside the middle run too": 15 / 8,
-        "three iterations of five layers are fifteen runs of a layer, not three": 6 / 8,
-        "a factor of the FLOPs of all eight in order, not a number of layers: divide by eight": 18,
-        "layers[1:6] are five layers: last is not one of them": 20 / 8,
-        "layers[1:6] are five layers, not four": 16 / 8,
-        "that is one iteration": 1,
-        "three iterations in all, not one and three more": 23 / 8,
-        "three in all, not two": 13 / 8,
-        "divide by eight layers, not by the five of the middle": 18 / 5,
-        "a factor, not in percent": 225,
+        "the five layers outside the middle run too": 9 / 8,
+        "three iterations of three layers are nine runs of a layer, not three": 1,
+        "a factor of the FLOPs of all eight in order, not a number of layers: divide by eight": 14,
+        "layers[4:7] are three layers: last is not one of them": 16 / 8,
+        "layers[4:7] are three layers, so that five are outside, not four": 13 / 8,
+        "layers[4:7] are three layers, not two": 12 / 8,
+        "three iterations in all, not one and three more": 17 / 8,
+        "three in all, not two": 11 / 8,
+        "divide by eight layers, not by the three of the middle": 14 / 3,
+        "a factor, not in percent": 175,
     },
     "weights of middle_repeat": {
-        "it runs eight layers, but five of these runs read the weights of one": 1,
-        "that is skip: the centre is read too": 3 / 8,
-        "layers[1:6] are five layers, so that three are outside, not four": 5 / 8,
-        "the three layers outside the middle are read too": 1 / 8,
-        "the centre's weights are read five times, and are still one layer's": 3 / 4,
-        "a share of the weights of all eight, not a number of layers: divide by eight": 4,
-        "one layer in place of five, and three outside: of eight": 1 / 5,
-        "a share, not in percent": 50,
+        "it runs eight layers, but three of these runs read the weights of one": 1,
+        "that is skip: the centre is read too": 5 / 8,
+        "layers[4:7] are three layers, so that five are outside, not six": 7 / 8,
+        "layers[4:7] are three layers, so that five are outside, not three": 4 / 8,
+        "the five layers outside the middle are read too": 1 / 8,
+        "a share of the weights of all eight, not a number of layers: divide by eight": 6,
+        "one layer in place of three, and five outside: of eight": 1 / 3,
+        "a share, not in percent": 75,
+    },
+    "plans that change nothing": {
+        "looped parallel runs the layer three times, on what it gave before": 4,
+        "skip leaves the layer out, and looped parallel runs it three times": 5,
+        "a single layer is its own centre, its own reverse and its own mean: how many plans are these?": 2,
+        "the mean of one layer's output, the reverse of one layer: are they not that layer?": 1,
+        "a single layer, reversed, is that layer": 0,
     },
 }
 
 
 @cache
 def _measured(seed: int) -> dict[str, float | str]:
-    """What counting gives, and what the plans make of 8 stretches of text that no layer was trained on."""
+    """What counting gives, and what the orders make of 8 stretches of text that no layer was trained on."""
     model = load("topics_lm")
     tokens = windows(encode(text("test")), 8, 129, generator=torch.Generator().manual_seed(seed))
-    made = {name: getattr(depth, name)(model.blocks, 1, 6) for name in WORDS}
+    made = {name: getattr(depth, name)(model.blocks, 4, 7) for name in NAMES}
     with torch.inference_mode():
         embedded = model.embed(tokens)
-
-        def loss(layers: Callable[[Tensor], Tensor]) -> float:
-            return F.cross_entropy(model.readout(layers(embedded))[:, :-1].mT, tokens[:, 1:]).item()
-
-        bits = {name: loss(plan) for name, plan in made.items()}
-        left_out = {"layer 0": loss(depth.skip(model.blocks, 0, 1)), "layers 1 to 5": bits["skip"]}
+        bits = {}
+        for name, numbers in ORDERS.items():
+            states = _in_turn([model.blocks[number] for number in numbers], embedded)
+            bits[name] = F.cross_entropy(model.readout(states)[:, :-1].mT, tokens[:, 1:]).item()
         few = embedded[:1, :16]  # the layers are equal, so that their share is the same for any text
+        in_order = _in_turn(model.blocks, few)
         whole = count(nn.Sequential(*model.blocks), few)
+        alone = [getattr(depth, name)(model.blocks, 3, 4)(few) for name in NAMES]
         return {
             "FLOPs of parallel": count(made["parallel"], few).flops / whole.flops,
             "FLOPs of looped_parallel": count(made["looped_parallel"], few).flops / whole.flops,
             "weights of middle_repeat": count(made["middle_repeat"], few).params / whole.params,
+            "plans that change nothing": sum(torch.allclose(states, in_order, atol=1e-4) for states in alone),
             "most bits": max(bits, key=lambda name: bits[name]),
             "fewest bits": min(bits, key=lambda name: bits[name]),
-            "worse to leave out": max(left_out, key=lambda name: left_out[name]),
         }
 
 
