@@ -345,7 +345,7 @@ class Task:
                 if abs(got - value) <= near:
                     found = "the right number, rounded: write it as the fraction or the product that it is"
             if not good:
-                self._fail(name, about, "what comes out", _show(got), found or why)
+                self._fail(name, about, "another value; it is shown once you have said it", _show(got), found or why)
             self._pass(name)
         wide = max(map(len, [unit, *right]))
         print(f"{unit:<{wide}} {'said':>15} {'came out':>15}")
