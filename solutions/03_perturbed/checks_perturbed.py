@@ -476,7 +476,13 @@ def subset_marginals(
             right.to(s.dtype),
             tested=f"{on}; against {'all sets' if few else 'counting how many of each size are chosen'}",
             tolerance=tolerance,
-            likely=_ROUNDED if near else _NAN if found.isnan().any() else _SUBSETS.get(name, _SUBSETS["other k"]),
+            likely=_ROUNDED
+            if near
+            else _ALL_NAN
+            if found.isnan().all()
+            else _NAN
+            if found.isnan().any()
+            else _SUBSETS.get(name, _SUBSETS["other k"]),
             mistakes={says: wrong.to(s.dtype) for says, wrong in slips.items()},
         )
         barred = s == -math.inf
@@ -538,6 +544,10 @@ _ROUNDED = (
 _NAN = (
     "NaN: -inf minus -inf is NaN, and so is the gradient of logaddexp(-inf, -inf). If you differentiate log e_k, let "
     "the empty places hold a large negative number, -1e30, in place of -inf"
+)
+_ALL_NAN = (
+    "NaN everywhere. exp(800) is inf and exp(-800) is 0, and a ratio of these is NaN: logarithms all the way, for it is "
+    "not enough to take off the largest. With a log-weight of -inf it may be -inf minus -inf, or the gradient of logaddexp"
 )
 _SUBSETS = {
     "law": "P(i in S) = w_i e_{k-1}(all but i) / e_k(all): j of the others before i, k - 1 - j after it",

@@ -296,6 +296,11 @@ def gathered(
         _calls(check, stage.blocks, stage.heads, leaves, on)
     for depth, batch, classes in networks:
         _against_alone(check, answer, depth, batch, classes, thresholds)
+    kept = torch.arange(18.0).view(3, 2, 3)
+    with check.untouched(
+        tested="exits that keep the logits they hand out, thresholds that nobody reaches", logits=kept
+    ):
+        answer(torch.zeros(2, 1, 3), [nn.Identity()] * 3, [lambda _, row=row: row for row in kept], [2.0, 2.0])
     certain = torch.zeros(3, 2, 3)
     certain[:, 0, 1] = 200.0
     edges = (
@@ -966,6 +971,7 @@ def learn_then_test(
                     mistakes=_mistaken_p_values(eighths, n, delta, right),
                 )
     _just_above(check, p_value)
+    _seven_of_fifty(check, p_value)
     _tables(check, p_value, answer)
     generator = torch.Generator().manual_seed(3)
     for n, thresholds, delta, epsilon in draws:
@@ -988,6 +994,23 @@ def learn_then_test(
                 if swapped != expected and (swapped is None) == (found is None)
                 else {},
             )
+
+
+def _seven_of_fifty(check: Task, p_value: Callable[[Tensor, float], float]) -> None:
+    """The sum is a whole number, and n times the mean lies just above it."""
+    losses = torch.zeros(50, dtype=torch.float64)
+    losses[::8] = 1.0
+    hoeffding = math.exp(-50 * (0.14 * math.log(0.14 / 0.2) + 0.86 * math.log(0.86 / 0.8)))
+    up_to_8 = math.e * sum(math.comb(50, j) * 0.2**j * 0.8 ** (50 - j) for j in range(9))
+    check.close(
+        "7 of 50",
+        p_value(losses, 0.2),
+        exactly(56, 50, Fraction(1, 5)),
+        tested="50 losses, seven of them 1, the others 0; delta 0.2",
+        tolerance=1e-5,
+        likely="k is the sum of the losses, 7, and ⌈k⌉ is 7",
+        mistakes={"n times the mean is 7.000000000000001, and ⌈k⌉ then 8: k is the sum": min(hoeffding, up_to_8)},
+    )
 
 
 def _just_above(check: Task, p_value: Callable[[Tensor, float], float]) -> None:
