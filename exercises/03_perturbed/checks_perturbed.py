@@ -546,8 +546,8 @@ _NAN = (
     "the empty places hold a large negative number, -1e30, in place of -inf"
 )
 _ALL_NAN = (
-    "NaN everywhere. exp(800) is inf and exp(-800) is 0, and a ratio of these is NaN: logarithms all the way, for it is "
-    "not enough to take off the largest. With a log-weight of -inf it may be -inf minus -inf, or the gradient of logaddexp"
+    "NaN everywhere. exp(800) is inf and exp(-800) is 0, and a ratio of these is NaN: logarithms all the way, as it is "
+    "not enough to take off the largest. With a log-weight of -inf it may be -inf minus -inf, or logaddexp's gradient"
 )
 _SUBSETS = {
     "law": "P(i in S) = w_i e_{k-1}(all but i) / e_k(all): j of the others before i, k - 1 - j after it",
