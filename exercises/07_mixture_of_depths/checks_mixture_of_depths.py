@@ -106,6 +106,7 @@ CHOICES: tuple[Choice, ...] = (
     ("lengths", MIXED, 0.5, UNEVEN),
     ("rounded up", SCORES, 0.2, None),
     ("a share of 7", checks.normal(2, 50, seed=5), 0.14, None),
+    ("a share of 15", checks.normal(2, 50, seed=6), 0.3, None),
     ("nobody there", SCORES, 0.5, marked(6, (), (0, 5))),
     ("whatever the absent hold", torch.where(UNEVEN, MIXED, math.nan), 0.3, UNEVEN),
 )
@@ -119,6 +120,8 @@ _CHOOSE = {
     "rounded up": "0.2 of 6 tokens are 1.2, and k is 2: rounded up, math.ceil",
     "a share of 7": "0.14 * 50 is 7.000000000000001 and means 7: take 1e-9 off before you round up, and count in "
     "Python's numbers or in float64, as float32 has seven digits",
+    "a share of 15": "0.3 of 50 are 15: a tensor of whole numbers times a Python float is float32, in which it is "
+    "more by a little, and 1e-9 gets lost; .double() first",
     "nobody there": "a row in which nobody is present keeps nobody: k = 0",
     "whatever the absent hold": "absent tokens never run, whatever stands there: masked_fill(~present, -math.inf) "
     "before the sort",
