@@ -437,6 +437,7 @@ class ConditionalBlock(nn.Module):
         self, x: Float[Tensor, "batch tokens dim"], *, key_mask: Bool[Tensor, "batch tokens"] | None = None
     ) -> Float[Tensor, "batch tokens dim"]:
         """What the block adds to ``x``: a + FF(norm₂(x + a)) with a = attention(norm₁(x))."""
+        check_features(x, self.norm1.normalized_shape[0])  # the norm would say it in its own words
         attended = self.attention(self.norm1(x), key_mask=key_mask)
         return attended + self.feed_forward(self.norm2(x + attended), key_mask=key_mask)
 

@@ -855,7 +855,7 @@ def test_padding_does_not_count_when_k_is_asked_for() -> None:
     ("x", "mask", "error", "words"),
     [
         (torch.zeros(2, 5, DIM, dtype=torch.long), None, TypeError, "embed them first"),
-        (torch.zeros(2, 5, DIM + 1).double(), None, (ValueError, RuntimeError), "tokens must be|normalized_shape"),
+        (torch.zeros(2, 5, DIM + 1).double(), None, ValueError, "tokens must be"),
         (torch.zeros(5, DIM).double(), None, ValueError, "tokens must be"),
         (torch.zeros(2, 0, DIM).double(), None, ValueError, "none of them 0"),
         (torch.zeros(0, 5, DIM).double(), None, ValueError, "none of them 0"),
@@ -866,8 +866,6 @@ def test_padding_does_not_count_when_k_is_asked_for() -> None:
     ],
 )
 def test_tokens_that_do_not_fit_are_an_error(layer, x, mask, error, words) -> None:
-    if isinstance(layer, ConditionalBlock) and x.dtype == torch.long:
-        pytest.skip("the norm, which comes first, has its own words")
     with pytest.raises(error, match=words):
         layer(x, key_mask=mask)
 
