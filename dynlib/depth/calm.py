@@ -228,7 +228,8 @@ def _check_blocks(model: CausalLM) -> None:
     """A token that left owes every layer above the first its keys and values."""
     for layer, block in enumerate(model.blocks, start=1):
         attention = getattr(block, "attention", None)
-        if layer > 1 and not (hasattr(block, "norm1") and callable(getattr(attention, "keys_values", None))):
+        known = hasattr(block, "norm1") and callable(getattr(attention, "keys_values", None))
+        if layer > 1 and not (known and getattr(block, "norm_first", True)):
             raise TypeError(
                 f"tokens cannot leave below layer {layer}: {type(block).__name__} lacks norm1 or attention.keys_values "
                 "through which they can be attended to there, as dynlib.backbone.Block has: use a threshold above 1, "
@@ -272,7 +273,7 @@ def _step(
     here = places[:, seen : seen + length]
     going, gone = torch.arange(batch, device=tokens.device), torch.arange(0, device=tokens.device)  # rows
     parts: list[tuple[Tensor, Tensor, int, Tensor | None]] = []  # rows, logits, exit, confidence
-    x = model.embed(tokens)
+    x = model.embed(tokens, positions=here)
     for layer, (block, past) in enumerate(zip(blocks, cache, strict=True), start=1):
         before = x
         if len(going) and (owed := seen - ran[layer - 1]):

@@ -96,8 +96,9 @@ def self_speculative_generate(
         drafts = min(draft_tokens, end - tokens.shape[1] - 1)
         states, laws = [], []
         for at in range(read, read + drafts + 1):
-            x = model.embed(tokens[:, at : at + 1])
-            x = _through(blocks[:draft_layers], x, places[:, at : at + 1], cache[:draft_layers])
+            here = places[:, at : at + 1]
+            x = model.embed(tokens[:, at : at + 1], positions=here)
+            x = _through(blocks[:draft_layers], x, here, cache[:draft_layers])
             states.append(x)
             if at < read + drafts:
                 laws.append(_law(model.readout(x)[:, -1], temperature))

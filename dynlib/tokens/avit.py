@@ -62,7 +62,8 @@ class AdaptiveViT(nn.Module):
 
     Raises:
         TypeError: if the backbone is no ViT, or one of the others no number.
-        ValueError: if the backbone has no layers, γ is not positive and finite, β not finite, or ε outside [0, 1).
+        ValueError: if the backbone has no layers or a distillation head, γ is not positive and finite, β not finite, or
+            ε outside [0, 1).
     """
 
     knobs = ("gamma", "beta", "epsilon")
@@ -76,6 +77,11 @@ class AdaptiveViT(nn.Module):
             raise TypeError(f"the backbone must be a dynlib.backbone.ViT; got {type(backbone).__name__}")
         if len(backbone.blocks) == 0:
             raise ValueError("the backbone has no layers, so that there is nothing to halt in")
+        if backbone.distillation_head is not None:
+            raise ValueError(
+                "the backbone reads its answer from two tokens, and here one mixture is read, that of the class token: "
+                "take a ViT without a distillation head"
+            )
         self.backbone = backbone
         self.gamma, self.beta, self.epsilon = gamma, beta, epsilon
         self.check_knobs()

@@ -27,7 +27,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dynlib.backbone import LayerCache
+from dynlib.backbone import LayerCache, RMSNorm
 from dynlib.deciding import Execution, check_execution, chosen, recorded, report
 from dynlib.inputs import check_features, check_key_mask, check_name, check_whole, spread_positions, widen
 from dynlib.tokens.routing import Routed, check_capacity, expert_choice, kept
@@ -343,7 +343,7 @@ def _takes(function: object, *names: str) -> bool:
 
 def _dim_of(block: nn.Module) -> int:
     norm = getattr(block, "norm1", None)
-    if not isinstance(norm, nn.LayerNorm):
+    if not isinstance(norm, nn.LayerNorm | RMSNorm):
         raise TypeError(
             f"{type(block).__name__} has no LayerNorm 'norm1' to see the features of a token from: give dim"
         )

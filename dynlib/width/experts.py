@@ -75,6 +75,7 @@ class MixtureOfExperts(nn.Module):
             these in the order of the tokens. A larger one drops fewer, and spends more.
         gated: experts as in :class:`dynlib.width.GatedFeedForward`, with the SiLU; else two layers and a GELU.
         bias: the experts' layers have one. The router has none.
+        activation: a module in the place of the GELU, or of the SiLU; one for all experts.
         routing: who chooses. "top_k": the router. "random": anybody, and the weight is the router's, as a control.
             "hash": a table from token to expert, see :func:`dynlib.width.hash_by_token`, with weight 1 / k.
         execution: "gathered" runs what was chosen. "masked" runs all experts on all tokens, to be compared with and to
@@ -104,6 +105,7 @@ class MixtureOfExperts(nn.Module):
         capacity: float | int | None = None,
         gated: bool = False,
         bias: bool = True,
+        activation: nn.Module | None = None,
         routing: Routing = "top_k",
         execution: Execution = "gathered",
         generator: torch.Generator | None = None,
@@ -116,6 +118,7 @@ class MixtureOfExperts(nn.Module):
         self.routing: Routing = routing
         self.execution: Execution = execution
         self.gated, self.generator = gated, generator
+        self.activation = activation
         self.check_knobs()
         self.router = nn.Linear(dim, experts, bias=False)
         nn.init.trunc_normal_(self.router.weight, std=dim**-0.5)
@@ -234,7 +237,10 @@ class MixtureOfExperts(nn.Module):
 
     def _expert(self, x: Tensor, gate: Any, expand: Any, contract: Any) -> Tensor:
         hidden = F.linear(x, *expand)
-        hidden = F.gelu(hidden) if gate[0] is None else F.silu(F.linear(x, *gate)) * hidden
+        if self.activation is None:
+            hidden = F.gelu(hidden) if gate[0] is None else F.silu(F.linear(x, *gate)) * hidden
+        else:
+            hidden = self.activation(hidden) if gate[0] is None else self.activation(F.linear(x, *gate)) * hidden
         return F.linear(hidden, *contract)
 
     def _check(self, x: object, present: object) -> None:

@@ -3,10 +3,9 @@
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
-from dynlib.backbone import FeedForward
+from dynlib.backbone import FeedForward, GatedFeedForward
 
 ELEMENTWISE = (nn.GELU, nn.ReLU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.LeakyReLU, nn.ELU, nn.Mish, nn.Softplus, nn.Identity)
 """Functions of each neuron on its own, with nothing to learn and nothing random; those of transformers are such too."""
@@ -15,35 +14,6 @@ TAKEN = (
     "FeedForward, GatedFeedForward, MatFormerFeedForward, nn.Sequential(linear, function, linear), or gate_proj, "
     "up_proj, down_proj and act_fn"
 )
-
-
-class GatedFeedForward(nn.Module):
-    """Three linear layers, (σ(x W_gᵀ + b_g) ⊙ (x W₁ᵀ + b₁)) W₂ᵀ + b₂; with the SiLU for σ it is SwiGLU.
-
-    Args:
-        dim: features of a token.
-        hidden: features between the layers; four times ``dim`` if left out.
-        bias: have b_g, b₁ and b₂.
-        activation: σ, a module; the SiLU if left out.
-
-    Source: arXiv:2002.05202.
-    """
-
-    def __init__(
-        self, dim: int, hidden: int | None = None, *, bias: bool = True, activation: nn.Module | None = None
-    ) -> None:
-        super().__init__()
-        hidden = 4 * dim if hidden is None else hidden
-        if dim < 1 or hidden < 1:
-            raise ValueError(f"dim and hidden must be positive; got dim={dim}, hidden={hidden}")
-        self.gate = nn.Linear(dim, hidden, bias=bias)
-        self.expand = nn.Linear(dim, hidden, bias=bias)
-        self.contract = nn.Linear(hidden, dim, bias=bias)
-        self.activation = nn.SiLU() if activation is None else activation
-
-    def forward(self, x: Float[Tensor, "... dim"]) -> Float[Tensor, "... dim"]:
-        """Transform every token."""
-        return self.contract(self.activation(self.gate(x)) * self.expand(x))
 
 
 class Parts(NamedTuple):
@@ -126,7 +96,7 @@ def _named(given: nn.Module, alike: tuple[type[nn.Module], ...]) -> Parts | None
     if type(given) is nn.Sequential:
         return Parts(None, given[0], given[2], given[1]) if len(given) == 3 else None  # type: ignore[arg-type]
     if type(given) is FeedForward:
-        return Parts(None, given.expand, given.contract, nn.GELU())
+        return Parts(None, given.expand, given.contract, given.activation or nn.GELU())
     if type(given) in (GatedFeedForward, *alike):
         return Parts(given.gate, given.expand, given.contract, given.activation)  # type: ignore[arg-type]
     names = ("gate_proj", "up_proj", "down_proj", "act_fn")

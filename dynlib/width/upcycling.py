@@ -28,7 +28,8 @@ def upcycle(
     the experts agree, the router of a renormalised mixture has no gradient: noise, or training, takes them apart.
 
     Args:
-        feed_forward: :class:`dynlib.backbone.FeedForward`, or a gated one with the SiLU. Its weights are copied.
+        feed_forward: :class:`dynlib.backbone.FeedForward` with the GELU, exact or by tanh, or a gated one with the
+            SiLU. Its weights are copied.
         experts, k, renormalise: as in :class:`MixtureOfExperts`; ``options`` are its others.
         noise: standard deviation of what is added to each weight, as a share of that of the weights.
         generator: for the noise.
@@ -40,9 +41,9 @@ def upcycle(
     check_number("noise", noise, least=0)
     parts = parts_of(feed_forward)
     gated = parts.gate is not None
-    exact = type(parts.activation) is nn.GELU and parts.activation.approximate == "none"
-    if not (type(parts.activation) is nn.SiLU if gated else exact):
+    if type(parts.activation) is not (nn.SiLU if gated else nn.GELU):
         raise ValueError(f"experts have a GELU, gated ones a SiLU; this one has {parts.activation}")
+    by_tanh = isinstance(parts.activation, nn.GELU) and parts.activation.approximate == "tanh"
     like, hidden = parts.expand.weight, len(parts.expand.weight)
     mixture = MixtureOfExperts(
         like.shape[1],
@@ -52,6 +53,7 @@ def upcycle(
         renormalise=renormalise,
         gated=gated,
         bias=any(part is not None and part.bias is not None for part in (parts.gate, parts.expand, parts.contract)),
+        activation=nn.GELU("tanh") if by_tanh else None,
         **options,
     ).to(like)
     for name in ("gate", "expand", "contract"):
