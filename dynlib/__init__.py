@@ -7,7 +7,8 @@
 ``dynlib.width``        how much of a layer: mixtures of experts, MatFormer's nested feed-forward parts
 ``dynlib.deciding``     what these share: ``setting`` turns their knobs, ``record`` collects what they decided
 ``dynlib.cost``         what ran: FLOPs, bytes, parameters, seconds, joules; thresholds certified for any knob
-``dynlib.backbone``     the plain transformer that is made dynamic: ``ViT``, ``CausalLM``
+``dynlib.backbone``     the plain transformer that is made dynamic: ``ViT``, ``CausalLM``, ``Encoder``
+``dynlib.pretrained``   models of Hugging Face's transformers as such a backbone: ``from_transformers``
 ``dynlib.data``         digits, topics, kinds, needles and terrain: offline, seeded
 ``dynlib.zoo``          small trained backbones: ``dynlib.zoo.load("digits_vit")``
 ``dynlib.training``     a plain training loop
@@ -26,7 +27,7 @@ __version__ = "0.1.0"
 
 _PARTS = (
     *("backbone", "causes", "checks", "choice", "cost", "data", "deciding", "depth", "inputs", "page", "plotting"),
-    *("tokens", "training", "transforms", "ways", "width", "zoo"),
+    *("pretrained", "tokens", "training", "transforms", "ways", "width", "zoo"),
 )
 _DRAWING = {"page", "plotting"}  # they need matplotlib, which the package alone does without
 

@@ -32,7 +32,7 @@ GROUND = {
     "page",
 }
 ROOMS = {"depth", "tokens", "width"}
-ABOVE = {"edge", "kernels", "zoo"}
+ABOVE = {"edge", "kernels", "pretrained", "zoo"}
 
 
 # Floors
@@ -190,6 +190,7 @@ FIXED = {
     "dynlib.width": "MixtureOfExperts load_balancing_loss MatFormerFeedForward extract mix_and_match",
     "dynlib.backbone": "Attention FeedForward GatedFeedForward RMSNorm Block ViT CausalLM Encoder LayerCache",
     "dynlib.data": "digits cluttered_digits topics text sudoku mazes",
+    "dynlib.pretrained": "from_transformers",
     "dynlib.zoo": "load names card",
     "dynlib.training": "train",
 }

@@ -111,7 +111,9 @@ class ViT(nn.Module):
 
 
 class CausalLM(nn.Module):
-    """A language model: tokens in, logits of the next token out.
+    """A language model: tokens in, logits of the next token out. Rotary positions; embedding and readout share weights.
+
+    So it is unless ``length`` and ``tied`` say otherwise.
 
     Args:
         vocabulary: number of different tokens.
