@@ -469,8 +469,8 @@ def _feed_forward(activations: list[Any], config: Any, *, gated: bool = False, b
         activation = ACTIVATIONS[kind.__name__]()
     else:
         raise ValueError(
-            f"the activation {kind.__name__} ({field}={getattr(config, field)!r}) is not supported; known are the GELU, "
-            f"exact or by tanh, the SiLU, {', '.join(one.__name__ for one in OWN[2:])}"
+            f"the activation {kind.__name__} ({field}={getattr(config, field)!r}) is not supported; known are the "
+            f"GELU, exact or by tanh, the SiLU, {', '.join(one.__name__ for one in OWN[2:])}"
         )
     if gated:
         return partial(_gated, activation=activation, bias=bias)
