@@ -169,9 +169,8 @@ def test_mixture_of_depths_with_room_for_all_is_the_model(family: str, execution
     with setting(made, MixtureOfDepths, capacity=0.25), record(made, MixtureOfDepths) as records:
         fewer = run(x)
         assert count(run, x).flops < count(model, x).flops or execution == "masked"
-    assert (
-        all(calls[0].mask.sum(1).tolist() == [-(-x.shape[1] // 4)] * 3 for calls in records.values()) or family in IMAGE
-    )
+    kept = -(-made.embed(x).shape[1] // 4)
+    assert [calls[0].mask.sum(1).tolist() for calls in records.values()] == [[kept] * 3] * 2
     assert not torch.allclose(fewer, expected, atol=1e-3)
 
 
@@ -233,7 +232,7 @@ def test_a_width_for_each_layer_is_found_under_a_budget() -> None:
     full = made(x).detach()
     matformer(made, (0.25, 0.5, 1))
     mix = mix_and_match(made, lambda model: (model(x) - full).square().mean().item(), 0.75, x)
-    assert 0 < mix.loss
+    assert mix.loss > 0
     assert mix.cost.flops <= 0.75 * count(made, x).flops
     assert mix_and_match(made, lambda model: (model(x) - full).square().mean().item(), 1.0, x).loss == 0
 
