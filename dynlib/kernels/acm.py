@@ -33,24 +33,26 @@ try:
 except ModuleNotFoundError:
     triton = None
 
-BLOCKS = {"rows": 64, "columns": 64, "inner": 32}
-"""Of the output, and of what is summed over; powers of two, at least 16."""
+BLOCKS = {"rows": 64, "columns": 64, "inner": 32, "warps": 4, "stages": 3}
+"""Rows and columns of a block of the output, and how many are summed over at a time: powers of two, at least 16. Then
+the warps that compute a block, a power of two, and how many loads are under way."""
 
 interpreted = triton is not None and bool(triton.knobs.runtime.interpret)  # as it was set when this was loaded
 
 if triton is not None:
 
     @triton.jit
-    def expand_kernel(
+    def expand_kernel(  # type: ignore[no-untyped-def]
         z, order, k, expand, bias, hidden,
         tokens, dim, neurons, each,
         ROWS: tl.constexpr, COLUMNS: tl.constexpr, INNER: tl.constexpr,
         SUM: tl.constexpr, PRECISION: tl.constexpr, WIDEN: tl.constexpr,
-    ):  # fmt: skip
+    ) -> None:  # fmt: skip
         """H = GELU(z[order] Wᵀ + b), one block; rows are in the order of k, which is given in it."""
         row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
         column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-        if tl.program_id(1) * COLUMNS >= tl.load(k + tl.program_id(0) * ROWS) * each:
+        run = tl.minimum(tl.load(k + tl.program_id(0) * ROWS) * each, neurons)
+        if tl.program_id(1) * COLUMNS >= run:
             return  # no row of this block runs these neurons
         there, wanted = row < tokens, column < neurons
         token = tl.load(order + row, mask=there, other=0).to(tl.int64)
@@ -61,7 +63,9 @@ if triton is not None:
                 z + token[:, None] * dim + inner[None, :], mask=there[:, None] & (inner < dim)[None, :], other=0.0
             )
             right = tl.load(
-                expand + column[None, :] * dim + inner[:, None], mask=wanted[None, :] & (inner < dim)[:, None], other=0.0
+                expand + column[None, :] * dim + inner[:, None],
+                mask=wanted[None, :] & (inner < dim)[:, None],
+                other=0.0,
             )
             if WIDEN:
                 left, right = left.to(SUM), right.to(SUM)
@@ -74,17 +78,17 @@ if triton is not None:
         tl.store(at, total.to(hidden.dtype.element_ty), mask=there[:, None] & wanted[None, :])
 
     @triton.jit
-    def contract_kernel(
+    def contract_kernel(  # type: ignore[no-untyped-def]
         hidden, order, k, contract, y,
         tokens, neurons, out, each,
         ROWS: tl.constexpr, COLUMNS: tl.constexpr, INNER: tl.constexpr,
         SUM: tl.constexpr, PRECISION: tl.constexpr, WIDEN: tl.constexpr,
-    ):  # fmt: skip
+    ) -> None:  # fmt: skip
         """Y[order] = H V, one block, summed over the neurons of the block's first row."""
         row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
         column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
         there, wanted = row < tokens, column < out
-        run = tl.load(k + tl.program_id(0) * ROWS) * each
+        run = tl.minimum(tl.load(k + tl.program_id(0) * ROWS) * each, neurons)
         total = tl.zeros((ROWS, COLUMNS), SUM)
         for start in range(0, run, INNER):
             inner = start + tl.arange(0, INNER)
@@ -133,7 +137,7 @@ def acm_forward(
 
     Args:
         z: the tokens; laid out in any way, copied where they do not lie in one piece.
-        k: how many learners each of them runs, 0 … N.
+        k: how many learners each of them runs, 0 … N. On a GPU nobody looks at it; more than N are N there.
         expand, bias, contract: W, b and V of :class:`dynlib.width.AdaptiveComputationModule`.
         each: neurons of one learner.
         precision: of float32 products: "ieee" is float32 itself, "tf32" is faster and keeps 10 bits.
@@ -143,8 +147,8 @@ def acm_forward(
 
     Raises:
         TypeError: if tokens and weights differ in number type or device, or k is not int64 or int32.
-        ValueError: if shapes do not fit, neurons do not divide into learners, or something has another name or size
-            than is said here.
+        ValueError: if shapes do not fit, a k on the CPU is not 0 … N, neurons do not divide into learners, or something
+            has another name or size than is said here.
         RuntimeError: if a gradient is asked for.
     """
     weights = {"expand": expand, "bias": bias, "contract": contract}
@@ -173,6 +177,8 @@ def acm_forward(
         "INNER": sizes["inner"],
         "SUM": tl.float64 if z.dtype == torch.float64 else tl.float32,
         "PRECISION": precision,
+        "num_warps": sizes["warps"],
+        "num_stages": sizes["stages"],
         "WIDEN": interpreted and z.dtype == torch.bfloat16,  # the interpreter's product reads bfloat16 as whole numbers
     }
     blocks_of_rows = triton.cdiv(tokens, sizes["rows"])
@@ -197,8 +203,8 @@ def fuse(model: nn.Module) -> Any:
             f"{type(model).__name__} has no AdaptiveComputationModule: put some in with dynlib.width.acmize(model)"
         )
     reasons = [why_not(layer.expand.device) for layer in layers]
-    for reason in dict.fromkeys(reason for reason in reasons if reason):
-        warnings.warn(reason, stacklevel=2)
+    for sentence in sorted({reason for reason in reasons if reason}):
+        warnings.warn(sentence, stacklevel=2)
     for layer, reason in zip(layers, reasons, strict=True):
         layer.kernel = acm_forward
         layer.execution = "gathered" if reason else "fused"
@@ -225,6 +231,8 @@ def _check(z: Tensor, k: Tensor, weights: dict[str, Tensor], each: int) -> None:
         )
     if hidden % check_whole("each", each, least=1, most=hidden, what="neurons of a learner"):
         raise ValueError(f"hidden must be a multiple of each; got {hidden} neurons and each={each}")
+    if k.device.type == "cpu" and k.numel() and (k.min() < 0 or k.max() > hidden // each):
+        raise ValueError(f"k must be 0 … {hidden // each}; got {k.min()} … {k.max()}")
 
 
 def _check_blocks(blocks: dict[str, int] | None) -> dict[str, int]:
@@ -232,6 +240,7 @@ def _check_blocks(blocks: dict[str, int] | None) -> dict[str, int]:
     if sizes.keys() != BLOCKS.keys():
         raise ValueError(f"blocks have the names {', '.join(BLOCKS)}; got {', '.join(sizes.keys() - BLOCKS.keys())}")
     for name, size in sizes.items():
-        if check_whole(f"blocks[{name!r}]", size, least=16) & (size - 1):
-            raise ValueError(f"blocks[{name!r}] must be a power of two, at least 16; got {size}")
+        least = 1 if name in ("warps", "stages") else 16
+        if check_whole(f"blocks[{name!r}]", size, least=least) & (size - 1) and name != "stages":
+            raise ValueError(f"blocks[{name!r}] must be a power of two, at least {least}; got {size}")
     return sizes

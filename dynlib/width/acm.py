@@ -43,7 +43,8 @@ class LearnersChosen(NamedTuple):
     """What one layer decided in one call; * is the shape of the tokens."""
 
     logits: Float[Tensor, "*tokens choices"] | None
-    """What the gate said of 0 … N learners, or of 1 … N where none is not allowed; None if it was not asked."""
+    """What the gate said of 0 … N learners, or of 1 … N where none is not allowed, less the price; None if it was not
+    asked."""
     learners: Int[Tensor, "*tokens"]
     """k, how many run for each token."""
     used: Float[Tensor, "*tokens learners"] | None
@@ -77,9 +78,9 @@ class AdaptiveComputationModule(nn.Module):
         fixed: so many learners for every token, and the gate is not asked; None lets it choose. 0 and all are allowed
             whatever ``least`` is.
         tau: the temperature of the relaxed choice, whose gradient the gate gets in training.
-        execution: "gathered" runs the learners that were chosen, of tokens sorted by their number. "masked" runs all and
-            is there to be compared with and to be exported. "fused" runs what was chosen in ``kernel``. In training mode
-            all learners run, whatever it says, as the gate's gradient needs them.
+        execution: "gathered" runs the learners that were chosen, of tokens sorted by their number. "masked" runs all,
+            and is there to be compared with and to be exported. "fused" runs what was chosen in ``kernel``. In training
+            mode all learners run, whatever it says, as the gate's gradient needs them.
         rows: at most so many tokens go through the learners at a time, when gathered.
         generator: for the choice in training.
 
@@ -131,7 +132,9 @@ class AdaptiveComputationModule(nn.Module):
         self.bias = nn.Parameter(torch.zeros(self.hidden))
         self.contract = nn.Parameter(nn.init.trunc_normal_(torch.empty(self.hidden, self.out), std=self.hidden**-0.5))
         choices = learners + 1 - self.least
-        self.gate = nn.Sequential(nn.Linear(dim, check_whole("gate", gate, least=1)), nn.GELU(), nn.Linear(gate, choices))
+        self.gate = nn.Sequential(
+            nn.Linear(dim, check_whole("gate", gate, least=1)), nn.GELU(), nn.Linear(gate, choices)
+        )
 
     @property
     def each(self) -> int:
@@ -150,20 +153,29 @@ class AdaptiveComputationModule(nn.Module):
         self.check_knobs()
         self._check(z)
         shape = z.shape[:-1]
-        logits = self.gate(z) if self.fixed is None else None
+        logits = self._logits(z) if self.fixed is None else None
         k, used = self._choose(logits, shape, z.device)
         if recorded(self):
             flops = 2 * self.each * (self.dim + self.out)
             report(self, LearnersChosen(logits, k, used, self.learners, flops))
         weights = self.expand, self.bias, self.contract
         if self.training or self.execution == "masked":
-            return self._masked(z, (k[..., None] > torch.arange(self.learners, device=k.device)) if used is None else used)
+            return self._masked(
+                z, (k[..., None] > torch.arange(self.learners, device=k.device)) if used is None else used
+            )
         tokens, number = z.reshape(-1, self.dim), k.flatten()
         if self.execution == "fused":
             y = cast(Kernel, self.kernel)(tokens, number, *weights, each=self.each)
         else:
             y = gathered(tokens, number, *weights, each=self.each, rows=self.rows)
         return y.view(*shape, self.out)
+
+    def _logits(self, z: Tensor) -> Float[Tensor, "*tokens choices"]:
+        """gate(z)_k − λ k."""
+        number = torch.arange(self.least, self.learners + 1, device=z.device)
+        logits = widen(self.gate(z)) - self.price * number
+        look(_check_logits, logits)
+        return logits
 
     def _choose(
         self, logits: Tensor | None, shape: torch.Size, device: torch.device
@@ -172,14 +184,11 @@ class AdaptiveComputationModule(nn.Module):
         if logits is None:
             k = torch.full(shape, self.fixed or 0, device=device)
             return k, None
-        number = torch.arange(self.least, self.learners + 1, device=device)
-        scores = widen(logits) - self.price * number
-        look(_check_logits, scores)
         if not self.training:
-            return scores.argmax(-1) + self.least, None
-        if scores.numel() == 0:
-            return torch.zeros(shape, dtype=torch.int64, device=device), scores.new_zeros(*shape, self.learners)
-        choice = gumbel_softmax(scores, self.tau, hard=True, generator=self.generator)
+            return logits.argmax(-1) + self.least, None
+        if logits.numel() == 0:
+            return torch.zeros(shape, dtype=torch.int64, device=device), logits.new_zeros(*shape, self.learners)
+        choice = gumbel_softmax(logits, self.tau, hard=True, generator=self.generator)
         # u_n = Σ_{j ≥ n} choice_j: exactly 1 or 0, as a sum of a one and zeros
         used = choice.flip(-1).cumsum(-1).flip(-1)[..., 1 - self.least :]
         return (used.detach() > 0.5).sum(-1), used
@@ -222,7 +231,9 @@ class AdaptiveComputationModule(nn.Module):
             check_whole("fixed", self.fixed, least=0, most=self.learners, what="learners for every token")
         check_execution(self.execution, fused=True)
         if self.execution == "fused" and self.kernel is None:
-            raise ValueError("execution='fused' needs a kernel, and this layer has none: call dynlib.kernels.fuse(model)")
+            raise ValueError(
+                "execution='fused' needs a kernel, and this layer has none: call dynlib.kernels.fuse(model)"
+            )
 
     def extra_repr(self) -> str:
         """What ``print`` shows of the layer."""

@@ -13,15 +13,15 @@ Source: arXiv:2312.10193.
 """
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from dynlib.backbone import Block
+from dynlib.backbone import Block, FeedForward
 from dynlib.inputs import check_whole
 from dynlib.width.acm import AdaptiveComputationModule
-from dynlib.width.feed_forward import Parts, check_plain, hooked, parts_of
+from dynlib.width.feed_forward import ELEMENTWISE, GatedFeedForward, Parts, check_plain, parts_of
 
 
 def acmize(
@@ -55,41 +55,35 @@ def acmize(
             Where one layer cannot be converted, none is.
     """
     check_whole("learners", learners, least=1)
-    endings = {"linear": _endings("linear", linear), "added": None if added is None else _endings("added", added)}
-    names = {name: one for name, one in model.named_modules(remove_duplicate=False)}
+    _check_endings("linear", linear)
+    _check_endings("added", () if added is None else added)
+    names = dict(model.named_modules(remove_duplicate=False))
+    linears = [name for name, one in names.items() if isinstance(one, nn.Linear)]
     found: dict[str, nn.Module] = {}
-    for name, one in names.items():
-        if any(name.startswith(f"{outer}.") or outer == "" for outer in found):
-            continue  # a part of what is converted
-        if (feed_forward and _is_feed_forward(one)) or _is_named(name, one, endings["linear"] or ()):
+    for name, one in names.items():  # a whole comes before its parts
+        if any(name.startswith(f"{whole}." if whole else "") for whole in found):
+            continue
+        alone = name == "" and isinstance(one, nn.Linear)
+        if alone or (feed_forward and _is_feed_forward(one)) or (name in linears and _ends(name, linear)):
             found[name] = one
-    if not found and type(model) is nn.Linear:
-        found = {"": model}
+    _check_used("linear", linear, [name for name in linears if name in found], linears)
     if not found:
-        asked = ["feed-forward part"] * feed_forward + [f"linear layer named …{ending}" for ending in linear]
         raise ValueError(
-            f"{type(model).__name__} has nothing to convert, no {' and no '.join(asked) or 'layer was asked for'}: its "
-            f"linear layers are {_linears(names) or '(none)'}; name some in linear=(…)"
+            f"{type(model).__name__} has nothing to convert: no feed-forward part as FeedForward and GatedFeedForward "
+            f"are. Its linear layers are {', '.join(linears) or '(none)'}: name some in linear=(…)"
         )
-    _check_used("linear", endings["linear"] or (), found, names)
-    _check_used("added", endings["added"] or (), found, names)
-    made: dict[nn.Module, AdaptiveComputationModule] = {}
+    _check_used("added", added or (), list(found), list(found))
+    zero = _added(names) if added is None else {name for name in found if _ends(name, added)}
+    least = {one: max(int(name not in zero) for name in found if found[name] is one) for one in found.values()}
+    for name in found:
+        _check_parent(name, names)
+    # one that stands in several places is made once
+    made = {one: _module_for(one, name, learners, least[one], copy) for name, one in found.items()}
     for name, one in found.items():
-        parent = names[name.rpartition(".")[0]] if name else None
-        if type(parent).__module__.startswith("torch.nn.modules") and not isinstance(
-            parent, nn.Sequential | nn.ModuleList | nn.ModuleDict
-        ):
-            raise TypeError(f"{name} belongs to a {type(parent).__name__}, which reads its weight without calling it")
-        least = 0 if _is_added(name, parent, endings["added"]) else 1
-        if one not in made:  # one that stands in several places is made once
-            made[one] = _module_for(one, name, learners, least, copy)
-        elif made[one].least < least:
-            made[one] = _module_for(one, name, learners, least, copy)
-    if "" in found:
-        return made[model]
-    for name, one in found.items():
-        parent, _, last = name.rpartition(".")
-        setattr(names[parent], last, made[one])
+        if name == "":
+            return made[one]
+        outer, _, last = name.rpartition(".")
+        setattr(names[outer], last, made[one])
     return model
 
 
@@ -122,15 +116,27 @@ def _module_for(layer: nn.Module, name: str, learners: int, least: int, copy: bo
     each = round(cost / (dim + out) / learners)
     if each < 1:
         raise ValueError(
-            f"{name or type(layer).__name__} costs as much as {cost / (dim + out):g} neurons, fewer than the {learners} "
+            f"{name or type(layer).__name__} costs as much as {cost / (dim + out):g} neurons, too few for {learners} "
             "learners: take fewer"
         )
     gate = max(4, min(64, round(cost / 100 / (dim + learners))))
     made = AdaptiveComputationModule(dim, learners * each, out=out, learners=learners, least=least, gate=gate)
     made = made.to(weight).train(layer.training)
-    if copy and parts is not None and _is_gelu(parts) and made.hidden == len(parts.expand.weight):
+    if copy and parts is not None and _can_deal(parts, made):
         _deal(parts, made)
     return made
+
+
+def _check_parent(name: str, names: dict[str, nn.Module]) -> None:
+    """Raises TypeError for a layer whose owner takes its weight without calling it."""
+    owner = names[name.rpartition(".")[0]]
+    own = type(owner).__module__.startswith("torch.nn.modules")
+    if name and own and not isinstance(owner, nn.Sequential | nn.ModuleList | nn.ModuleDict):
+        raise TypeError(f"{name} belongs to {type(owner).__name__}, which reads its weight without calling it")
+
+
+def _can_deal(parts: Parts, made: AdaptiveComputationModule) -> bool:
+    return parts.gate is None and type(parts.activation) is nn.GELU and made.hidden == len(parts.expand.weight)
 
 
 def _deal(parts: Parts, made: AdaptiveComputationModule) -> None:
@@ -139,32 +145,41 @@ def _deal(parts: Parts, made: AdaptiveComputationModule) -> None:
     order = (w.norm(dim=1) * v.norm(dim=1)).argsort(descending=True, stable=True)
     made.expand.copy_(w[order])
     made.contract.copy_(v[order])
-    made.bias.copy_(0 * made.bias if parts.expand.bias is None else parts.expand.bias[order])
-
-
-def _is_gelu(parts: Parts) -> bool:
-    return parts.gate is None and type(parts.activation) is nn.GELU
+    if parts.expand.bias is not None:
+        made.bias.copy_(parts.expand.bias[order])
 
 
 def _is_feed_forward(module: nn.Module) -> bool:
-    """Whether it is a feed-forward part, and can be taken; TypeError if it is one and cannot."""
-    try:
-        parts = parts_of(module)
-    except TypeError as error:
-        if "must be FeedForward" in str(error) or type(module) is nn.Sequential:
+    """Whether it looks like a feed-forward part; whether it can be taken, :func:`parts_of` says."""
+    if type(module) is nn.Sequential:
+        kinds = [type(one) for one in module]
+        if len(kinds) != 3 or kinds[0] is not nn.Linear or kinds[1] not in ELEMENTWISE or kinds[2] is not nn.Linear:
             return False
-        raise
-    return parts.expand.in_features == parts.contract.out_features
+        return module[0].in_features == module[2].out_features
+    names = ("gate_proj", "up_proj", "down_proj", "act_fn")
+    return type(module) in (FeedForward, GatedFeedForward) or all(
+        isinstance(getattr(module, name, None), nn.Module) for name in names
+    )
 
 
-def _is_named(name: str, module: nn.Module, endings: Sequence[str]) -> bool:
-    return isinstance(module, nn.Linear) and any(_ends(name, ending) for ending in endings)
+def _added(names: dict[str, nn.Module]) -> set[str]:
+    """The names of those modules of :class:`Block` whose result is added to the token."""
+    blocks = [name for name, one in names.items() if isinstance(one, Block)]
+    return {f"{name}.{part}".removeprefix(".") for name in blocks for part in ("feed_forward", "attention.output")}
 
 
-def _is_added(name: str, parent: nn.Module | None, added: Sequence[str] | None) -> bool:
-    raise NotImplementedError
+def _ends(name: str, endings: Sequence[str]) -> bool:
+    """Whether the last parts of a name are one of these: "output" ends "attention.output", and "put" does not."""
+    return any(f".{name}".endswith(f".{ending}") for ending in endings)
 
 
-def _ends(name: str, ending: str) -> bool:
-    """Whether the last parts of a name are these: "output" ends "attention.output", and "put" does not."""
-    return f".{name}".endswith(f".{ending}")
+def _check_endings(what: str, endings: object) -> None:
+    if isinstance(endings, str) or not isinstance(endings, Sequence):
+        raise TypeError(f"{what} must be a sequence of endings of names, as ('attention.output',); got {endings!r}")
+
+
+def _check_used(what: str, endings: Sequence[str], found: Sequence[str], others: Sequence[str]) -> None:
+    unused = [ending for ending in endings if not any(_ends(name, (ending,)) for name in found)]
+    if unused:
+        known = ", ".join(others) or "(none)"
+        raise ValueError(f"{what} names {', '.join(map(repr, unused))}, which ends no name here; there are {known}")
