@@ -30,13 +30,12 @@ from torch.nn import functional as F
 
 from dynlib.choice import gumbel_softmax
 from dynlib.deciding import Execution, check_execution, chosen, recorded, report
-from dynlib.inputs import check_number, check_scale, check_tensor, check_whole, widen
-from dynlib.transforms import look
+from dynlib.inputs import check_number, check_scale, check_tensor, check_top, check_whole, widen
 
 Kernel = Callable[..., Tensor]
 """Computes h(z, k) as :func:`gathered` does, from tokens, their k, W, b, V and ``each``."""
 
-ROWS = 1024  # tokens at a time: their hidden features stay in a cache
+ROWS = 512  # tokens at a time: their hidden features stay in a cache
 
 
 class LearnersChosen(NamedTuple):
@@ -146,8 +145,8 @@ class AdaptiveComputationModule(nn.Module):
 
         Raises:
             TypeError: if the tokens are not floating-point, or not of the number type of the weights.
-            ValueError: if they have another number of features, a gate's logit is not finite, or a knob is not as the
-                class says.
+            ValueError: if they have another number of features, a gate's logit is NaN or infinite, or a knob is not as
+                the class says.
             RuntimeError: if it is gathered where nobody may look at the choice.
         """
         self.check_knobs()
@@ -160,9 +159,8 @@ class AdaptiveComputationModule(nn.Module):
             report(self, LearnersChosen(logits, k, used, self.learners, flops))
         weights = self.expand, self.bias, self.contract
         if self.training or self.execution == "masked":
-            return self._masked(
-                z, (k[..., None] > torch.arange(self.learners, device=k.device)) if used is None else used
-            )
+            runs = k[..., None] > torch.arange(self.learners, device=k.device)
+            return self._masked(z, runs if used is None else used)
         tokens, number = z.reshape(-1, self.dim), k.flatten()
         if self.execution == "fused":
             y = cast(Kernel, self.kernel)(tokens, number, *weights, each=self.each)
@@ -173,9 +171,7 @@ class AdaptiveComputationModule(nn.Module):
     def _logits(self, z: Tensor) -> Float[Tensor, "*tokens choices"]:
         """gate(z)_k − λ k."""
         number = torch.arange(self.least, self.learners + 1, device=z.device)
-        logits = widen(self.gate(z)) - self.price * number
-        look(_check_logits, logits)
-        return logits
+        return widen(self.gate(z)) - self.price * number
 
     def _choose(
         self, logits: Tensor | None, shape: torch.Size, device: torch.device
@@ -185,7 +181,9 @@ class AdaptiveComputationModule(nn.Module):
             k = torch.full(shape, self.fixed or 0, device=device)
             return k, None
         if not self.training:
-            return logits.argmax(-1) + self.least, None
+            top, k = logits.max(-1)
+            check_top(top)
+            return k + self.least, None
         if logits.numel() == 0:
             return torch.zeros(shape, dtype=torch.int64, device=device), logits.new_zeros(*shape, self.learners)
         choice = gumbel_softmax(logits, self.tau, hard=True, generator=self.generator)
@@ -268,23 +266,19 @@ def gathered(
     autocast = torch.is_autocast_enabled(z.device.type)
     dtype = torch.get_autocast_dtype(z.device.type) if autocast else z.dtype
     y = torch.empty(len(z), contract.shape[1], dtype=dtype, device=z.device)
-    for n in range(len(expand) // each, -1, -1):
-        where, wide = chosen(k == n), n * each
-        if n == 0:
-            y.index_fill_(0, where, 0)
-            continue
-        for some in where.split(rows):
+    # written again and again, so that it stays in a cache; autograd and autocast want tensors of their own
+    plain = not autocast and not torch.is_grad_enabled()
+    room = torch.empty(min(rows, len(z)) * len(expand), dtype=dtype, device=z.device) if plain else None
+    for n in range(len(expand) // each, 0, -1):
+        wide = n * each
+        w, b, v = expand[:wide], bias[:wide], contract[:wide]
+        for some in chosen(k == n).split(rows):
             if len(some):  # h(z, n) = GELU(z W[:n]ᵀ + b[:n]) V[:n]
-                hidden = gelu(F.linear(z.index_select(0, some), expand[:wide], bias[:wide]))
-                y.index_copy_(0, some, hidden @ contract[:wide])
-    return y
-
-
-def gelu(fresh: Tensor) -> Tensor:
-    """The GELU of what nobody else needs: in place, where no gradient is recorded."""
-    return F.gelu(fresh) if torch.is_grad_enabled() else torch.ops.aten.gelu_(fresh)
-
-
-def _check_logits(logits: Tensor) -> None:
-    if not logits.isfinite().all():
-        raise ValueError("a gate's logit is not finite: the tokens hold NaN or infinity, or the gate's weights do")
+                part = z.index_select(0, some)
+                if room is None:
+                    hidden = F.gelu(F.linear(part, w, b))
+                else:
+                    hidden = room[: len(some) * wide].view(-1, wide)
+                    torch.ops.aten.gelu_(torch.addmm(b, part, w.T, out=hidden))
+                y.index_copy_(0, some, hidden @ v)
+    return y.index_fill_(0, chosen(k == 0), 0)

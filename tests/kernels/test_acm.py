@@ -61,11 +61,9 @@ for kind, sums, architecture in ARCHITECTURES:
 
 
 @needs_triton
-@pytest.mark.parametrize(("kind", "sums", "architecture"), [("bf16", "tl.float32", 90), ("fp32", "tl.float32", 80)])
-def test_they_compile_for_gpus_that_need_not_be_here(kind: str, sums: str, architecture: int) -> None:
-    code = COMPILED.replace("ARCHITECTURES", f"[({kind!r}, {sums}, {architecture})]")
-    products = kind == "bf16"  # float32 itself has no matrix unit
-    expected = [f"{kind} {architecture} {name}_kernel {products} True" for name in ("expand", "contract")]
+def test_they_compile_for_a_gpu_that_need_not_be_here() -> None:
+    code = COMPILED.replace("ARCHITECTURES", "[('bf16', tl.float32, 90)]")
+    expected = [f"bf16 90 {name}_kernel True True" for name in ("expand", "contract")]
     assert run("-c", code, interpret=False).splitlines() == expected
 
 

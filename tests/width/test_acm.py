@@ -37,7 +37,7 @@ from dynlib.width.acm_conversion import acm_layers
 DIM, HIDDEN, OUT, N = 6, 20, 5, 4
 EXACT = {"rtol": 0, "atol": 1e-12}  # for float64
 NEAR = {"rtol": 0, "atol": 2e-5}  # for float32
-few = settings(max_examples=40, deadline=None, derandomize=True)
+few = settings(max_examples=25, deadline=None, derandomize=True)
 
 
 def make(*, dtype: torch.dtype = torch.float64, seed: int = 0, **options) -> AdaptiveComputationModule:
@@ -373,9 +373,9 @@ def test_distilling_brings_every_prefix_nearer_and_longer_ones_nearest() -> None
     start = prefix_errors(model, teacher, images(64, seed=99))
     gates = copy.deepcopy([layer.gate.state_dict() for layer in acm_layers(model).values()])
     teacher.train()
-    history = distill(model, teacher, lambda step: images(16, seed=step), steps=150, lr=5e-3, progress=False)
+    history = distill(model, teacher, lambda step: images(16, seed=step), steps=80, lr=5e-3, progress=False)
     end = prefix_errors(model, teacher, images(64, seed=99))
-    assert len(history.losses) == 150
+    assert len(history.losses) == 80
     for name, errors in end.items():
         assert start[name][0] == errors[0] == 1
         assert all(now < before for now, before in zip(errors[1:], start[name][1:], strict=True))
@@ -432,10 +432,10 @@ def test_a_token_gets_as_many_learners_as_still_help() -> None:
 def test_gates_learn_their_targets_and_the_learners_stay() -> None:
     teacher = vit(seed=1)
     model = acmize(copy.deepcopy(teacher))
-    distill(model, teacher, lambda step: images(16, seed=step), steps=60, lr=3e-3, progress=False)
+    distill(model, teacher, lambda step: images(16, seed=step), steps=40, lr=3e-3, progress=False)
     kept = {name: layer.expand.clone() for name, layer in acm_layers(model).items()}
-    history = pretrain_gates(model, teacher, lambda step: images(16, seed=step), steps=80, progress=False)
-    assert sum(history.losses[-10:]) < 0.8 * sum(history.losses[:10])
+    history = pretrain_gates(model, teacher, lambda step: images(16, seed=step), steps=60, progress=False)
+    assert sum(history.losses[-10:]) < 0.9 * sum(history.losses[:10])
     assert all(torch.equal(kept[name], layer.expand) for name, layer in acm_layers(model).items())
 
 
@@ -591,7 +591,7 @@ def test_tokens_that_do_not_fit_are_errors() -> None:
         layer([[0.0] * DIM])
     with pytest.raises(ValueError, match=r"tokens must be \[\.\.\., 6\]; got \(3, 5\)"):
         layer(tokens(3)[:, :5])
-    with pytest.raises(ValueError, match="a gate's logit is not finite"):
+    with pytest.raises(ValueError, match="a logit is NaN"):
         layer(tokens(3) * math.nan)
 
 
