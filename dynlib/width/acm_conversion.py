@@ -40,8 +40,9 @@ def acmize(
     Args:
         model: any; or one feed-forward part or linear layer by itself, for which its module is returned.
         learners: N of each module.
-        feed_forward: convert the feed-forward parts, all that :data:`dynlib.width.feed_forward.TAKEN` names and that
-            give as many features as they take.
+        feed_forward: convert the feed-forward parts: those of :class:`dynlib.backbone.FeedForward`,
+            :class:`dynlib.width.GatedFeedForward`, ``nn.Sequential(linear, function, linear)`` that gives as many
+            features as it takes, and what is made of ``gate_proj``, ``up_proj``, ``down_proj`` and ``act_fn``.
         linear: endings of the names of linear layers that are converted too, as ``("attention.output",)``.
         added: endings of the names of modules whose result is added to the token; they may give it no learner at all
             (``least=0``). If left out, ``feed_forward`` and ``attention.output`` of :class:`dynlib.backbone.Block`; in
