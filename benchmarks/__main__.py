@@ -10,6 +10,7 @@ import torch
 from tqdm.auto import tqdm
 
 from benchmarks import (
+    acm,
     avit,
     calm,
     colt5,
@@ -40,6 +41,7 @@ BENCHMARKS = {
     "avit": avit,
     "experts": experts,
     "matformer": matformer,
+    "acm": acm,
 }
 RESULTS = Path(__file__).with_name("RESULTS.md")
 

@@ -187,7 +187,9 @@ FIXED = {
     "dynlib.depth": "MultiExit exit_loss learn_then_test calm_generate skip middle_repeat reverse shuffle parallel"
     " Looped TinyRecursiveModel deep_supervision stablemax_cross_entropy EMA",
     "dynlib.tokens": "ConditionalFeedForward ConditionalAttention MixtureOfDepths AdaptiveViT",
-    "dynlib.width": "MixtureOfExperts load_balancing_loss MatFormerFeedForward extract mix_and_match",
+    "dynlib.width": "MixtureOfExperts load_balancing_loss MatFormerFeedForward extract mix_and_match"
+    " AdaptiveComputationModule acmize distill pretrain_gates",
+    "dynlib.kernels": "acm_forward",
     "dynlib.backbone": "Attention FeedForward GatedFeedForward RMSNorm Block ViT CausalLM Encoder LayerCache",
     "dynlib.data": "digits cluttered_digits topics text sudoku mazes",
     "dynlib.pretrained": "from_transformers",

@@ -1,5 +1,17 @@
-"""How much of a layer runs: a few of many experts, or the first neurons of one layer (MatFormer)."""
+"""How much of a layer runs: a few of many experts, the first neurons of it (MatFormer), its first learners (ACM)."""
 
+from dynlib.width.acm import AdaptiveComputationModule, LearnersChosen
+from dynlib.width.acm_conversion import acmize
+from dynlib.width.acm_training import (
+    acm_loss,
+    budget_loss,
+    distill,
+    diversity_loss,
+    entropy_loss,
+    gate_targets,
+    prefix_errors,
+    pretrain_gates,
+)
 from dynlib.width.balance import balance_bias, load_balancing_loss, router_z_loss
 from dynlib.width.experts import ExpertsChosen, MixtureOfExperts
 from dynlib.width.feed_forward import GatedFeedForward
@@ -10,19 +22,30 @@ from dynlib.width.mix import Mix, mix_and_match
 from dynlib.width.upcycling import upcycle
 
 __all__ = [
+    "AdaptiveComputationModule",
     "ExpertsChosen",
     "GatedFeedForward",
+    "LearnersChosen",
     "MatFormerFeedForward",
     "Mix",
     "MixtureOfExperts",
+    "acm_loss",
+    "acmize",
     "balance_bias",
+    "budget_loss",
+    "distill",
+    "diversity_loss",
+    "entropy_loss",
     "extract",
+    "gate_targets",
     "hash_by_token",
     "joint_loss",
     "layer_widths",
     "load_balancing_loss",
     "matformer",
     "mix_and_match",
+    "prefix_errors",
+    "pretrain_gates",
     "router_z_loss",
     "sampled_loss",
     "upcycle",

@@ -1,0 +1,343 @@
+"""How adaptive computation modules are trained: learners, then gates, then all of the model, at a budget.
+
+1. *Learners*, each module on its own (:func:`distill`): what it gets is what the teacher's layer gets, and every prefix
+   of its learners is to give what that layer gives, (1/N) Σ_k ‖h(z, k) − t(z)‖².
+2. *Gates*, each on its own (:func:`pretrain_gates`): with d(k) = ‖h(z, k) − t(z)‖², a token is to get as many learners
+   as still help, the first k after which one more leaves d(k + 1) ≥ τ d(k).
+3. *The whole model* on its task (:func:`acm_loss`), with losses that say how much may be spent:
+
+   - budget, |Σ k p / Σ N p − β|, over all tokens and modules, a learner costing p;
+   - entropy, Σ_j a_j log a_j / log J, of the mean a of the probabilities of the J choices over all tokens: that no
+     number of learners goes unused. It is −1 at best, and 0 where all tokens choose alike;
+   - diversity, −2 mean |b_i − b_m| over pairs of samples, b the share of the learners that a sample runs: that some
+     samples get more than others. It is 0 where all get as much, and about −1 at best.
+
+   The task's own gradient reaches the gates through u (:mod:`dynlib.width.acm`), and with it which tokens are worth it.
+
+All are small functions; the loop is :func:`dynlib.training.train`, or yours.
+
+Source: arXiv:2312.10193. Of the gates' targets the paper's code gives the k after ours; an error that is divided by
+the teacher's variance, and the entropy of probabilities in place of a sample, are ours.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dynlib.inputs import check_number, widen
+from dynlib.training import History, train
+from dynlib.width.acm import AdaptiveComputationModule, LearnersChosen
+from dynlib.width.acm_conversion import acm_layers
+
+Batches = Callable[[int], Any]
+"""From the number of a step to what the teacher is called with: a tensor, or a tuple of arguments."""
+
+
+class ACMLoss(NamedTuple):
+    """What is added to the task's loss, and its parts before they are weighted."""
+
+    total: Float[Tensor, ""]
+    budget: Float[Tensor, ""]
+    entropy: Float[Tensor, ""]
+    diversity: Float[Tensor, ""]
+
+
+def distill(
+    model: nn.Module,
+    teacher: nn.Module,
+    batches: Batches,
+    *,
+    steps: int,
+    lr: float = 1e-3,
+    weight_decay: float = 0.0,
+    checkpoint: str | Path | None = None,
+    every: int = 100,
+    progress: bool = True,
+) -> History:
+    """Train the learners of each module so that every prefix gives what the teacher's layer gives.
+
+    Each module learns on the teacher's own features, so that they learn beside each other and not through each other.
+    The loss is the mean of :func:`prefix_errors` over modules and over k = 1 … N. Gates are left as they are.
+
+    Args:
+        model: what :func:`dynlib.width.acmize` made; trained in place.
+        teacher: the model that it was made of, which has the old layers under the names of the new ones. Evaluated,
+            without gradients.
+        batches: what the teacher is called with in a step, by the step's number. If it depends on that number alone, a
+            resumed run equals one that was not interrupted.
+        steps, lr, weight_decay, checkpoint, every, progress: as in :func:`dynlib.training.train`.
+
+    Raises:
+        ValueError: if the model has no such modules, the teacher no layers of their names, or a module gets other
+            features or gives others than the teacher's layer; and as :func:`dynlib.training.train` does.
+    """
+    layers = acm_layers(model)
+
+    def loss(step: int) -> Tensor:
+        lessons = _lessons(teacher, layers, batches(step))
+        return torch.stack([_errors(layers[name], *lesson)[1:].mean() for name, lesson in lessons]).mean()
+
+    return train(
+        nn.ModuleList(layers.values()),
+        loss,
+        steps=steps,
+        lr=lr,
+        weight_decay=weight_decay,
+        checkpoint=checkpoint,
+        every=every,
+        progress=progress,
+        description="distill",
+    )
+
+
+@torch.no_grad()
+def prefix_errors(model: nn.Module, teacher: nn.Module, batch: Any) -> dict[str, list[float]]:
+    """Of each module, Σ ‖h(z, k) − t(z)‖² / Σ ‖t(z)‖² over the tokens of a batch, for k = 0, 1, …, N: the first is 1.
+
+    Args:
+        model, teacher: as in :func:`distill`.
+        batch: what the teacher is called with; a tuple is several arguments.
+
+    Raises:
+        ValueError: as :func:`distill` does.
+    """
+    layers = acm_layers(model)
+    return {name: _errors(layers[name], *lesson).tolist() for name, lesson in _lessons(teacher, layers, batch)}
+
+
+def pretrain_gates(
+    model: nn.Module,
+    teacher: nn.Module,
+    batches: Batches,
+    *,
+    steps: int,
+    threshold: float | int = 1 / 1.2,
+    lr: float = 1e-2,
+    weight_decay: float = 0.0,
+    checkpoint: str | Path | None = None,
+    every: int = 100,
+    progress: bool = True,
+) -> History:
+    """Train the gates alone, each to say how many learners help its token (:func:`gate_targets`).
+
+    Args:
+        model, teacher, batches: as in :func:`distill`, after it.
+        threshold: τ of :func:`gate_targets`. A larger one spends more.
+        steps, lr, weight_decay, checkpoint, every, progress: as in :func:`dynlib.training.train`.
+
+    Raises:
+        ValueError: as :func:`distill` does, and if the threshold is not above 0 and at most 1.
+    """
+    check_number("threshold", threshold, least=0, most=1, open=True)
+    layers = acm_layers(model)
+
+    def loss(step: int) -> Tensor:
+        losses = []
+        for name, (z, t) in _lessons(teacher, layers, batches(step)):
+            layer = layers[name]
+            with torch.no_grad():
+                errors = torch.stack([(one - t).square().sum(-1) for one in [torch.zeros_like(t), *layer.prefixes(z)]])
+                target = gate_targets(errors[layer.least :], threshold)
+            # the logits themselves: the log of a drawn choice would be that of zeros
+            losses.append(F.cross_entropy(widen(layer.gate(z)), target))
+        return torch.stack(losses).mean()
+
+    gates = nn.ModuleList(layer.gate for layer in layers.values())
+    return train(
+        gates,
+        loss,
+        steps=steps,
+        lr=lr,
+        weight_decay=weight_decay,
+        checkpoint=checkpoint,
+        every=every,
+        progress=progress,
+        description="gates",
+    )
+
+
+def gate_targets(errors: Float[Tensor, "choices *tokens"], threshold: float | int = 1 / 1.2) -> Int[Tensor, "*tokens"]:
+    """Which of the choices a token should get: the first after which the next leaves d(k + 1) ≥ τ d(k), else the last.
+
+    Args:
+        errors: d(k) of each token, for ascending k, from the fewest that are allowed.
+        threshold: τ, above 0 and at most 1. A larger one gives more learners.
+
+    Returns:
+        The choice, counted from 0.
+    """
+    helps = errors[1:] < threshold * errors[:-1]
+    return helps.long().cumprod(0).sum(0)  # how many steps help before the first that does not
+
+
+def budget_loss(records: Mapping[str, Sequence[LearnersChosen]], budget: float | int) -> Float[Tensor, ""]:
+    """|Σ k p / Σ N p − β|, over all tokens of all records; p is what a learner of the module costs.
+
+    Args:
+        records: of :func:`dynlib.deciding.record`. In training they have the gradient of the choice.
+        budget: β, the share of all learners' work that may be done on average, above 0 and at most 1.
+
+    Raises:
+        TypeError: if the budget is no number.
+        ValueError: if it is not above 0 and at most 1, or nothing was recorded.
+    """
+    check_number("budget", budget, least=0, most=1, open=True)
+    spent = torch.stack([_shares(one).sum() * (one.of * one.flops) for one in _all(records)]).sum()
+    return (spent / sum(one.learners.numel() * one.of * one.flops for one in _all(records)) - budget).abs()
+
+
+def entropy_loss(records: Mapping[str, Sequence[LearnersChosen]]) -> Float[Tensor, ""]:
+    """Σ_j a_j log a_j / log J, the mean over the modules; a_j is the mean probability of choice j over all tokens.
+
+    From −1, where all J choices are as likely, to 0.
+
+    Raises:
+        ValueError: if nothing was recorded, or a gate was not asked.
+    """
+    losses = []
+    for one in _all(records):
+        if one.logits is None:
+            raise ValueError("a module ran a fixed number of learners and asked no gate: set fixed=None to train gates")
+        a = one.logits.flatten(0, -2).softmax(-1).mean(0)
+        log_a = a.clamp_min(torch.finfo(a.dtype).tiny).log()  # 0 log 0 = 0, with a finite gradient
+        losses.append((a * log_a).sum() / max(torch.tensor(float(len(a))).log().item(), 1e-12))
+    return torch.stack(losses).mean()
+
+
+def diversity_loss(records: Mapping[str, Sequence[LearnersChosen]]) -> Float[Tensor, ""]:
+    """−2 mean_{i ≠ m} |b_i − b_m|, the mean over the modules; b_i is the mean k / N of sample i.
+
+    From 0, where all samples get as much, to −S / (S − 1), where of S samples half get all and half get nothing.
+
+    Raises:
+        ValueError: if nothing was recorded, or not of [samples, tokens, …] with two samples or more.
+    """
+    losses = []
+    for one in _all(records):
+        samples = len(one.learners) if one.learners.ndim > 1 else 0
+        if samples < 2:
+            raise ValueError(
+                "diversity compares samples: the tokens must be [samples, tokens, …], two samples or more; a module "
+                f"got tokens of shape {list(one.learners.shape)}"
+            )
+        b = _shares(one).flatten(1).mean(1)
+        losses.append(-2 * (b[:, None] - b).abs().sum() / (samples * (samples - 1)))
+    return torch.stack(losses).mean()
+
+
+def acm_loss(
+    records: Mapping[str, Sequence[LearnersChosen]],
+    *,
+    budget: float | int,
+    budget_weight: float | int = 0.1,
+    entropy_weight: float | int = 0.05,
+    diversity_weight: float | int = 0.05,
+) -> ACMLoss:
+    """What is added to the task's loss, in training mode::
+
+        with record(model, AdaptiveComputationModule) as records:
+            task = F.cross_entropy(model(images), labels)
+        loss = task + acm_loss(records, budget=0.4).total
+
+    Args:
+        records, budget: as in :func:`budget_loss`.
+        budget_weight, entropy_weight, diversity_weight: of the three losses; at 0 one is not computed, and given as 0.
+
+    Raises:
+        TypeError, ValueError: as the three losses do, and if a weight is negative or not finite.
+    """
+    weights = {"budget": budget_weight, "entropy": entropy_weight, "diversity": diversity_weight}
+    for name, weight in weights.items():
+        check_number(f"{name}_weight", weight, least=0)
+    zero = _shares(_all(records)[0]).new_zeros(())
+    parts = {
+        "budget": budget_loss(records, budget),  # its β is checked whatever it weighs
+        "entropy": entropy_loss(records) if entropy_weight else zero,
+        "diversity": diversity_loss(records) if diversity_weight else zero,
+    }
+    total = torch.stack([weight * parts[name] for name, weight in weights.items()]).sum()
+    return ACMLoss(total, **parts)
+
+
+def _shares(one: LearnersChosen) -> Tensor:
+    """k / N of each token, with the choice's gradient where it has one."""
+    k = one.learners.to(torch.get_default_dtype()) if one.used is None else one.used.sum(-1)
+    return k / one.of
+
+
+def _all(records: Mapping[str, Sequence[LearnersChosen]]) -> list[LearnersChosen]:
+    every = [one for some in records.values() for one in some if one.learners.numel()]
+    if not every:
+        raise ValueError("nothing was recorded: run the model within record(model, AdaptiveComputationModule)")
+    return every
+
+
+def _errors(layer: AdaptiveComputationModule, z: Tensor, t: Tensor) -> Float[Tensor, " choices"]:
+    """Σ ‖h(z, k) − t‖² / Σ ‖t‖² for k = 0 … N."""
+    t = widen(t)
+    whole = t.square().sum().clamp_min(torch.finfo(t.dtype).tiny)
+    return torch.stack([whole / whole, *((widen(one) - t).square().sum() / whole for one in layer.prefixes(z))])
+
+
+@torch.no_grad()
+def _lessons(
+    teacher: nn.Module, layers: Mapping[str, AdaptiveComputationModule], batch: Any
+) -> list[tuple[str, tuple[Float[Tensor, "tokens dim"], Float[Tensor, "tokens out"]]]]:
+    """What the teacher's layers got and gave in a batch, token by token, by the names of the modules."""
+    seen: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in layers}
+    modes = {module: module.training for module in teacher.modules()}
+    with _watched(teacher, layers, seen):
+        try:
+            teacher.eval()
+            teacher(*batch) if isinstance(batch, tuple) else teacher(batch)
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+    lessons = []
+    for name, layer in layers.items():
+        if not seen[name]:
+            raise ValueError(f"the teacher did not call its layer {name!r}, and so there is nothing to learn from it")
+        z, t = (torch.cat([pair[side].flatten(0, -2) for pair in seen[name]]) for side in (0, 1))
+        if (z.shape[1], t.shape[1]) != (layer.dim, layer.out):
+            raise ValueError(
+                f"{name or 'the module'} is of {layer.dim} to {layer.out} features and the teacher's layer of "
+                f"{z.shape[1]} to {t.shape[1]}: give the model that it was made of"
+            )
+        lessons.append((name, (z, t)))
+    return lessons
+
+
+@contextmanager
+def _watched(
+    teacher: nn.Module, names: Mapping[str, nn.Module], seen: dict[str, list[tuple[Tensor, Tensor]]]
+) -> Iterator[None]:
+    """What goes into the layers of these names and comes out of them is kept."""
+    handles = []
+    try:
+        for name in names:
+            try:
+                layer = teacher.get_submodule(name)
+            except AttributeError:
+                raise ValueError(
+                    f"the teacher has no layer {name!r}: give a copy of the model from before acmize"
+                ) from None
+            if isinstance(layer, AdaptiveComputationModule):
+                raise ValueError(
+                    f"the teacher's {name or 'layer'} is an AdaptiveComputationModule itself: give a copy.deepcopy of "
+                    "the model from before acmize, which works in place"
+                )
+
+            def keep(_: nn.Module, given: Any, gave: Any, name: str = name) -> None:
+                seen[name].append((given[0].detach(), gave.detach()))
+
+            handles.append(layer.register_forward_hook(keep))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
