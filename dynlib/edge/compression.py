@@ -113,10 +113,9 @@ class Quantised:
             ValueError: if the codes are not as many as activations of that shape have.
         """
         numbers = torch.Size(shape).numel()
-        if len(codes) != -(-numbers * bits // 8):
-            raise ValueError(
-                f"activations {shape} in {bits} bits need {-(-numbers * bits // 8)} bytes; got {len(codes)}"
-            )
+        need = -(-numbers * bits // 8)
+        if len(codes) != need:
+            raise ValueError(f"activations {shape} in {bits} bits need {need} bytes; got {len(codes)}")
         shifts = torch.arange(0, 8, bits, dtype=torch.uint8, device=codes.device)
         separate = (codes[:, None] >> shifts) & (2**bits - 1)
         return cls(separate.flatten()[:numbers].view(shape).to(low.dtype) * step + low, codes, low, step, bits)
@@ -145,7 +144,7 @@ class DoublyCompressed:
         return _weigh(self.wire)
 
     def restore(self) -> Float[Tensor, "groups kept dim"]:
-        """The activations of the groups: fewer samples and tokens than there were, which a transformer does not mind."""
+        """The activations of the groups: fewer samples and tokens, which a transformer does not mind."""
         return self.carried
 
 
@@ -198,7 +197,7 @@ def random_top_k(
     numbers = flat.shape[1]
     kept = max(round(share * numbers), 1)
     largest = flat.detach().abs().topk(kept, dim=1).indices
-    if 0 < chance and kept < numbers:
+    if chance > 0 and kept < numbers:
         drawn = torch.rand(flat.shape, generator=generator, device=x.device)
         is_large = torch.zeros_like(drawn, dtype=torch.bool).scatter(1, largest, True)
         coins = torch.rand((len(x), kept), generator=generator, device=x.device)

@@ -1,4 +1,4 @@
-"""A budget that holds on average, without knowing what comes: spend more while the channel is good, less when it is not.
+"""A budget that holds on average, whatever comes: spend more while the channel is good, and less when it is not.
 
 In each slot t there are a few ways to send, each with a value and a cost γ. Over a long time the mean cost shall be no
 more than γ̄. What was spent too much is a debt, the *virtual queue*
@@ -64,7 +64,7 @@ class LyapunovController:
             costs: γ of each, not negative.
 
         Raises:
-            ValueError: if there are no ways, values and costs are not as many, one is not finite, or a cost is negative.
+            ValueError: if there are no ways, not as many values as costs, one is not finite, or a cost is negative.
         """
         worth, prices = _numbers("values", values), _numbers("costs", costs)
         if not worth or len(worth) != len(prices):

@@ -50,7 +50,7 @@ def test_the_gradient_of_the_power_is_right() -> None:
 @pytest.mark.parametrize("power", [1e-2, 1.0, 30.0])
 @pytest.mark.parametrize("snr", [-5, 0.0, 7, 20.5])
 def test_the_ratio_is_the_one_asked_for_within_a_tenth_of_a_decibel(snr: float, power: float) -> None:
-    # 400,000 numbers: the standard deviation of the estimate is 10 / ln 10 · √(2 / 400,000) = 0.0097 dB, a tenth are ten
+    # 400,000 numbers: the estimate has a standard deviation of 10 / ln 10 · √(2 / 400,000) = 0.0097 dB, a tenth of 0.1
     x = torch.randn(50_000, 8, generator=generator()) * power
     received = AWGNChannel(snr)(x, generator=generator(1))
     assert abs(decibels(unit_power(x), received - unit_power(x)) - snr) < 0.1
