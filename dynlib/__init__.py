@@ -5,6 +5,7 @@
 ``dynlib.depth``        how many layers: early exits, CALM, self-speculation, execution plans for a frozen stack
 ``dynlib.tokens``       which tokens: CoLT5's conditional layers, Mixture-of-Depths, A-ViT
 ``dynlib.width``        how much of a layer: mixtures of experts, MatFormer's nested feed-forward parts
+``dynlib.edge``         what crosses a network: noisy channels, split learning between processes
 ``dynlib.deciding``     what these share: ``setting`` turns their knobs, ``record`` collects what they decided
 ``dynlib.cost``         what ran: FLOPs, bytes, parameters, seconds, joules; thresholds certified for any knob
 ``dynlib.backbone``     the plain transformer that is made dynamic: ``ViT``, ``CausalLM``
@@ -25,7 +26,7 @@ from types import ModuleType
 __version__ = "0.1.0"
 
 _PARTS = (
-    *("backbone", "causes", "checks", "choice", "cost", "data", "deciding", "depth", "inputs", "page", "plotting"),
+    *("backbone", "causes", "checks", "choice", "cost", "data", "deciding", "depth", "edge", "inputs", "page", "plotting"),
     *("tokens", "training", "transforms", "ways", "width", "zoo"),
 )
 _DRAWING = {"page", "plotting"}  # they need matplotlib, which the package alone does without

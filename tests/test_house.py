@@ -190,6 +190,7 @@ FIXED = {
     "dynlib.width": "MixtureOfExperts load_balancing_loss MatFormerFeedForward extract mix_and_match",
     "dynlib.backbone": "Attention FeedForward Block ViT CausalLM",
     "dynlib.data": "digits cluttered_digits topics text sudoku mazes",
+    "dynlib.edge": "AWGNChannel LyapunovController SplitClient SplitServer double_compress",
     "dynlib.zoo": "load names card",
     "dynlib.training": "train",
 }
