@@ -5,6 +5,7 @@
 ``dynlib.depth``        how many layers: early exits, CALM, self-speculation, execution plans for a frozen stack
 ``dynlib.tokens``       which tokens: CoLT5's conditional layers, Mixture-of-Depths, A-ViT
 ``dynlib.width``        how much of a layer: mixtures of experts, MatFormer's nested parts, ACM's learners
+``dynlib.edge``         what crosses a network: noisy channels, split learning between processes
 ``dynlib.kernels``      what of this a GPU does in one kernel, in Triton
 ``dynlib.deciding``     what these share: ``setting`` turns their knobs, ``record`` collects what they decided
 ``dynlib.cost``         what ran: FLOPs, bytes, parameters, seconds, joules; thresholds certified for any knob
@@ -27,8 +28,8 @@ from types import ModuleType
 __version__ = "0.1.0"
 
 _PARTS = (
-    *("backbone", "causes", "checks", "choice", "cost", "data", "deciding", "depth", "inputs", "kernels", "page"),
-    *("plotting", "pretrained", "tokens", "training", "transforms", "ways", "width", "zoo"),
+    *("backbone", "causes", "checks", "choice", "cost", "data", "deciding", "depth", "edge", "inputs", "kernels"),
+    *("page", "plotting", "pretrained", "tokens", "training", "transforms", "ways", "width", "zoo"),
 )
 _DRAWING = {"page", "plotting"}  # they need matplotlib, which the package alone does without
 

@@ -1,0 +1,44 @@
+"""What crosses a network: noisy channels, how often to use them, and training with one half on each side."""
+
+from dynlib.edge.channel import AWGNChannel, RayleighChannel, unit_power
+from dynlib.edge.clusters import k_means
+from dynlib.edge.compression import (
+    Dense,
+    DoublyCompressed,
+    Quantised,
+    Sparse,
+    double_compress,
+    quantise,
+    random_top_k,
+    send_all,
+    share_of_each,
+    top_k,
+)
+from dynlib.edge.controller import LyapunovController
+from dynlib.edge.link import Link, LinkError
+from dynlib.edge.split import Compression, SplitClient, SplitServer, class_attention, halves
+
+__all__ = [
+    "AWGNChannel",
+    "Compression",
+    "Dense",
+    "DoublyCompressed",
+    "Link",
+    "LinkError",
+    "LyapunovController",
+    "Quantised",
+    "RayleighChannel",
+    "Sparse",
+    "SplitClient",
+    "SplitServer",
+    "class_attention",
+    "double_compress",
+    "halves",
+    "k_means",
+    "quantise",
+    "random_top_k",
+    "send_all",
+    "share_of_each",
+    "top_k",
+    "unit_power",
+]
