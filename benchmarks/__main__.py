@@ -18,6 +18,7 @@ from benchmarks import (
     early_exit,
     experts,
     gumbel,
+    looped,
     matformer,
     mixture_of_depths,
     painters,
@@ -41,6 +42,7 @@ BENCHMARKS = {
     "avit": avit,
     "experts": experts,
     "matformer": matformer,
+    "looped": looped,
     "acm": acm,
 }
 RESULTS = Path(__file__).with_name("RESULTS.md")

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from dynlib.data import cluttered_digits
 from dynlib.edge.link import PORT, Link, LinkError
 from dynlib.edge.split import Compression, SplitClient, SplitServer, halves
 
-CONFIG = {"image_size": 24, "patch_size": 4, "classes": 10, "dim": 64, "depth": 4, "heads": 4}
+CONFIG: dict[str, Any] = {"image_size": 24, "patch_size": 4, "classes": 10, "dim": 64, "depth": 4, "heads": 4}
 SHAPE = {"tokens": 37, "dim": 64, "classes": 10}
 
 
