@@ -23,6 +23,7 @@ from benchmarks import (
     mixture_of_depths,
     painters,
     perturbed,
+    recursion,
     self_speculation,
     sparse,
 )
@@ -43,6 +44,7 @@ BENCHMARKS = {
     "experts": experts,
     "matformer": matformer,
     "looped": looped,
+    "recursion": recursion,
     "acm": acm,
 }
 RESULTS = Path(__file__).with_name("RESULTS.md")

@@ -55,6 +55,22 @@ class Puzzles:
     def __len__(self) -> int:
         return len(self.givens)
 
+    def __getitem__(self, some: slice | Tensor) -> "Puzzles":
+        """Some of them: a slice, their numbers, or a mask."""
+        givens, solutions, difficulty, rounds = (part[some] for part in self._parts())
+        return Puzzles(givens, solutions, difficulty, rounds, self.kind)
+
+    def __add__(self, more: "Puzzles") -> "Puzzles":
+        """These and more of their kind and size, one after the other."""
+        if (self.kind, self.givens.shape[1:]) != (more.kind, more.givens.shape[1:]):
+            ours, theirs = (f"{one.kind} of size {one.givens.shape[-1]}" for one in (self, more))
+            raise ValueError(f"puzzles must be of one kind and size to stand together; got {ours} and {theirs}")
+        givens, solutions, difficulty, rounds = map(torch.cat, zip(self._parts(), more._parts(), strict=True))
+        return Puzzles(givens, solutions, difficulty, rounds, self.kind)
+
+    def _parts(self) -> tuple[Tensor, ...]:
+        return self.givens, self.solutions, self.difficulty, self.rounds
+
     @property
     def vocabulary(self) -> int:
         """How many different tokens there may be in givens and solutions."""
@@ -207,6 +223,20 @@ def augment(puzzles: Puzzles, *, generator: torch.Generator | None = None) -> Pu
         flip = flip & (height == width)
     both = torch.where(flip[:, None, None], both.transpose(2, 3), both)
     return replace(puzzles, givens=both[0], solutions=both[1])
+
+
+def puzzle_stream(
+    puzzles: Puzzles, *, generator: torch.Generator | None = None
+) -> Callable[[int], tuple[Int[Tensor, "n tokens"], Int[Tensor, "n tokens"]]]:
+    """A source that never dries up: asked for a number, it draws so many of the puzzles at random, augments them, and
+    gives the tokens of givens and solutions.
+    """
+
+    def draw(count: int) -> tuple[Tensor, Tensor]:
+        drawn = augment(puzzles[torch.randint(len(puzzles), (count,), generator=generator)], generator=generator)
+        return drawn.givens.flatten(1), drawn.solutions.flatten(1)
+
+    return draw
 
 
 class _Drawn(NamedTuple):

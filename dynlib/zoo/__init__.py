@@ -19,12 +19,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from dynlib.zoo.recipes import FAMILIES, Numbers, recipe
+from dynlib.zoo.recipes import FAMILIES, LARGE, Numbers, recipe
 from dynlib.zoo.scores import bits_per_character
 
 if TYPE_CHECKING:  # for readers and checkers of types: see above
     from dynlib.backbone import CausalLM, ViT
-    from dynlib.depth import MultiExit
+    from dynlib.depth import MultiExit, TinyRecursiveModel
     from dynlib.tokens import AdaptiveViT
     from dynlib.zoo.chains import ChainReader
     from dynlib.zoo.minilm import MiniLM
@@ -60,6 +60,8 @@ def load(name: Literal["looped_regression"], *, folder: str | Path | None = None
 @overload
 def load(name: Literal["looped_chains"], *, folder: str | Path | None = None) -> "ChainReader": ...
 @overload
+def load(name: Literal["sudoku4", "sudoku6"], *, folder: str | Path | None = None) -> "TinyRecursiveModel": ...
+@overload
 def load(name: Literal["minilm"], *, folder: str | Path | None = None) -> "MiniLM": ...
 @overload
 def load(name: str, *, folder: str | Path | None = None) -> nn.Module: ...
@@ -75,6 +77,7 @@ def load(name: str, *, folder: str | Path | None = None) -> nn.Module:
     ``"needles_colt5"``                                               :class:`dynlib.zoo.needles.NeedleReader`
     ``"looped_regression"``                                           :class:`dynlib.zoo.regression.RegressionReader`
     ``"looped_chains"``                                               :class:`dynlib.zoo.chains.ChainReader`
+    ``"sudoku4"``, ``"sudoku6"``                                      :class:`dynlib.depth.recursion.TinyRecursiveModel`
     ``"minilm"``                                                      :class:`dynlib.zoo.minilm.MiniLM`
     ================================================================  ============================================
 
@@ -124,7 +127,7 @@ def card(name: str, *, folder: str | Path = FOLDER) -> dict[str, Any]:
 def save(name: str, model: nn.Module, figures: Numbers, *, folder: str | Path = FOLDER) -> Path:
     """Write a trained backbone in half precision, with its card and its checksum, where :func:`load` finds it."""
     made, folder = recipe(_known(name)), Path(folder)
-    weights = {key: value.half().contiguous() for key, value in model.state_dict().items()}
+    weights = {key: value.half().cpu().contiguous() for key, value in model.state_dict().items()}
     card = {"config": made.config, "training": made.training, "figures": figures}
     path = folder / f"{name}.safetensors"
     folder.mkdir(parents=True, exist_ok=True)
@@ -135,7 +138,7 @@ def save(name: str, model: nn.Module, figures: Numbers, *, folder: str | Path = 
 
 
 def _known(name: str) -> str:
-    if name not in FAMILIES:
+    if name not in FAMILIES | LARGE:
         raise ValueError(
             f'the zoo has no {name!r}; it has {", ".join(map(repr, FAMILIES))}, and load("minilm") gives one that '
             "others trained"
@@ -146,6 +149,8 @@ def _known(name: str) -> str:
 def _read(name: str, folder: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
     path = folder / f"{name}.safetensors"
     mend = f"restore it (git checkout -- {path.name} in {folder}) or make it anew: python -m dynlib.zoo train {name}"
+    if name in LARGE:
+        mend = f"it does not ship; make it on a GPU: python -m dynlib.zoo train {name} --device cuda"
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: {mend}")
     if _checksums(folder).get(path.name) != _checksum(path):
