@@ -1,9 +1,10 @@
-"""Real and seeded data, all offline: digits to see, documentation to read, maps to cross, puzzles to solve."""
+"""Real and seeded data, all offline: digits, documentation, maps, puzzles, and points to fit."""
 
 from dynlib.data.digits import ClutteredDigits, Digits, cluttered_digits, digits
 from dynlib.data.kinds import Mixed, kinds, mixed_windows
 from dynlib.data.needles import Needles, needles
 from dynlib.data.puzzles import Puzzles, augment, mazes, solve_maze, solve_sudoku, sudoku
+from dynlib.data.regression import Prompts, least_squares, linear_regression
 from dynlib.data.terrain import Terrain, path_cost, shortest_path, terrain
 from dynlib.data.topics import alphabet, decode, encode, text, topics, windows
 
@@ -12,6 +13,7 @@ __all__ = [
     "Digits",
     "Mixed",
     "Needles",
+    "Prompts",
     "Puzzles",
     "Terrain",
     "alphabet",
@@ -21,6 +23,8 @@ __all__ = [
     "digits",
     "encode",
     "kinds",
+    "least_squares",
+    "linear_regression",
     "mazes",
     "mixed_windows",
     "needles",
