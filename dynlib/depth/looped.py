@@ -11,8 +11,9 @@ plain stack with shared weights, z_0 = x, z_{t+1} = f(z_t).
 answer must be there after some loops and stay, and the backward pass costs T loops, however many there were. Without
 injection a window shorter than b cuts off the input too: what made x then gets no gradient at all.
 
-*Stopping*: each sample leaves after a number of loops of its own, when its state hardly moves any more, or when a
-learned gate says so (:mod:`dynlib.depth.stopping`).
+*Stopping*: each sample, or each token, leaves after a number of loops of its own, when its state hardly moves any
+more, or when a learned gate says so (:mod:`dynlib.depth.stopping`). A token that has stopped keeps its state, and the
+others still see it.
 
 Source: arXiv:2311.12424 (injection, window), arXiv:2502.17416 (k ⊗ L).
 """
@@ -25,7 +26,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from dynlib.deciding import Execution, check_execution, chosen, report
-from dynlib.depth.stopping import ExitGate, StoppingRule, exit_distribution, gated_loss
+from dynlib.depth.some_tokens import for_some
+from dynlib.depth.stopping import Each, ExitGate, StoppingRule, exit_distribution, gated_loss
 from dynlib.inputs import check_features, check_tensor, check_whole, widen
 
 __all__ = ["ExitGate", "Looped", "Stopped", "exit_distribution", "gated_loss", "window_loss"]
@@ -35,8 +37,9 @@ class Stopped(NamedTuple):
     """What came out, and after how many loops, from 1 on."""
 
     state: Float[Tensor, "batch tokens dim"]
-    loops: Int[Tensor, " batch"]
-    measure: Float[Tensor, " batch"]
+    loops: Int[Tensor, "batch *tokens"]
+    """[batch], or [batch, tokens] where each token stopped by itself; so is the measure."""
+    measure: Float[Tensor, "batch *tokens"]
     """What the rule saw last: how far the state moved, of its length; or Σ p_j. NaN where there was no rule."""
 
 
@@ -48,7 +51,7 @@ class Looped(nn.Module):
         loops: L, from 1 on.
         inject: "add": z + x goes into every loop. "none": z alone. Or a module of (z, x).
         gate: for :meth:`predict` with a quantile: maps states [batch, tokens, dim] to logits [batch], as
-            :class:`ExitGate` does.
+            :class:`ExitGate` does; or to [batch, tokens], each token on its own, where tokens stop.
 
     ``loops`` is the knob (:func:`dynlib.deciding.setting`), checked whenever it is used; more spend more. Records
     (:func:`dynlib.deciding.record`), one for each :meth:`forward` or :meth:`predict`, are :class:`Stopped`.
@@ -122,39 +125,48 @@ class Looped(nn.Module):
         *,
         change: float | int | None = None,
         quantile: float | int | None = None,
+        each: Each = "sample",
         loops: int | None = None,
         execution: Execution = "gathered",
         rows: int | None = None,
     ) -> Stopped:
-        """Let every sample stop after a number of loops of its own, as many as when it is alone in the batch.
+        """Let every sample, or every token, stop after a number of loops of its own.
 
-        Put the model in evaluation mode first, if it has dropout.
+        A sample stops where it would if it were alone in the batch. A token that has stopped keeps its state; the
+        others of its sample go on and still see it, so that they may end elsewhere than if nobody had stopped. Put the
+        model in evaluation mode first, if it has dropout.
 
         Args:
             x: as in :meth:`forward`.
-            change: a sample stops when its state moves by no more than this share of its length, from 0 on. A larger
-                one spends less.
-            quantile: a sample stops when the gate is as sure as this that it should have, 0 … 1. A larger one spends
+            change: stop when the state moves by no more than this share of its length, from 0 on. A larger one spends
+                less.
+            quantile: stop when the gate is as sure as this that it should have been enough, 0 … 1. A larger one spends
                 more. Neither given: nobody stops before the last loop, which takes all who are left.
+            each: what stops, "sample" or "token".
             loops: as in :meth:`forward`: the most that anyone gets.
-            execution: "gathered": who has stopped leaves the batch. "masked": all loops are computed for all, and each
-                sample's own is taken. They agree up to rounding.
+            execution: "gathered": who has stopped is not computed any more, but for the keys and values of stopped
+                tokens. "masked": all loops are computed for all, and each one's own is taken. They agree up to
+                rounding. Gathered tokens need a block that can leave some out: see :mod:`dynlib.depth.some_tokens`.
             rows: with "gathered", so many tokens at a time at most, but always a whole sample, go through their loops
                 before the next do: few enough to stay in a cache. All at once if left out.
 
         Raises:
             TypeError, ValueError: as :meth:`forward` does.
-            ValueError: if both rules are given, one is out of its range, there is a quantile and no gate, a state is
-                NaN, ``rows`` are below 1 or given with "masked", or the execution has another name.
+            ValueError: if both rules are given, one is out of its range, there is a quantile and no gate, or a gate of
+                another shape, a state is NaN, ``rows`` are below 1 or given with "masked", ``each`` or the execution
+                has another name, or gathered tokens meet a block that cannot leave some out.
         """
         check_execution(execution)
         check_tensor(x, "the tokens")
         check_features(x, x.shape[-1] if x.ndim else 0)
-        rule = StoppingRule(self.gate, change, quantile)
+        rule = StoppingRule(self.gate, change, quantile, each=each)
         if rows is not None and check_whole("rows", rows, least=1, what="tokens") and execution == "masked":
             raise ValueError("rows cut the work of 'gathered'; 'masked' runs all at once: leave rows out")
         some = len(x) if rows is None else max(rows // x.shape[1], 1)
-        run = self._gathered if execution == "gathered" else self._masked
+        if each == "token":
+            run = self._gathered_tokens if execution == "gathered" else self._masked_tokens
+        else:
+            run = self._gathered if execution == "gathered" else self._masked
         parts = [run(piece, self._loops(loops), rule) for piece in x.split(some)]
         stopped = Stopped(*(torch.cat(part) for part in zip(*parts, strict=True))) if len(parts) > 1 else parts[0]
         report(self, stopped)
@@ -191,6 +203,43 @@ class Looped(nn.Module):
         order = sample.argsort()
         return Stopped(*(part[order] for part in parts))
 
+    def _masked_tokens(self, x: Tensor, loops: int, rule: StoppingRule) -> Stopped:
+        state, survived = self._start(x), rule.survived(x)
+        measure, count = torch.full_like(survived, torch.nan), x.new_zeros(x.shape[:2], dtype=torch.long)
+        runs = torch.ones_like(count, dtype=torch.bool)
+        for _ in range(loops):
+            after = self._loop(state, x)
+            now, left, stop = rule(state, after, survived)
+            state = torch.where(runs[..., None], after, state)
+            measure, survived = torch.where(runs, now, measure), torch.where(runs, left, survived)
+            count, runs = count + runs, runs & ~stop
+        return Stopped(state, count, measure)
+
+    def _gathered_tokens(self, x: Tensor, loops: int, rule: StoppingRule) -> Stopped:
+        state, survived = self._start(x).clone(), rule.survived(x)
+        measure, count = torch.full_like(survived, torch.nan), x.new_zeros(x.shape[:2], dtype=torch.long)
+        runs = torch.ones_like(count, dtype=torch.bool)
+        for _ in range(loops):
+            samples = chosen(runs.any(1))
+            if len(samples) == 0:
+                break
+            which = runs[samples]
+            row, token = which.nonzero().unbind(1)
+            row = samples[row]
+            after = for_some(self.block, self._mix(state[samples], x[samples]), which)
+            if after.shape != (len(row), x.shape[2]):
+                raise ValueError(
+                    f"the block must give {(len(row), x.shape[2])} for the tokens that go on; got {tuple(after.shape)}"
+                )
+            # to the rule they are the tokens of one sample
+            now, left, stop = (
+                part[0] for part in rule(state[row, token][None], after[None], survived[row, token][None])
+            )
+            state[row, token], measure[row, token], survived[row, token] = after, now, left
+            count[row, token] += 1
+            runs[row, token] = ~stop
+        return Stopped(state, count, measure)
+
     def _run(self, x: Tensor, loops: int, graph: int) -> Iterator[Tensor]:
         """The state after each loop; only the last ``graph`` loops have a graph."""
         check_tensor(x, "the tokens")
@@ -204,13 +253,14 @@ class Looped(nn.Module):
     def _start(self, x: Tensor) -> Tensor:
         return x if self.inject == "none" else torch.zeros_like(x)
 
-    def _loop(self, state: Tensor, x: Tensor) -> Tensor:
+    def _mix(self, state: Tensor, x: Tensor) -> Tensor:
         if isinstance(self.inject, nn.Module):
-            state = self.inject(state, x)
-        elif self.inject == "add":
-            state = state + x
+            return self.inject(state, x)
+        return state + x if self.inject == "add" else state
+
+    def _loop(self, state: Tensor, x: Tensor) -> Tensor:
         # z_{t+1} = f(z_t + x)
-        after = self.block(state)
+        after = self.block(self._mix(state, x))
         if after.shape != x.shape:
             raise ValueError(f"a block that is looped must keep the shape {tuple(x.shape)}; got {tuple(after.shape)}")
         return after

@@ -3,11 +3,12 @@
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from dynlib.backbone import Block
 from dynlib.depth.looped import Looped, window_loss
+from dynlib.depth.some_tokens import block_for_some
 
 
 class PairBlock(nn.Module):
@@ -27,10 +28,22 @@ class PairBlock(nn.Module):
 
     def forward(self, state: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens dim"]:
         """The tokens after all layers."""
-        key_mask = (torch.arange(state.shape[1], device=state.device) < self.pairs).expand(state.shape[:2])
+        key_mask = self._key_mask(state)
         for layer in self.layers:
             state = layer(state, key_mask=key_mask)
         return self.norm(state)
+
+    def for_some(
+        self, state: Float[Tensor, "batch tokens dim"], which: Bool[Tensor, "batch tokens"]
+    ) -> Float[Tensor, "chosen dim"]:
+        """These tokens alone: see :func:`dynlib.depth.some_tokens.for_some`."""
+        key_mask = self._key_mask(state)
+        for layer in self.layers[:-1]:
+            state = layer(state, key_mask=key_mask)
+        return self.norm(block_for_some(self.layers[-1], state, which, key_mask=key_mask))
+
+    def _key_mask(self, state: Tensor) -> Tensor:
+        return (torch.arange(state.shape[1], device=state.device) < self.pairs).expand(state.shape[:2])
 
 
 class RegressionReader(nn.Module):
