@@ -1,5 +1,6 @@
 """Real and seeded data, all offline: digits, documentation, maps, puzzles, and points to fit."""
 
+from dynlib.data.chains import Chains, chains
 from dynlib.data.digits import ClutteredDigits, Digits, cluttered_digits, digits
 from dynlib.data.kinds import Mixed, kinds, mixed_windows
 from dynlib.data.needles import Needles, needles
@@ -9,6 +10,7 @@ from dynlib.data.terrain import Terrain, path_cost, shortest_path, terrain
 from dynlib.data.topics import alphabet, decode, encode, text, topics, windows
 
 __all__ = [
+    "Chains",
     "ClutteredDigits",
     "Digits",
     "Mixed",
@@ -18,6 +20,7 @@ __all__ = [
     "Terrain",
     "alphabet",
     "augment",
+    "chains",
     "cluttered_digits",
     "decode",
     "digits",

@@ -47,7 +47,7 @@ class Prompts:
 def linear_regression(
     count: int,
     *,
-    features: int = 4,
+    features: int = 3,
     pairs: int = 12,
     queries: int = 1,
     noise: float | int = 0.0,

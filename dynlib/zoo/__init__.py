@@ -26,8 +26,10 @@ if TYPE_CHECKING:  # for readers and checkers of types: see above
     from dynlib.backbone import CausalLM, ViT
     from dynlib.depth import MultiExit
     from dynlib.tokens import AdaptiveViT
+    from dynlib.zoo.chains import ChainReader
     from dynlib.zoo.minilm import MiniLM
     from dynlib.zoo.needles import NeedleReader
+    from dynlib.zoo.regression import RegressionReader
 
 __all__ = ["bits_per_character", "card", "load", "names", "save"]
 
@@ -54,6 +56,10 @@ def load(
 @overload
 def load(name: Literal["needles_colt5"], *, folder: str | Path | None = None) -> "NeedleReader": ...
 @overload
+def load(name: Literal["looped_regression"], *, folder: str | Path | None = None) -> "RegressionReader": ...
+@overload
+def load(name: Literal["looped_chains"], *, folder: str | Path | None = None) -> "ChainReader": ...
+@overload
 def load(name: Literal["minilm"], *, folder: str | Path | None = None) -> "MiniLM": ...
 @overload
 def load(name: str, *, folder: str | Path | None = None) -> nn.Module: ...
@@ -67,6 +73,8 @@ def load(name: str, *, folder: str | Path | None = None) -> nn.Module:
     ``"topics_lm"``, ``"topics_exits"``, ``"topics_small"``,          :class:`dynlib.backbone.CausalLM`
     ``"topics_mod"``, ``"topics_matformer"``
     ``"needles_colt5"``                                               :class:`dynlib.zoo.needles.NeedleReader`
+    ``"looped_regression"``                                           :class:`dynlib.zoo.regression.RegressionReader`
+    ``"looped_chains"``                                               :class:`dynlib.zoo.chains.ChainReader`
     ``"minilm"``                                                      :class:`dynlib.zoo.minilm.MiniLM`
     ================================================================  ============================================
 

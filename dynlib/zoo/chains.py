@@ -2,12 +2,13 @@
 
 from typing import Literal
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dynlib.backbone import Block
-from dynlib.depth.looped import ExitGate, Looped
+from dynlib.depth.looped import ExitGate, Looped, gated_loss
 
 
 class ChainReader(nn.Module):
@@ -59,6 +60,22 @@ class ChainReader(nn.Module):
 def chain_losses(
     model: ChainReader, states: Float[Tensor, "loops n names dim"], ends: Int[Tensor, "n names"]
 ) -> Float[Tensor, "loops n names"]:
-    """The cross-entropy of each loop and name, in nats."""
-    logits = model.head(states)
+    """The cross-entropy of each state and name, in nats."""
+    logits: Tensor = model.head(states)
     return F.cross_entropy(logits.movedim(-1, 1), ends.expand(logits.shape[:-1]), reduction="none")
+
+
+def gated_chain_loss(
+    model: ChainReader,
+    names: Int[Tensor, "n names"],
+    points_to: Int[Tensor, "n names"],
+    ends: Int[Tensor, "n names"],
+    *,
+    beta: float,
+) -> Float[Tensor, ""]:
+    """:func:`dynlib.depth.gated_loss` over all loops and names; the model has a gate."""
+    states = model.looped.states(model.embed(names, points_to))
+    gate = model.looped.gate
+    if gate is None:
+        raise ValueError("this model has no gate: ChainReader(…, gate=True)")
+    return gated_loss(chain_losses(model, states, ends), torch.stack([gate(state) for state in states]), beta=beta)

@@ -64,7 +64,7 @@ class RegressionReader(nn.Module):
     def __init__(
         self,
         *,
-        features: int = 4,
+        features: int = 3,
         pairs: int = 12,
         dim: int = 48,
         heads: int = 4,

@@ -22,6 +22,8 @@ FAMILIES = {
     "digits_avit": "avit",
     "needles_colt5": "needles",
     "topics_matformer": "matformer",
+    "looped_regression": "looped",
+    "looped_chains": "looped",
 }
 """The file of each backbone's recipe."""
 
