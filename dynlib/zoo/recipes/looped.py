@@ -11,7 +11,7 @@ from dynlib.zoo.recipes import Numbers, Recipe
 from dynlib.zoo.regression import RegressionReader, regression_loss
 
 NOISE = 0.5
-STEPS = {"looped_regression": 4000, "looped_chains": 2000}
+STEPS = {"looped_regression": 4000, "looped_chains": 1200}
 GATED = 0.8  # from this share of the steps on, the gate is trained, and with it all loops
 BETA = 0.1
 
