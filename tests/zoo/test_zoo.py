@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dynlib.backbone import CausalLM
-from dynlib.data import cluttered_digits, encode, needles, topics
+from dynlib.data import chains, cluttered_digits, encode, linear_regression, needles, topics
 from dynlib.data import text as text_of
 from dynlib.deciding import record, setting
 from dynlib.tokens.mixture_of_depths import MixtureOfDepths, predictor_loss, routing_loss
@@ -36,7 +36,13 @@ def untrained(name: str, seed: int = 0) -> nn.Module:
     return recipe(name).build(**recipe(name).config)
 
 
-def inputs(name: str) -> Tensor:
+def inputs(name: str) -> Tensor | tuple[Tensor, ...]:
+    if name == "looped_regression":
+        drawn = linear_regression(4, split="test")
+        return drawn.x, drawn.y, drawn.queries
+    if name == "looped_chains":
+        drawn = chains(4, split="test")
+        return drawn.names, drawn.points_to
     if name.startswith("digits"):
         return cluttered_digits(4, split="test").images
     if name.startswith("needles"):
@@ -44,8 +50,8 @@ def inputs(name: str) -> Tensor:
     return torch.randint(256, (2, 20), generator=torch.Generator().manual_seed(0))
 
 
-def logits(model: nn.Module, given: Tensor) -> Tensor:
-    said = model(given)
+def logits(model: nn.Module, given: Tensor | tuple[Tensor, ...]) -> Tensor:
+    said = model(*given) if isinstance(given, tuple) else model(given)
     return said if isinstance(said, Tensor) else said.logits
 
 
