@@ -17,6 +17,7 @@ from benchmarks import (
     early_exit,
     experts,
     gumbel,
+    looped,
     matformer,
     mixture_of_depths,
     painters,
@@ -40,6 +41,7 @@ BENCHMARKS = {
     "avit": avit,
     "experts": experts,
     "matformer": matformer,
+    "looped": looped,
 }
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
