@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from dynlib.data import linear_regression
+from dynlib.data import least_squares, linear_regression
+from dynlib.zoo import card, load
 from dynlib.zoo.regression import RegressionReader, regression_loss
 
 SMALL = {"features": 3, "pairs": 5, "dim": 8, "heads": 2, "hidden": 12}
@@ -69,3 +70,37 @@ def test_prompts_of_another_size_are_refused():
     for given in ((x[:, 1:], y[:, 1:], queries), (x, y[:, 1:], queries), (x, y, queries[..., :2]), (x, y, queries[1:])):
         with pytest.raises(ValueError, match=r"x must be \[n, 5, 3\], y \[n, 5\] and queries \[n, any, 3\]; got"):
             model(*given)
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+@torch.no_grad()
+def test_tokens_that_stop_are_the_same_gathered_and_masked(depth):
+    model = make(loops=5, depth=depth)
+    x, y, queries, _ = prompts()
+    tokens = model.embed(x, y, queries)
+    states = model.looped.states(tokens)
+    change = ((states[2] - states[1]).norm(dim=-1) / states[2].norm(dim=-1)).median().item() * 1.001
+    one, other = (
+        model.looped.predict(tokens, change=change, each="token", execution=way) for way in ("gathered", "masked")
+    )
+    assert one.loops.min() < one.loops.max()
+    for part, same in zip(one, other, strict=True):
+        torch.testing.assert_close(part, same, **EXACT)
+
+
+@torch.no_grad()
+def test_the_shipped_model_is_within_a_tenth_of_least_squares_and_stays_there():
+    model, figures = load("looped_regression"), card("looped_regression")["figures"]
+    test = linear_regression(2000, queries=6, noise=0.5, split="test", seed=1)
+    given = (test.x, test.y, test.queries)
+
+    def error(said: torch.Tensor) -> float:
+        return (said - test.answers).square().mean().item() / 3
+
+    floor = error(least_squares(*given))
+    here, later = error(model(*given)), error(model(*given, loops=30))
+    # on the same prompts: both rise and fall together with the draw
+    assert here <= 1.1 * floor
+    assert here / floor == pytest.approx(figures["test_error"] / figures["test_error_of_least_squares"], abs=0.05)
+    assert later == pytest.approx(here, rel=0.03)
+    assert error(model(*given, loops=1)) > 10 * floor
