@@ -12,7 +12,7 @@ from dynlib.zoo.regression import RegressionReader, regression_loss
 
 NOISE = 0.5
 STEPS = {"looped_regression": 4000, "looped_chains": 1200}
-GATED = 0.8  # from this share of the steps on, the gate is trained, and with it all loops
+GATED = 0.6  # from this share of the steps on, the gate is trained, and with it all loops
 BETA = 0.1
 
 
