@@ -33,20 +33,23 @@ class History:
         return [sum(self.losses[a : b + 1]) / (b + 1 - a) for b, a in enumerate(starts)]
 
 
-def learning_rate(step: int, *, steps: int, peak: float, warmup: float = 0.05) -> float:
-    """Linear from 0 to ``peak`` over the first ``warmup`` share of the steps, then half a cosine down to 0.
+def learning_rate(step: int, *, steps: int, peak: float, warmup: float = 0.05, floor: float = 0.0) -> float:
+    """Linear from 0 to ``peak`` over the first ``warmup`` share of the steps, then half a cosine down to ``floor`` of it.
 
     Raises:
-        ValueError: if ``warmup`` is not a share, or ``step`` is not one of 0 … ``steps`` − 1.
+        ValueError: if ``warmup`` or ``floor`` is not a share, or ``step`` is not one of 0 … ``steps`` − 1.
     """
     if not 0 <= warmup <= 1:
         raise ValueError(f"warmup is a share of the steps, 0 … 1; got {warmup}")
+    if not 0 <= floor <= 1:
+        raise ValueError(f"floor is a share of the peak, 0 … 1; got {floor}")
     if not 0 <= step < steps:
         raise ValueError(f"step must be one of 0 … {steps - 1}; got {step}")
     rising = max(1, round(warmup * steps))
     if step < rising:
         return peak * (step + 1) / rising
-    return peak * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+    falling = 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+    return peak * (floor + (1 - floor) * falling)
 
 
 def train(
@@ -57,9 +60,11 @@ def train(
     lr: float = 1e-3,
     weight_decay: float = 0.05,
     warmup: float = 0.05,
+    floor: float = 0.0,
     clip: float = 1.0,
     checkpoint: str | Path | None = None,
     every: int = 100,
+    after: Callable[[int], object] | None = None,
     progress: bool = True,
     description: str = "train",
 ) -> History:
@@ -72,11 +77,13 @@ def train(
         loss: the loss of a step, by its number 0 … steps − 1. A batch that depends on that number alone, or on torch's
             random numbers of the CPU, makes a resumed run equal to an uninterrupted one.
         steps: how many in all, those before an interruption included.
-        lr, warmup: peak and shape of :func:`learning_rate`.
+        lr, warmup, floor: peak and shape of :func:`learning_rate`; with a floor of 1 it stays where it is.
         weight_decay: on parameters of two or more axes; biases, norms and other vectors are left free.
         clip: largest norm of the whole gradient.
         checkpoint: a file. Written every ``every`` steps and when interrupted; read, if it is there, at the start.
         every: steps between two writings of the checkpoint.
+        after: called with the number of each step once the weights have moved, to let an average follow them, say. What
+            it must not lose when a run is interrupted, it keeps in buffers of the model: they go into the checkpoint.
         progress: show a bar.
         description: the bar's name.
 
@@ -89,7 +96,7 @@ def train(
     if check_whole("steps", steps) < 1 or not weights:
         raise ValueError(f"nothing to train: steps={steps}, parameters that ask for a gradient: {len(weights)}")
     check_whole("every", every, least=1)
-    schedule = [learning_rate(step, steps=steps, peak=lr, warmup=warmup) for step in range(steps)]
+    schedule = [learning_rate(step, steps=steps, peak=lr, warmup=warmup, floor=floor) for step in range(steps)]
     groups = [
         {"params": [p for p in weights if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in weights if p.ndim < 2], "weight_decay": 0.0},
@@ -119,6 +126,8 @@ def train(
                 raise FloatingPointError(f"the gradient of step {step} is not finite: try a lower learning rate")
             whole = False
             optimizer.step()
+            if after is not None:
+                after(step)
             history.losses.append(value.item())
             history.rates.append(schedule[step])
             history.seconds = time.perf_counter() - start

@@ -3,7 +3,7 @@
 from dynlib.data.digits import ClutteredDigits, Digits, cluttered_digits, digits
 from dynlib.data.kinds import Mixed, kinds, mixed_windows
 from dynlib.data.needles import Needles, needles
-from dynlib.data.puzzles import Puzzles, augment, mazes, solve_maze, solve_sudoku, sudoku
+from dynlib.data.puzzles import Puzzles, augment, mazes, puzzle_stream, solve_maze, solve_sudoku, sudoku
 from dynlib.data.terrain import Terrain, path_cost, shortest_path, terrain
 from dynlib.data.topics import alphabet, decode, encode, text, topics, windows
 
@@ -25,6 +25,7 @@ __all__ = [
     "mixed_windows",
     "needles",
     "path_cost",
+    "puzzle_stream",
     "shortest_path",
     "solve_maze",
     "solve_sudoku",

@@ -209,6 +209,22 @@ def augment(puzzles: Puzzles, *, generator: torch.Generator | None = None) -> Pu
     return replace(puzzles, givens=both[0], solutions=both[1])
 
 
+def puzzle_stream(
+    puzzles: Puzzles, *, generator: torch.Generator | None = None
+) -> Callable[[int], tuple[Int[Tensor, "n tokens"], Int[Tensor, "n tokens"]]]:
+    """A source that never dries up: asked for a number, it draws so many of the puzzles at random, augments them, and
+    gives the tokens of givens and solutions.
+    """
+
+    def draw(count: int) -> tuple[Tensor, Tensor]:
+        some = torch.randint(len(puzzles), (count,), generator=generator)
+        parts = (puzzles.givens, puzzles.solutions, puzzles.difficulty, puzzles.rounds)
+        drawn = augment(Puzzles(*[part[some] for part in parts], kind=puzzles.kind), generator=generator)
+        return drawn.givens.flatten(1), drawn.solutions.flatten(1)
+
+    return draw
+
+
 class _Drawn(NamedTuple):
     givens: np.ndarray
     solutions: np.ndarray

@@ -7,13 +7,14 @@ from dynlib.depth.looped import ExitGate, Looped, exit_distribution, gated_loss,
 from dynlib.depth.painters import looped_parallel, middle_repeat, parallel, reverse, shuffle, skip
 from dynlib.depth.recursion import TinyRecursiveModel
 from dynlib.depth.self_speculation import self_speculative_generate
-from dynlib.depth.supervision import EMA, deep_supervision, empty_slots, stablemax_cross_entropy
+from dynlib.depth.supervision import EMA, Supervision, deep_supervision, empty_slots, stablemax_cross_entropy
 
 __all__ = [
     "EMA",
     "ExitGate",
     "Looped",
     "MultiExit",
+    "Supervision",
     "TinyRecursiveModel",
     "calm_generate",
     "deep_supervision",

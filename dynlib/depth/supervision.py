@@ -32,7 +32,7 @@ from arXiv:2501.04697 (abstract).
 
 import copy
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -232,3 +232,55 @@ class EMA:
             average.mul_(self.decay).add_(theirs[name], alpha=1 - self.decay)
         for kept, buffer in zip(self.model.buffers(), model.buffers(), strict=True):
             kept.copy_(buffer)
+
+
+class Supervision(nn.Module):
+    """A model under training, with all that goes from step to step: its slots, and the average of its weights.
+
+    The slots are buffers and the average is a part of it, so that they stand in the checkpoints of
+    :func:`dynlib.training.train`, and a run that was interrupted goes on as if it had not been:
+
+        training = Supervision(model, 64, puzzle_stream(puzzles))
+        train(training, training.loss, after=training.follow, steps=1000, checkpoint="checkpoints/mine.pt")
+        training.average.predict(...)
+
+    Args:
+        model: trained in place.
+        batch: number of slots.
+        fresh: as in :func:`deep_supervision`; draws from torch's random numbers.
+        decay: of the :class:`EMA`.
+        options: more of :func:`deep_supervision`'s.
+
+    Raises:
+        TypeError, ValueError: as :func:`empty_slots` and :class:`EMA` do.
+    """
+
+    def __init__(
+        self, model: TinyRecursiveModel, batch: int, fresh: Fresh, *, decay: float | int = 0.999, **options: Any
+    ) -> None:
+        super().__init__()
+        self.ema = EMA(model, decay)
+        self.model, self.average = model, self.ema.model
+        self.fresh, self.options = fresh, options
+        self._next: Slots | None = None
+        for name, slot in zip(Slots._fields, empty_slots(model, batch), strict=True):
+            self.register_buffer(name, slot.clone())
+
+    @property
+    def slots(self) -> Slots:
+        """Where training stands."""
+        return Slots(*(self.get_buffer(name) for name in Slots._fields))
+
+    def loss(self, step: int) -> Float[Tensor, ""]:
+        """The loss of the next training step. The slots stay as they are until :meth:`follow`."""
+        supervised = deep_supervision(self.model, self.slots, self.fresh, **self.options)
+        self._next = supervised.slots
+        return supervised.loss
+
+    def follow(self, step: int) -> None:
+        """After the optimizer's step: move on to the slots that the loss left, and the average a bit to the weights."""
+        if self._next is not None:
+            for name, slot in zip(Slots._fields, self._next, strict=True):
+                setattr(self, name, slot)
+            self._next = None
+        self.ema.update(self.model)
