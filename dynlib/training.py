@@ -34,7 +34,9 @@ class History:
 
 
 def learning_rate(step: int, *, steps: int, peak: float, warmup: float = 0.05, floor: float = 0.0) -> float:
-    """Linear from 0 to ``peak`` over the first ``warmup`` share of the steps, then half a cosine down to ``floor`` of it.
+    """Linear from 0 to ``peak`` over the first ``warmup`` share of the steps, then half a cosine down to a ``floor``.
+
+    The floor is a share of the peak.
 
     Raises:
         ValueError: if ``warmup`` or ``floor`` is not a share, or ``step`` is not one of 0 … ``steps`` − 1.

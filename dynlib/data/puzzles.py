@@ -35,6 +35,7 @@ Split = Literal["train", "test"]
 SPLITS = get_args(Split)
 
 _TEST = 4  # one class of symmetric puzzles in so many is for testing
+_PARTS = ("givens", "solutions", "difficulty", "rounds")
 _CHUNK = 512  # puzzles drawn at a time, at most
 
 
@@ -54,6 +55,17 @@ class Puzzles:
 
     def __len__(self) -> int:
         return len(self.givens)
+
+    def __getitem__(self, some: slice | Tensor) -> "Puzzles":
+        """Some of them: a slice, their numbers, or a mask."""
+        return replace(self, **{name: getattr(self, name)[some] for name in _PARTS})
+
+    def __add__(self, more: "Puzzles") -> "Puzzles":
+        """These and more of their kind and size, one after the other."""
+        if (self.kind, self.givens.shape[1:]) != (more.kind, more.givens.shape[1:]):
+            ours, theirs = (f"{one.kind} of size {one.givens.shape[-1]}" for one in (self, more))
+            raise ValueError(f"puzzles must be of one kind and size to stand together; got {ours} and {theirs}")
+        return replace(self, **{name: torch.cat([getattr(self, name), getattr(more, name)]) for name in _PARTS})
 
     @property
     def vocabulary(self) -> int:
@@ -217,9 +229,7 @@ def puzzle_stream(
     """
 
     def draw(count: int) -> tuple[Tensor, Tensor]:
-        some = torch.randint(len(puzzles), (count,), generator=generator)
-        parts = (puzzles.givens, puzzles.solutions, puzzles.difficulty, puzzles.rounds)
-        drawn = augment(Puzzles(*[part[some] for part in parts], kind=puzzles.kind), generator=generator)
+        drawn = augment(puzzles[torch.randint(len(puzzles), (count,), generator=generator)], generator=generator)
         return drawn.givens.flatten(1), drawn.solutions.flatten(1)
 
     return draw

@@ -19,12 +19,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from dynlib.zoo.recipes import FAMILIES, Numbers, recipe
+from dynlib.zoo.recipes import FAMILIES, LARGE, Numbers, recipe
 from dynlib.zoo.scores import bits_per_character
 
 if TYPE_CHECKING:  # for readers and checkers of types: see above
     from dynlib.backbone import CausalLM, ViT
-    from dynlib.depth import MultiExit
+    from dynlib.depth import MultiExit, TinyRecursiveModel
     from dynlib.tokens import AdaptiveViT
     from dynlib.zoo.minilm import MiniLM
     from dynlib.zoo.needles import NeedleReader
@@ -54,6 +54,8 @@ def load(
 @overload
 def load(name: Literal["needles_colt5"], *, folder: str | Path | None = None) -> "NeedleReader": ...
 @overload
+def load(name: Literal["sudoku4", "sudoku6"], *, folder: str | Path | None = None) -> "TinyRecursiveModel": ...
+@overload
 def load(name: Literal["minilm"], *, folder: str | Path | None = None) -> "MiniLM": ...
 @overload
 def load(name: str, *, folder: str | Path | None = None) -> nn.Module: ...
@@ -67,6 +69,7 @@ def load(name: str, *, folder: str | Path | None = None) -> nn.Module:
     ``"topics_lm"``, ``"topics_exits"``, ``"topics_small"``,          :class:`dynlib.backbone.CausalLM`
     ``"topics_mod"``, ``"topics_matformer"``
     ``"needles_colt5"``                                               :class:`dynlib.zoo.needles.NeedleReader`
+    ``"sudoku4"``, ``"sudoku6"``                                      :class:`dynlib.depth.recursion.TinyRecursiveModel`
     ``"minilm"``                                                      :class:`dynlib.zoo.minilm.MiniLM`
     ================================================================  ============================================
 
@@ -116,7 +119,7 @@ def card(name: str, *, folder: str | Path = FOLDER) -> dict[str, Any]:
 def save(name: str, model: nn.Module, figures: Numbers, *, folder: str | Path = FOLDER) -> Path:
     """Write a trained backbone in half precision, with its card and its checksum, where :func:`load` finds it."""
     made, folder = recipe(_known(name)), Path(folder)
-    weights = {key: value.half().contiguous() for key, value in model.state_dict().items()}
+    weights = {key: value.half().cpu().contiguous() for key, value in model.state_dict().items()}
     card = {"config": made.config, "training": made.training, "figures": figures}
     path = folder / f"{name}.safetensors"
     folder.mkdir(parents=True, exist_ok=True)
@@ -127,7 +130,7 @@ def save(name: str, model: nn.Module, figures: Numbers, *, folder: str | Path = 
 
 
 def _known(name: str) -> str:
-    if name not in FAMILIES:
+    if name not in FAMILIES | LARGE:
         raise ValueError(
             f'the zoo has no {name!r}; it has {", ".join(map(repr, FAMILIES))}, and load("minilm") gives one that '
             "others trained"
@@ -138,6 +141,8 @@ def _known(name: str) -> str:
 def _read(name: str, folder: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
     path = folder / f"{name}.safetensors"
     mend = f"restore it (git checkout -- {path.name} in {folder}) or make it anew: python -m dynlib.zoo train {name}"
+    if name in LARGE:
+        mend = f"it does not ship; make it on a GPU: python -m dynlib.zoo train {name} --device cuda"
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: {mend}")
     if _checksums(folder).get(path.name) != _checksum(path):

@@ -4,19 +4,21 @@ import argparse
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from dynlib.training import train
 from dynlib.zoo import FOLDER, card, load, names, save
-from dynlib.zoo.recipes import Numbers, recipe
+from dynlib.zoo.recipes import LARGE, Numbers, recipe
 
 
 def main() -> None:
     """Read the command line and do what it says."""
     parser = argparse.ArgumentParser(prog="python -m dynlib.zoo", description=__doc__)
     parser.add_argument("action", choices=["train", "evaluate", "cards"])
-    parser.add_argument("name", choices=names(), nargs="?", help="which backbone; not for 'cards'")
+    parser.add_argument("name", choices=[*names(), *LARGE], nargs="?", help="which backbone; not for 'cards'")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where the trained files go (default: the package)")
     parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints"), help="where half-trained ones wait")
+    parser.add_argument("--device", default="cpu", help="where to compute, such as cuda")
     options = parser.parse_args()
     if options.action == "cards":
         (options.folder / "README.md").write_text(_cards(options.folder))
@@ -33,20 +35,28 @@ def main() -> None:
                 model.load_state_dict(backbone.state_dict())
             else:
                 made.begin(model, backbone)
-        checkpoint = options.checkpoints / f"{options.name}.pt"
-        settings = {**made.training, "steps": int(made.training["steps"])}
-        train(model, made.loss(model), checkpoint=checkpoint, description=options.name, **settings)  # type: ignore[arg-type]
+        learner = model.to(options.device) if made.learner is None else made.learner(model.to(options.device))
+        assert isinstance(learner, nn.Module)
+        train(
+            learner,
+            made.loss(learner),
+            after=getattr(learner, "follow", None),
+            checkpoint=options.checkpoints / f"{options.name}.pt",
+            description=options.name,
+            **{**made.training, "steps": int(made.training["steps"])},  # type: ignore[arg-type]
+        )
+        model = getattr(learner, "average", learner)
         # The figures are those of the weights as they ship, in half precision.
         save(options.name, model, {}, folder=options.folder)
-        figures = made.evaluate(load(options.name, folder=options.folder))
+        figures = made.evaluate(load(options.name, folder=options.folder).to(options.device))
         save(options.name, model, figures, folder=options.folder)
         (options.folder / "README.md").write_text(_cards(options.folder))
-    print(made.evaluate(load(options.name, folder=options.folder)))
+    print(made.evaluate(load(options.name, folder=options.folder).to(options.device)))
 
 
 def _cards(folder: Path) -> str:
     text = "# Model cards\n\nWritten by `python -m dynlib.zoo cards` from what the weight files say of themselves.\n"
-    for name in names():
+    for name in (*names(), *LARGE):
         if not (folder / f"{name}.safetensors").exists():
             continue
         made, trained = recipe(name), card(name, folder=folder)

@@ -6,7 +6,7 @@ A family is loaded when one of its backbones is asked for, and with it the mecha
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -22,8 +22,23 @@ FAMILIES = {
     "digits_avit": "avit",
     "needles_colt5": "needles",
     "topics_matformer": "matformer",
+    "sudoku4": "puzzles",
+    "sudoku6": "puzzles",
 }
 """The file of each backbone's recipe."""
+
+LARGE = {"sudoku9": "puzzles"}
+"""The same of those that do not ship, as they want a GPU: ``python -m dynlib.zoo train sudoku9 --device cuda``."""
+
+
+class Learner(Protocol):
+    """A model with more that training goes on from, itself a module."""
+
+    average: nn.Module
+    """What ships of it."""
+
+    def follow(self, step: int) -> object:
+        """Called after each step of the optimizer."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +49,7 @@ class Recipe:
     config: dict[str, Any]
     """Arguments of ``build``."""
     loss: Callable[[nn.Module], Callable[[int], Tensor]]
-    """Model to loss by step, for :func:`dynlib.training.train`."""
+    """Model, or learner, to loss by step, for :func:`dynlib.training.train`."""
     evaluate: Callable[[nn.Module], Numbers]
     """Model to its figures on held-out data."""
     training: Numbers
@@ -43,6 +58,8 @@ class Recipe:
     """The backbone whose weights it starts from; random ones if None."""
     begin: Callable[[nn.Module, nn.Module], None] | None = None
     """What puts that backbone, the second argument, into the model, the first; if None, they have the same weights."""
+    learner: Callable[[nn.Module], Learner] | None = None
+    """Makes of the model what is trained in its place, a module."""
 
 
 def recipe(name: str) -> Recipe:
@@ -51,6 +68,7 @@ def recipe(name: str) -> Recipe:
     Raises:
         ValueError: if there is none of that name.
     """
-    if name not in FAMILIES:
-        raise ValueError(f"no backbone {name!r} is trained here; there are {', '.join(map(repr, FAMILIES))}")
-    return import_module(f"{__name__}.{FAMILIES[name]}").RECIPES[name]
+    files = FAMILIES | LARGE
+    if name not in files:
+        raise ValueError(f"no backbone {name!r} is trained here; there are {', '.join(map(repr, files))}")
+    return import_module(f"{__name__}.{files[name]}").RECIPES[name]
