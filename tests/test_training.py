@@ -69,6 +69,17 @@ def test_the_rate_rises_linearly_and_falls_as_half_a_cosine() -> None:
     assert rates[4:] == sorted(rates[4:], reverse=True)
 
 
+@pytest.mark.parametrize("floor", [0.25, 1.0])
+def test_the_rate_falls_to_its_floor_and_no_further(floor: float) -> None:
+    whole = [learning_rate(step, steps=20, peak=2.0, warmup=0.2) for step in range(20)]
+    rates = [learning_rate(step, steps=20, peak=2.0, warmup=0.2, floor=floor) for step in range(20)]
+    assert rates[:4] == whole[:4]
+    assert rates[4:] == pytest.approx([2 * floor + (1 - floor) * rate for rate in whole[4:]])
+    model = make_model()
+    history = run(model, make_loss(model), floor=floor)
+    assert history.rates == [learning_rate(step, steps=STEPS, peak=0.01, floor=floor) for step in range(STEPS)]
+
+
 @pytest.mark.parametrize(("steps", "warmup"), [(1, 0.0), (1, 1.0), (2, 0.05), (7, 0.0), (7, 1.0), (10, 0.5)])
 def test_the_rate_reaches_its_peak_and_never_leaves_its_bounds(steps: int, warmup: float) -> None:
     rates = [learning_rate(step, steps=steps, peak=3.0, warmup=warmup) for step in range(steps)]
@@ -256,6 +267,55 @@ def test_an_interrupt_within_an_update_falls_back_on_the_last_checkpoint(
     assert same_weights(model, expected)
 
 
+class Followed(nn.Module):
+    """A model, and beside it, in a buffer, the sum of its last bias over all steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = make_model()
+        self.register_buffer("total", torch.zeros(2))
+
+    def follow(self, step: int) -> None:
+        self.total += self.model[3].bias.detach()
+
+
+def test_what_follows_the_weights_is_called_after_each_step_and_survives_an_interruption(tmp_path: Path) -> None:
+    whole, seen = Followed(), []
+
+    def follow(step: int) -> None:
+        whole.follow(step)
+        seen.append((step, whole.model[3].bias.detach().clone()))
+
+    run(whole, make_loss(whole.model), after=follow)
+    assert [step for step, _ in seen] == list(range(STEPS))
+    assert not torch.equal(seen[0][1], make_model()[3].bias), "the weights have moved before"
+    torch.testing.assert_close(whole.total, sum((bias for _, bias in seen), torch.zeros(2)))
+    for at in (3, 8):
+        part = Followed()
+        with pytest.raises(KeyboardInterrupt):
+            run(part, make_loss(part.model, at), after=part.follow, checkpoint=tmp_path / "run.pt")
+    part = Followed()
+    run(part, make_loss(part.model), after=part.follow, checkpoint=tmp_path / "run.pt")
+    assert same_weights(part, whole)
+
+
+def test_an_interrupt_in_what_follows_falls_back_on_the_last_checkpoint(tmp_path: Path) -> None:
+    expected, history = uninterrupted()
+    model = make_model()
+
+    def interrupt(step: int) -> None:
+        if step == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(model, make_loss(model), after=interrupt, checkpoint=tmp_path / "run.pt")
+    model, steps = make_model(), []
+    resumed = run(model, make_loss(model), after=steps.append, checkpoint=tmp_path / "run.pt")
+    assert steps == list(range(5, STEPS))
+    assert resumed.losses == history.losses
+    assert same_weights(model, expected)
+
+
 def test_a_finished_run_is_read_and_not_run_again(tmp_path: Path) -> None:
     first, second = make_model(), make_model(seed=1)
     history = run(first, make_loss(first), checkpoint=tmp_path / "run.pt")
@@ -318,7 +378,10 @@ def test_nothing_to_train_is_an_error() -> None:
         run(nn.GELU(), make_loss(model))
 
 
-@pytest.mark.parametrize(("changes", "says"), [({"every": 0}, "every.*got 0"), ({"warmup": 1.5}, "share.*1.5")])
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [({"every": 0}, "every.*got 0"), ({"warmup": 1.5}, "share.*1.5"), ({"floor": -0.5}, "floor.*-0.5")],
+)
 def test_impossible_settings_are_refused(changes: dict[str, float], says: str) -> None:
     model = make_model()
     with pytest.raises(ValueError, match=says):

@@ -35,7 +35,6 @@ Split = Literal["train", "test"]
 SPLITS = get_args(Split)
 
 _TEST = 4  # one class of symmetric puzzles in so many is for testing
-_PARTS = ("givens", "solutions", "difficulty", "rounds")
 _CHUNK = 512  # puzzles drawn at a time, at most
 
 
@@ -58,14 +57,19 @@ class Puzzles:
 
     def __getitem__(self, some: slice | Tensor) -> "Puzzles":
         """Some of them: a slice, their numbers, or a mask."""
-        return replace(self, **{name: getattr(self, name)[some] for name in _PARTS})
+        givens, solutions, difficulty, rounds = (part[some] for part in self._parts())
+        return Puzzles(givens, solutions, difficulty, rounds, self.kind)
 
     def __add__(self, more: "Puzzles") -> "Puzzles":
         """These and more of their kind and size, one after the other."""
         if (self.kind, self.givens.shape[1:]) != (more.kind, more.givens.shape[1:]):
             ours, theirs = (f"{one.kind} of size {one.givens.shape[-1]}" for one in (self, more))
             raise ValueError(f"puzzles must be of one kind and size to stand together; got {ours} and {theirs}")
-        return replace(self, **{name: torch.cat([getattr(self, name), getattr(more, name)]) for name in _PARTS})
+        givens, solutions, difficulty, rounds = map(torch.cat, zip(self._parts(), more._parts(), strict=True))
+        return Puzzles(givens, solutions, difficulty, rounds, self.kind)
+
+    def _parts(self) -> tuple[Tensor, ...]:
+        return self.givens, self.solutions, self.difficulty, self.rounds
 
     @property
     def vocabulary(self) -> int:

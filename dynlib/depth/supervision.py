@@ -265,6 +265,8 @@ class Supervision(nn.Module):
         self._next: Slots | None = None
         for name, slot in zip(Slots._fields, empty_slots(model, batch), strict=True):
             self.register_buffer(name, slot.clone())
+        self.drawn: Tensor  # how many new puzzles there have been
+        self.register_buffer("drawn", torch.zeros_like(self.slots.steps[0]))
 
     @property
     def slots(self) -> Slots:
@@ -280,6 +282,7 @@ class Supervision(nn.Module):
     def follow(self, step: int) -> None:
         """After the optimizer's step: move on to the slots that the loss left, and the average a bit to the weights."""
         if self._next is not None:
+            self.drawn = self.drawn + self.slots.halted.sum()
             for name, slot in zip(Slots._fields, self._next, strict=True):
                 setattr(self, name, slot)
             self._next = None

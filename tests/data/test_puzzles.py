@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dynlib.data import solvers
-from dynlib.data.puzzles import Puzzles, augment, mazes, solve_maze, solve_sudoku, sudoku
+from dynlib.data.puzzles import Puzzles, augment, mazes, puzzle_stream, solve_maze, solve_sudoku, sudoku
 from dynlib.data.solvers import BOXES, FLOOR, GOAL, PATH, START, WALL
 
 FIELDS = ("givens", "solutions", "difficulty", "rounds")
@@ -307,6 +307,39 @@ def test_an_augmented_puzzle_is_one_with_its_solution_and_as_hard(name, drawn):
 
 def solvers_moves(mazes_: Tensor) -> Tensor:
     return torch.from_numpy(solvers.shortest(mazes_.numpy())[0])
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_a_part_of_the_puzzles_and_the_rest_are_all_of_them(name, drawn):
+    puzzles = drawn[name]
+    mask = torch.arange(len(puzzles)) % 3 == 0
+    assert same(puzzles[:3] + puzzles[3:], puzzles)
+    assert same(puzzles[mask], puzzles[mask.nonzero()[:, 0]])
+    assert same(puzzles[mask] + puzzles[~mask], puzzles[torch.cat([mask.nonzero(), (~mask).nonzero()])[:, 0]])
+    assert len(puzzles[:0]) == 0
+
+
+def test_puzzles_of_two_kinds_do_not_stand_together(drawn):
+    for one, other in (("4", "6"), ("9", "maze")):
+        with pytest.raises(ValueError, match=f"one kind and size.*of size {one}"):
+            drawn[one] + drawn[other]
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_a_stream_gives_copies_of_its_puzzles_with_their_solutions_and_never_ends(name, drawn):
+    puzzles = drawn[name]
+    size, solve = puzzles.givens.shape[-1], solve_maze if name == "maze" else solve_sudoku
+    number = solvers.maze_number if name == "maze" else solvers.sudoku_number
+    draw, again = (puzzle_stream(puzzles, generator=torch.Generator().manual_seed(0)) for _ in range(2))
+    known, met = set(number(puzzles.givens.numpy()).tolist()), set()
+    for count in (1, 3, 4 * len(puzzles)):
+        givens, solutions = draw(count)
+        assert givens.shape == solutions.shape == (count, size**2)
+        assert torch.equal(solve(givens.view(-1, size, size)).flatten(1), solutions)
+        assert all(map(torch.equal, (givens, solutions), again(count)))
+        met |= set(number(givens.view(-1, size, size).numpy()).tolist())
+    assert met <= known
+    assert len(met) > len(known) / 2
 
 
 def test_all_symmetric_copies_come_up():

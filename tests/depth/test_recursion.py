@@ -15,11 +15,13 @@ from dynlib.depth.recursion import RecursiveBlock, Solved, TinyRecursiveModel
 from dynlib.depth.supervision import (
     EMA,
     Slots,
+    Supervision,
     deep_supervision,
     empty_slots,
     stablemax,
     stablemax_cross_entropy,
 )
+from dynlib.training import train
 
 VOCABULARY, LENGTH, DIM = 5, 6, 8
 EXACT = {"rtol": 0, "atol": 1e-9}  # for float64
@@ -468,6 +470,93 @@ def test_a_hundred_steps_learn_four_puzzles_by_heart():
 
 
 # The moving average
+
+
+def learner(seed: int = 0) -> Supervision:
+    generator = seeded(3)
+    drawn = torch.randint(VOCABULARY, (2, 40, LENGTH), generator=generator)
+
+    def fresh(number: int) -> tuple[Tensor, Tensor]:
+        some = torch.randint(40, (number,))
+        return drawn[0, some], drawn[1, some]
+
+    model = make(seed=seed)
+    torch.manual_seed(7)
+    return Supervision(model, 5, fresh, decay=0.8, explore=0.5)
+
+
+LEARNING = {"steps": 9, "lr": 0.02, "weight_decay": 0.1, "progress": False, "every": 4}
+
+
+def test_a_training_is_the_loop_written_out():
+    whole, by_hand = learner(), learner()
+    torch.manual_seed(5)
+    history = train(whole, whole.loss, after=whole.follow, **LEARNING)
+
+    model, ema, slots = by_hand.model, EMA(by_hand.model, 0.8), empty_slots(by_hand.model, 5)
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": 0.1},
+            {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
+        ]
+    )
+    torch.manual_seed(5)
+    for rate, loss in zip(history.rates, history.losses, strict=True):
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        result = deep_supervision(model, slots, by_hand.fresh, explore=0.5)
+        assert result.loss.item() == pytest.approx(loss, abs=1e-12)
+        optimizer.zero_grad()
+        result.loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        ema.update(model)
+        slots = result.slots
+    for ours, theirs in zip(whole.slots, slots, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    for ours, theirs in zip(whole.average.parameters(), ema.model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, **EXACT)
+    assert not whole.average.training
+    assert not any(weight.requires_grad for weight in whole.average.parameters())
+
+
+@pytest.mark.parametrize("at", [1, 4, 6])
+def test_a_training_that_was_interrupted_goes_on_with_its_slots_and_its_average(tmp_path, at):
+    whole = learner()
+    torch.manual_seed(5)
+    train(whole, whole.loss, after=whole.follow, **LEARNING)
+
+    part = learner()
+
+    def dies(step):
+        loss = part.loss(step)  # the step's puzzles are drawn, and its slots stand ready
+        if step == at:
+            raise KeyboardInterrupt
+        return loss
+
+    torch.manual_seed(5)
+    with pytest.raises(KeyboardInterrupt):
+        train(part, dies, after=part.follow, checkpoint=tmp_path / "run.pt", **LEARNING)
+    resumed = learner(seed=1)
+    train(resumed, resumed.loss, after=resumed.follow, checkpoint=tmp_path / "run.pt", **LEARNING)
+    assert resumed.state_dict().keys() == whole.state_dict().keys()
+    for name, value in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], value), name
+
+
+def test_the_slots_move_on_only_with_the_weights():
+    training = learner()
+    before = [part.clone() for part in training.slots]
+    losses = []
+    for _ in range(2):
+        torch.manual_seed(5)
+        losses.append(training.loss(0).item())
+        assert all(map(torch.equal, training.slots, before))
+    assert losses[0] == losses[1]
+    training.follow(0)
+    assert training.slots.steps.tolist() == [1] * 5
+    training.follow(1)  # nothing was computed since
+    assert training.slots.steps.tolist() == [1] * 5
 
 
 def test_the_average_is_its_formula():

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dynlib.backbone import CausalLM
-from dynlib.data import cluttered_digits, encode, needles, topics
+from dynlib.data import cluttered_digits, encode, needles, sudoku, topics
 from dynlib.data import text as text_of
 from dynlib.deciding import record, setting
 from dynlib.tokens.mixture_of_depths import MixtureOfDepths, predictor_loss, routing_loss
 from dynlib.zoo import FOLDER, bits_per_character, card, load, names, save
 from dynlib.zoo.__main__ import main
-from dynlib.zoo.recipes import FAMILIES, recipe
+from dynlib.zoo.recipes import FAMILIES, LARGE, recipe
 from dynlib.zoo.recipes.avit import FEATURE, swap_features
 from dynlib.zoo.recipes.mixtures import mixture_lm, mixture_lm_figures, mixture_lm_loss
 from dynlib.zoo.scores import window_bits
@@ -41,6 +41,8 @@ def inputs(name: str) -> Tensor:
         return cluttered_digits(4, split="test").images
     if name.startswith("needles"):
         return needles(2, length=40, split="test").tokens
+    if name.startswith("sudoku"):
+        return sudoku(4, int(name[-1]), split="test").givens.flatten(1)
     return torch.randint(256, (2, 20), generator=torch.Generator().manual_seed(0))
 
 
@@ -221,10 +223,31 @@ def test_training_ships_the_weights_their_card_and_their_checksum(
 
 
 @pytest.mark.usefixtures("quick")
+def test_what_ships_of_a_learner_is_its_average(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(monkeypatch, "train", "sudoku4", "--folder", tmp_path, "--checkpoints", tmp_path / "half")
+    kept = torch.load(tmp_path / "half" / "sudoku4.pt", weights_only=True)["model"]
+    shipped = load("sudoku4", folder=tmp_path).state_dict()
+    for key, value in shipped.items():
+        assert torch.equal(value, kept[f"average.{key}"].half().float()), key
+    assert not torch.equal(kept["average.output_head.weight"], kept["model.output_head.weight"])
+    assert kept["steps"].tolist() == [2] * len(kept["steps"]), "the slots are kept, too"
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_one_that_does_not_ship_is_named_with_the_way_to_make_it(tmp_path: Path, name: str) -> None:
+    assert name not in names()
+    assert isinstance(untrained(name), nn.Module)
+    with pytest.raises(FileNotFoundError, match=f"does not ship; make it on a GPU.*train {name} --device cuda"):
+        load(name)
+    save(name, untrained(name), FIGURES, folder=tmp_path)
+    assert type(load(name, folder=tmp_path)) is type(untrained(name))
+
+
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("name", names())
 def test_the_loss_of_a_recipe_depends_on_its_step_alone(name: str) -> None:
-    model = untrained(name).eval()
-    loss = recipe(name).loss(model)
+    model, learner = untrained(name).eval(), recipe(name).learner
+    loss = recipe(name).loss(model if learner is None else learner(model))
     with torch.no_grad():
         values = [loss(step).item() for step in (0, 1, 0)]
     assert values[0] == values[2] != values[1]
@@ -374,7 +397,7 @@ def test_a_shipped_file_is_small_and_whole(name: str) -> None:
     assert all(parameter.isfinite().all() for parameter in model.parameters())
     with torch.no_grad():
         assert logits(model, inputs(name)).isfinite().all()
-    assert name == "needles_colt5" or 6 <= recipe(name).config["depth"] <= 8
+    assert name.startswith(("needles", "sudoku")) or 6 <= recipe(name).config["depth"] <= 8
 
 
 @pytest.mark.parametrize("name", names())

@@ -95,7 +95,7 @@ RECIPES = {
         8000,
         32,
         {"dim": 48, "hidden": 96, "depth": 2, "n": 3, "T": 2, "steps": 16},
-        {"steps": 8000, "lr": 3e-3, "weight_decay": 0.1},
+        {"steps": 6000, "lr": 3e-3, "weight_decay": 0.1},
     ),
     "sudoku9": _recipe(
         9,
