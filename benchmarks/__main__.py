@@ -21,6 +21,7 @@ from benchmarks import (
     mixture_of_depths,
     painters,
     perturbed,
+    recursion,
     self_speculation,
     sparse,
 )
@@ -40,6 +41,7 @@ BENCHMARKS = {
     "avit": avit,
     "experts": experts,
     "matformer": matformer,
+    "recursion": recursion,
 }
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
