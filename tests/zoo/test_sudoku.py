@@ -7,7 +7,9 @@ import torch
 
 from dynlib.data import sudoku
 from dynlib.depth import TinyRecursiveModel
+from dynlib.depth.recursion import Solved
 from dynlib.zoo import card, load
+from dynlib.zoo.recipes import puzzles as recipes
 from dynlib.zoo.recipes import recipe
 from dynlib.zoo.recipes.puzzles import CLUES, TEST, sudoku_figures, sudoku_mix
 
@@ -26,7 +28,7 @@ def test_the_puzzles_come_in_equal_parts_by_their_clues():
 def test_a_training_draws_its_puzzles_from_the_pool_in_copies():
     torch.manual_seed(0)
     made = recipe("sudoku4")
-    training = made.learner(made.build(**made.config))
+    training = recipes.sudoku_training(made.build(**made.config), size=4, count=50, batch=32)
     made.loss(training)(0)
     training.follow(0)
     puzzles, answers = training.slots.puzzles.view(-1, 4, 4), training.slots.answers.view(-1, 4, 4)
@@ -42,7 +44,7 @@ class Half(TinyRecursiveModel):
 
     def __init__(self, size: int) -> None:
         super().__init__(vocabulary=size + 1, length=size**2, dim=4, heads=1, steps=3)
-        test = sudoku_mix(size, TEST, "test")
+        test = sudoku_mix(size, 20, "test")
         self.known = {tuple(one): number for number, one in enumerate(test.givens.flatten(1).tolist())}
         self.answers = test.solutions.flatten(1)
 
@@ -51,15 +53,14 @@ class Half(TinyRecursiveModel):
         early = (numbers < len(self.answers) // 4) & (threshold is not None)
         answers = torch.where((numbers < len(self.answers) // 2)[:, None] & ~early[:, None], self.answers[numbers], 0)
         steps = torch.where(early, 1, 3)
-        from dynlib.depth.recursion import Solved
-
         return Solved(answers, answers[..., None].float(), steps, steps.float())
 
 
-def test_the_figures_are_shares_of_solved_puzzles_by_clues_and_with_halting():
-    model = Half(6)  # of size 6 hardly any puzzle comes twice
+def test_the_figures_are_shares_of_solved_puzzles_by_clues_and_with_halting(monkeypatch):
+    monkeypatch.setattr(recipes, "TEST", 20)
+    model = Half(6)
     figures = sudoku_figures(model, size=6)
-    assert len(model.known) == figures["test_puzzles"] == 3 * TEST
+    assert len(model.known) == figures["test_puzzles"] == 60
     assert figures["test_solved"] == 0.5
     assert figures["test_solved_of_as_few_clues_as_can_be"] == 1
     assert figures["test_solved_of_12_clues"] == 0.5
