@@ -190,7 +190,7 @@ def test_a_file_of_other_settings_is_read_and_not_added_to(tmp_path):
     assert path.read_bytes() == kept
 
 
-FINISHED = ["avit", "colt5", "experts", "gumbel", "matformer", "mixture_of_depths", "paths", "thinking"]
+FINISHED = ["avit", "colt5", "experts", "gumbel", "matformer", "mixture_of_depths", "paths", "recursion", "thinking"]
 
 
 @pytest.mark.parametrize("name", FINISHED)
