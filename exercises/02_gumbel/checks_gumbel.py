@@ -246,14 +246,19 @@ def gumbel_max(
             likely="argmax, and indices of max, are int64",
         )
 
-    # A right answer leaves out one of four equal choices in 500 rows with probability 4 · 0.75^500 < 1e-60.
+    # A right answer leaves out one of five equal choices in 500 rows with probability 5 · 0.8^500 < 1e-47.
     check.equal(
         "every row draws",
-        answer(_cut(torch.zeros(500, 4), (2, 1, 1))).unique().numel(),
-        4,
-        tested="500 rows of four equal logits, in chunks of 2, 1 and 1: number of different choices",
-        likely="there must be one number of noise for every logit: not one for a row, a chunk or the batch; and a "
-        "choice is counted through all chunks",
+        answer(_cut(torch.zeros(500, 5), (2, 3))).unique().tolist(),
+        [0, 1, 2, 3, 4],
+        tested="500 rows of five equal logits, in chunks of 2 and 3: the choices that occur",
+        likely="there must be one number of noise for every logit: not one for a row, a chunk or the batch",
+        mistakes={
+            "what is carried along and compared is logit + noise, not the logit alone": [0, 1],
+            "that is the place within its chunk: add how many choices came before it": [0, 1, 2],
+            "that is the last chunk's choice, whatever came before": [2, 3, 4],
+            "one number of noise for a whole chunk: one for every logit": [0, 2],
+        },
     )
     for logits, shape, cut in laws:
         check.frequencies(
@@ -277,6 +282,9 @@ def gumbel_max(
             tested=f"chunks of {[*cut]} choices, rows {[*shape]}; logits so far apart that the largest always wins",
             likely=likely + "holds",
             mistakes={
+                "the largest so far begins at -inf, or with the first chunk, not at 0": torch.tensor(
+                    [row.index(max(row)) if max(row) > 0 else 0 for row in rows]
+                ),
                 "that is the place within its chunk: add how many choices came before it": torch.tensor(
                     [_within(row.index(max(row)), cut) for row in rows]
                 ),
@@ -390,6 +398,8 @@ PAIRS = (
         (torch.rand(100_000, generator=seeded(2)) < 0.5).float(),
         torch.rand(100_000, generator=seeded(1)),
     ),
+    (torch.tensor([[0.0, 1.0, 0.0, 1.0]]), torch.tensor([[-3.0, -1023.7, 12.7, 1000.3]])),
+    (torch.tensor([[0.0, 1.0, 0.0]]), torch.tensor([[0.3, 2.0, -math.inf]])),
 )
 
 
@@ -400,20 +410,26 @@ def straight_through(
     _by_hand(check, answer)
     for given, relaxed in pairs:
         hard, soft = given.clone().requires_grad_(), relaxed.clone().requires_grad_()
-        dtype = soft.dtype
+        dtype, finite, scores = soft.dtype, relaxed.isfinite(), bool(relaxed.abs().max() > 1)
         near = 1e-6 if dtype in (torch.float32, torch.float64) else 2e-2
         on = f"hard and soft {list(soft.shape)} in {dtype}"
         on += f": hard {given.flatten().tolist()}, soft {relaxed.flatten().tolist()}" if soft.numel() <= 4 else ""
         with check.untouched(tested=on, hard=hard, soft=soft):
             out = answer(hard, soft)
         check.close(
-            "value",
+            "scores" if scores else "value",
             out.detach(),
             given,
             tested=on + ", allowing for rounding",
             tolerance=near,
-            likely="the value has to be that of hard",
-            mistakes={"that is soft: the value has to be that of hard": relaxed},
+            likely="the value has to be that of hard"
+            if finite.all()
+            else "-inf minus -inf is NaN: put a number in its place before you take soft off itself",
+            mistakes={
+                "that is soft: the value has to be that of hard": relaxed,
+                "hard - soft is rounded where soft is large: what is to be added to hard is a 0 that has soft's "
+                "gradient": (given - relaxed) + relaxed,
+            },
         )
         check.true(
             "has a gradient",
@@ -425,10 +441,11 @@ def straight_through(
         )
         arriving = checks.normal(*soft.shape, seed=4, dtype=dtype)
         to_hard, to_soft = torch.autograd.grad((out * arriving).sum(), (hard, soft), allow_unused=True)
+        to_soft = torch.zeros_like(arriving) if to_soft is None else to_soft
         check.close(
             "gradient of soft",
-            torch.zeros_like(arriving) if to_soft is None else to_soft,
-            arriving,
+            torch.where(finite | ~to_soft.isfinite(), to_soft, 0.0),
+            torch.where(finite, arriving, 0.0),
             tested=f"{on}: the gradient that reaches soft when random numbers arrive from behind",
             tolerance=near,
             likely="soft has to pass with the factor 1: add and subtract, do not scale",
@@ -451,8 +468,8 @@ def straight_through(
             out.detach(),
             given,
             tested=f"{on}, to the last bit",
-            likely="(hard - soft) + soft is exact; another order of the additions, or a detour through another dtype, "
-            "is rounded",
+            likely="hard + soft is rounded before soft is taken away again, and so is a detour through another dtype: "
+            "mind the brackets",
         )
 
 
@@ -513,6 +530,14 @@ def gumbel_softmax(
         (logits[0].softmax(0), logits[1].softmax(0)),
         "pairs of rows of one call",
         "the rows share noise: draw one number for every logit",
+    )
+    ones = answer(torch.zeros(200_000, 3), 1e3, hard=True).detach()
+    check.equal(
+        "one choice",
+        (ones == 1).sum(-1).unique().tolist(),
+        [1],
+        tested="200,000 rows of three equal logits at tau 1000, with hard=True: the numbers of ones in a row",
+        likely="two weights may be equal to the last bit: argmax takes one of them, == the largest takes both",
     )
     many = answer(torch.zeros(40, 500, 4), 1.0, hard=True).detach().argmax(-1)
     _unrelated(check, many.flatten() < 2, f"{DRAWS} rows [40, 500] of four equal logits")
@@ -775,6 +800,15 @@ def gumbel_sigmoid(
     _by_hand(check, pair)
     for tau in temperatures:
         _density(check, pair, checks.normal(50, 3, seed=4), tau)
+    soft, density = pair(torch.zeros(DRAWS), 4.0, generator=seeded(13))  # at tau 4, x is small where the noise is large
+    check.close(
+        "density in float32",
+        density.double(),
+        _log_slope(soft.double().logit(), torch.zeros(DRAWS).double(), 4.0),
+        tested=f"{DRAWS} logits of 0 in float32 at tau 4: the log-density, against differences of P(x <= t)",
+        tolerance=2e-5,
+        likely="1 - sigmoid(a) has lost its digits where sigmoid(a) is nearly 1: F.logsigmoid(a) + F.logsigmoid(-a)",
+    )
     for hard in (False, True):
         leaf = torch.tensor([[large, -large, 0.0]], dtype=dtype, requires_grad=True)
         density = pair(leaf, 0.1, hard=hard)[1]

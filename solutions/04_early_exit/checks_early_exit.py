@@ -30,8 +30,10 @@ def _by_hand(check: Task, *answers: Any) -> None:
     )
 
 
-def _ran(check: Task, call: Callable[[], Any], on: str, likely: str, *kinds: type[Exception]) -> Any:
-    """What the call gives; where it ends in an error of these kinds, the usual reason for that here."""
+def _ran(
+    check: Task, call: Callable[[], Any], on: str, likely: str | Callable[[str], str], *kinds: type[Exception]
+) -> Any:
+    """What the call gives; where it ends in an error of these kinds, the usual reason for it here, or for its text."""
     try:
         return call()
     except kinds as error:
@@ -40,7 +42,8 @@ def _ran(check: Task, call: Callable[[], Any], on: str, likely: str, *kinds: typ
         frames = traceback.extract_tb(error.__traceback__)[1:]  # from the answer on
         lines = [frame.line for frame in frames if frame.filename == frames[0].filename]
         got = f"{type(error).__name__}: {error}" + (f", at the line: {lines[-1]}" if lines and lines[-1] else "")
-        check.true("runs", False, tested=on, expected="a result", got=got, likely=likely)
+        why = likely if isinstance(likely, str) else likely(str(error))
+        check.true("runs", False, tested=on, expected="a result", got=got, likely=why)
 
 
 # ---- task 1: exit_loss
@@ -172,6 +175,9 @@ def _losses(logits: list[list[list[float]]], labels: list[int]) -> tuple[float, 
         "the weights run backwards: the last exit weighs most": weighted(backwards) / whole,
         "that is the sum over the batch: take the mean": batch * weighted(steps) / whole,
         "all exits weigh alike: exit i weighs i": sum(means) / exits,
+        "the weights are float32: make them of the dtype of the logits, or plain numbers": weighted(
+            (torch.arange(1, exits + 1) / whole).tolist()
+        ),
         "that is the sum of the exits' losses: a mean, with weights": sum(means),
         "the weights double from exit to exit: they are 1, 2, 3, …": weighted([2**i for i in range(exits)])
         / (2**exits - 1),
@@ -456,7 +462,11 @@ def _mistaken_logits(stage: Stage, limits: Sequence[float], leaves: list[int]) -
     means = stage.said.cumsum(0) / torch.arange(1, last + 2)[:, None, None]
     own = torch.stack([stage.said[leaves[sample], sample] for sample in batch])
     total = torch.stack([stage.said[: leaves[sample] + 1, sample].sum(0) for sample in batch])
+    halves = list(itertools.accumulate(stage.said, lambda old, new: (old + new) / 2))
     wrong = {
+        "(old + new) / 2 is no mean of three: keep the sum, and divide by the number of exits": torch.stack(
+            [halves[leaves[sample]][sample] for sample in batch]
+        ),
         "these are the logits of the exit itself: give the mean over the exits up to it": own,
         "that is the sum over the exits: divide by their number": total,
         "divided by the number of all exits: divide by that of the exits which the sample asked": total / (last + 1),
@@ -482,7 +492,13 @@ def _against_alone(
         heads = nn.ModuleList(Watched(lambda x, head=head: 3 * head(x[:, 0])) for head in linear)
         what = f"{depth} transformer blocks, {batch} samples, {classes} classes, thresholds from {threshold:g} down"
         with torch.no_grad():
-            got = answer(tokens.clone(), blocks, heads, limits)
+            got = _ran(
+                check,
+                functools.partial(answer, tokens.clone(), blocks, heads, limits),
+                f"{what}, float64",
+                "the results are of the dtype of the heads: torch.empty_like(…), or logits.new_empty(batch, classes)",
+                RuntimeError,
+            )
             said = torch.cat([_alone(sample[None], plain, linear) for sample in tokens], dim=1)
         walked = _walked(said, limits)
         _pair(check, got, what, batch, classes)
@@ -803,7 +819,19 @@ def _certain(check: Task, answer: Verify, dtype: torch.dtype) -> None:
         given = torch.tensor(drafted), draft.clone(), target.clone()
         on = f"{what}: {len(drafted)} drafted tokens, {V} in the vocabulary, {dtype}"
         with check.untouched(tested=on, drafted=given[0], draft=given[1], target=given[2]):
-            got = answer(*given, torch.Generator().manual_seed(0))
+            got = _ran(
+                check,
+                functools.partial(answer, *given, torch.Generator().manual_seed(0)),
+                f"{on}: {drafted}",
+                lambda error: (
+                    "the weights of the draw are all 0: kept is the number before the *first* token that does not "
+                    "stay, not of all that would, and p and q are those of that place"
+                    if "sum of" in error
+                    else "p − q has negative entries: max(0, p − q); or it is 0 throughout, divided by its sum: kept "
+                    "is the number before the *first* that does not stay, not of all that would"
+                ),
+                RuntimeError,
+            )
         stay = len(right) > len(drafted)
         wrong = {
             "the token that was turned down came back: draw from max(0, p − q); |p − q| gives it again": (
@@ -816,6 +844,12 @@ def _certain(check: Task, answer: Verify, dtype: torch.dtype) -> None:
                 right[:-1] if stay and len(drafted) == 1 else right
             ),
             "what stays is followed by one token more, from the target": right if stay else right[:-1],
+            "the token that was turned down is still there: another comes in its place": (
+                right if stay else [*drafted[: len(right)], right[-1]]
+            ),
+            "what comes in place of token i is drawn from p and q of the same place i": (
+                right if stay else [*right[:-1], int(target[len(right)].argmax())]
+            ),
             "when all stay, the next token comes from target[n], not from target[n - 1]": (
                 [*drafted, int(target[-2].argmax())] if stay else right
             ),
@@ -945,7 +979,8 @@ def learn_then_test(
     for n, delta in points:
         middle = 8 * n * delta.numerator // delta.denominator
         below = max(0, middle - 12 * math.isqrt(n * delta.numerator // delta.denominator)) // 8 * 8
-        for eighths in sorted({0, 3, 8, middle // 2, below, below + 3, max(0, middle - 4), middle, 4 * n, 8 * n}):
+        sums = {0, 3, 8, middle // 2, below, below + 3, max(0, middle - 4), middle, 4 * n, 8 * n}
+        for eighths in sorted(sums, key=lambda sum_: (sum_ == 0, sum_ % 8 > 0, sum_)):  # 0 tells fewer slips apart
             right = exactly(eighths, n, delta)
             losses = table((eighths,), n)[:, 0]
             for given in (losses, losses.float()):
@@ -1082,9 +1117,12 @@ def _mistaken_p_values(eighths: int, n: int, delta: Fraction, right: float) -> d
         "the larger of the two bounds: take the smaller": max(hoeffding, bentkus),
         "the factor e is missing": min(hoeffding, law(math.ceil(k))),
         "k is rounded up to a whole number, not down": min(hoeffding, math.e * law(math.floor(k))),
+        "the sum runs to ⌈k⌉ inclusive: ⌈k⌉ + 1 terms, one of them where k is 0": min(
+            hoeffding, math.e * law(math.ceil(k) - 1)
+        ),
         "k that is a whole number stays: ⌈3⌉ is 3": min(hoeffding, math.e * law(math.floor(k) + 1)),
         "h(a, b) is not symmetric: min(R̂, δ) comes first": min(
-            math.exp(-n * (math.inf if k == 0 else h(d, min(k / n, d)))), bentkus
+            right if k == 0 else math.exp(-n * h(d, min(k / n, d))), bentkus
         ),
         "where R̂ is above δ, h is taken at δ, and p is 1": min(math.exp(-n * h(k / n, d)), bentkus),
         "that is the plain bound of Hoeffding": math.exp(-2 * n * max(d - k / n, 0) ** 2),
@@ -1155,7 +1193,8 @@ _TABLES: tuple[tuple[str, Sequence[int], int, float, float, int | None, str, dic
             "that is the p-value for losses of 0 and 1, which does not hold for fractions": 4,
             "the last threshold, whatever its losses": 10,
             "the safest one: go on while p ≤ ε": 0,
-            "nothing certified: test from the largest threshold on, the safest, in whatever order they came": None,
+            "nothing certified: have delta and epsilon changed places? And test from the largest threshold on, the "
+            "safest, in whatever order they came": None,
         },
     ),
     (

@@ -137,7 +137,7 @@ def gumbel_max(chunks, *, generator=None):
 # +        best = torch.maximum(value, best)
 
 
-# %% wrong: gumbel-max | the same noise for every chunk | killed by: every row draws
+# %% wrong: gumbel-max | the same noise for every chunk | killed by: law
 def gumbel_max(chunks, *, generator=None):
     best, choice, before, kept = torch.tensor(-torch.inf), torch.tensor(0), 0, None
     for logits in chunks:
@@ -384,9 +384,11 @@ def gumbel_max(chunks, *, generator=None):
 # +    return choice.int()
 
 
-# %% right: straight-through | a zero that carries the gradient
+# %% right: straight-through | a zero that carries the gradient, chosen by where
 def straight_through(hard, soft):
-    return hard.detach() + (soft - soft.detach())
+    able = soft.isfinite()
+    soft = torch.where(able, soft, torch.ones_like(soft))
+    return torch.where(able, soft - soft.detach(), 0.0) + hard.detach()
 
 
 # %% right: straight-through | with an autograd function
@@ -407,6 +409,16 @@ def straight_through(hard, soft):
 # %% wrong: straight-through | the inexact order of the two additions | killed by: to the last bit
 def straight_through(hard, soft):
     return hard.detach() + soft - soft.detach()
+
+
+# %% wrong: straight-through | soft taken off hard first, which is exact up to 1 alone | killed by: scores
+def straight_through(hard, soft):
+    return (hard.detach() - soft.detach()) + soft
+
+
+# %% wrong: straight-through | a zero that is NaN where soft is -inf | killed by: scores
+def straight_through(hard, soft):
+    return hard.detach() + (soft - soft.detach())
 
 
 # %% wrong: straight-through | returns hard | killed by: has a gradient
@@ -476,7 +488,8 @@ def straight_through(hard, soft):
 
 # %% wrong: straight-through | a detour through float32, and the answer stays there | killed by: value
 def straight_through(hard, soft):
-    return (hard.detach().float() - soft.detach().float()) + soft.float()
+    soft = soft.masked_fill(soft.isinf(), 0.0).float()
+    return hard.detach().float() + (soft - soft.detach())
 
 
 # %% wrong: straight-through | the library's function under another name | killed by: by hand
@@ -1421,3 +1434,32 @@ def bias_variance(estimates, exact):
 # +    third = round((gumbel_softmax(rows, 0.1).argmax(-1) == 2).float().mean().item(), 3)
 # +    return {
 # +        "third largest at tau 0.1": third,
+
+
+# %% wrong: gumbel-max | the largest so far begins at 0 | killed by: each its own row
+# edit of: the teacher's
+# -    best, choice, before = torch.tensor(-torch.inf), torch.tensor(0), 0
+# +    best, choice, before = torch.tensor(0.0), torch.tensor(0), 0
+
+
+# %% wrong: gumbel-max | the logits are compared, and the noise is forgotten | killed by: every row draws
+# edit of: the teacher's
+# -        value, place = (logits + noise).max(-1)
+# +        place = (logits + noise).argmax(-1)
+# +        value = logits.gather(-1, place[..., None])[..., 0]
+
+
+# %% wrong: gumbel-softmax | every weight that is the largest becomes 1 | killed by: one choice
+# edit of: the teacher's
+# -    choice = soft.detach().argmax(dim, keepdim=True)
+# -    return straight_through(torch.zeros_like(soft).scatter(dim, choice, 1.0), soft)
+# +    choice = soft.detach() == soft.detach().amax(dim, keepdim=True)
+# +    return straight_through(choice.to(soft), soft)
+
+
+# %% wrong: gumbel-sigmoid | the slope of the sigmoid, whose logarithm has lost its digits in float32 | killed by: density in float32
+# edit of: the teacher's
+# -    log_density = math.log(tau) + F.logsigmoid(held) + F.logsigmoid(-held)
+# +    s = held.sigmoid()
+# +    near = F.logsigmoid(held) + F.logsigmoid(-held)
+# +    log_density = math.log(tau) + torch.where(held.abs() < 14, (s * (1 - s)).log(), near)

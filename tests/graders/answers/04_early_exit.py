@@ -1718,3 +1718,72 @@ def broken(chosen, risks, delta):
 # edit of: the teacher's
 # -    n, k = len(losses), losses.double().sum().item()
 # +    n, k = len(losses), len(losses) * losses.double().mean().item()
+
+
+# %% wrong: exit-loss | weights of float32 | killed by: value
+# edit of: the teacher's
+# -    weights = range(1, len(losses) + 1)
+# -    return sum(i * loss for i, loss in zip(weights, losses, strict=True)) / sum(weights)
+# +    weights = torch.arange(1, len(losses) + 1)
+# +    return sum(share.item() * loss for share, loss in zip(weights / weights.sum(), losses, strict=True))
+
+
+# %% wrong: gathered | results of float32, whatever the heads give | killed by: runs
+# edit of: the teacher's
+# -            logits = torch.empty_like(guess)
+# +            logits = torch.empty(guess.shape)
+
+
+# %% wrong: gathered | the mean of the mean and the new one | killed by: logits
+# edit of: the teacher's
+# -        total = total + head(tokens)  # of those who are still in
+# -        guess = total / (number + 1)
+# +        guess = head(tokens) if number == 0 else (total + head(tokens)) / 2
+# +        total = guess
+
+
+# %% wrong: verify | p - q with what is below 0 | killed by: runs
+# edit of: the teacher's
+# -            rest = (p - q).clamp(min=0)
+# +            rest = p - q
+
+
+# %% wrong: verify | all that would stay are counted, not those before the first that does not | killed by: runs
+def verify(drafted, draft, target, generator=None):
+    n = len(drafted)
+    ratio = target[:n].gather(1, drafted[:, None]) / draft.gather(1, drafted[:, None])
+    kept = int((torch.rand(n, generator=generator, dtype=draft.dtype) < ratio[:, 0]).sum())
+    rest = (target[kept] - draft[kept]).clamp(min=0) if kept < n else target[n]
+    return torch.cat([drafted[:kept], torch.multinomial(rest, 1, generator=generator)])
+
+
+# %% wrong: verify | what comes in its place is drawn for the next place | killed by: greedy
+# edit of: the teacher's
+# -            rest = (p - q).clamp(min=0)
+# +            rest = (target[place + 1] - q).clamp(min=0)
+
+
+# %% wrong: learn-then-test | one term is missing | killed by: p-value
+# edit of: the teacher's
+# -    for j in range(math.ceil(k) + 1):
+# +    for j in range(math.ceil(k)):
+
+
+# %% right: learn-then-test | a number of terms that is a float
+def p_value(losses, delta):
+    n, k = len(losses), losses.double().sum()
+    mean = (k / n).clamp(max=delta)
+    h = torch.xlogy(mean, mean / delta) + torch.xlogy(1 - mean, (1 - mean) / (1 - delta))
+    j, whole = torch.arange(k.ceil().item() + 1, dtype=torch.float64), torch.tensor(float(n), dtype=torch.float64)
+    ways = torch.lgamma(whole + 1) - torch.lgamma(j + 1) - torch.lgamma(whole - j + 1)
+    law = (ways + j * math.log(delta) + (n - j) * math.log(1 - delta)).logsumexp(0).exp()
+    return min((-n * h).exp().item(), math.e * law.item())
+
+
+def learn_then_test(losses, thresholds, delta, epsilon):
+    best = None
+    for place in sorted(range(len(thresholds)), key=lambda at: -thresholds[at]):
+        if p_value(losses[:, place], delta) > epsilon:
+            break
+        best = thresholds[place]
+    return best

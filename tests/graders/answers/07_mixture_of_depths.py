@@ -967,7 +967,7 @@ def looks_ahead(model, tokens, place):
 # +                    if not after.isnan().any() and not torch.equal(after, before):
 
 
-# %% wrong: looks-ahead | compares the row that was changed alone | killed by: one row at a time
+# %% wrong: looks-ahead | compares the row that was changed alone | killed by: another row
 # edit of: the teacher's
 # -                    if not ((after == before) | (after.isnan() & before.isnan())).all():
 # +                    if not ((after == before) | (after.isnan() & before.isnan()))[row].all():
@@ -1222,7 +1222,8 @@ def looks_ahead(model, tokens, place):
 # %% wrong: looks-ahead | compares the sums over the vocabulary | killed by: a leak that cancels
 # edit of: the teacher's
 # -                    if not ((after == before) | (after.isnan() & before.isnan())).all():
-# +                    if ((after - before).nan_to_num(0.0).sum(-1).abs() > 1e-13).any():
+# +                    moved = (after - before).nan_to_num(0.0).sum(-1).abs() > 1e-13
+# +                    if moved.any() or (after.isnan() != before.isnan()).any():
 
 
 # %% wrong: looks-ahead | compares the first logit of each place | killed by: one logit
@@ -1237,7 +1238,7 @@ def looks_ahead(model, tokens, place):
 # +                    if not torch.equal(after[0].nan_to_num(), before[0].nan_to_num()):
 
 
-# %% wrong: looks-ahead | changes the first row alone | killed by: one row at a time
+# %% wrong: looks-ahead | changes the first row alone | killed by: another row
 # edit of: compares place itself too
 # -            changed[:, later] = other
 # -            if not torch.equal(model(changed)[:, : place + 1], logits[:, : place + 1]):
@@ -1248,7 +1249,7 @@ def looks_ahead(model, tokens, place):
 # %% wrong: looks-ahead | the largest difference, which is NaN between infinities | killed by: minus infinity
 # edit of: the teacher's
 # -                    if not ((after == before) | (after.isnan() & before.isnan())).all():
-# +                    if (after - before).abs().max() > 0:
+# +                    if (after - before).abs().max() > 0 or (after.isnan() != before.isnan()).any():
 
 
 # %% wrong: looks-ahead | a difference that is not 0, which NaN is not | killed by: one row at a time
@@ -1865,7 +1866,7 @@ def causal_step(layers, x, place, caches):
 # +    for layer, cache in zip(layers, [caches[0]] * len(layers), strict=True):
 
 
-# %% wrong: causal-step | log-odds of 0 run | killed by: log-odds of 0
+# %% wrong: causal-step | log-odds of 0 run | killed by: the cache of a layer with a router
 # edit of: the teacher's
 # -        runs = (log_odds[0, :, 0] > 0).nonzero()[:, 0]
 # +        runs = (log_odds[0, :, 0] >= 0).nonzero()[:, 0]
@@ -2274,3 +2275,34 @@ def agreement(log_odds, mask):
 # edit of: the teacher's
 # -    k = torch.tensor([math.ceil(capacity * n - 1e-9) for n in present.sum(1).tolist()])
 # +    k = (capacity * present.sum(1) - 1e-9).ceil().long()
+
+
+# %% wrong: gathered-block | the update of nobody, multiplied by 0 | killed by: passes by
+# edit of: gather and scatter with indices of each row
+# -    new = old + r.gather(1, places).unsqueeze(-1) * update
+# -    return x.scatter(1, index, torch.where(there[..., None], new, old).to(x.dtype))
+# +    return x.scatter_add(1, index, (r.gather(1, places).unsqueeze(-1) * update * there[..., None]).to(x.dtype))
+
+
+# %% wrong: gathered-block | other tokens, multiplied by 0, fill up | killed by: zeros fill up
+# edit of: gather and scatter with indices of each row
+# -    routed = torch.where(there[..., None], old, torch.zeros_like(old))
+# +    routed = old * there[..., None]
+
+
+# %% wrong: looks-ahead | a difference above 0, which NaN is not | killed by: NaN comes and goes
+# edit of: the teacher's
+# -                    if not ((after == before) | (after.isnan() & before.isnan())).all():
+# +                    if ((after - before).abs() > 0).any():
+
+
+# %% wrong: predict-mod | a probability above 0 | killed by: accuracy
+# edit of: fractions written as numbers, means of booleans
+# -    said = log_odds > 0
+# +    said = log_odds.sigmoid() > 0
+
+
+# %% wrong: expert-choice | a millionth a place to break ties | killed by: nearly equal
+# edit of: topk's choice among equals
+# -        runs = row.topk(k).indices
+# +        runs = (row - 1e-6 * torch.arange(len(row))).argsort(descending=True)[:k]
