@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
+from itertools import product
 from typing import Any, NamedTuple
 
 import torch
@@ -614,6 +615,7 @@ def _mistaken_parts(given: Ragged) -> dict[str, Tensor]:
         if k:
             shared[b] += (soft_topk(s[b : b + 1], k, epsilon)[0] * mask[b])[:, None] * h[b]
     there = torch.arange(tokens) < torch.tensor(lengths)[:, None]
+    dropped, of_zero = (at + (_ragged(each, full)[1] * there)[..., None] * h for each in (s, s * there))
     far = s.masked_fill(~there, -1e9).view(1, -1)
     whole = decide(far, sum(counts), epsilon)[1].view_as(s)
     return {
@@ -627,6 +629,10 @@ def _mistaken_parts(given: Ragged) -> dict[str, Tensor]:
         "heavy is missing": at,
         "what fills up a row is no token: it is never routed": by(s, among=full),
         "what fills up a row takes no share of the weights: the smooth top-k is over the tokens that are there": shared,
+        "what fills up a row was routed with the tokens and dropped after that, so that too few tokens are left: route "
+        "scores[b : b + 1, :length]": dropped,
+        "a score of 0 is a score as any other: what fills up a row is routed with it, and takes its share of the "
+        "weights": of_zero,
         "each sequence has a count of its own: this is the first sequence's for all": by(
             s, among=given._replace(counts=first)
         ),
@@ -736,7 +742,7 @@ def windowed_attention(
     *,
     lengths: Iterable[tuple[int, int]] = ((7, 2), (1, 1), (3, 5), (6, 2), (9, 4), (8, 1)),
     shape: tuple[int, int, int] = (2, 2, 3),
-    costs: Iterable[tuple[int, int]] = ((1024, 8), (60, 5)),
+    costs: Iterable[tuple[int, int]] = ((1024, 8), (60, 5), (64, 8)),
     seed: int = 1,
 ) -> None:
     """Task 3: (tokens, window) against full attention under a mask, for (batch, heads, size); then what it costs."""
@@ -922,7 +928,7 @@ def routed_attention(
     check: Task,
     answer: Callable[..., Tensor],
     *,
-    sizes: Iterable[tuple[int, int, int, int, int]] = ((2, 6, 2, 3, 4), (2, 6, 0, 3, 4)),
+    sizes: Iterable[tuple[int, int, int, int, int]] = ((2, 6, 2, 3, 4), (2, 6, 2, 3, 3), (2, 6, 0, 3, 4)),
     dim: int = 4,
     epsilon: float = 0.9,
     seed: int = 21,
@@ -1236,19 +1242,20 @@ def affordable(
         )
     wide = Layer(*sizes[0])
     cost, more = _measured_costs(wide), 17 * 10**12
-    options = dict(zip(Layer._fields[2:7], wide[2:7], strict=True)) | {"light": wide.light + more}
-    for k in range(1, wide.tokens // 2 + 1, max(1, wide.tokens // 10)):
-        for less in (0, 1):
-            budget = cost(k) + 4 * wide.tokens * wide.dim * more - less
-            check.equal(
-                "whole numbers",
-                answer(budget, wide.tokens, wide.dim, **options),
-                k - less,
-                tested=f"a budget of {budget:,} FLOPs, {wide.tokens} tokens of dim {wide.dim}, "
-                + ", ".join(f"{name}={is_}" for name, is_ in options.items()),
-                likely="somewhere there is a float, which does not hold every whole number beyond 2^53: / gives one, "
-                "// does not, and neither do + and * of whole numbers",
-            )
+    some = range(1, wide.tokens // 2 + 1, max(1, wide.tokens // 10))
+    for widened, k, less in product(("light", "heavy"), some, (0, 1)):
+        options = dict(zip(Layer._fields[2:7], wide[2:7], strict=True))
+        options[widened] += more
+        budget = cost(k) + 4 * {"light": wide.tokens, "heavy": k}[widened] * wide.dim * more - less
+        check.equal(
+            "whole numbers",
+            answer(budget, wide.tokens, wide.dim, **options),
+            k - less,
+            tested=f"a budget of {budget:,} FLOPs, {wide.tokens} tokens of dim {wide.dim}, "
+            + ", ".join(f"{name}={is_}" for name, is_ in options.items()),
+            likely="somewhere there is a float, which does not hold every whole number beyond 2^53: / and a root give "
+            "one, // does not, and neither do + and * of whole numbers",
+        )
 
 
 _REFUSED = "ValueError, as if not even 0 tokens fitted"
@@ -1274,6 +1281,7 @@ def _miscount(layer: Layer, cost: Callable[[int], int], ask: Callable[[int], Any
     for k in range(most + 1):
         for says, off in _miscounted(cost(k), layer.routing(k)).items():
             totals.setdefault(says, []).append(cost(k) + off)
+    totals = {says: total for says, total in totals.items() if total != list(map(cost, range(most + 1)))}
 
     def makes(mistake: list[int]) -> bool:
         """Whether the answer gives what this account gives."""
@@ -1487,10 +1495,10 @@ def _measured(tokens: int, dim: int, seed: int) -> dict[str, float | str]:
 
 def _concentration(check: Task, answer: Callable[..., float], shapes: Iterable[tuple[int, int]], seed: int) -> None:
     """On two small pairs of masks, then on random ones, then none, all and everybody."""
-    routed = torch.tensor([[1, 1, 0, 0, 0, 0], [1, 1, 1, 1, 0, 0]]).bool()
+    routed = torch.tensor([[1, 1, 0, 0, 0, 0], [1, 1, 1, 0, 0, 0]]).bool()
     needles = torch.tensor([[1, 0, 1, 0, 0, 0], [1, 1, 0, 0, 0, 0]]).bool()
     unequal = torch.tensor([[1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 0, 0]]).bool()
-    _concentrated(check, answer, "concentration", routed, needles, "4 needles, 6 routed, 3 of them needles")
+    _concentrated(check, answer, "concentration", routed, needles, "4 needles, 5 routed, 3 of them needles")
     told = "the same routed; one sequence holds three needles, the other one"
     _concentrated(check, answer, "unequal sequences", routed, unequal, told)
     for shape in shapes:
@@ -1541,6 +1549,9 @@ def _concentrated(
             ),
             "upside down: the share among the routed, divided by the share among all": base / hit if hit else math.inf,
             "a needle that is routed counts, noise that is not routed does not": agree / tokens / base,
+            "compared with the tokens that are not routed: compare with all of them": (
+                hit * (tokens - len(taken)) / max(len(marked) - both, 1)
+            ),
             "a number of needles, not a share": float(both),
             "the share of all tokens that are both: divide by the routed alone, then by the share of needles": (
                 both / tokens

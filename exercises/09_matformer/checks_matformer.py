@@ -3,7 +3,7 @@ widths; of mixtures all are tried where they are few, and where they are many on
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache
+from functools import cache, partial
 from itertools import product
 from typing import Any
 
@@ -84,13 +84,7 @@ def per_token(
             tested=on,
             tolerance=TOLERANCE[dtype],
             likely=_TOKEN[name],
-            mistakes={
-                "the last neurons ran: width k is the first k": _by_neuron(
-                    x, gate.flip(0), up.flip(0), down.flip(1), bias, each
-                ),
-                "gate and up are swapped: silu is for the gate": _by_neuron(x, up, gate, down, bias, each),
-                "the bias is missing: every width adds all of it": expected - bias,
-            },
+            mistakes=_mistaken_tokens(x, gate, up, down, bias, each),
         )
         with FlopCounterMode(display=False) as counter:
             answer(x, gate, up, down, bias, k)
@@ -145,13 +139,64 @@ def _layer(
     return x, gate, up, down, bias
 
 
-def _by_neuron(x: Tensor, gate: Tensor, up: Tensor, down: Tensor, bias: Tensor, each: Sequence[int]) -> Tensor:
+def _mistaken_tokens(
+    x: Tensor, gate: Tensor, up: Tensor, down: Tensor, bias: Tensor, each: Sequence[int]
+) -> dict[str, Tensor]:
+    hidden, right = len(gate), _by_neuron(x, gate, up, down, bias, each)
+    share = torch.tensor(each, dtype=x.dtype)[:, None] / hidden
+    by_width = sorted(range(len(each)), key=lambda token: each[token])
+
+    def run(
+        each: Sequence[int] = each, neuron: Callable[[Tensor, Tensor], Tensor] = lambda g, u: F.silu(g) * u
+    ) -> Tensor:
+        return _by_neuron(x, gate, up, down, bias, each, neuron=neuron)
+
+    return {
+        "the last neurons ran: width k is the first k": _by_neuron(
+            x, gate.flip(0), up.flip(0), down.flip(1), bias, each
+        ),
+        "gate and up are swapped: silu is for the gate": _by_neuron(x, up, gate, down, bias, each),
+        "the bias is missing: every width adds all of it": right - bias,
+        "the bias is not for the neurons: every width adds all of it, not the share that runs": right
+        - bias * (1 - share),
+        "nothing makes up for the neurons that do not run: no factor hidden / k, as dropout has it": (right - bias)
+        / share.clamp(min=1 / hidden)
+        + bias,
+        "at k = 0 nothing but the bias is left: these tokens got zeros": torch.where(share > 0, right, 0),
+        "token i runs at k[i], and its result stands in row i: these lie in the order of the widths": right[by_width],
+        "each token runs at its own width: this is the first token's for all": run([each[0]] * len(each)),
+        "each token runs at its own width: this is the widest for all": run([max(each)] * len(each)),
+        "width k is k neurons: one more ran": run([min(k + 1, hidden) for k in each]),
+        "width k is k neurons: the last of them is missing": run([max(k - 1, 0) for k in each]),
+        "at k = 0 no neuron runs: one did": run([max(k, 1) for k in each]),
+        "silu is the function of this layer, not gelu": run(neuron=lambda g, u: F.gelu(g) * u),
+        "silu is the function of this layer, not relu": run(neuron=lambda g, u: F.relu(g) * u),
+        "silu is the function of this layer, not the sigmoid alone": run(neuron=lambda g, u: g.sigmoid() * u),
+        "silu is for the gate alone, before the product of the two": run(neuron=lambda g, u: F.silu(g * u)),
+        "silu is for the gate alone: up goes into the product as it is": run(neuron=lambda g, u: F.silu(g) * F.silu(u)),
+        "silu of the gate is missing": run(neuron=lambda g, u: g * u),
+        "gate and up are multiplied, not added": run(neuron=lambda g, u: F.silu(g) + u),
+        "the gate is missing: silu(x Wgᵀ) times x Wuᵀ": run(neuron=lambda g, u: F.silu(u)),
+        "the gate is missing, and its silu: silu(x Wgᵀ) times x Wuᵀ": run(neuron=lambda g, u: u),
+    }
+
+
+def _by_neuron(
+    x: Tensor,
+    gate: Tensor,
+    up: Tensor,
+    down: Tensor,
+    bias: Tensor,
+    each: Sequence[int],
+    *,
+    neuron: Callable[[Tensor, Tensor], Tensor] = lambda g, u: F.silu(g) * u,
+) -> Tensor:
     """Token by token and neuron by neuron."""
     rows = []
     for token, k in zip(x, each, strict=True):
         row = bias
         for j in range(k):
-            row = row + F.silu((gate[j] * token).sum()) * (up[j] * token).sum() * down[:, j]
+            row = row + neuron((gate[j] * token).sum(), (up[j] * token).sum()) * down[:, j]
         rows.append(row)
     return torch.stack(rows)
 
@@ -183,8 +228,9 @@ def alike(dim: int, hidden: int, *, dtype: torch.dtype = torch.float64) -> Sorti
 
 
 SORTINGS: tuple[Sorting, ...] = (
-    some_layer(3, 6, 5, seed=1),
+    some_layer(3, 9, 5, seed=1),
     some_layer(4, 9, 2, seed=21, dtype=torch.float32),
+    some_layer(3, 30, 6, seed=76),
     alike(2, 20),
 )
 _SORT = {
@@ -244,8 +290,49 @@ def sort_neurons(
                 *(amiss[0] if amiss else (0, 0)), *((worth[amiss[0][0]], worth[amiss[0][1]]) if amiss else (0, 0))
             ),
             got=f"the neurons' new places are {places}",
-            likely=_SORT[name],
+            likely=_sorted_by(w1, b1, w2, x, places) or _SORT[name],
         )
+
+
+def _sorted_by(w1: Tensor, b1: Tensor, w2: Tensor, x: Tensor, places: Sequence[int]) -> str | None:
+    """The mistake that puts every neuron where the answer did."""
+    w1, b1, w2, x = (part.double() for part in (w1, b1, w2, x))
+    before = x @ w1.T + b1
+    h, length = F.gelu(before), w2.norm(dim=0)
+    worth = h.abs().mean(0) * length
+    measures = {
+        "the absolute value is missing: outputs below 0 count as well": h.mean(0) * length,
+        "the absolute value comes before the mean over the tokens: else what is below 0 takes from what is above": (
+            h.mean(0).abs() * length
+        ),
+        "the size of a neuron is measured behind gelu, not before it": before.abs().mean(0) * length,
+        "gelu, not relu: a little below 0 it gives something too": before.relu().mean(0) * length,
+        "gelu itself, not its approximation by tanh": F.gelu(before, approximate="tanh").abs().mean(0) * length,
+        "the bias b₁ is missing before gelu": F.gelu(x @ w1.T).abs().mean(0) * length,
+        "the length of W₂'s column is missing: what a neuron adds is its output times that column": h.abs().mean(0),
+        "the length of W₂'s columns alone: how large is what the tokens make of the neuron?": length,
+        "the weights alone: how large is what the tokens make of the neuron?": w1.norm(dim=1) * length,
+        "the length is that of W₂'s column j, not of W₁'s row j": h.abs().mean(0) * w1.norm(dim=1),
+        "the length of a column is the root of the sum of its squares, not its sum": h.abs().mean(0) * w2.sum(0).abs(),
+        "the length of a column is the root of the sum of its squares, not the sum of its absolute values": (
+            h.abs().mean(0) * w2.abs().sum(0)
+        ),
+        "the length of a column is a root: this is its square": h.abs().mean(0) * length**2,
+        "the mean of the absolute values, not the root of the mean square": h.square().mean(0).sqrt() * length,
+        "the mean over the tokens, not the largest": h.abs().amax(0) * length,
+        "all tokens count, not the first alone": h[0].abs() * length,
+    }
+    falling = worth.argsort(descending=True, stable=True)
+    orders = {says: measure.argsort(descending=True, stable=True) for says, measure in measures.items()}
+    orders |= {
+        "the least important come first: importance falls": worth.argsort(stable=True),
+        "the ranks of the neurons are not their order: index with argsort, not with argsort of argsort": (
+            falling.argsort()
+        ),
+        "nothing has moved": torch.arange(len(places)),
+    }
+    new = torch.tensor(places).argsort().tolist()
+    return next((says for says, order in orders.items() if order.tolist() == new), None)
 
 
 def _found_again(j: int, found: Sequence[Tensor], given: Sequence[Tensor]) -> int:
@@ -265,7 +352,7 @@ Joint = tuple[int, tuple[int, ...], tuple[float, ...]]
 JOINTS: tuple[Joint, ...] = (
     (6, (6,), (1.0,)),
     (8, (1, 2, 4, 8), (0.25, 0.25, 0.25, 0.25)),
-    (8, (2, 5, 8), (0.2, 0.5, 1.3)),
+    (8, (2, 4, 5, 8), (0.2, 0.0, 0.5, 1.3)),
 )
 
 
@@ -323,14 +410,15 @@ def joint_gradients(
         with saved_tensors_hooks(alive.keep, lambda kept: kept.value):
             told = answer([*theirs, idle], widths, weights, loss)
         check.equal(
-            "each width once", tuple(sorted(asked)), widths, tested=on, likely="one call of loss for each width"
+            "each width once",
+            tuple(sorted(asked)),
+            tuple(sorted(widths)),
+            tested=on,
+            likely="one call of loss for each width, also where its weight is 0",
         )
-        right = torch.stack(
-            [
-                weight * ((F.gelu(x @ ours[0][:width].T) @ ours[1][:, :width].T - y) ** 2).mean()
-                for width, weight in zip(widths, weights, strict=True)
-            ]
-        ).sum()
+        parts = [((F.gelu(x @ ours[0][:width].T) @ ours[1][:, :width].T - y) ** 2).mean() for width in widths]
+        losses = [part.item() for part in parts]
+        right = torch.stack([weight * part for weight, part in zip(weights, parts, strict=True)]).sum()
         right.backward()
         for name, mine, other, given in zip(("W₁", "W₂"), theirs, ours, (w1, w2), strict=True):
             check.true(
@@ -357,6 +445,8 @@ def joint_gradients(
                 likely="the gradient of Σ weight · loss; what stood in .grad before is gone",
                 mistakes={
                     "what stood in .grad before is still in it": other.grad + 7.0,  # type: ignore[operator]
+                    "the weights are taken as they are, not divided by their sum": other.grad / sum(weights),  # type: ignore[operator]
+                    "the sum over the widths, each with its weight, and no mean": other.grad / len(widths),  # type: ignore[operator]
                     "the weights are left out": _alone(ours, x, y, widths, (1.0,) * len(widths), name),
                     "it is the last width's alone: .grad is cleared once, before the first": _alone(
                         ours, x, y, widths[-1:], weights[-1:], name
@@ -394,6 +484,12 @@ def joint_gradients(
             tested=f"what is returned: {on}",
             tolerance=1e-10,
             likely="the weighted sum, Σ weight · loss",
+            mistakes={
+                "the weights are left out of what is returned": sum(losses),
+                "the sum over the widths, each with its weight, and no mean": right.item() / len(widths),
+                "the mean of the losses: the sum, each with its weight": sum(losses) / len(widths),
+                "that is the loss of the last width: the sum over all of them": losses[-1],
+            },
         )
     check.raises(
         "one weight a width",
@@ -449,7 +545,9 @@ def many(layers: int, *, price: float, seed: int) -> Mixing:
 
 
 MIXES: tuple[Mixing, ...] = (
-    ("the best", [(1, 3)], [(0.0, -1.0)], 3),
+    ("the best", [(1, 2, 4), (1, 3, 4)], [(0.1, 1.0, -2.0), (0.2, -1.0, 0.1)], 6),
+    ("the best", [(2,), (3, 1, 4)], [(0.5,), (0.0, -1.0, -2.0)], 7),
+    ("just fits", [(1, 3)], [(0.0, -1.0)], 3),
     ("just fits", [(2, 5), (2, 5)], [(0.0, -1.0), (0.0, -2.0)], 10),
     ("greedy is not enough", [(0, 6), (0, 5), (0, 5)], [(0.0, -6.6), (0.0, -5.0), (0.0, -5.0)], 10),
     few(4, 3, seed=0),
@@ -475,7 +573,7 @@ def best_mix(
     check.by_hand("by hand", answer, without=WITHOUT, tested="what the code of best_mix uses", likely="plain Python")
     for name, costs, changes, limit in cases:
         on = f"{len(costs)} layers, limit {limit}"
-        on += f", costs {costs}, changes {changes}" if len(costs) < 4 and len(costs[0]) < 3 else ""
+        on += f", costs {costs}, changes {changes}" if sum(map(len, costs)) < 8 else ""
         mix = answer([*costs], [*changes], limit)
         good = (
             isinstance(mix, tuple | list)
@@ -507,7 +605,7 @@ def best_mix(
             tested=on,
             expected=f"changes that add up to {best:.6g}",
             got=f"{tuple(mix)}, whose changes add up to {found:.6g}",
-            likely=_MIX[name],
+            likely=_named(name, tuple(mix), costs, changes, limit) or _MIX[name],
         )
     for limit in short:
         costs = [(3, 4), (3, 9)]
@@ -518,6 +616,39 @@ def best_mix(
             tested=f"limit {limit}, and the narrowest widths cost 6 together",
             likely="raise ValueError where no mixture fits",
         )
+
+
+def _named(
+    name: str, mix: tuple[int, ...], costs: Sequence[Sequence[int]], changes: Sequence[Sequence[float]], limit: int
+) -> str | None:
+    """The mistake that leads to this mixture, where all of them can be tried."""
+    if name not in ("the best", "just fits"):
+        return None
+
+    def sums(table: Sequence[Sequence[float]], mix: tuple[int, ...]) -> float:
+        return sum(own[g] for own, g in zip(table, mix, strict=True))
+
+    every = list(product(*(range(len(own)) for own in costs)))
+    price, change = partial(sums, costs), partial(sums, changes)
+    fits = [one for one in every if price(one) <= limit]
+    below = [one for one in fits if price(one) < limit]
+    alike = [one for one in fits if len({*one}) == 1]
+    narrow = [one for one in fits if max(one) < len(costs[0])]
+    wrong = {
+        "each layer has widths of its own: the first layer's number of them is not every layer's": (
+            min(narrow, key=change, default=None)
+        ),
+        "a mixture that costs exactly the limit fits: at most, not less": min(below, key=change, default=None),
+        "the cheapest mixture: what the limit leaves may be spent": min(fits, key=price, default=None),
+        "the dearest that fits: a wider width may be worse, and the limit need not be spent": (
+            max(fits, key=price, default=None)
+        ),
+        "the largest sum of changes: a change is what the loss grows by, so the smallest is the best": (
+            max(fits, key=change, default=None)
+        ),
+        "each layer has a width of its own: this is one for all": min(alike, key=change, default=None),
+    }
+    return next((says for says, one in wrong.items() if one == mix), None)
 
 
 def _tried(costs: Sequence[Sequence[int]], changes: Sequence[Sequence[float]], limit: int) -> float:

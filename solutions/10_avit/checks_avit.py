@@ -124,7 +124,7 @@ def halting(
     check: Task,
     answer: Callable[..., Any],
     *,
-    cases: Iterable[tuple[Tensor, float]] = ((SCORES, 0.25), (SCORES.flip(0), 0.5)),
+    cases: Iterable[tuple[Tensor, float]] = ((SCORES, 0.25), (SCORES.flip(0), 0.5), (SCORES.float(), 0.25)),
 ) -> None:
     """Task 1: scores [batch, layers, tokens] with an epsilon, against one token after the other; then gradients."""
     _alone(check, answer)
@@ -189,7 +189,7 @@ def halting(
             tested=on + f"; the first token has N = {int(number[0, 0])}",
             tolerance=tolerance,
             likely="1 minus the sum of the scores of the layers 1, ..., N - 1",
-            mistakes=_mistaken_remainders(h, epsilon, at, until),
+            mistakes=_mistaken_remainders(h, epsilon, halted),
         )
         check.close(
             "p",
@@ -198,7 +198,7 @@ def halting(
             tested=on + f"; the first token's p is {', '.join(f'{share:g}' for share in shares[0, :, 0].tolist())}",
             tolerance=tolerance,
             likely="h before N, R at N, 0 after: every column sums to one, and N says where p ends, not p > 0",
-            mistakes=_mistaken_shares(h, shares, at, until),
+            mistakes=_mistaken_shares(h, epsilon, halted),
         )
         if layers > 1:  # with one layer nothing depends on its score
             _halting_gradients(check, answer, h, epsilon, at, until, tolerance)
@@ -256,7 +256,7 @@ def _halted(h: Tensor, epsilon: float) -> Halted:
 
 def _mistaken_layers(h: Tensor, epsilon: float, halted: Halted) -> dict[str, Tensor]:
     limit, last, right, shares = 1 - epsilon, h.shape[1], halted.number, halted.shares
-    on_their_own = torch.tensor([[_walk(column, limit)[0] for column in image] for image in h.transpose(1, 2).tolist()])
+    on_their_own = torch.tensor([[number for number, _, _ in image] for image in _by_themselves(h, epsilon)])
     sums, across = h.cumsum(1), h.cumsum(2)
 
     def first(enough: Tensor, otherwise: int = last) -> Tensor:
@@ -272,6 +272,9 @@ def _mistaken_layers(h: Tensor, epsilon: float, halted: Halted) -> dict[str, Ten
             right
         ),
         "a token may halt before its class token": on_their_own[:, :1].expand_as(right),
+        "of a token's own layer and its class token's the earlier, not the later": on_their_own.maximum(
+            on_their_own[:, :1]
+        ),
         "the first image's class token stops its own image alone": on_their_own.minimum(on_their_own[:1, :1]),
         "a sum that equals 1 - epsilon is enough: >=, not >": first(sums > limit),
         "layers are counted from 1: the last one at which the sum is still too small is N - 1": right - 1,
@@ -293,7 +296,14 @@ def _mistaken_layers(h: Tensor, epsilon: float, halted: Halted) -> dict[str, Ten
     }
 
 
-def _mistaken_remainders(h: Tensor, epsilon: float, at: Tensor, until: Tensor) -> dict[str, Tensor]:
+def _by_themselves(h: Tensor, epsilon: float) -> list[list[tuple[int, float, list[float]]]]:
+    """N, R and p of every token of every image, whatever its class token does."""
+    return [[_walk(column, 1 - epsilon) for column in image] for image in h.transpose(1, 2).tolist()]
+
+
+def _mistaken_remainders(h: Tensor, epsilon: float, halted: Halted) -> dict[str, Tensor]:
+    at, until = halted.at, halted.until
+    own = torch.tensor([[left for _, left, _ in image] for image in _by_themselves(h, epsilon)], dtype=h.dtype)
     ones = torch.cat([h[:, :-1], torch.ones_like(h[:, -1:])], dim=1)  # the last score taken for 1
     spent = (h * (until & ~at)).sum(1)
     just_before = (h * at.roll(-1, 1))[:, :-1].sum(1)
@@ -310,10 +320,13 @@ def _mistaken_remainders(h: Tensor, epsilon: float, at: Tensor, until: Tensor) -
         "that is the sum of the scores before N: R is 1 minus it": spent,
         "all scores are in the sum: take those before N alone": 1 - h.sum(1),
         "the score just before N is missing from the sum": 1 - spent + just_before,
+        "R goes with N: a token that its class token stops has spent less than by itself": own,
     }
 
 
-def _mistaken_shares(h: Tensor, right: Tensor, at: Tensor, until: Tensor) -> dict[str, Tensor]:
+def _mistaken_shares(h: Tensor, epsilon: float, halted: Halted) -> dict[str, Tensor]:
+    _, _, right, at, until = halted
+    own = torch.tensor([[p for _, _, p in image] for image in _by_themselves(h, epsilon)], dtype=h.dtype)
     last = torch.zeros_like(at)
     last[:, -1] = True
     left = (right * at).sum(1, keepdim=True)
@@ -327,6 +340,7 @@ def _mistaken_shares(h: Tensor, right: Tensor, at: Tensor, until: Tensor) -> dic
         "R alone: before N stand the scores": right * at,
         "scores divided by their sum are a distribution, but another one": h / h.sum(1, keepdim=True),
         "R stands on top of the score at N: in place of it": right + h * at,
+        "p goes with N: a token that its class token stops has its R there, and 0 after": own.transpose(1, 2),
     }
 
 
@@ -1254,7 +1268,7 @@ def _mistaken_plan() -> dict[str, dict[str, Tensor]]:
     }
     return {
         "N": _mistaken_layers(h, 0.25, halted) | {says: _layers(rows) for says, rows in layers.items()},
-        "R": _mistaken_remainders(h, 0.25, halted.at, halted.until) | remainders,
+        "R": _mistaken_remainders(h, 0.25, halted) | remainders,
     }
 
 
@@ -1465,6 +1479,11 @@ DEPTHS = (
         torch.tensor([[3, 4, 2, 6], [2, 1, 2, 3]]),
         torch.tensor([[True, False, True, True], [False, False, False, True]]),
     ),
+    (
+        "one image of four patches, with fractions as of ink: digit 0.25, 0.75 and 0.125, background 0.5",
+        torch.tensor([[0.25, 0.75, 0.5, 0.125]]),
+        torch.tensor([[True, True, False, True]]),
+    ),
 )
 
 
@@ -1651,6 +1670,7 @@ def _area(check: Task, auc: Callable[..., float], what: str, depth: Tensor, is_d
     on, beside = depth[is_digit].double().mean().item(), depth[~is_digit].double().mean().item()
     images = [_pairs(*image) for image in zip(depth, is_digit, strict=True)] if depth.ndim == 2 else [(0, 0, 0)]
     alone = [(w + t / 2) / all_of_it if all_of_it else math.nan for w, t, all_of_it in images]
+    whole = _pairs(depth.long(), is_digit)
     with check.untouched("depth stays", tested=what, depth=depth, is_digit=is_digit):
         found = auc(depth, is_digit)
     check.close(
@@ -1660,8 +1680,8 @@ def _area(check: Task, auc: Callable[..., float], what: str, depth: Tensor, is_d
         tested=f"{what}: {pairs} pairs",
         tolerance=1e-12,
         likely=f"of {pairs} pairs the digit wins {wins} and ties {ties}; count in whole numbers or float64, for "
-        "float32 is not exact beyond 2 ** 24, and compare depths as they are: rounded they tie, and small unsigned "
-        "numbers run over when subtracted",
+        "float32 has seven digits, and compare depths as they are: rounded they tie, and small unsigned numbers run "
+        "over when subtracted",
         mistakes={
             "an equal depth counts one half, not nothing": wins / pairs,
             "an equal depth counts one half, not one": (wins + ties) / pairs,
@@ -1676,6 +1696,8 @@ def _area(check: Task, auc: Callable[..., float], what: str, depth: Tensor, is_d
             "the difference of the mean depths: the share of pairs": on - beside,
             "wins minus losses: ties count one half, losses nothing": (2 * wins + ties) / pairs - 1,
             "the first image alone: all of them": alone[0],
+            "float32 has seven digits: count in whole numbers, or take the mean in float64": float(torch.tensor(right)),
+            "compare depths as they are: cut to whole numbers they tie": (whole[0] + whole[1] / 2) / pairs,
         },
     )
     check.true(

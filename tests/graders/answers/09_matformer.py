@@ -69,6 +69,12 @@ def per_token(x, w_gate, w_up, w_down, b_down, k):
 # +        h = F.silu(x[rows] @ w_up[:width].T)
 
 
+# %% wrong: per-token | SiLU of the product | killed by: all neurons
+# edit of: the teacher's
+# -        h = F.silu(x[rows] @ w_gate[:width].T) * (x[rows] @ w_up[:width].T)
+# +        h = F.silu((x[rows] @ w_gate[:width].T) * (x[rows] @ w_up[:width].T))
+
+
 # %% wrong: per-token | gate and up are added | killed by: all neurons
 # edit of: the teacher's
 # -        h = F.silu(x[rows] @ w_gate[:width].T) * (x[rows] @ w_up[:width].T)
@@ -304,6 +310,42 @@ def sort_neurons(w1, b1, w2, x):
 # +    importance = F.gelu(x @ w1.T + b1).abs().amax(0) * w2.norm(dim=0)
 
 
+# %% wrong: sort-neurons | no absolute value | killed by: the order
+# edit of: the teacher's
+# -    importance = F.gelu(x @ w1.T + b1).abs().mean(0) * w2.norm(dim=0)
+# +    importance = F.gelu(x @ w1.T + b1).mean(0) * w2.norm(dim=0)
+
+
+# %% wrong: sort-neurons | the root of the mean square | killed by: the order
+# edit of: the teacher's
+# -    importance = F.gelu(x @ w1.T + b1).abs().mean(0) * w2.norm(dim=0)
+# +    importance = F.gelu(x @ w1.T + b1).square().mean(0).sqrt() * w2.norm(dim=0)
+
+
+# %% wrong: sort-neurons | the sum of the absolute values of W₂ | killed by: the order
+# edit of: the teacher's
+# -    importance = F.gelu(x @ w1.T + b1).abs().mean(0) * w2.norm(dim=0)
+# +    importance = F.gelu(x @ w1.T + b1).abs().mean(0) * w2.abs().sum(0)
+
+
+# %% wrong: sort-neurons | the squared length of W₂ | killed by: the order
+# edit of: the teacher's
+# -    importance = F.gelu(x @ w1.T + b1).abs().mean(0) * w2.norm(dim=0)
+# +    importance = F.gelu(x @ w1.T + b1).abs().mean(0) * w2.square().sum(0)
+
+
+# %% wrong: sort-neurons | the length of W₁ | killed by: the order
+# edit of: the teacher's
+# -    importance = F.gelu(x @ w1.T + b1).abs().mean(0) * w2.norm(dim=0)
+# +    importance = F.gelu(x @ w1.T + b1).abs().mean(0) * w1.norm(dim=1)
+
+
+# %% wrong: sort-neurons | GELU by tanh | killed by: the order
+# edit of: the teacher's
+# -    importance = F.gelu(x @ w1.T + b1).abs().mean(0) * w2.norm(dim=0)
+# +    importance = F.gelu(x @ w1.T + b1, approximate="tanh").abs().mean(0) * w2.norm(dim=0)
+
+
 # %% wrong: sort-neurons | a sort that is not stable | killed by: ties
 # edit of: the teacher's
 # -    order = importance.argsort(descending=True, stable=True)
@@ -457,6 +499,14 @@ def joint_gradients(parameters, widths, weights, loss):
 # +        total += weight * loss(width).item()
 
 
+# %% wrong: joint-gradients | widths of weight 0 are left out | killed by: each width once
+# edit of: the teacher's
+# -        part = weight * loss(width)
+# +        if weight == 0:
+# +            continue
+# +        part = weight * loss(width)
+
+
 # %% wrong: joint-gradients | a step for every width | killed by: parameters stay
 # edit of: the teacher's
 # -        part.backward()
@@ -596,7 +646,7 @@ def best_mix(costs, changes, limit):
 # +            (changes[l][g] - changes[l][mix[l]], l, g)
 
 
-# %% wrong: best-mix | one width for all layers | killed by: greedy is not enough
+# %% wrong: best-mix | one width for all layers | killed by: the best
 def best_mix(costs, changes, limit):
     best = None
     for number in range(min(map(len, costs))):
@@ -624,7 +674,7 @@ def best_mix(costs, changes, limit):
     return [own.index(min(own)) for own in changes]
 
 
-# %% wrong: best-mix | below the limit, not at it | killed by: the best
+# %% wrong: best-mix | below the limit, not at it | killed by: just fits
 # edit of: the teacher's
 # -                if total <= limit and (total not in longer or change + more < longer[total][0]):
 # +                if total < limit and (total not in longer or change + more < longer[total][0]):
@@ -666,7 +716,7 @@ def best_mix(costs, changes, limit):
 # +                if total <= limit:
 
 
-# %% wrong: best-mix | the changes of the layer alone are compared | killed by: just fits
+# %% wrong: best-mix | the changes of the layer alone are compared | killed by: the best
 # edit of: the teacher's
 # -                if total <= limit and (total not in longer or change + more < longer[total][0]):
 # -                    longer[total] = (change + more, (*mix, number))
@@ -699,10 +749,16 @@ def best_mix(costs, changes, limit):
 # +    for own_costs, own_changes in list(zip(costs, changes, strict=True))[:-1]:
 
 
-# %% wrong: best-mix | the costs of the first layer for all | killed by: greedy is not enough
+# %% wrong: best-mix | the costs of the first layer for all | killed by: fits
 # edit of: the teacher's
 # -    for own_costs, own_changes in zip(costs, changes, strict=True):
 # +    for own_costs, own_changes in zip([costs[0]] * len(costs), changes, strict=True):
+
+
+# %% wrong: best-mix | as many widths as the first layer has | killed by: the best
+# edit of: the teacher's
+# -            for number, (cost, more) in enumerate(zip(own_costs, own_changes, strict=True)):
+# +            for number, (cost, more) in enumerate(zip(own_costs[: len(costs[0])], own_changes)):
 
 
 # %% wrong: best-mix | out of reach is the narrowest | killed by: out of reach

@@ -324,6 +324,31 @@ def halting(h, epsilon):
 # +    return depth.minimum(depth[:, :1]), remainder, h * before + remainder[:, None] * at
 
 
+# %% wrong: halting | p of each token for itself, N and R capped | killed by: p
+# edit of: masks, with a True in the last row
+#  def halting(h, epsilon):
+# +    alone = h.cumsum(1) >= 1 - epsilon
+# +    alone[:, -1] = True
+# +    alone = alone.int().argmax(1) + 1
+# …
+# -    return depth, remainder, h * before + remainder[:, None] * at
+# +    layer = torch.arange(1, h.shape[1] + 1).view(1, -1, 1)
+# +    earlier, last = layer < alone[:, None], layer == alone[:, None]
+# +    return depth, remainder, h * earlier + (1 - (h * earlier).sum(1, keepdim=True)) * last
+
+
+# %% wrong: halting | the later of a token's layer and its class token's | killed by: N
+# edit of: masks, with a True in the last row
+# -    depth = depth.minimum(depth[:, :1])
+# +    depth = depth.maximum(depth[:, :1])
+
+
+# %% wrong: halting | R and p in float64, whatever the scores are | killed by: dtypes
+# edit of: masks, with a True in the last row
+#  def halting(h, epsilon):
+# +    h = h.double()
+
+
 # %% wrong: halting | token by token, as the lecture walks, the class token first | killed by: all tokens at once
 def walk(h, epsilon, most):
     left, p = 1 - 0 * h[0], []
