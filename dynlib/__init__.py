@@ -2,7 +2,7 @@
 
 ======================  =============================================================================================
 ``dynlib.choice``       one of k, k of n, or a solver's answer, and still learn through it
-``dynlib.depth``        how many layers: early exits, CALM, self-speculation, execution plans for a frozen stack
+``dynlib.depth``        how many layers: early exits, CALM, self-speculation, plans for a frozen stack, loops, recursion
 ``dynlib.tokens``       which tokens: CoLT5's conditional layers, Mixture-of-Depths, A-ViT
 ``dynlib.width``        how much of a layer: mixtures of experts, MatFormer's nested parts, ACM's learners
 ``dynlib.edge``         what crosses a network: noisy channels, split learning between processes
@@ -11,7 +11,7 @@
 ``dynlib.cost``         what ran: FLOPs, bytes, parameters, seconds, joules; thresholds certified for any knob
 ``dynlib.backbone``     the plain transformer that is made dynamic: ``ViT``, ``CausalLM``, ``Encoder``
 ``dynlib.pretrained``   models of Hugging Face's transformers as such a backbone: ``from_transformers``
-``dynlib.data``         digits, topics, kinds, needles and terrain: offline, seeded
+``dynlib.data``         digits, texts, needles, terrain, puzzles, regression in context: offline, seeded
 ``dynlib.zoo``          small trained backbones: ``dynlib.zoo.load("digits_vit")``
 ``dynlib.training``     a plain training loop
 ``dynlib.checks``       the voice that a learner of the course hears; ``dynlib.causes`` explains errors to it
