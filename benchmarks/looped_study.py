@@ -1,7 +1,7 @@
 """A looped block against one pass of it and against a deep stack, three seeds each, in a JSON file.
 
-``python -m benchmarks.looped_study`` takes about twenty minutes on one core. Interrupt and call again to resume. Lecture
-11 reads the file, so that its readers need not wait.
+``python -m benchmarks.looped_study`` takes about twenty minutes on one core. Interrupt and call again to resume.
+Lecture 11 reads the file, so that its readers need not wait.
 
 Two tasks. *Regression*: the values of new points, from pairs with noise (:mod:`dynlib.data.regression`); test loops run
 on to three times the trained count, with injection and with the loss window, and without. Without the window, the loss

@@ -72,10 +72,16 @@ def gated_chain_loss(
     ends: Int[Tensor, "n names"],
     *,
     beta: float,
+    window: int = 0,
 ) -> Float[Tensor, ""]:
-    """:func:`dynlib.depth.gated_loss` over all loops and names; the model has a gate."""
+    """:func:`dynlib.depth.gated_loss` over all loops and names; the model has a gate.
+
+    With a window, the mean over the last loops is added, so that they go on learning where the gate is in a hurry.
+    """
     states = model.looped.states(model.embed(names, points_to))
     gate = model.looped.gate
     if gate is None:
         raise ValueError("this model has no gate: ChainReader(…, gate=True)")
-    return gated_loss(chain_losses(model, states, ends), torch.stack([gate(state) for state in states]), beta=beta)
+    losses = chain_losses(model, states, ends)
+    loss = gated_loss(losses, torch.stack([gate(state) for state in states]), beta=beta)
+    return loss + losses[-window:].mean() if window else loss

@@ -46,6 +46,8 @@ def test_the_gated_loss_is_over_all_loops_and_trains_the_gate():
     expected = gated_loss(chain_losses(model, states, drawn.ends), gates, beta=0.2)
     loss = gated_chain_loss(model, drawn.names, drawn.points_to, drawn.ends, beta=0.2)
     torch.testing.assert_close(loss, expected, **EXACT)
+    more = gated_chain_loss(model, drawn.names, drawn.points_to, drawn.ends, beta=0.2, window=2)
+    torch.testing.assert_close(more - loss, chain_losses(model, states, drawn.ends)[-2:].mean(), **EXACT)
     loss.backward()
     assert model.looped.gate.linear.weight.grad.abs().max() > 0
     with pytest.raises(ValueError, match="has no gate"):

@@ -12,7 +12,7 @@ from dynlib.zoo.regression import RegressionReader, regression_loss
 
 NOISE = 0.5
 STEPS = {"looped_regression": 4000, "looped_chains": 1200}
-GATED = 0.6  # from this share of the steps on, the gate is trained, and with it all loops
+GATED = 0.4  # from this share of the steps on, the gate is trained, and with it all loops
 BETA = 0.1
 
 
@@ -51,7 +51,7 @@ def _chains_loss(model: nn.Module) -> Callable[[int], Tensor]:
     def loss(step: int) -> Tensor:
         drawn = chains(64, seed=step)
         if step >= GATED * STEPS["looped_chains"]:
-            return gated_chain_loss(model, drawn.names, drawn.points_to, drawn.ends, beta=BETA)
+            return gated_chain_loss(model, drawn.names, drawn.points_to, drawn.ends, beta=BETA, window=4)
         states = model.looped.states(model.embed(drawn.names, drawn.points_to), window=4)
         return chain_losses(model, states, drawn.ends).mean()
 
