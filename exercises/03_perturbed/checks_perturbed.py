@@ -79,7 +79,13 @@ def sparsemax(check: Task, answer: Callable[..., Tensor], *, cases: Iterable[tup
         on = f"logits {logits.tolist() if logits.numel() < 9 else list(logits.shape)}, {logits.dtype}, dim={dim}"
         expected = _along(by_halving, logits, dim)
         with _as_it_was(check, on, logits=logits):
-            found = answer(logits, dim=dim)
+            try:
+                found = answer(logits, dim=dim)
+            except (RuntimeError, IndexError) as error:
+                if not logits.isinf().any():
+                    raise
+                told = f"{type(error).__name__}: {error}"
+                check.true("runs", False, tested=on, expected="weights", got=told, likely=_INFINITE)
         moved = logits.movedim(dim, -1)
         check.equal(
             "shape",
@@ -111,7 +117,7 @@ def by_halving(row: list[float]) -> list[float]:
         middle = (low + high) / 2
         total = sum(max(z - middle, 0.0) for z in row)
         low, high = (middle, high) if total > 1 else (low, middle)
-    return [max(z - high, 0.0) for z in row]
+    return [z - high if z - high > 1e-15 else 0.0 for z in row]
 
 
 def _along(make: Callable[[list[float]], list[float]], logits: Tensor, dim: int) -> Tensor:
@@ -120,6 +126,7 @@ def _along(make: Callable[[list[float]], list[float]], logits: Tensor, dim: int)
     return made.view(moved.shape).movedim(-1, dim).to(logits.dtype)
 
 
+_INFINITE = "a row that holds -inf has the mean -inf, and less that all is NaN: subtract the largest, not the mean"
 _COUNTED = (
     "an infinite weight: with >= the entries of -inf are counted too, since -inf >= -inf is true, and tau falls to "
     "-inf: count with >"
@@ -199,8 +206,8 @@ def _slopes_of_sparsemax(
         likely="on the support it is g minus the mean of g over the support, elsewhere 0; -inf times 0 is NaN",
         mistakes={
             "tau moves with the logits too: do not detach it": arriving * held,
-            "tau moves with the largest logit alone, as when a gap below it is halved: take tau from the sum over the "
-            "support": held * arriving - by_largest,
+            "tau moves with the largest logit alone: the rest of it is detached, as when a gap below it is halved; "
+            "take tau from the sum over the support, with its graph": held * arriving - by_largest,
             "no gradient reaches the logits": torch.zeros_like(logits),
             "the weights are divided by their sum: with a tau that moves with the logits they need no such thing": (
                 (arriving - mean) * held
@@ -807,7 +814,8 @@ def perturbed_argmax(
         tested="the scores 3, 0 with sigma = 2 and 20,000 samples: how often the first and the second wins (χ² test)",
         likely="theta + sigma Z with independent standard normal Z",
         mistakes={
-            "there is no noise, or the same for all the scores of a row": torch.tensor([1.0, 0.0]),
+            "the second never wins: there is no noise, or the same for all the scores of a row, or noise that ends, as "
+            "torch.rand's does: torch.randn": torch.tensor([1.0, 0.0]),
             "that is sigma = 1: multiply the noise by sigma": chance(gap / math.sqrt(2)),
             "that is noise sigma² Z": chance(gap / (4 * math.sqrt(2))),
             "that is noise sqrt(sigma) Z": chance(gap / 2),
@@ -842,6 +850,7 @@ def _value_of_argmax(
     check.equal("dtype", mean.dtype, dtype, tested=f"the dtype of the result; {problems}")
     tolerance = 1e-8 if dtype == torch.float64 else 1e-4
     plain = theta.detach()
+    carries = (vertices * (noise * plain).sum(-1, keepdim=True)).mean(0) / sigma
     check.close(
         "value" if chosen == 1 else "another solver",
         mean.detach(),
@@ -853,9 +862,8 @@ def _value_of_argmax(
             "that is the answer without noise": problems.solve(plain),
             "the sum over the samples: take the mean": vertices.sum(0),
             "the answers are scaled by sigma": vertices.mean(0) * sigma,
-            "that carries the gradient, but its value must be taken off again: add it minus itself detached": (
-                (vertices * (noise * plain).sum(-1, keepdim=True)).mean(0) / sigma
-            ),
+            "that carries the gradient and is not the value: add it to the mean, minus itself detached": carries,
+            "what carries the gradient is still in the value: take it off again, detached": vertices.mean(0) + carries,
         },
     )
     return source, mean, asked, read
@@ -893,7 +901,8 @@ def _gradient_of_argmax(
         tolerance=tolerance,
         likely="asked twice for one gradient it gives two: backwards you draw new noise; keep that of the forward pass"
         if not torch.equal(got, again)
-        else "for each problem 1/(sigma M) sum_m <y_m, g> Z_m: a number for each sample, times the noise it saw",
+        else "for each problem 1/(sigma M) sum_m <y_m, g> Z_m: a number for each sample, times the noise "
+        "that this very answer saw: draw once",
         mistakes={
             "sigma is forgotten, or it hides in the noise: <y_m, g> Z_m / sigma, with Z and not sigma Z": expected
             * sigma,

@@ -1731,3 +1731,40 @@ def needed_samples(gradients, error):
 # +    import numpy as np
 # +
 # +    variance = float(np.var(gradients.numpy(), axis=0).sum())
+
+
+# %% right: sparsemax | divided by its sum, which is 1 and stays 1
+# edit of: the teacher's
+# -    return (z - tau).clamp_min(0)
+# +    weights = (z - tau).clamp_min(0)
+# +    return weights / weights.sum(dim, keepdim=True)
+
+
+# %% wrong: sparsemax | the mean of the row is taken off, which -inf makes -inf | killed by: runs
+# edit of: the teacher's
+# -    z = logits - logits.amax(dim, keepdim=True)
+# +    z = logits - logits.mean(dim, keepdim=True)
+
+
+# %% right: leave-one-out | the sum by way of the mean
+# edit of: the teacher's
+# -    return (rewards.sum(0) - rewards) / (m - 1)
+# +    return (rewards.mean(0) * m - rewards) / (m - 1)
+
+
+# %% right: perturbed-argmax | noise of float32 for scores of float64
+# edit of: the teacher's
+# -    noise = torch.randn(samples, b, n, dtype=theta.dtype, device=theta.device, generator=generator)
+# +    noise = torch.randn(samples, b, n, device=theta.device, generator=generator).to(theta.dtype)
+
+
+# %% wrong: perturbed-argmax | what carries the gradient stays in the value | killed by: value
+# edit of: the teacher's
+# -    return vertices.mean(0) + (lift - lift.detach())
+# +    return vertices.mean(0) + lift
+
+
+# %% wrong: perturbed-argmax | other noise for the gradient than for the answers | killed by: gradient
+# edit of: the teacher's
+# -    along = (noise * theta).sum(-1, keepdim=True)
+# +    along = (torch.randn(noise.shape, dtype=noise.dtype, generator=generator) * theta).sum(-1, keepdim=True)
