@@ -179,7 +179,8 @@ class Attention(nn.Module):
         if sum(lengths) != len(x) or any(length < 1 for length in lengths):
             raise ValueError(f"lengths must be positive and add up to the {len(x)} tokens; got {list(lengths)}")
         mixed, start = [], 0
-        parts = self._parts(self.query_key_value(x), 3)  # 3 × [tokens, heads, head_dim]
+        heads = self.query_key_value(x).unflatten(-1, (-1, self.head_dim))  # [tokens, all heads, head_dim]
+        parts = self._parts(heads, 3)
         for length, alike in groupby(lengths):
             count = len(list(alike))
             rows = slice(start, start := start + count * length)
@@ -193,13 +194,12 @@ class Attention(nn.Module):
         return self.output(torch.cat(mixed))
 
     def _parts(self, packed: Tensor, parts: int) -> tuple[Tensor, ...]:
-        # [..., all heads · head_dim] -> the last of (queries, keys, values), each [..., its heads, head_dim]
-        heads = (self.heads, self.key_value_heads, self.key_value_heads)[-parts:]
-        return packed.unflatten(-1, (-1, self.head_dim)).split(heads, dim=-2)
+        # all heads along dimension 1 -> the last of (queries, keys, values), each with its heads there
+        return packed.split((self.heads, self.key_value_heads, self.key_value_heads)[-parts:], dim=1)
 
     def _split(self, packed: Tensor, parts: int) -> tuple[Tensor, ...]:
         # [batch, tokens, all heads · head_dim] -> parts × [batch, heads, tokens, head_dim]
-        return tuple(part.transpose(1, 2) for part in self._parts(packed, parts))
+        return self._parts(packed.unflatten(-1, (-1, self.head_dim)).transpose(1, 2), parts)
 
     def _turns(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         if self.frequencies is not None and self.frequencies.device != x.device:
