@@ -12,9 +12,9 @@ forward pass costs the FLOPs of one step. (As deep as all steps it would have 96
 puzzles.)
 
 All arms of a seed are trained for the same FLOPs, counted: those of ``whole`` in :data:`STEPS` training steps. So who
-spends less in a step makes more of them. All supervision steps and one are also compared, for one
-seed, at :data:`BUDGET` times as much (under "longer"), as what is best after a short training need not be so after a long one. What is tested
-is the average of the weights, and the weights as they ended.
+spends less in a step makes more of them. All supervision steps and one are also compared, for one seed, at
+:data:`BUDGET` times as much (under "longer"), as what is best after a short training need not be so after a long one.
+What is tested is the average of the weights, and the weights as they ended.
 """
 
 import argparse
