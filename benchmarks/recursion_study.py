@@ -50,7 +50,7 @@ CONFIG: dict[str, Any] = {
     "steps": 16,
 }
 BATCH, STEPS, DECAY = 32, 2000, 0.99
-TRAINING: dict[str, float] = {"lr": 3e-3, "weight_decay": 0.1, "floor": 1.0}  # the rate stays, as in the paper
+TRAINING: dict[str, float] = {"lr": 3e-3, "weight_decay": 0.1, "floor": 1.0}  # the rate stays where it is
 
 # arm: what is other than in CONFIG; a number of layers where nothing recurs; None: see Forgetful
 ARMS: dict[str, dict[str, Any] | int | None] = {
