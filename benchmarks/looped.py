@@ -1,7 +1,7 @@
 """Samples and tokens that stop by a gate, gathered, against all loops for all; and a looped layer against a deep stack.
 
-The gates are random, and the quantile is the one of a few by which the mean is nearest to half of the loops: what is
-timed is the mechanism itself, its gate, its decisions and its copies. The stack has the same FLOPs and a weight of its
+The gates are random, and the quantile is sought by which the mean is about half of the loops: what is timed is the
+mechanism itself, its gate, its decisions and its copies. The stack has the same FLOPs and a weight of its
 own for every layer.
 """
 
@@ -19,7 +19,7 @@ from dynlib.depth.stopping import Each
 LOOPS, TOKENS = 8, 64
 SIZES = ((256, 32), (96, 32))  # features of a token, samples
 ROWS = (256, 512, 1024)  # tokens at a time
-QUANTILES = tuple(step / 40 for step in range(1, 40))
+HALVINGS = 7
 
 
 def cases(*, quick: bool = False) -> list[Case]:
@@ -65,7 +65,10 @@ def _stops(dim: int, batch: int, each: Each, quick: bool) -> Row:
     def mean_loops(quantile: float) -> float:
         return looped.predict(x, quantile=quantile, each=each).loops.double().mean().item()
 
-    quantile = min(QUANTILES, key=lambda quantile: abs(mean_loops(quantile) - looped.loops / 2))
+    low, high = 0.0, 1.0
+    for _ in range(HALVINGS):  # a larger quantile takes longer
+        quantile = (low + high) / 2
+        low, high = (quantile, high) if mean_loops(quantile) < looped.loops / 2 else (low, quantile)
 
     def gathered(rows: int) -> Tensor:
         return looped.predict(x, quantile=quantile, each=each, rows=rows).state
