@@ -1,6 +1,6 @@
 """What makes a tiny recursive model good at 6x6 Sudoku: arms at equal FLOPs of training, in a JSON file.
 
-``python -m benchmarks.recursion_study`` takes about three quarters of an hour on one core. Interrupt and call again to
+``python -m benchmarks.recursion_study`` takes about half an hour on one core. Interrupt and call again to
 resume. Lecture 12 reads the file, so that its readers need not wait.
 
 A third of the puzzles are as hard as they come, every digit taken away that can be; the others have 12 or 14 left. Each
@@ -12,9 +12,9 @@ forward pass costs the FLOPs of one step. (As deep as all steps it would have 96
 puzzles.)
 
 All arms of a seed are trained for the same FLOPs, counted: those of ``whole`` in :data:`STEPS` training steps. So who
-spends less in a step makes more of them. All supervision steps and one are also compared, for one
-seed, at :data:`BUDGET` times as much (under "longer"), as what is best after a short training need not be so after a long one. What is tested
-is the average of the weights, and the weights as they ended.
+spends less in a step makes more of them. All supervision steps and one are
+also compared, for one seed, at :data:`BUDGET` times as much (under "longer"): what is best after a short training need
+not be so after a long one. What is tested is the average of the weights, and the weights as they ended.
 """
 
 import argparse
