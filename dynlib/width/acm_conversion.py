@@ -6,10 +6,10 @@ projection of d to e features costs d·e, and its learners together have d·e / 
 about a hundredth of that.
 
 The learners then have to learn what the layer computed: :func:`dynlib.width.distill`. Where a layer was two linear ones
-with a GELU between, the learners start as its neurons, dealt out so that those which matter most come first; elsewhere
-they start at random.
+with a GELU between, the learners start as its neurons, dealt out so that those which matter most come first; for a
+linear one, as its largest singular directions; for a gated one, at random.
 
-Source: arXiv:2312.10193.
+Source: arXiv:2312.10193. That learners start from the layer's weights is ours.
 """
 
 from collections.abc import Sequence
@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from dynlib.backbone import Block, FeedForward
 from dynlib.inputs import check_whole
@@ -47,7 +48,8 @@ def acmize(
         added: endings of the names of modules whose result is added to the token; they may give it no learner at all
             (``least=0``). If left out, ``feed_forward`` and ``attention.output`` of :class:`dynlib.backbone.Block`; in
             other models none. If you name one whose result is not added, its tokens may be lost.
-        copy: let learners begin as the neurons of the layer, where that has a GELU. Else at random.
+        copy: let learners begin as the neurons of the layer, where that has a GELU, and for a linear layer as its
+            largest singular directions. Else, and for what is gated, at random.
 
     Raises:
         TypeError: if a layer has a hook, an adapter or a quantised weight, which would be lost; or belongs to a module
@@ -123,7 +125,9 @@ def _module_for(layer: nn.Module, name: str, learners: int, least: int, copy: bo
     gate = max(4, min(64, round(cost / 100 / (dim + learners))))
     made = AdaptiveComputationModule(dim, learners * each, out=out, learners=learners, least=least, gate=gate)
     made = made.to(weight).train(layer.training)
-    if copy and parts is not None and _can_deal(parts, made):
+    if copy and isinstance(layer, nn.Linear):
+        _split(layer, made)
+    elif copy and parts is not None and _can_deal(parts, made):
         _deal(parts, made)
     return made
 
@@ -148,6 +152,29 @@ def _deal(parts: Parts, made: AdaptiveComputationModule) -> None:
     made.contract.copy_(v[order])
     if parts.expand.bias is not None:
         made.bias.copy_(parts.expand.bias[order])
+
+
+def _split(layer: nn.Linear, made: AdaptiveComputationModule) -> None:
+    """The singular directions of a linear layer in pairs of neurons, the largest first: x = GELU(x) − GELU(−x).
+
+    The first neuron of all is a constant, for the bias. One that is left over in a learner gives nothing yet.
+    """
+    exact = torch.promote_types(layer.weight.dtype, torch.float32)
+    u, sizes, v = torch.linalg.svd(layer.weight.to(exact), full_matrices=False)
+    made.contract.zero_()
+    if layer.bias is not None:
+        made.expand[0], made.bias[0] = 0, 1
+        made.contract[0] = layer.bias / F.gelu(made.bias[0])
+    pair = 0
+    for learner in range(made.learners):
+        first = learner * made.each + int(learner == 0 and layer.bias is not None)
+        for neuron in range(first, (learner + 1) * made.each - 1, 2):
+            if pair == len(sizes):
+                return
+            root = sizes[pair].sqrt()
+            made.expand[neuron], made.expand[neuron + 1] = root * v[pair], -root * v[pair]
+            made.contract[neuron], made.contract[neuron + 1] = root * u[:, pair], -root * u[:, pair]
+            pair += 1
 
 
 def _is_feed_forward(module: nn.Module) -> bool:

@@ -326,6 +326,21 @@ def test_copied_neurons_are_the_layer_but_for_its_last_bias() -> None:
     assert not torch.isin(fresh.expand, model.expand.weight).any()
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("dim", "out", "learners"), [(16, 16, 2), (16, 48, 4), (12, 5, 1), (16, 16, 8)])
+def test_a_linear_layer_starts_as_its_largest_singular_directions(dim, out, learners: int, bias: bool) -> None:
+    torch.manual_seed(0)
+    layer, z = nn.Linear(dim, out, bias=bias).double(), torch.randn(9, dim, dtype=torch.float64)
+    made = acmize(layer, learners=learners).eval()
+    u, sizes, v = torch.linalg.svd(layer.weight)
+    taken = 0
+    for k in range(1, learners + 1):
+        taken += (made.each - int(bias and k == 1)) // 2
+        best = u[:, :taken] @ sizes[:taken].diag() @ v[:taken]
+        expected = z @ best.T + (layer.bias if bias else 0)
+        torch.testing.assert_close(chosen_by(made, z, fixed=k)[0], expected, **EXACT)
+
+
 def test_it_converts_parts_of_any_model_once_each() -> None:
     class Llama(nn.Module):
         def __init__(self) -> None:
