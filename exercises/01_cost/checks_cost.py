@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from functools import cache as kept
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, product
 from typing import Any
 
 import torch
@@ -280,14 +280,23 @@ def linear_bytes(
         tested=f"what {rows:,} rows add ({on})",
         likely=EXACTLY,
     )
-    for rows, into, out, bits, group, bias in sizes:
+    for (rows, into, out, bits, group, bias), kind in product(sizes, (dtype, torch.float32)):
+        around = _activations(rows, into, out, kind) + bias * torch.zeros(out, dtype=kind).nbytes
+        weight, scales = _packed(into, out, bits, group)
         check.equal(
             "whole layers",
-            answer(rows, into, out, dtype, bits=bits, group=group, bias=bias),
-            _activations(rows, into, out, dtype)
-            + sum(_packed(into, out, bits, group))
-            + bias * torch.zeros(out, dtype=dtype).nbytes,
-            tested=f"{rows} rows, {into} inputs, {out} outputs, {bits} bits, groups of {group}, bias={bias}, {dtype}",
+            answer(rows, into, out, kind, bits=bits, group=group, bias=bias),
+            around + weight + scales,
+            tested=f"{rows} rows, {into} inputs, {out} outputs, {bits} bits, groups of {group}, bias={bias}, {kind}",
+            likely="right in another dtype or for another layer: which number of bytes only happens to be right there?",
+            mistakes={
+                "a scale has two bytes, whatever the dtype": around + weight + scales // 2 * kind.itemsize,
+                "a number has dtype.itemsize bytes, which need not be two": 2 * around // kind.itemsize
+                + weight
+                + scales,
+            }
+            if kind.itemsize != 2
+            else None,
         )
 
 
@@ -321,6 +330,7 @@ MACHINES: tuple[Machine, ...] = (
     ("equal times", 6, 2, torch.float32, 3, 5),
     ("a hair beside", 32, 32, torch.float32, 32, 5),  # 66 rows; with floats, a little more than 66
     ("millions of rows", 4096, 4096, torch.float32, 1024 * 2000, 2001),
+    ("closer than a float can tell", 512, 512, torch.float32, 128 * (10**12 + 8) - 7, 10**12 + 8),
 )
 NEVER: tuple[Machine, ...] = (
     ("never", 16, 24, torch.float32, 100, 1),
@@ -337,7 +347,7 @@ def roofline(
 ) -> None:
     """Task 3: at the number of rows that was found arithmetic is the limit, with one row less it is memory."""
     for name, inputs, outputs, dtype, peak, bandwidth in machines:
-        rows = answer(inputs, outputs, dtype, peak=peak, bandwidth=bandwidth)
+        rows, took = _quickest(partial(answer, inputs, outputs, dtype, peak=peak, bandwidth=bandwidth))
         tested = f"{inputs} → {outputs}, {dtype}, a machine of {peak:,} FLOP/s and {bandwidth:,} bytes/s"
         check.true(
             "there is a number",
@@ -350,6 +360,16 @@ def roofline(
         )
         an_int(check, rows)
         assert rows is not None
+        check.true(
+            "no search",
+            took < 0.1,
+            tested=f"the processor's time: {tested}",
+            expected="less than 0.1 s, as for ten rows",
+            got=f"{took:.2f} s",
+            likely="one row tried after the other; it may be billions: write the inequality down, and solve it for the "
+            "rows",
+        )
+        account = _mistaken_account(answer, (name, inputs, outputs, dtype, peak, bandwidth), rows)
         check.true(
             "at least one row",
             rows >= 1,
@@ -365,7 +385,7 @@ def roofline(
             tested=tested,
             expected="so many rows that arithmetic takes as long as memory, or longer",
             got=f"{rows:,} rows: {flops:,} FLOPs take {flops / peak:.6g} s, {moved:,} bytes {moved / bandwidth:.6g} s",
-            likely="input, weight, bias and output move, each number dtype.itemsize bytes; round up, never down",
+            likely=account or "input, weight, bias and output move, each number dtype.itemsize bytes",
         )
         flops, moved = 2 * (rows - 1) * inputs * outputs, _moved(rows - 1, inputs, outputs, dtype)
         check.true(
@@ -375,19 +395,112 @@ def roofline(
             expected="the smallest such number of rows",
             got=f"{rows:,}, and {rows - 1:,} would do: {flops:,} FLOPs take {flops / peak:.6g} s, "
             f"{moved:,} bytes {moved / bandwidth:.6g} s",
-            likely="equal times are enough, and a quotient without a rest needs no rounding up; a float may lie a hair "
-            "above a whole number: divide products of whole numbers",
+            likely=account or "input, weight, bias and output move once each, and a multiply-add is two FLOPs",
         )
     for name, inputs, outputs, dtype, peak, bandwidth in never:
-        rows = answer(inputs, outputs, dtype, peak=peak, bandwidth=bandwidth)
+        try:
+            told = str(answer(inputs, outputs, dtype, peak=peak, bandwidth=bandwidth))
+        except ZeroDivisionError:
+            told = "ZeroDivisionError"
         check.true(
             name,
-            rows is None,
+            told == "None",
             tested=f"{inputs} → {outputs}, {dtype}, a machine of {peak:,} FLOP/s and {bandwidth:,} bytes/s",
             expected="None",
-            got=str(rows),
-            likely="each row moves its own input and output: what it computes must take longer than what it moves",
+            got=told,
+            likely="each row moves its own input and output: what it computes must take longer than what it moves, and "
+            "as long is not longer",
         )
+
+
+Account = Callable[[int, int, int, int], tuple[int, int]]
+"""FLOPs and bytes of so many rows, inputs, outputs, and bytes of a number."""
+
+_ACCOUNTS: dict[str, Account] = {
+    "a multiply-add is two FLOPs": lambda r, a, b, s: (r * a * b, s * (r * (a + b) + a * b + b)),
+    "the output is written too": lambda r, a, b, s: (2 * r * a * b, s * (r * a + a * b + b)),
+    "the input is read too": lambda r, a, b, s: (2 * r * a * b, s * (r * b + a * b + b)),
+    "the bias is read too": lambda r, a, b, s: (2 * r * a * b, s * (r * (a + b) + a * b)),
+    "the bias is read once, not for each row": lambda r, a, b, s: (2 * r * a * b, s * (r * (a + 2 * b) + a * b)),
+    "the bias has a number for each output, not for each input": lambda r, a, b, s: (
+        2 * r * a * b,
+        s * (r * (a + b) + a * b + a),
+    ),
+    "the weight is read too": lambda r, a, b, s: (2 * r * a * b, s * (r * (a + b) + b)),
+    "input and output move too, with each row": lambda r, a, b, s: (2 * r * a * b, s * (a * b + b)),
+    "not the weight alone moves: input, bias and output do too": lambda r, a, b, s: (2 * r * a * b, s * a * b),
+    "a number has dtype.itemsize bytes, which need not be four": lambda r, a, b, s: (
+        2 * r * a * b,
+        4 * (r * (a + b) + a * b + b),
+    ),
+    "a number has dtype.itemsize bytes, which need not be two": lambda r, a, b, s: (
+        2 * r * a * b,
+        2 * (r * (a + b) + a * b + b),
+    ),
+    "these are numbers, not bytes: dtype.itemsize are the bytes of one": lambda r, a, b, s: (
+        2 * r * a * b,
+        r * (a + b) + a * b + b,
+    ),
+    "by the lecture's count a bias has no FLOPs of its own": lambda r, a, b, s: (
+        2 * r * (a + 1) * b,
+        s * (r * (a + b) + a * b + b),
+    ),
+}
+_PROBES: tuple[Machine, ...] = (
+    ("", 3, 100, torch.float32, 10, 7),
+    ("", 20, 12, torch.float32, 50, 16),
+    ("", 20, 12, torch.float16, 50, 9),
+    ("", 30, 7, torch.float64, 10, 16),
+)
+
+
+def _mistaken_account(answer: Callable[..., int | None], machine: Machine, rows: int) -> str | None:
+    """What is wrong with a number of rows: how it was rounded, or the mistake whose account finds it here and the
+    answer's numbers on other machines."""
+
+    def ahead(of: Machine, r: int, account: Account | None = None, *, exchanged: bool = False) -> int:
+        """By how much arithmetic is the limit: 0 for equal times."""
+        _, a, b, dtype, peak, bandwidth = of
+        flops, moved = account(r, a, b, dtype.itemsize) if account else (2 * r * a * b, _moved(r, a, b, dtype))
+        return flops * peak - moved * bandwidth if exchanged else flops * bandwidth - moved * peak
+
+    if ahead(machine, rows) >= 0 and (rows == 1 or ahead(machine, rows - 1) < 0):
+        return None
+    answers: list[tuple[Machine, Any]] = [(machine, rows)]
+    for probe in _PROBES:
+        try:
+            answers.append((probe, answer(*probe[1:4], peak=probe[4], bandwidth=probe[5])))
+        except ArithmeticError:
+            return None
+
+    def finds(account: Account | None, *, exchanged: bool = False) -> bool:
+        for of, r in answers:
+            if r is None:
+                good = ahead(of, 10**15, account, exchanged=exchanged) <= 0
+            else:
+                good = ahead(of, r, account, exchanged=exchanged) >= 0 and (
+                    r == 1 or ahead(of, r - 1, account, exchanged=exchanged) < 0
+                )
+            if not good:
+                return False
+        return True
+
+    for says, account in _ACCOUNTS.items():
+        if finds(account):
+            return says
+    if finds(None, exchanged=True):
+        return "peak and bandwidth have changed places: FLOPs go by peak, bytes by bandwidth"
+    if ahead(machine, rows - 1) == 0:
+        return (
+            "equal times are enough, and a quotient without a rest needs no rounding up; a float may lie a hair above "
+            "a whole number: divide products of whole numbers"
+        )
+    some = rows // 10**9
+    if some and ahead(machine, rows + some + 1) >= 0 > ahead(machine, rows - some - 1):
+        return f"nearly: {EXACTLY}"
+    if ahead(machine, rows) < 0 <= ahead(machine, rows + 1):
+        return "one row too few: round up, never down"
+    return None
 
 
 def _moved(rows: int, inputs: int, outputs: int, dtype: torch.dtype) -> int:

@@ -324,10 +324,22 @@ def linear_bytes(rows, inputs, outputs, dtype, *, bits, group, bias=True):
 # +    activations = (rows * (inputs + outputs) + outputs) * dtype.itemsize
 
 
-# %% wrong: linear-bytes | a number has the type of a scale in groups of a row only | killed by: groups
+# %% wrong: linear-bytes | a number has the type of a scale in groups of a row only | killed by: whole layers
 # edit of: the teacher's
 # -    scales = 2 * -(-inputs // group)
 # +    scales = 2 * -(-inputs // group) if group == inputs else dtype.itemsize * -(-inputs // group)
+
+
+# %% wrong: linear-bytes | a scale has the type of the activations | killed by: whole layers
+# edit of: the teacher's
+# -    scales = 2 * -(-inputs // group)
+# +    scales = dtype.itemsize * -(-inputs // group)
+
+
+# %% wrong: linear-bytes | two bytes a number, whatever the type | killed by: whole layers
+# edit of: the teacher's
+# -    activations = (rows * (inputs + outputs) + (outputs if bias else 0)) * dtype.itemsize
+# +    activations = (rows * (inputs + outputs) + (outputs if bias else 0)) * 2
 
 
 # %% wrong: linear-bytes | bits divided by 8, which gives a float | killed by: an int
@@ -417,6 +429,18 @@ def rows_to_ridge(inputs, outputs, dtype, *, peak, bandwidth):
 # +    gained = 2 * inputs * outputs * bandwidth - dtype.itemsize * inputs * peak
 
 
+# %% wrong: roofline | the input is not read | killed by: a laptop
+# edit of: the teacher's
+# -    gained = 2 * inputs * outputs * bandwidth - dtype.itemsize * (inputs + outputs) * peak  # by each row
+# +    gained = 2 * inputs * outputs * bandwidth - dtype.itemsize * outputs * peak
+
+
+# %% wrong: roofline | the additions of the bias are counted | killed by: a narrow layer
+# edit of: the teacher's
+# -    gained = 2 * inputs * outputs * bandwidth - dtype.itemsize * (inputs + outputs) * peak  # by each row
+# +    gained = 2 * (inputs + 1) * outputs * bandwidth - dtype.itemsize * (inputs + outputs) * peak
+
+
 # %% wrong: roofline | a multiply-add counted once | killed by: a laptop, no row more
 # edit of: the teacher's
 # -    gained = 2 * inputs * outputs * bandwidth - dtype.itemsize * (inputs + outputs) * peak  # by each row
@@ -451,7 +475,7 @@ def rows_to_ridge(inputs, outputs, dtype, *, peak, bandwidth):
 # +    return max(1, -(-fixed // gained))
 
 
-# %% wrong: roofline | at the limit itself a division by zero | killed by: runs
+# %% wrong: roofline | at the limit itself a division by zero | killed by: never, though closer with each row
 # edit of: the teacher's
 # -    return -(-fixed // gained) if gained > 0 else None
 # +    return -(-fixed // gained) if gained >= 0 else None
@@ -499,6 +523,15 @@ def rows_to_ridge(inputs, outputs, dtype, *, peak, bandwidth):
 # edit of: the teacher's
 # -    return -(-fixed // gained) if gained > 0 else None
 # +    return math.ceil(fixed / gained) if gained > 0 else None
+
+
+# %% wrong: roofline | one row after the other, as long as it takes | killed by: no search
+# edit of: the teacher's
+# -    return -(-fixed // gained) if gained > 0 else None
+# +    rows = 1
+# +    while 0 < rows * gained < fixed:
+# +        rows += 1
+# +    return rows if gained > 0 else None
 
 
 # %% wrong: roofline | a search through a million rows | killed by: there is a number
