@@ -28,7 +28,7 @@ _USUAL = {
     r"unexpected keyword argument|positional argument|multiple values for argument": (
         "call what you are given as the task says, and keep the arguments of your own function as the stub has them"
     ),
-    r"index .* out of (range|bounds)|out of range|index out of": (
+    r"index .* out of (range|bounds)|(?<!result )out of range|index out of": (
         "an index past the end: the last of n is n - 1, and the smallest case has one, or none"
     ),
     r"size of tensor|cannot be multiplied|must match|shape mismatch|invalid for input of size": (

@@ -88,6 +88,7 @@ class AWGNChannel(nn.Module):
         return 10.0 ** (-self.snr / 20)
 
     def extra_repr(self) -> str:
+        """What ``print`` shows of the channel."""
         return f"snr={self.snr}"
 
 

@@ -123,7 +123,7 @@ def test_shapes_that_do_not_fit_and_a_negative_ridge_are_refused():
         (drawn.x, drawn.y, drawn.queries[..., :2]),
         (drawn.x, drawn.y, drawn.queries[0]),
     ):
-        with pytest.raises(ValueError, match=r"y \[n, pairs\] and queries .* got \(2, 12, 4\), "):
+        with pytest.raises(ValueError, match=r"y \[n, pairs\] and queries .* got \(2, 12, 3\), "):
             least_squares(x, y, queries)
     with pytest.raises(ValueError, match="ridge"):
         least_squares(drawn.x, drawn.y, drawn.queries, ridge=-1)
