@@ -37,7 +37,7 @@ endif
 # Jupyter refuses to serve as root, which is who one is in a container, unless told so.
 ROOT_FLAG := $(shell [ "$$(id -u)" = 0 ] && echo --allow-root)
 
-.PHONY: help setup lab update test lint types unit notebooks browser lectures exercises progress changes kill-matrix bench pretrained clean
+.PHONY: help setup lab update test lint types unit kernels notebooks browser lectures exercises progress changes kill-matrix bench pretrained clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,7 +60,7 @@ refresh: $(READY) again
 
 NBVAL := -p tests.notebooks.budget --nbval-lax --nbval-current-env --nbval-cell-timeout 120
 
-test: lint types unit notebooks  ## everything that must hold
+test: lint types unit kernels notebooks  ## everything that must hold
 
 lint: $(READY)  ## style of code and notebooks
 	$(BIN)/python -m ruff check .
@@ -71,6 +71,10 @@ types: $(READY)  ## types of dynlib
 
 unit: $(READY)  ## tests of the package, the graders and the gates
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests
+
+kernels: $(READY)  ## the Triton kernels in Triton's interpreter, no GPU needed (on Linux; adds Triton once, 0.7 GB)
+	@[ "$$(uname)" != Linux ] || $(BIN)/python -c 'import triton' 2>/dev/null || $(BIN)/python -m pip install --quiet triton==$(TRITON)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 tests/kernels
 
 notebooks: $(READY)  ## run every lecture and solution, and hold the lectures to their seconds and MiB
 	$(BIN)/python -m pytest $(NBVAL) lectures

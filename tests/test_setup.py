@@ -174,6 +174,7 @@ def test_make_test_is_made_of_targets_that_run_every_tool() -> None:
         "tests.notebooks.budget",
         "--nbval-lax",
         "-n 2 tests",
+        "-n 0 tests/kernels",
     ):
         assert command in told
 
