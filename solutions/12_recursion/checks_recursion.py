@@ -4,7 +4,8 @@ average is compared with the sum that it stands for; what is predicted is counte
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from dynlib import checks
+from dynlib.causes import where
 from dynlib.checks import Task
 from dynlib.depth import EMA, TinyRecursiveModel
 
@@ -20,12 +22,25 @@ WITHOUT = ("dynlib", "numpy", "scipy")
 """What an answer does without."""
 
 
+@contextmanager
+def _runs(check: Task, on: str, causes: dict[str, str]) -> Iterator[None]:
+    """Errors that have a cause of their own in this task: for a part of the error's text, the sentence to show."""
+    try:
+        yield
+    except (IndexError, RuntimeError) as error:
+        cause = next((says for part, says in causes.items() if part in str(error)), None)
+        if cause is None:
+            raise
+        got = f"{type(error).__name__}: {error}\nat the line: {where(error)[0]}"
+        check.true("runs", False, tested=on, expected="a result", got=got, likely=cause)
+
+
 # ---- task 1: last_calls
 
 Recursion = tuple[int, int, int]
 """n, T, and how many of the last calls have a graph."""
 
-RECURSIONS: tuple[Recursion, ...] = ((2, 2, 3), (3, 2, 2), (2, 3, 5), (1, 2, 4), (2, 2, 1))
+RECURSIONS: tuple[Recursion, ...] = ((3, 3, 2), (2, 2, 3), (2, 3, 5), (1, 2, 4), (2, 2, 1))
 
 
 class _Net(nn.Module):
@@ -64,9 +79,11 @@ def last_calls(
         on = f"n = {n}, T = {T}, k = {k}"
         net = _Net(3, seed=100 * seed + 10 * number)
         x, y, z = (checks.normal(2, 4, 3, seed=100 * seed + 10 * number + i, dtype=torch.float64) for i in (3, 4, 5))
-        x.requires_grad_()
+        sources = dict(zip(("the weight", "the bias"), net.parameters(), strict=True)) | {"x": x.requires_grad_()}
+        if k == T * (n + 1):
+            sources |= {"y": y.requires_grad_(), "z": z.requires_grad_()}
         expected, given = _written_out(net, x, y, z, n, T, k)
-        slopes = [torch.zeros_like(p) if g is None else g for p, g in _slopes(expected, (*net.parameters(), x))]
+        slopes = _slopes(expected, [*sources.values()])
         net.given.clear()
         net.graphs.clear()
         with check.untouched(tested=on, x=x, y=y, z=z):
@@ -94,21 +111,29 @@ def last_calls(
             got=f"call {_first_other(net.given, given) + 1} of {len(given)} gets something else",
             likely="n times z, then once y; both go on into the next of the T recursions",
         )
-        right = [number >= T * (n + 1) - k for number in range(T * (n + 1))]
+
+        def last(count: int, calls: int = T * (n + 1)) -> tuple[bool, ...]:
+            return tuple(number >= calls - count for number in range(calls))
+
         check.equal(
             "calls with a graph",
             tuple(net.graphs),
-            tuple(right),
+            last(k),
             tested=f"whether the result of each call has a graph: {on}",
-            likely="all calls without one first, the last k with: k counts calls, not recursions",
+            likely="all calls without one first, the last k with: k counts calls, in whatever recursion they lie",
             mistakes={
-                "those are the calls of the whole last recursion: k says how many": tuple(
-                    number >= (T - 1) * (n + 1) for number in range(T * (n + 1))
+                "one call too few: where k calls are left, itself counted, a call has a graph": last(k - 1),
+                "one call too many: where k calls are left, itself counted, the first has a graph": last(k + 1),
+                "those are the calls of the whole last recursion: k says how many": last(n + 1),
+                "k counts calls, not recursions": last(k * (n + 1)),
+                "all calls have one: detach cuts it off only afterwards; torch.no_grad() computes without": last(
+                    T * (n + 1)
                 ),
+                "there are T (n + 1) calls: the answer is one, too": last(k + T),
                 "those are the last calls of every recursion: the last k of all are asked for": tuple(
                     number % (n + 1) >= n + 1 - k for number in range(T * (n + 1))
                 ),
-                "the first k calls have a graph, not the last": tuple(reversed(right)),
+                "the first k calls have a graph, not the last": tuple(reversed(last(k))),
             },
         )
         for name, mine, theirs in zip(("y", "z"), found, expected, strict=True):
@@ -120,15 +145,16 @@ def last_calls(
                 tolerance=1e-10,
                 likely="z from the last thought, y from the last answer",
             )
-        mine = [torch.zeros_like(p) if g is None else g for p, g in _slopes(found, (*net.parameters(), x))]
-        for name, theirs, ours in zip(("the weight", "the bias", "x"), mine, slopes, strict=True):
+        for name, theirs, ours in zip(sources, _slopes(found, [*sources.values()]), slopes, strict=True):
             check.close(
                 "gradients",
                 theirs,
                 ours,
                 tested=f"the gradient of {name}: {on}",
                 tolerance=1e-9,
-                likely="y and z come back with the graph of the last k calls, and x is part of it",
+                likely="with k = T (n + 1) the graph goes back to the y and z that were given"
+                if name in "yz"
+                else "y and z come back with the graph of the last k calls, and x is part of it",
             )
         with torch.no_grad():
             net.graphs.clear()
@@ -158,7 +184,7 @@ def _written_out(
     """Everything with a graph, and y and z cut by hand before the last k calls; with what each call is given."""
     given, left = [], T * (n + 1)
     for which in ("z" * n + "y") * T:
-        if left == k:
+        if left == k < T * (n + 1):
             y, z = y.detach(), z.detach()
         question = x if left <= k else x.detach()
         inside = question + y + z if which == "z" else y + z
@@ -169,12 +195,12 @@ def _written_out(
     return (y, z), given
 
 
-def _slopes(found: Sequence[Tensor], sources: Sequence[Tensor]) -> list[tuple[Tensor, Tensor | None]]:
+def _slopes(found: Sequence[Tensor], sources: Sequence[Tensor]) -> list[Tensor]:
     y, z = found
     total = (y * torch.linspace(-1, 2, y.numel(), dtype=y.dtype).view_as(y)).sum() + (z**2).sum()
     if not total.requires_grad:
-        return [(source, None) for source in sources]
-    return list(zip(sources, torch.autograd.grad(total, sources, allow_unused=True), strict=True))
+        return [torch.zeros_like(source) for source in sources]
+    return list(torch.autograd.grad(total, sources, allow_unused=True, materialize_grads=True))
 
 
 def _first_other(found: Sequence[Tensor], right: Sequence[Tensor]) -> int:
@@ -187,7 +213,13 @@ def _first_other(found: Sequence[Tensor], right: Sequence[Tensor]) -> int:
 Queue = tuple[int, tuple[int, ...], int]
 """How many at a time, after how many steps each puzzle is sure, the most steps."""
 
-QUEUES: tuple[Queue, ...] = ((2, (2, 1, 3), 5), (3, (1, 4, 2, 2, 1, 3), 6), (4, (2, 1), 4), (2, (9, 1, 2, 9), 3))
+QUEUES: tuple[Queue, ...] = (
+    (2, (2, 1, 3), 5),
+    (3, (1, 4, 2, 2, 1, 3), 6),
+    (4, (2, 1), 4),
+    (2, (9, 1, 2, 9), 3),
+    (2, (2, 2, 1, 1), 3),  # two places are free at once, and two puzzles wait
+)
 
 
 class _Solver:
@@ -198,6 +230,7 @@ class _Solver:
         self.x = checks.normal(count, 3, 2, seed=seed, dtype=torch.float64)
         self.x[:, 0, 0] = torch.tensor(needs, dtype=torch.float64)
         self.rows: list[int] = []
+        self.given: list[Tensor] = []
 
     def start(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return torch.sin(x), torch.zeros_like(x)
@@ -206,6 +239,7 @@ class _Solver:
         self.rows.append(len(x))
         if not len(x) == len(y) == len(z):
             raise ValueError(f"step got {len(x)} puzzles, {len(y)} answers and {len(z)} latents")
+        self.given.append(torch.stack([x, y, z], 1).flatten(1))
         y = torch.sin(2 * y + x + z)
         z = z + 1.0
         answers = (1e6 * y.sum(-1)).round().long()
@@ -223,7 +257,17 @@ class _Solver:
             answers.append(said)
             steps.append(number)
         self.rows.clear()
+        self.given.clear()
         return torch.cat(answers), steps
+
+    def strangers(self, most: int) -> int:
+        """How many of the rows that step was given are no puzzle's on its way of up to so many steps, or come twice."""
+        given, way = torch.cat(self.given), _Solver([0] * len(self.x), 0)
+        y, z = self.start(self.x)
+        for _ in range(most):
+            y, z, _, _ = way.step(self.x, y, z)
+        same = torch.cdist(given, torch.cat(way.given), p=math.inf) < 1e-8
+        return len(given) - int(same.any(0).sum())
 
 
 def one_queue(
@@ -242,7 +286,7 @@ def one_queue(
             on = f"{most} at a time, {len(needs)} puzzles that need {needs}, threshold {threshold:g}, limit {limit}"
             solver = _Solver(needs, seed=10 * seed + number)
             expected, steps = solver.alone(threshold, limit)
-            with check.untouched(tested=on, x=solver.x):
+            with check.untouched(tested=on, x=solver.x), _runs(check, on, _QUEUE):
                 found = answer(solver.step, solver.start, solver.x, most, threshold, limit)
             check.true(
                 "two tensors",
@@ -262,6 +306,16 @@ def one_queue(
                 got=solver.rows,
                 likely="only as many places as the batch has, and no call for nobody",
             )
+            strangers = solver.strangers(3 * limit + 3)
+            check.true(
+                "what a call gets",
+                strangers == 0,
+                tested=f"x, y and z in each call of step: {on}",
+                expected="in each row x, y and z of one puzzle: of start(x), or as its own last step left them",
+                got=f"{strangers} of {len(torch.cat(solver.given))} rows are nobody's, or given twice",
+                likely="x, y and z are cut and made longer together, in the same order: a new puzzle begins with "
+                "start(x), the others go on with their own",
+            )
             check.equal(
                 "steps",
                 took,
@@ -279,8 +333,7 @@ def one_queue(
                 answers,
                 expected,
                 tested=on,
-                likely="a new puzzle begins with start(x); the others go on with their own x, y and z; each answer "
-                "stands in the row of its puzzle",
+                likely="the answers of its last step stand in the row of each puzzle",
             )
             check.equal(
                 "rows",
@@ -289,10 +342,18 @@ def one_queue(
                 tested=f"puzzles in each call of step: {on}",
                 likely="whoever has left makes place for the next puzzle in the very next call",
                 mistakes={
+                    "one new puzzle in a call: as many come as there are places free": tuple(_one_by_one(steps, most)),
                     "the next puzzles come only when all places are empty": tuple(_waits(steps, most)),
                     "whoever is done is computed on": tuple([min(most, len(steps))] * len(rows)),
                 },
             )
+
+
+_QUEUE = {
+    "Index put requires": "answers are int64, and so is the tensor that they are put into: torch.zeros makes float32",
+    "out of bounds": "there may be fewer puzzles than places: as many come as are left in the queue",
+    "out of range": "there may be fewer puzzles than places: as many come as are left in the queue",
+}
 
 
 def _rows(steps: Sequence[int], most: int) -> list[int]:
@@ -312,6 +373,17 @@ def _waits(steps: Sequence[int], most: int) -> list[int]:
     for first in range(0, len(steps), most):
         some = steps[first : first + most]
         rows += [sum(need > time for need in some) for time in range(max(some))]
+    return rows
+
+
+def _one_by_one(steps: Sequence[int], most: int) -> list[int]:
+    """The same if the first call is full, and one puzzle at most begins in each later one."""
+    waiting, left, rows = [*steps], list[int](), list[int]()
+    while waiting or left:
+        new = min(most - len(left), 1 if rows else most)
+        left, waiting = left + waiting[:new], waiting[new:]
+        rows.append(len(left))
+        left = [need - 1 for need in left if need > 1]
     return rows
 
 
@@ -343,13 +415,20 @@ LOSSES: tuple[Logits, ...] = (
     ("at 0, 1 and −1", torch.tensor([[[0.0, 1.0, -1.0], [1.0, 0.0, 2.0]]], dtype=torch.float64), [[2, 1]]),
     ("large and tiny", torch.tensor([[[1e30, -1e30, 3.0], [-2e38, 1e38, 3e38]]]), [[1, 2]]),
     ("large and tiny", torch.tensor([[[1e-30, -1e-20, 5.0], [-1e-8, 1e-8, 0.0]]]), [[0, 1]]),
+    (
+        "large and tiny",
+        torch.tensor([[[1e308, -1e308, 3.0], [-1.5e308, 1e308, 1.7e308]]], dtype=torch.float64),
+        [[1, 2]],
+    ),
 )
 _LOSS = {
-    "all count": "−log of s(label) / Σ s, with s(x) = x + 1 from 0 on and 1 / (1 − x) below; the mean over the cells",
+    "all count": "−log of s(label) / Σ s, with s(x) = x + 1 from 0 on and 1 / (1 − x) below; for each puzzle the sum, "
+    "divided by how many of its cells count",
     "some count": "the mean over the cells of a puzzle that count, for each puzzle",
     "none counts": "a puzzle of which no cell counts has the loss 0, and gradients of 0",
     "at 0, 1 and −1": "s is smooth at 0 and at 1: its logarithm has the slope 1 / (1 + |x|) everywhere",
-    "large and tiny": "s itself is too large or too small for float32; its logarithm is not: log s and logsumexp",
+    "large and tiny": "s is too large or too small for the dtype, float64 as well, and a small number that is added is "
+    "an error: compute log s, and logsumexp",
 }
 
 
@@ -370,7 +449,8 @@ def stablemax_loss(
         on += f", labels {marks}" if len(marks) * len(marks[0]) < 7 else ""
         tolerance = 1e-9 if given.dtype == torch.float64 else 2e-5
         losses, slopes = _by_cell(given.tolist(), marks)
-        with check.untouched(tested=on, logits=logits, labels=labels):
+        from_one, _ = _by_cell(given.tolist(), [[mark if mark > 0 else -1 for mark in row] for row in marks])
+        with check.untouched(tested=on, logits=logits, labels=labels), _runs(check, on, _LABEL):
             found = answer(logits, labels)
         check.finite(name, found, tested=on, likely=_LOSS[name])
         check.close(
@@ -385,6 +465,12 @@ def stablemax_loss(
                 "that is the mean over all cells: those with −1 do not count": torch.tensor(losses, dtype=given.dtype)
                 * (labels >= 0).sum(1)
                 / labels.shape[1],
+                "a label of 0 is a class, and counts": torch.tensor(from_one, dtype=given.dtype),
+                "each puzzle has a mean of its own, over its own cells that count": torch.tensor(
+                    losses, dtype=given.dtype
+                )
+                * (labels >= 0).sum(1)
+                / (labels >= 0).sum().clamp(min=1),
                 "that is the sum over the cells": torch.tensor(losses, dtype=given.dtype) * (labels >= 0).sum(1),
             },
         )
@@ -407,6 +493,10 @@ def stablemax_loss(
         )
 
 
+_LABEL = {"out of bounds": "a label of −1 is no index: clamp it, and leave the cell out of the mean"}
+_LABEL |= {"out of range": _LABEL["out of bounds"]}
+
+
 def _by_cell(logits: list[list[list[float]]], labels: list[list[int]]) -> tuple[list[float], list[Any]]:
     """Losses and their gradients in Python's floats."""
     losses, slopes = [], []
@@ -414,9 +504,10 @@ def _by_cell(logits: list[list[list[float]]], labels: list[list[int]]) -> tuple[
         counted = sum(mark >= 0 for mark in marks)
         loss, slope = 0.0, []
         for row, mark in zip(grid, marks, strict=True):
-            s = [x + 1 if x >= 0 else 1 / (1 - x) for x in row]
+            log_s = [math.log1p(x) if x >= 0 else -math.log1p(-x) for x in row]
+            s = [math.exp(part - max(log_s)) for part in log_s]  # divided by the largest
             if mark >= 0:
-                loss += (math.log(math.fsum(s)) - math.log(s[mark])) / counted
+                loss += (math.log(math.fsum(s)) + max(log_s) - log_s[mark]) / counted
             slope.append(
                 [
                     (part / math.fsum(s) - (number == mark)) / (1 + abs(x)) / counted if mark >= 0 else 0.0
@@ -458,8 +549,14 @@ _AVERAGE = {
 }
 
 
+_WRITING = {
+    "leaf": "a weight that needs a gradient is written into in place, and only under torch.no_grad()",
+    "dtype": "turn w into the average's dtype first, w.to(kept.dtype): not every method does it by itself",
+}
+
+
 class _Odd(nn.Module):
-    """A weight used twice, a frozen one, a buffer of numbers and one of counts."""
+    """A weight used twice, a frozen one, buffers of numbers and of counts, one of which is never saved."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()
@@ -470,6 +567,7 @@ class _Odd(nn.Module):
             self.norm = nn.BatchNorm1d(4)
             self.frozen = nn.Parameter(torch.randn(3), requires_grad=False)
             self.register_buffer("start", torch.randn(5))
+            self.register_buffer("unsaved", torch.randn(2), persistent=False)
         self.second.weight = self.first.weight
 
     def move(self, number: int) -> None:
@@ -499,14 +597,17 @@ def follow(
         average = copy.deepcopy(model).to(wide).eval()
         on = f"decay {decay}, {updates} update{'s' if updates > 1 else ''}, average {wide}, model {narrow}"
         expected = {key: value.detach().double() for key, value in average.named_parameters()}
+        swapped: dict[str, Tensor] = {}
         places = {key: value.data_ptr() for key, value in average.state_dict().items()}
         for number in range(updates):
             model.move(1000 * seed + number)
             for key, value in model.named_parameters():
+                swapped[key] = (1 - decay) * expected[key] + decay * value.detach().double()
                 expected[key] = decay * expected[key] + (1 - decay) * value.detach().double()
             before = {key: value.clone() for key, value in model.state_dict().items()}
             asked = [p.requires_grad for p in model.parameters()]
-            answer(average, model, decay)
+            with _runs(check, on, _WRITING):
+                answer(average, model, decay)
             changed = [key for key, value in model.state_dict().items() if not torch.equal(value, before[key])]
             check.true(
                 "the model stays",
@@ -554,6 +655,7 @@ def follow(
                     "it twice, named_parameters() once",
                     "frozen": "a frozen weight is a weight as well",
                 }.get(key if name == "one update" else "", _AVERAGE[name]),
+                mistakes={"decay is how much of the average stays, and 1 − decay how much is new": swapped[key]},
             )
         right = dict(model.named_buffers())
         for key, value in average.named_buffers():
@@ -564,7 +666,9 @@ def follow(
                 tested=f"{key}: {on}",
                 expected="the model's own values, in the average's dtype",
                 got=value,
-                likely="buffers are copied, numbers and counts alike: they are no weights, and are not averaged",
+                likely="state_dict() leaves out what is never saved (persistent=False): buffers() has every buffer"
+                if key == "unsaved"
+                else "buffers are copied, numbers and counts alike: they are no weights, and are not averaged",
             )
 
 
@@ -689,6 +793,7 @@ _SLIPS: dict[str, dict[str, float | int | str]] = {
         "a share, not in percent": 43.75,
         "those are the rows, not their share": 14,
         "the steps are those of each puzzle, not the longest": 1.0,
+        "the right number, rounded: write it as a fraction": 0.44,
     },
     "memory for the backward pass at T = 6": {
         "what runs without a graph keeps nothing": "twice",
@@ -697,12 +802,14 @@ _SLIPS: dict[str, dict[str, float | int | str]] = {
     "how sure an untrained model is": {
         "that is q, a logit: the probability is σ(q)": -5,
         "q does not begin at 0": 0.5,
+        "the right number, rounded: write σ(−5) as Python computes it": 0.007,
         "that is σ(5)": 1 / (1 + math.exp(-5)),
         "that is e⁻⁵, nearly: σ(q) = 1 / (1 + e⁻ᵠ)": math.exp(-5),
     },
     "what is left of the first weights": {
         "1 − 0.99 is what is new in one update": 0.01,
-        "it shrinks by a factor, not by a difference": 0.0,
+        "in each of the 100 updates 0.99 of it stay: a factor, and no difference": 0.0,
+        "the right number, rounded: write it as a product or a power": 0.37,
         "that is what was put in their place": 1 - 0.99**100,
         "0.99 a hundred times": 0.99,
     },

@@ -68,6 +68,12 @@ def last_calls(net, x, y, z, n, T, k):
 # +        with torch.set_grad_enabled(torch.is_grad_enabled() and call >= total - min(k, n + 1)):
 
 
+# %% wrong: last-calls | counted without the answers | killed by: calls with a graph
+# edit of: the teacher's
+# -        with torch.set_grad_enabled(torch.is_grad_enabled() and call >= total - k):
+# +        with torch.set_grad_enabled(torch.is_grad_enabled() and call >= T * n - k):
+
+
 # %% wrong: last-calls | k recursions in place of k calls | killed by: calls with a graph
 # edit of: the teacher's
 # -        with torch.set_grad_enabled(torch.is_grad_enabled() and call >= total - k):
@@ -117,6 +123,13 @@ def last_calls(net, x, y, z, n, T, k):
 # edit of: the teacher's
 # -                y = net(y + z)
 # +                y = net(y + z.detach())
+
+
+# %% wrong: last-calls | cut from the y and z that were given | killed by: gradients
+# edit of: the teacher's
+# -    for call in range(total):
+# +    y, z = y.detach(), z.detach()
+# +    for call in range(total):
 
 
 # %% wrong: last-calls | x in the answer, too | killed by: what a call gets
@@ -256,6 +269,25 @@ def one_queue(step, start, x, batch, threshold, limit):
 # +        new = torch.arange(waiting, min(waiting + min(batch - len(at_work), 1 if waiting else batch), len(x)))
 
 
+# %% wrong: one-queue | one puzzle at most comes after the first call | killed by: rows
+# edit of: the teacher's
+# -        new = torch.arange(waiting, min(waiting + batch - len(at_work), len(x)))
+# +        room = min(batch - len(at_work), 1) if steps.any() else batch
+# +        new = torch.arange(waiting, min(waiting + room, len(x)))
+
+
+# %% wrong: one-queue | places without a puzzle | killed by: runs
+# edit of: the teacher's
+# -        new = torch.arange(waiting, min(waiting + batch - len(at_work), len(x)))
+# +        new = torch.arange(waiting, waiting + batch - len(at_work))
+
+
+# %% wrong: one-queue | answers as floats | killed by: runs
+# edit of: the teacher's
+# -            answers = said.new_zeros(len(x), *said.shape[1:])
+# +            answers = torch.zeros(len(x), *said.shape[1:])
+
+
 # %% wrong: one-queue | all at once | killed by: at most so many
 # edit of: the teacher's
 # -        new = torch.arange(waiting, min(waiting + batch - len(at_work), len(x)))
@@ -320,7 +352,7 @@ def one_queue(step, start, x, batch, threshold, limit):
 # +        stays = ((q <= threshold) & (steps[at_work] < limit)).all().expand(len(q))
 
 
-# %% wrong: one-queue | new ones go on from what the last left | killed by: answers
+# %% wrong: one-queue | new ones go on from what the last left | killed by: what a call gets
 def one_queue(step, start, x, batch, threshold, limit):
     here = torch.arange(min(batch, len(x)))
     coming = len(here)
@@ -344,32 +376,32 @@ def one_queue(step, start, x, batch, threshold, limit):
     return torch.stack([found[number] for number in range(len(x))]), took
 
 
-# %% wrong: one-queue | y and z are cut, their puzzles are not | killed by: steps
+# %% wrong: one-queue | y and z are cut, their puzzles are not | killed by: what a call gets
 # edit of: the teacher's
 # -        y, z, said, q = step(x[at_work], y, z)
 # +        y, z, said, q = step(x[torch.arange(len(at_work)) + int(at_work[0])], y, z)
 
 
-# %% wrong: one-queue | y and z begin anew in each step | killed by: steps
+# %% wrong: one-queue | y and z begin anew in each step | killed by: what a call gets
 # edit of: the teacher's
 # -        y, z, said, q = step(x[at_work], y, z)
 # +        y, z, said, q = step(x[at_work], *start(x[at_work]))
 
 
-# %% wrong: one-queue | y begins anew when somebody comes | killed by: answers
+# %% wrong: one-queue | y begins anew when somebody comes | killed by: what a call gets
 # edit of: the teacher's
 # -            at_work, y, z = torch.cat([at_work, new]), torch.cat([y, fresh_y]), torch.cat([z, fresh_z])
 # +            at_work, z = torch.cat([at_work, new]), torch.cat([z, fresh_z])
 # +            y = start(x[at_work])[0]
 
 
-# %% wrong: one-queue | the new ones stand in front, y and z behind | killed by: steps
+# %% wrong: one-queue | the new ones stand in front, y and z behind | killed by: what a call gets
 # edit of: the teacher's
 # -            at_work, y, z = torch.cat([at_work, new]), torch.cat([y, fresh_y]), torch.cat([z, fresh_z])
 # +            at_work, y, z = torch.cat([new, at_work]), torch.cat([y, fresh_y]), torch.cat([z, fresh_z])
 
 
-# %% wrong: one-queue | y and z begin with zeros | killed by: answers
+# %% wrong: one-queue | y and z begin with zeros | killed by: what a call gets
 # edit of: the teacher's
 # -            fresh_y, fresh_z = start(x[new])
 # +            fresh_y, fresh_z = torch.zeros_like(x[new]), torch.zeros_like(x[new])
@@ -519,6 +551,33 @@ def stablemax_loss(logits, labels):
     counts = labels >= 0
     losses = -(p.gather(-1, labels.clamp_min(0)[..., None])[..., 0] + 1e-12).log()
     return (losses * counts).sum(1) / counts.sum(1).clamp_min(1)
+
+
+# %% wrong: stablemax-loss | s itself in float64 | killed by: large and tiny
+def stablemax_loss(logits, labels):
+    wide = logits.double()
+    s = torch.where(wide >= 0, 1 + wide.clamp_min(0), 1 / (1 - wide.clamp_max(0)))
+    p = s / s.sum(-1, keepdim=True)
+    counts = labels >= 0
+    losses = -p.gather(-1, labels.clamp_min(0)[..., None])[..., 0].log()
+    return ((losses * counts).sum(1) / counts.sum(1).clamp_min(1)).to(logits.dtype)
+
+
+# %% wrong: stablemax-loss | s divided by the largest, in float64 | killed by: large and tiny
+def stablemax_loss(logits, labels):
+    wide = logits.double()
+    s = torch.where(wide >= 0, 1 + wide.clamp_min(0), 1 / (1 - wide.clamp_max(0)))
+    s = s / s.amax(-1, keepdim=True)
+    p = s / s.sum(-1, keepdim=True)
+    counts = labels >= 0
+    losses = -p.gather(-1, labels.clamp_min(0)[..., None])[..., 0].log()
+    return ((losses * counts).sum(1) / counts.sum(1).clamp_min(1)).to(logits.dtype)
+
+
+# %% wrong: stablemax-loss | −1 as an index | killed by: runs
+# edit of: the teacher's
+# -    losses = -log_p.gather(-1, labels.clamp_min(0)[..., None])[..., 0]
+# +    losses = -log_p.gather(-1, labels[..., None])[..., 0]
 
 
 # %% wrong: stablemax-loss | by the sign and the absolute value | killed by: gradients, at 0, 1 and −1
@@ -685,7 +744,9 @@ def follow(average, model, decay):
     from torch import nn
 
     weights = {id(p) for p in average.parameters()}
-    ours, theirs = average.state_dict(keep_vars=True), model.state_dict(keep_vars=True)
+    ours, theirs = (
+        dict(whole.named_parameters(remove_duplicate=False)) | dict(whole.named_buffers()) for whole in (average, model)
+    )
     done = set()
     for name, kept in ours.items():
         if kept.data_ptr() in done and id(kept) in weights:
@@ -768,6 +829,22 @@ def follow(average, model, decay):
 # edit of: the teacher's
 # -            kept.copy_(buffer)
 # +            pass
+
+
+# %% wrong: follow | buffers that are not saved stay | killed by: buffers
+# edit of: the teacher's
+# -        for kept, buffer in zip(average.buffers(), model.buffers(), strict=True):
+# -            kept.copy_(buffer)
+# +        saved = model.state_dict()
+# +        for name, kept in average.named_buffers():
+# +            if name in saved:
+# +                kept.copy_(saved[name])
+
+
+# %% wrong: follow | lerp across dtypes | killed by: runs
+# edit of: the teacher's
+# -            kept.mul_(decay).add_(weights[name].to(kept.dtype), alpha=1 - decay)
+# +            kept.lerp_(weights[name], 1 - decay)
 
 
 # %% wrong: follow | buffers are averaged | killed by: buffers
@@ -1002,6 +1079,12 @@ def predict():
 # edit of: the teacher's
 # -        "how sure an untrained model is": torch.sigmoid(torch.tensor(-5.0, dtype=torch.float64)).item(),
 # +        "how sure an untrained model is": 0.0067,
+
+
+# %% wrong: predict-recursion | two digits of what is left | killed by: what is left of the first weights
+# edit of: the teacher's
+# -        "what is left of the first weights": 0.99**100,
+# +        "what is left of the first weights": 0.37,
 
 
 # %% wrong: predict-recursion | nothing is left | killed by: what is left of the first weights
