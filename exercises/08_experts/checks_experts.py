@@ -618,7 +618,7 @@ def split_up(
             picks = [turn] * slices if turn < copies else torch.randint(copies, (slices,), generator=generator).tolist()
             some = torch.stack([made[copy * slices + part] for part, copy in enumerate(picks)])
             total = some.sum(0)
-            other = sum(made[part * copies + copy] for part, copy in enumerate(picks)) / slices
+            other = torch.stack([made[part * copies + copy] for part, copy in enumerate(picks)]).sum(0) / slices
             if copies > 1 and torch.allclose(other, whole, rtol=1e-4, atol=1e-4):
                 why = "expert number copy · s + slice: here slice · c + copy"
             elif rows:
