@@ -278,17 +278,19 @@ def routers(
     for number, size in enumerate(experts):
         logits = large * checks.normal(batch, tokens, size, seed=seed + number + 1, dtype=torch.float64)
         logits[..., number % size] += favour
-        logits[~present] = absent
+        logits[~present] = absent - 0.1 * torch.arange(size, dtype=torch.float64)  # no ties there either
         layers.append(logits.to(dtype))
     return Routers(layers, k, present)
 
 
 ROUTERS = (
     routers((4,), 1, seed=1),
+    routers((4,), 1, seed=6, large=0.3, favour=4.0),
     routers((4, 4), 2, seed=2, favour=1.5),
     routers((5, 3), 2, seed=3),
-    routers((4, 4, 4), 1, seed=4, large=200.0),
+    routers((4, 4, 4), 2, seed=4, large=1000.0),
     routers((4, 6), 2, seed=5, absent=math.nan),
+    routers((3,), 1, seed=7, dtype=torch.float32),
 )
 
 
@@ -298,31 +300,59 @@ def _rows(logits: Tensor, present: Tensor | None) -> list[list[float]]:
     return [row for row, is_there in zip(flat, there, strict=True) if is_there]
 
 
-def _even(
-    rows: list[list[float]],
-    k: int,
-    *,
-    counted: list[list[float]] | None = None,
-    per_token: bool = False,
-    only_chosen: bool = False,
-    hard: bool = False,
-) -> float:
-    """N Σ f P, a token at a time; f of other rows if they are given."""
-    experts = len(rows[0])
-    f, mean = [0.0] * experts, [0.0] * experts
-    for row in rows if counted is None else counted:
-        for i in sorted(range(experts), key=lambda i: -row[i])[:k]:
-            f[i] += 1 / (len(counted or rows) * (1 if per_token else k))
+def _shares(rows: list[list[float]], k: int) -> list[float]:
+    """f, a choice at a time."""
+    f = [0.0] * len(rows[0])
     for row in rows:
-        ranked = sorted(range(experts), key=lambda i: -row[i])[:k]
-        those = ranked if only_chosen else range(experts)
-        top = max(row)
-        parts = {i: math.exp(row[i] - top) for i in those}
-        for i, part in parts.items():
-            mean[i] += part / sum(parts.values()) / len(rows)
-    if hard:
-        mean = f
-    return experts * sum(a * b for a, b in zip(f, mean, strict=True))
+        for i in sorted(range(len(row)), key=lambda i: -row[i])[:k]:
+            f[i] += 1 / (len(rows) * k)
+    return f
+
+
+def _chances(rows: list[list[float]], k: int, *, renormalised: bool = True) -> list[float]:
+    """P, a token at a time; of the k largest alone, which sum to 1 or, not ``renormalised``, to less."""
+    mean = [0.0] * len(rows[0])
+    for row in rows:
+        parts = [math.exp(value - max(row)) for value in row]
+        some = sorted(range(len(row)), key=lambda i: -row[i])[:k]
+        whole = sum(parts[i] for i in some) if renormalised else sum(parts)
+        for i in some:
+            mean[i] += parts[i] / whole / len(rows)
+    return mean
+
+
+def _even(rows: list[list[float]], k: int, *, counted: list[list[float]] | None = None) -> float:
+    """N Σ f P; f of other rows if they are given."""
+    return _dot(_shares(counted or rows, k), _chances(rows, len(rows[0])))
+
+
+def _dot(f: list[float], p: list[float]) -> float:
+    return len(f) * sum(a * b for a, b in zip(f, p, strict=True))
+
+
+def _slips(rows: list[list[float]], k: int) -> dict[str, float]:
+    """What known mistakes make of one layer."""
+    experts = len(rows[0])
+    f, p, pooled = (
+        _shares(rows, k),
+        _chances(rows, experts),
+        [sum(each) / len(rows) for each in zip(*rows, strict=True)],
+    )
+    return {
+        "who is never asked has a share of 0, and a place in f: minlength": experts if max(f) > 1 - 1e-9 else math.nan,
+        "f is a share of all choices, and sums to 1: divide by k": k * _dot(f, p),
+        "P is the mean of the probabilities over all experts, not of a softmax over the chosen ones": _dot(
+            f, _chances(rows, k)
+        ),
+        "P is of all experts: those that are not chosen have a probability, too": _dot(
+            f, _chances(rows, k, renormalised=False)
+        ),
+        "P is a mean of probabilities: with f twice there is nothing that has a gradient": _dot(f, f),
+        "f counts the choices: here P stands twice": _dot(p, p),
+        "first the softmax of each token, then the mean": _dot(f, _chances([pooled], experts)),
+        "times the number of experts": _dot(f, p) / experts,
+        "all k choices count for f, not the first alone": _dot(_shares(rows, 1), p),
+    }
 
 
 def balance_loss(
@@ -332,13 +362,20 @@ def balance_loss(
     check.by_hand("by hand", answer, without=("dynlib",), tested="the code of balance_loss", likely=ALONE)
     ring = torch.arange(6.0)[:, None].add(torch.arange(6.0)).remainder(6).mul(3.0)[None]  # each is first once
     for k in (1, 2, 3):
+        alone = sum(_chances(ring[0].tolist(), k, renormalised=False))
         check.close(
             "even is one",
             answer([ring.double(), ring.double().flip(1)], k, torch.ones(1, 6, dtype=torch.bool)),
             1.0,
             tested=f"two layers of six experts, each asked for equally often, k = {k}",
             tolerance=1e-6,
-            likely="f is a share of all choices, and there are k of each token",
+            likely="equal shares and equal probabilities, 1/6 each: six times a sum of six products",
+            mistakes={
+                "times N, the number of experts": 1 / 6,
+                "the mean over the layers, not their sum": 2.0 if k == 1 else math.nan,
+                "f is a share of all choices, and there are k of each token": float(k),
+                "P is of all experts: those that are not chosen have a probability, too": alone,
+            },
         )
     for layers, k, present in cases:
         experts = ", ".join(str(logits.shape[-1]) for logits in layers)
@@ -351,24 +388,18 @@ def balance_loss(
         rows = [_rows(logits, present) for logits in layers]
         right = sum(_even(part, k) for part in rows) / len(rows)
         clean = all(bool(logits.isfinite().all()) for logits in layers)
-        mistakes = {
-            "f is a share of all choices, and sums to 1: divide by k": sum(_even(p, k, per_token=True) for p in rows)
-            / len(rows),
-            "P is the mean of the probabilities over all experts, not of a softmax over the chosen ones": sum(
-                _even(p, k, only_chosen=True) for p in rows
-            )
-            / len(rows),
-            "the mean over the layers, not their sum": right * len(rows),
-            "P is a mean of probabilities: with f twice there is nothing that has a gradient": sum(
-                _even(p, k, hard=True) for p in rows
-            )
-            / len(rows),
-            "times the number of experts": sum(_even(p, k) / len(p[0]) for p in rows) / len(rows),
-            "all k choices count for f, not the first alone": sum(
-                _even(p, k, counted=[_only_first(row, k) for row in p], per_token=False) for p in rows
-            )
-            / len(rows),
-        }
+        if not clean:
+            why = "take those who are there first: NaN · 0 is NaN"
+        elif isinstance(got, Tensor) and got.dtype != layers[0].dtype:
+            why = "of the dtype of the logits"
+        elif max(abs(value) for part in rows for row in part for value in row) > 300:
+            why = "logits are large here: eʳ overflows, and the smaller probabilities are all 0, so ask by the logits"
+        else:
+            why = "for each layer N times the sum of f · P, then the mean over the layers"
+        told = [_slips(part, k) for part in rows]
+        mistakes = {says: sum(each[says] for each in told) / len(told) for says in told[0]}
+        mistakes["the mean over the layers, not their sum"] = right * len(rows)
+        mistakes["P is the mean over those who are there, not over all places"] = right * (1 - lost / present.numel())
         if clean:
             whole = [_rows(logits, None) for logits in layers]
             mistakes["tokens that are not there do not count"] = sum(_even(p, k) for p in whole) / len(whole)
@@ -389,10 +420,16 @@ def balance_loss(
             torch.tensor(right, dtype=layers[0].dtype),
             tested=on,
             tolerance=_near(layers[0].dtype, 1e-6),
-            likely="take those who are there first: NaN · 0 is NaN"
-            if not clean
-            else "for each layer N times the sum of f · P, then the mean over the layers",
+            likely=why,
             mistakes={says: torch.tensor(value, dtype=layers[0].dtype) for says, value in mistakes.items()},
+        )
+        check.true(
+            "gradient",
+            got.requires_grad,
+            tested=on,
+            expected="a result with a gradient",
+            got="one without",
+            likely="f counts and has no gradient; P must keep its own: no detach() and no no_grad()",
         )
         slopes = [torch.autograd.grad(got, logits, allow_unused=True, retain_graph=True)[0] for logits in given]
         for number, (logits, slope) in enumerate(zip(layers, slopes, strict=True), start=1):
@@ -406,12 +443,6 @@ def balance_loss(
                 likely="f counts and has no gradient; P has that of its softmax",
             )
             check.finite("gradient", found, tested=f"layer {number} of {on}", likely="take those who are there first")
-
-
-def _only_first(row: list[float], k: int) -> list[float]:
-    """Logits by which a token would ask for its first expert alone, k times as it were."""
-    first = max(range(len(row)), key=lambda i: row[i])
-    return [1.0 if i == first else -float(i) for i in range(len(row))] if k == 1 else row
 
 
 def _slope(logits: Tensor, k: int, present: Tensor) -> Tensor:
@@ -443,7 +474,43 @@ HASHES = (
     (torch.tensor([0, 3, 0, 8, 0, 1, 1]), 4),
     (torch.arange(40).remainder(7), 5),
     (torch.tensor([100, 1, 1, 1, 1, 1, 1]), 3),
+    (torch.tensor([2**25 - 1, 2**25, 1, 1, 1, 1]), 2),
 )
+
+
+def _follows(table: Tensor, order: Iterable[int], loads: Tensor, experts: int, *, any_equal: bool = False) -> bool:
+    """Whether a table is what the rule gives in this order with these loads; or in any order of equals."""
+    so_far, left = [0] * experts, list(order)
+    while left:
+        first = so_far.index(min(so_far))
+        equal = [token for token in left if loads[token] == loads[left[0]]] if any_equal else left[:1]
+        token = next((token for token in equal if int(table[token]) == first), None)
+        if token is None:
+            return False
+        left.remove(token)
+        so_far[first] += int(loads[token])
+    return True
+
+
+def _slip(table: Tensor, ranked: list[int], counts: Tensor, experts: int) -> str:
+    """Which known mistake a table is, if any."""
+    if int(counts.max()) > 2**24:
+        return "float32 holds whole numbers up to 2²⁴: sort and add them as int64"
+    if _follows(table, ranked, counts, experts, any_equal=True):
+        return "of equally frequent tokens the smaller number comes first: a sort that is stable keeps their order"
+    if _follows(table, reversed(ranked), counts, experts) or _follows(
+        table, counts.argsort(stable=True).tolist(), counts, experts
+    ):
+        return "from the most frequent down: here from the rarest up"
+    if _follows(table, range(len(counts)), counts, experts):
+        return "from the most frequent down: here in the order of the vocabulary"
+    if _follows(table, ranked, torch.ones_like(counts), experts):
+        return "by how often the tokens of an expert occur, not by how many they are"
+    if _follows(table[torch.tensor(ranked).argsort()], ranked, counts, experts):
+        return "the table is read by the token, not by its rank: table[token]"
+    if _follows(table, [token for token in ranked if counts[token]], counts, experts):
+        return "a token that never occurs goes to the expert with least as well, and changes no load"
+    return "from the most frequent down, each to the expert whose tokens so far occur least often in all"
 
 
 def balanced_hash(
@@ -471,7 +538,7 @@ def balanced_hash(
             expected=f"numbers from 0 to {experts - 1}",
             got=got,
         )
-        ranked = sorted(range(size), key=lambda token: (-int(counts[token]), token))
+        ranked, slip = sorted(range(size), key=lambda token: (-int(counts[token]), token)), ""
         for name in ("the least loaded", "ties"):
             so_far = [0] * experts
             for token in ranked:
@@ -483,9 +550,8 @@ def balanced_hash(
                     tested=f"token {token}, which occurs {int(counts[token])} times: {on}",
                     expected=f"expert {first}: the first of those with {least}",
                     got=f"expert {mine}, with {so_far[mine]}",
-                    likely="from the most frequent down, and by how often the tokens of an expert occur, not by how "
-                    "many they are"
-                    if name == "the least loaded"
+                    likely=(slip := slip or _slip(got, ranked, counts, experts))
+                    if name == "the least loaded" or int(counts.max()) > 2**24
                     else "of equal experts the smaller number, of equally frequent tokens the smaller number first",
                 )
                 so_far[mine] += int(counts[token])
@@ -508,7 +574,7 @@ def split_up(
     answer: Callable[[FeedForward, int, int], Sequence[Tensor]],
     *,
     cases: Iterable[tuple[int, int, int, int, int, torch.dtype]] = SPLITS,
-    refused: Iterable[tuple[int, int, int]] = ((6, 4, 1), (6, 0, 1), (6, 2, 0)),
+    refused: Iterable[tuple[int, int, int]] = ((6, 4, 1), (6, 0, 1), (6, 2, 0), (6, -2, 1), (6, 2, -1)),
 ) -> None:
     """Task 4: shapes, the sum over one copy of every slice, whichever copies, memory, and what is refused."""
     check.by_hand("by hand", answer, without=("dynlib",), tested="the code of split_up", likely=ALONE)
@@ -544,18 +610,30 @@ def split_up(
                 [F.gelu(x @ first[i].T + first_bias[i]) @ second[i].T + second_bias[i] for i in range(experts)]
             )
             silent = layer.contract.bias
+        dealt = layer.contract.weight.detach().reshape(slices, dim, own)
+        rows = torch.equal(second[:slices], dealt) or torch.equal(second[:slices], slices * dealt)
+        lone = bool((second_bias == 0).all(dim=1).any())
         generator = torch.Generator().manual_seed(seed)
         for turn in range(copies + 1):
             picks = [turn] * slices if turn < copies else torch.randint(copies, (slices,), generator=generator).tolist()
             some = torch.stack([made[copy * slices + part] for part, copy in enumerate(picks)])
             total = some.sum(0)
+            other = torch.stack([made[part * copies + copy] for part, copy in enumerate(picks)]).sum(0) / slices
+            if copies > 1 and torch.allclose(other, whole, rtol=1e-4, atol=1e-4):
+                why = "expert number copy · s + slice: here slice · c + copy"
+            elif rows:
+                why = (
+                    "a slice has columns of W₂, not rows of it cut anew: cut dim 1, then bring the slices to the front"
+                )
+            else:
+                why = "each feature once; W₂ makes up for the weight of 1 / s, and b₂ is added s times with it"
             check.close(
                 "the dense layer",
                 total / slices,
                 whole,
                 tested=f"copies {picks} of the slices: {on}",
                 tolerance=_near(dtype, 1e-10) * max(1.0, float(slices)),
-                likely="each feature once; W₂ makes up for the weight of 1 / s, and b₂ is added s times with it",
+                likely=why,
                 mistakes={
                     "the weight of 1 / s shrinks what the slices add up to: W₂ of a slice is s times as large": (
                         whole - silent
@@ -564,10 +642,13 @@ def split_up(
                     + silent,
                     "b₂ is added by s experts, each weighted by 1 / s: it stays as it is": whole
                     + (slices - 1) * silent,
-                    "b₂ is added by s experts, each weighted by 1 / s: do not divide it": whole
-                    - silent
-                    + silent / slices,
-                    "b₂ of all slices but one is missing": whole - silent * (slices - 1) / slices,
+                    "b₂ stands in every expert, whole: here some have none"
+                    if lone
+                    else "b₂ is added by s experts, each weighted by 1 / s: do not divide it": whole
+                    - silent * (slices - 1) / slices,
+                    "W₂ of a slice is s times as large, however many copies there are: one of them runs": copies
+                    * (whole - silent)
+                    + silent,
                     "b₂ is missing": whole - silent,
                 },
             )
@@ -613,8 +694,18 @@ DIM, EXPERTS, HIDDEN, TOKENS = 96, 16, 192, 300
 
 def predict(check: Task, answer: Callable[[], dict[str, Any]], *, seed: int = 2) -> None:
     """Task 5: predictions, counted and measured on layers of this seed."""
+    said = answer()
+    if isinstance(said, dict):  # so near that it looks like the right number, rounded
+        check.true(
+            "parameters held",
+            said.get("parameters held") != 16 * _ONE,
+            tested="your prediction 'parameters held': 16 experts of 192 hidden features, dim 96",
+            expected="another value; it is shown once you have said it",
+            got=said.get("parameters held"),
+            likely="the router holds parameters, too: a vector of 96 for each of 16 experts",
+        )
     check.prediction(
-        answer(),
+        said,
         _measured(seed),
         tested="16 experts of 192 hidden features, 2 of them for each of 300 tokens of dim 96",
         words=WORDS,

@@ -356,6 +356,36 @@ def balance_loss(layers, k, present):
 # +    return (total / len(layers)).item()
 
 
+# %% wrong: balance-loss | a float64 result for float32 logits | killed by: the value
+# edit of: one-hot sums with weights
+# -    return total / len(layers)
+# +    return total.double() / len(layers)
+
+
+# %% wrong: balance-loss | the experts behind the last one that is asked are left out | killed by: the value
+# edit of: the teacher's
+# -        f = torch.bincount(chosen.flatten(), minlength=experts).to(there.dtype) / chosen.numel()
+# +        f = torch.bincount(chosen.flatten()).to(there.dtype) / chosen.numel()
+
+
+# %% wrong: balance-loss | asked by the probabilities, which tie at 0 | killed by: the value
+# edit of: the teacher's
+# -        chosen = there.topk(k, dim=-1).indices
+# +        chosen = there.softmax(dim=-1).topk(k, dim=-1).indices
+
+
+# %% wrong: balance-loss | the mean of the logits, then the softmax | killed by: the value
+# edit of: the teacher's
+# -        losses.append(experts * (f * there.softmax(dim=-1).mean(0)).sum())
+# +        losses.append(experts * (f * there.mean(0).softmax(dim=-1)).sum())
+
+
+# %% wrong: balance-loss | P is detached | killed by: gradient
+# edit of: the teacher's
+# -        losses.append(experts * (f * there.softmax(dim=-1).mean(0)).sum())
+# +        losses.append(experts * (f * there.softmax(dim=-1).mean(0).detach()).sum())
+
+
 # %% wrong: balance-loss | f is remembered by shape | killed by: the value
 # edit of: one-hot sums with weights
 # -def balance_loss(layers, k, present):
@@ -460,6 +490,27 @@ def balanced_hash(counts, experts):
 # edit of: sorted with a key, and a heap
 # -        heapq.heapreplace(heap, (load + int(counts[token]), expert))
 # +        heapq.heapreplace(heap, (float(torch.tensor(float(load)) + counts[token].float()), expert))
+
+
+# %% wrong: balanced-hash | sorted in float32 | killed by: ties
+# edit of: the teacher's
+# -    for token in counts.argsort(descending=True, stable=True).tolist():
+# +    for token in counts.float().argsort(descending=True, stable=True).tolist():
+
+
+# %% wrong: balanced-hash | by rank, not by token | killed by: the least loaded
+# edit of: the teacher's
+# -    for token in counts.argsort(descending=True, stable=True).tolist():
+# +    for rank, token in enumerate(counts.argsort(descending=True, stable=True).tolist()):
+# …
+# -        table[token] = least
+# +        table[rank] = least
+
+
+# %% wrong: balanced-hash | tokens that never occur stay with expert 0 | killed by: the least loaded
+# edit of: the teacher's
+# -        table[token] = least
+# +        table[token] = least if counts[token] else 0
 
 
 # %% wrong: balanced-hash | a list | killed by: whole numbers
@@ -624,6 +675,24 @@ def split_up(layer, slices, copies):
 # +    own = len(b1) // slices
 # +    w1, b1, w2 = w1[: own * slices], b1[: own * slices], w2[:, : own * slices]
 # +    first = torch.stack([w1[i * own : (i + 1) * own] for i in range(slices)]).repeat(copies, 1, 1)
+
+
+# %% wrong: split-up | fewer than no slices | killed by: refused
+# edit of: the teacher's
+# -    if slices < 1 or copies < 1 or h % slices:
+# +    if slices == 0 or copies < 1 or h % slices:
+
+
+# %% wrong: split-up | fewer than no copies | killed by: refused
+# edit of: chunks, repeated
+# -    if min(slices, copies) < 1 or len(b1) % slices:
+# +    if slices < 1 or copies == 0 or len(b1) % slices:
+
+
+# %% wrong: split-up | rows of the second weights cut anew | killed by: the dense layer
+# edit of: the teacher's
+# -        second = slices * layer.contract.weight.view(dim, slices, -1).transpose(0, 1)
+# +        second = slices * layer.contract.weight.view(slices, dim, -1)
 
 
 # %% wrong: split-up | writes into the layer | killed by: input untouched
