@@ -159,7 +159,8 @@ def window_gradients(
             tested=on,
             expected="nothing is kept for a backward pass whenever f is called",
             got=f"{theirs.kept} tensors kept",
-            likely="go forward without a graph, and back loop by loop: one call with a graph, its backward, the next",
+            likely="forward without a graph, then back loop by loop: a call with a graph, its backward, the next; "
+            "a variable that holds a result holds its graph, too",
         )
         check.true(
             "calls",
@@ -192,7 +193,7 @@ def _gradient(check: Task, name: str, got: Tensor | None, ours: Loop, loops: int
         got is not None,
         tested=f"{name}.grad: {on}",
         expected="a gradient",
-        got=got,
+        got=str(got),
         likely="x is one of the parameters here: z + x goes into f in every loop of the window, and x is no copy there"
         if name == "x"
         else "backward() adds to .grad; setting it to None belongs before the first loop",
@@ -292,14 +293,14 @@ _RULES: tuple[tuple[str, Callable[[Tensor, Tensor, float], Tensor]], ...] = (  #
         "at a state of length 0 it is 0 / 0, NaN, no comparison holds: multiply",
         lambda z, y, c: (z - y).norm() / z.norm() <= c,
     ),
-    ("who moves by exactly the share has had enough: at most, not less", lambda z, y, c: (z - y).norm() < c * z.norm()),
     ("the share is one of ‖z_t‖, not of the length before", lambda z, y, c: (z - y).norm() <= c * y.norm()),
+    ("who moves by exactly the share has had enough: at most, not less", lambda z, y, c: (z - y).norm() < c * z.norm()),
     ("change is a share: compare with change · ‖z_t‖", lambda z, y, c: (z - y).norm() <= c),
-    ("lengths, not their squares", lambda z, y, c: (z - y).norm() ** 2 <= c * z.norm() ** 2),
     (_LENGTH, lambda z, y, c: (z - y).norm(dim=-1).sum() <= c * z.norm(dim=-1).sum()),
     (_LENGTH, lambda z, y, c: (z - y).abs().sum() <= c * z.abs().sum()),
     (_LENGTH, lambda z, y, c: (z - y).max() <= c * z.max()),
     (_LENGTH, lambda z, y, c: (z - y)[:, 0].norm() <= c * z[:, 0].norm()),
+    ("lengths, not their squares", lambda z, y, c: (z - y).norm() ** 2 <= c * z.norm() ** 2),
 )
 
 
@@ -323,6 +324,7 @@ def _slips(
         *((says, served(rule)) for says, rule in _RULES),
         ("z₀ is 0, not x", served(first=True)),
         ("x is added before every call of f", served(first=True, inject=False)),
+        ("x is added before every call of f", served(inject=False)),
         ("`loops` loops are the most: who has made as many leaves, settled or not", served(most=loops + 1)),
     ]
 
@@ -396,7 +398,10 @@ def _served(
         got=type(got).__name__,
         likely="return states, loops",
     )
-    likely, slips = "counted from 1, for each sample on its own, by the rule of the task", dict[str, Tensor]()
+    likely, slips = (
+        "for each sample on its own, by its own state; states and samples of a batch stand in one order",
+        dict[str, Tensor](),
+    )
     if got[1].shape == needs.shape and not torch.equal(got[1], needs):
         fits = [
             says
@@ -414,6 +419,8 @@ def _served(
             likely = (
                 "who takes a free slot brings its own x, begins at z = 0, and counts from 1: the first ones are right"
             )
+        if bool((got[1] > loops).any()):
+            likely = "`loops` loops are the most, settled or not"
     check.equal(
         "loops",
         got[1],
@@ -513,7 +520,7 @@ def _expected(losses: Tensor, gates: Tensor, prior: Tensor, beta: float, way: st
                 told = prior[t].exp() * (prior[t] - p.log())
             elif way == "sign":
                 told = -told
-            value = value + p * loss[t] + beta * told
+            value = value + p * loss[t] + (1 if way == "beta" else beta) * told
         total.append(value)
     summed = torch.stack(total)
     return summed.sum() if way == "sum" else summed.mean()
@@ -528,6 +535,7 @@ _WAYS = {
     "the prior is left out, or taken for even": "entropy",
     "KL(q ‖ p), the other way round": "backwards",
     "the divergence is added, times β": "sign",
+    "β weighs the divergence; here its weight is 1": "beta",
     "a mean over the samples, not a sum": "sum",
 }
 
@@ -549,15 +557,15 @@ def gate_loss(check: Task, answer: Callable[..., Tensor], *, cases: Iterable[Gat
         theirs = [part.clone().requires_grad_() for part in (losses, gates)]
         with check.untouched(tested=on, losses=theirs[0], gates=theirs[1], log_prior=prior):
             got = answer(theirs[0], theirs[1], prior, beta)
-        nan = isinstance(got, Tensor) and bool(got.isnan().any())
+        endless = isinstance(got, Tensor) and not bool(got.isfinite().all())
         check.close(
             "one loop" if loops == 1 else "the loss",
             got,
             right.detach().to(dtype),
             tested=on,
             tolerance=TOLERANCE[dtype],
-            likely="log_prior is log q already: the logarithm of a negative number is NaN"
-            if nan
+            likely="log_prior is log q already: a negative number, or 0, has no logarithm"
+            if endless
             else "the mean over samples of Σ p loss + β Σ p (log p − log q), and the last loop takes what is left",
             mistakes={
                 says: _expected(losses.double(), gates.double(), prior.double(), beta, way).to(dtype)
@@ -698,6 +706,8 @@ def share_layers(
         likely = "blocks.1 also begins blocks.10: read the number between the dots; layers after the middle move up"
         if any(name.startswith("blocks.") and ".fc3." not in name for name in strange):
             likely = "only the number between the first two dots changes: fc3 holds a digit, too, and keeps it"
+        elif any(not name.startswith("blocks.") for name in right - set(got)):
+            likely = "what does not begin with blocks and a dot is no layer: it keeps its name"
         elif depth <= 10:
             likely = (
                 "layers after the middle follow on the new one: last − first − size less, and all others as they were"

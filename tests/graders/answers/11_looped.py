@@ -459,6 +459,18 @@ def serve(f, x, loops, change, slots):
 # +        state = torch.cat([after[~stop], after[stop][: len(fresh)]])
 
 
+# %% wrong: serve | the first ones begin at x | killed by: loops
+# edit of: the teacher's
+# -    state, coming = torch.zeros_like(x[inside]), len(inside)
+# +    state, coming = x[inside].clone(), len(inside)
+
+
+# %% wrong: serve | x is never added | killed by: loops
+# edit of: the teacher's
+# -        after = f(state + x[inside])
+# +        after = f(state)
+
+
 # %% wrong: serve | the one who comes begins at x | killed by: loops
 # edit of: the teacher's
 # -        state = torch.cat([after[~stop], torch.zeros_like(x[fresh])])
@@ -630,6 +642,15 @@ def gate_loss(losses, gates, log_prior, beta):
 # edit of: the teacher's
 # -    log_p = torch.cat([nothing, stays]) + torch.cat([F.logsigmoid(gates[:-1]), nothing])
 # +    log_p = torch.cat([stays, stays[-1:]]) + torch.cat([F.logsigmoid(gates[:-1]), nothing])
+
+
+# %% wrong: gate-loss | the sum goes to t, its own gate with it | killed by: one loop
+# edit of: the teacher's
+# -    stays = F.logsigmoid(-gates[:-1]).cumsum(0)
+# -    nothing = torch.zeros_like(gates[:1])
+# -    log_p = torch.cat([nothing, stays]) + torch.cat([F.logsigmoid(gates[:-1]), nothing])
+# +    nothing = torch.zeros_like(gates[:1])
+# +    log_p = F.logsigmoid(-gates).cumsum(0) + torch.cat([F.logsigmoid(gates[:-1]), nothing])
 
 
 # %% wrong: gate-loss | only the gate before counts | killed by: the loss
@@ -888,6 +909,12 @@ def share_layers(state, first, last, size):
 # -            new[name] = value.clone()
 # -            continue
 # +            continue
+
+
+# %% wrong: share-layers | depth from the largest text | killed by: runs
+# edit of: the teacher's
+# -    numbers = [int(name.split(".")[1]) for name in state if name.startswith("blocks.")]
+# +    numbers = [int(max(name.split(".")[1] for name in state if name.startswith("blocks.")))]
 
 
 # %% wrong: share-layers | whatever has blocks in its name | killed by: runs
