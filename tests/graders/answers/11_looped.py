@@ -48,6 +48,15 @@ def window_gradients(parameters, f, x, loops, window, loss):
     return total
 
 
+# %% right: window-gradients | forward with a graph that goes at once
+# edit of: the teacher's
+# -    with torch.no_grad():
+# -        for _ in range(loops - 1):
+# -            states.append(f(states[-1] + x))
+# +    for _ in range(loops - 1):
+# +        states.append(f(states[-1] + x).detach())
+
+
 # %% wrong: window-gradients | the whole window in one graph | killed by: one graph
 def window_gradients(parameters, f, x, loops, window, loss):
     if not 1 <= window <= loops:
@@ -350,6 +359,49 @@ def serve(f, x, loops, change, slots):
 # +        moved, length = ((after - state).flatten(1).norm(dim=1), state.flatten(1).norm(dim=1))
 
 
+# %% wrong: serve | a quotient, NaN at a state of 0 | killed by: loops
+# edit of: the teacher's
+# -        stop = (moved <= change * length) | (spent[inside] == loops)
+# +        stop = (moved / length <= change) | (spent[inside] == loops)
+
+
+# %% wrong: serve | a length for each token, and their mean | killed by: loops
+# edit of: the teacher's
+# -        moved, length = ((after - state).flatten(1).norm(dim=1), after.flatten(1).norm(dim=1))
+# +        moved, length = ((after - state).norm(dim=-1).mean(1), after.norm(dim=-1).mean(1))
+
+
+# %% wrong: serve | sums of sizes | killed by: loops
+# edit of: the teacher's
+# -        moved, length = ((after - state).flatten(1).norm(dim=1), after.flatten(1).norm(dim=1))
+# +        moved, length = ((after - state).abs().sum((1, 2)), after.abs().sum((1, 2)))
+
+
+# %% wrong: serve | one loop too many | killed by: loops
+# edit of: the teacher's
+# -        stop = (moved <= change * length) | (spent[inside] == loops)
+# +        stop = (moved <= change * length) | (spent[inside] > loops)
+
+
+# %% wrong: serve | the last that waits comes first | killed by: in line
+# edit of: the teacher's
+# -    while len(inside):
+# +    turn = torch.arange(len(x))
+# +    turn[len(inside) :] = turn[len(inside) :].flip(0)
+# +    while len(inside):
+# …
+# -        inside = torch.cat([inside[~stop], fresh])
+# +        fresh = turn[fresh]
+# +        inside = torch.cat([inside[~stop], fresh])
+
+
+# %% wrong: serve | who waits is lost if more slots are free | killed by: loops
+# edit of: the teacher's
+# -        coming += len(fresh)
+# +        fresh = fresh if len(fresh) == int(stop.sum()) else fresh[:0]
+# +        coming += len(fresh)
+
+
 # %% wrong: serve | not relative | killed by: loops
 # edit of: the teacher's
 # -        stop = (moved <= change * length) | (spent[inside] == loops)
@@ -405,6 +457,18 @@ def serve(f, x, loops, change, slots):
 # edit of: the teacher's
 # -        state = torch.cat([after[~stop], torch.zeros_like(x[fresh])])
 # +        state = torch.cat([after[~stop], after[stop][: len(fresh)]])
+
+
+# %% wrong: serve | the first ones begin at x | killed by: loops
+# edit of: the teacher's
+# -    state, coming = torch.zeros_like(x[inside]), len(inside)
+# +    state, coming = x[inside].clone(), len(inside)
+
+
+# %% wrong: serve | x is never added | killed by: loops
+# edit of: the teacher's
+# -        after = f(state + x[inside])
+# +        after = f(state)
 
 
 # %% wrong: serve | the one who comes begins at x | killed by: loops
@@ -580,6 +644,15 @@ def gate_loss(losses, gates, log_prior, beta):
 # +    log_p = torch.cat([stays, stays[-1:]]) + torch.cat([F.logsigmoid(gates[:-1]), nothing])
 
 
+# %% wrong: gate-loss | the sum goes to t, its own gate with it | killed by: one loop
+# edit of: the teacher's
+# -    stays = F.logsigmoid(-gates[:-1]).cumsum(0)
+# -    nothing = torch.zeros_like(gates[:1])
+# -    log_p = torch.cat([nothing, stays]) + torch.cat([F.logsigmoid(gates[:-1]), nothing])
+# +    nothing = torch.zeros_like(gates[:1])
+# +    log_p = F.logsigmoid(-gates).cumsum(0) + torch.cat([F.logsigmoid(gates[:-1]), nothing])
+
+
 # %% wrong: gate-loss | only the gate before counts | killed by: the loss
 # edit of: the teacher's
 # -    stays = F.logsigmoid(-gates[:-1]).cumsum(0)
@@ -590,6 +663,32 @@ def gate_loss(losses, gates, log_prior, beta):
 # edit of: the teacher's
 # -    stays = F.logsigmoid(-gates[:-1]).cumsum(0)
 # +    stays = F.logsigmoid(-gates[:-1]).cumsum(1)
+
+
+# %% wrong: gate-loss | gates are clamped | killed by: nearly sure gates
+# edit of: the teacher's
+# -    stays = F.logsigmoid(-gates[:-1]).cumsum(0)
+# +    gates = gates.clamp(-15, 15)
+# +    stays = F.logsigmoid(-gates[:-1]).cumsum(0)
+
+
+# %% wrong: gate-loss | log p is clamped | killed by: nearly sure gates
+# edit of: the teacher's
+# -    return (log_p.exp() * (losses + beta * (log_p - log_prior[:, None]))).sum(0).mean()
+# +    log_p = log_p.clamp(min=-20)
+# +    return (log_p.exp() * (losses + beta * (log_p - log_prior[:, None]))).sum(0).mean()
+
+
+# %% wrong: gate-loss | log q for q, its logarithm taken again | killed by: one loop
+# edit of: the teacher's
+# -    return (log_p.exp() * (losses + beta * (log_p - log_prior[:, None]))).sum(0).mean()
+# +    return (log_p.exp() * (losses + beta * (log_p - log_prior[:, None].log()))).sum(0).mean()
+
+
+# %% wrong: gate-loss | q for log q | killed by: one loop
+# edit of: the teacher's
+# -    return (log_p.exp() * (losses + beta * (log_p - log_prior[:, None]))).sum(0).mean()
+# +    return (log_p.exp() * (losses + beta * (log_p - log_prior[:, None].exp()))).sum(0).mean()
 
 
 # %% wrong: gate-loss | without the prior | killed by: the loss
@@ -812,6 +911,12 @@ def share_layers(state, first, last, size):
 # +            continue
 
 
+# %% wrong: share-layers | depth from the largest text | killed by: runs
+# edit of: the teacher's
+# -    numbers = [int(name.split(".")[1]) for name in state if name.startswith("blocks.")]
+# +    numbers = [int(max(name.split(".")[1] for name in state if name.startswith("blocks.")))]
+
+
 # %% wrong: share-layers | whatever has blocks in its name | killed by: runs
 # edit of: the teacher's
 # -        if not name.startswith("blocks."):
@@ -885,6 +990,24 @@ def share_layers(state, first, last, size):
 # edit of: the teacher's
 # -    if size < 1 or not 0 <= first < last <= max(numbers, default=-1) + 1 or (last - first) % size:
 # +    if size < 1 or not 0 <= first < last or (last - first) % size:
+
+
+# %% wrong: share-layers | a size below zero | killed by: ranges
+# edit of: the teacher's
+# -    if size < 1 or not 0 <= first < last <= max(numbers, default=-1) + 1 or (last - first) % size:
+# +    if size == 0 or not 0 <= first < last <= max(numbers, default=-1) + 1 or (last - first) % size:
+
+
+# %% wrong: share-layers | the digit is replaced wherever it stands | killed by: names
+# edit of: the teacher's
+# -            new[f"blocks.{at - (last - first) + size}.{rest}"] = value.clone()
+# +            new[name.replace(number, str(at - (last - first) + size))] = value.clone()
+
+
+# %% wrong: share-layers | the mean in float32 | killed by: the middle
+# edit of: the teacher's
+# -            new[name] = torch.stack(group).mean(0)
+# +            new[name] = torch.stack(group).float().mean(0).to(value.dtype)
 
 
 # %% wrong: share-layers | in float64 | killed by: the middle
