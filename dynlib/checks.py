@@ -341,8 +341,10 @@ class Task:
                 near = 0.005 * max(abs(value), 1e-9 if value else 1.0)
                 within = tolerance.get(name, 1e-6) if isinstance(tolerance, Mapping) else tolerance
                 good = abs(got - value) <= within * max(1.0, abs(value))
-                found = _nearest(got, slips.get(name, {}))
-                if abs(got - value) <= near:
+                known = slips.get(name, {})
+                found = _nearest(got, known)
+                exactly = any(math.isclose(got, wrong) for wrong in known.values() if isinstance(wrong, float | int))
+                if abs(got - value) <= near and not exactly:
                     found = "the right number, rounded: write it as the fraction or the product that it is"
             if not good:
                 self._fail(name, about, "another value; it is shown once you have said it", _show(got), found or why)

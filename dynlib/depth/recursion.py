@@ -253,8 +253,8 @@ class TinyRecursiveModel(nn.Module):
             steps: the most steps, in place of the model's.
             execution: "gathered": who has left the batch is not computed any more. "masked": all steps are computed for
                 all, and each puzzle's own is taken. They agree up to rounding.
-            rows: with "gathered", so many tokens at a time at most, but always a whole puzzle, go through all of their
-                steps before the next do: few enough to stay in a cache. All at once if left out.
+            rows: with "gathered", so many tokens at a time at most, but always a whole puzzle: few enough to stay in a
+                cache. Whoever leaves makes room for the next. All at once if left out.
 
         Raises:
             TypeError, ValueError: as :meth:`forward` does, and for a threshold that is no finite number, a q that is
@@ -270,31 +270,36 @@ class TinyRecursiveModel(nn.Module):
             enough = halting > limit
             enough[-1] = True
             first, sample = enough.int().argmax(0), torch.arange(len(puzzles), device=puzzles.device)
-            parts = [(logits[first, sample], first + 1, halting[first, sample])]
+            logits, count, halting = logits[first, sample], first + 1, halting[first, sample]
         else:
             x = self.embed(puzzles)
             some = len(x) if rows is None else max(rows // self.length, 1)
-            parts = [self._gathered(piece, limit, self._steps(steps)) for piece in x.split(some)]
-        logits, count, halting = (torch.cat(part) for part in zip(*parts, strict=True))
+            logits, count, halting = self._gathered(x, limit, self._steps(steps), some)
         solved = Solved(logits.argmax(-1), logits, count, halting)
         report(self, solved)
         return solved
 
-    def _gathered(self, x: Tensor, limit: float, steps: int) -> tuple[Tensor, Tensor, Tensor]:
-        y, z = self.start(x)
-        waiting = torch.arange(len(x), device=x.device)  # the puzzles that the rows of x, y and z belong to
+    def _gathered(self, puzzles: Tensor, limit: float, steps: int, some: int) -> tuple[Tensor, Tensor, Tensor]:
+        """At most so many at a time: whoever leaves makes room for the next, as all steps are by one network."""
+        y_start, z_start = self.start(puzzles)
+        who = torch.arange(len(puzzles), device=puzzles.device)
+        at_work, waiting = who[:some], who[some:]
+        x, y, z = (part[at_work] for part in (puzzles, y_start, z_start))
+        count = torch.zeros_like(at_work)
         gone: list[tuple[Tensor, ...]] = []
-        for step in range(1, steps + 1):
+        while len(at_work):
             (y, z), logits, halting = self.deep_recursion(x, y, z)
             look(_check_halting, halting)
-            enough = halting > limit if step < steps else torch.ones_like(halting, dtype=torch.bool)
+            count = count + 1
+            enough = (halting > limit) | (count == steps)
             leave = chosen(enough)
             if len(leave):
-                gone.append((waiting[leave], logits[leave], torch.full_like(leave, step), halting[leave]))
-                stay = chosen(~enough)
-                if len(stay) == 0:
-                    break
-                waiting, x, y, z = waiting[stay], x[stay], y[stay], z[stay]
+                gone.append((at_work[leave], logits[leave], count[leave], halting[leave]))
+                stay, new, waiting = chosen(~enough), waiting[: len(leave)], waiting[len(leave) :]
+                x, y, z = (
+                    torch.cat([old[stay], fresh[new]]) for old, fresh in ((x, puzzles), (y, y_start), (z, z_start))
+                )
+                at_work, count = torch.cat([at_work[stay], new]), torch.cat([count[stay], torch.zeros_like(new)])
         sample, logits, count, halting = (torch.cat(part) for part in zip(*gone, strict=True))
         order = sample.argsort()
         return logits[order], count[order], halting[order]
