@@ -269,9 +269,9 @@ def test_rows_cut_the_work_and_change_no_result(rows):
 @torch.no_grad()
 def test_whoever_leaves_makes_room_for_the_next():
     model, given = make(), puzzles(10)
-    seen: list[int] = []
+    threshold, seen = middle(model, given), []
     model.output_head.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
-    solved = model.predict(given, threshold=middle(model, given), rows=4 * LENGTH)
+    solved = model.predict(given, threshold=threshold, rows=4 * LENGTH)
     assert len(solved.steps.unique()) > 1
     assert sum(seen) == solved.steps.sum()
     # four are at work until fewer are left than there is room for
