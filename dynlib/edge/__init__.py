@@ -15,8 +15,10 @@ from dynlib.edge.compression import (
     top_k,
 )
 from dynlib.edge.controller import LyapunovController
+from dynlib.edge.halves import class_attention, halves
 from dynlib.edge.link import Link, LinkError
-from dynlib.edge.split import Compression, SplitClient, SplitServer, class_attention, halves
+from dynlib.edge.messages import Compression
+from dynlib.edge.split import SplitClient, SplitServer
 
 __all__ = [
     "AWGNChannel",

@@ -18,8 +18,10 @@ from torch import Tensor
 
 from dynlib.backbone import ViT
 from dynlib.data import cluttered_digits
+from dynlib.edge.halves import halves
 from dynlib.edge.link import PORT, Link, LinkError
-from dynlib.edge.split import Compression, SplitClient, SplitServer, halves
+from dynlib.edge.messages import Compression
+from dynlib.edge.split import SplitClient, SplitServer
 
 CONFIG: dict[str, Any] = {"image_size": 24, "patch_size": 4, "classes": 10, "dim": 64, "depth": 4, "heads": 4}
 SHAPE = {"tokens": 37, "dim": 64, "classes": 10}
