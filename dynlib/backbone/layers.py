@@ -113,7 +113,7 @@ class Attention(nn.Module):
             keys, values = self._split(F.linear(x, layer.weight[queries:], bias), 2)
         else:
             _, keys, values = self._split(layer(x), 3)
-        return (_turn(keys, *self._turns(keys, spread_positions(positions, x))) if self.rotary else keys), values
+        return (self.turned(keys, spread_positions(positions, x)) if self.rotary else keys), values
 
     def forward(
         self,
@@ -192,6 +192,12 @@ class Attention(nn.Module):
             together = self._attend(query, keys, values, is_causal=self.causal)
             mixed.append(together.transpose(1, 2).flatten(0, 1).flatten(1))
         return self.output(torch.cat(mixed))
+
+    def turned(
+        self, x: Float[Tensor, "batch heads tokens head_dim"], positions: Int[Tensor, "batch tokens"]
+    ) -> Float[Tensor, "batch heads tokens head_dim"]:
+        """Queries or keys turned by their positions, if this attention is rotary; else as they are."""
+        return _turn(x, *self._turns(x, positions)) if self.rotary else x
 
     def _parts(self, packed: Tensor, parts: int) -> tuple[Tensor, ...]:
         # all heads along dimension 1 -> the last of (queries, keys, values), each with its heads there

@@ -9,16 +9,17 @@ from typing import Protocol, runtime_checkable
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from dynlib.backbone import Block, FeedForward, rotate
+from dynlib.backbone import Block, FeedForward, GatedFeedForward, RMSNorm
 from dynlib.deciding import chosen
 
 EACH_ON_ITS_OWN = (
     nn.LayerNorm,
     nn.RMSNorm,
+    RMSNorm,
     nn.Linear,
     FeedForward,
+    GatedFeedForward,
     nn.GELU,
     nn.ReLU,
     nn.SiLU,
@@ -93,14 +94,13 @@ def block_for_some(
             f"{type(block).__name__} cannot compute some of its tokens without the others: give it a method "
             "for_some(x, which), as dynlib.depth.some_tokens says, or use execution='masked'"
         )
-    attention, (batch, tokens, dim) = block.attention, x.shape
+    attention, (batch, tokens, _) = block.attention, x.shape
     taken, left = chosen(which), chosen(~which)
-    flat = block.norm1(x).flatten(0, 1)
+    flat = (block.norm1(x) if block.norm_first else x).flatten(0, 1)
     place = torch.arange(tokens, device=x.device).expand(batch, -1).flatten()
     # queries, keys and values of those that are taken; keys and values alone of the others
     query, mine, my_values = attention._split(attention.query_key_value(flat[None, taken]), 3)
-    if attention.rotary:
-        query, mine = rotate(query, place[None, taken]), rotate(mine, place[None, taken])
+    query, mine = attention.turned(query, place[None, taken]), attention.turned(mine, place[None, taken])
     theirs, their_values = attention.keys_values(flat[None, left], place[None, left])
     order = torch.cat([taken, left]).argsort()
     keys, values = (
@@ -109,16 +109,18 @@ def block_for_some(
     )
     # as many queries a sample as the sample with most has: the others are filled up
     row, column = taken // tokens, which.cumsum(1)[which] - 1
-    asked = query.new_zeros(batch, int(column.max()) + 1, attention.heads, dim // attention.heads)
+    asked = query.new_zeros(batch, int(column.max()) + 1, attention.heads, attention.head_dim)
     asked[row, column] = query[0].transpose(0, 1)
     allowed = None if key_mask is None else key_mask[:, None, None, :]
     if attention.causal:
         where = asked.new_zeros(asked.shape[:2], dtype=torch.long).index_put((row, column), place[taken])
         before = (place[:tokens] <= where[..., None])[:, None]
         allowed = before if allowed is None else before & allowed
-    mixed = F.scaled_dot_product_attention(asked.transpose(1, 2), keys, values, attn_mask=allowed)
-    attended = block.dropout(attention.output(mixed.transpose(1, 2)[row, column].flatten(1)))
-    x = x.flatten(0, 1)[taken] + attended
+    mixed = attention._attend(asked.transpose(1, 2), keys, values, attn_mask=allowed)
+    attended, x = attention.output(mixed.transpose(1, 2)[row, column].flatten(1)), x.flatten(0, 1)[taken]
+    if not block.norm_first:
+        return block._post_norm(x, attended)
+    x = x + block.dropout(attended)
     return x + block.dropout(block.feed_forward(block.norm2(x)))
 
 

@@ -1,5 +1,6 @@
 """A vision transformer in two halves, one for each side of a link."""
 
+from collections.abc import Iterable
 from typing import cast
 
 import torch
@@ -15,8 +16,15 @@ def halves(model: ViT, layers: int) -> tuple["FirstHalf", "SecondHalf"]:
 
     Raises:
         TypeError: if ``layers`` is no int.
-        ValueError: if it is not one of 1 … depth − 1.
+        ValueError: if it is not one of 1 … depth − 1, or the model has a second head, norms behind its parts, rotary
+            positions, or keys that heads share.
     """
+    plain = all(
+        block.norm_first and not block.attention.rotary and block.attention.key_value_heads == block.attention.heads
+        for block in cast(Iterable[Block], model.blocks)
+    )
+    if model.distillation_head is not None or not plain:
+        raise ValueError("halves cuts a plain vision transformer: one head, pre-norm, no rotary positions")
     check_whole("layers", layers, least=1, most=len(model.blocks) - 1, what="layers")
     return FirstHalf(model, layers), SecondHalf(model, layers)
 

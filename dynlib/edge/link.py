@@ -95,7 +95,6 @@ class Link:
         check_whole("clients", clients, least=1)
         self.number: int = check_whole("number", number, least=0, most=clients)
         check_whole("port", port, least=1, most=2**16 - 1)
-        self._port = port
         self.clients, self.timeout = clients, check_number("timeout", timeout, least=0, open=True)
         self.rate = None if rate is None else check_number("rate", rate, least=0, open=True)
         self.sent: Counter[int] = Counter()

@@ -1,10 +1,12 @@
 """Some tokens of a layer are those of the whole layer, and tokens that stop are those of a slow loop over tokens."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from dynlib.backbone import Block, FeedForward
+from dynlib.backbone import Block, FeedForward, GatedFeedForward, RMSNorm
 from dynlib.cost import count
 from dynlib.deciding import record
 from dynlib.depth.looped import ExitGate, Looped, Stopped, exit_distribution
@@ -28,6 +30,19 @@ def layers(kind: str) -> nn.Module:
         "block": lambda: Block(DIM, 2, hidden=12),
         "causal": lambda: Block(DIM, 2, hidden=12, causal=True),
         "rotary": lambda: Block(DIM, 2, hidden=12, causal=True, rotary=True),
+        "as in Llama": lambda: Block(
+            *(DIM, 4),
+            hidden=12,
+            causal=True,
+            bias=False,
+            output_bias=False,
+            norm=RMSNorm,
+            rotary=torch.tensor([0.7, 0.1, 0.03]),
+            key_value_heads=2,
+            head_dim=6,
+            feed_forward=partial(GatedFeedForward, bias=False),
+        ),
+        "post-norm": lambda: Block(DIM, 2, hidden=12, norm_first=False),
         "with a norm": lambda: nn.Sequential(Block(DIM, 2, hidden=12), nn.LayerNorm(DIM)),
         "two": lambda: nn.Sequential(nn.Sequential(Block(DIM, 2), nn.LayerNorm(DIM)), Block(DIM, 2), nn.LayerNorm(DIM)),
         "alone": lambda: nn.Sequential(FeedForward(DIM), nn.LayerNorm(DIM)),
@@ -35,7 +50,7 @@ def layers(kind: str) -> nn.Module:
     return made.double().eval()
 
 
-KINDS = ["block", "causal", "rotary", "with a norm", "two", "alone"]
+KINDS = ["block", "causal", "rotary", "as in Llama", "post-norm", "with a norm", "two", "alone"]
 
 
 def masks() -> dict[str, Tensor]:
@@ -54,7 +69,7 @@ def test_some_tokens_are_those_of_the_whole_block(kind, which):
     torch.testing.assert_close(for_some(block, x, mask), block(x)[mask], **EXACT)
 
 
-@pytest.mark.parametrize("kind", ["block", "rotary"])
+@pytest.mark.parametrize("kind", ["block", "rotary", "as in Llama", "post-norm"])
 @torch.no_grad()
 def test_a_mask_over_the_keys_holds_for_some_too(kind):
     block, x, mask = layers(kind), given(), masks()["some"]

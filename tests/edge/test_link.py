@@ -27,9 +27,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def together(*roles: Callable[[Link], Any], timeout: float = 20, **options: Any) -> list[Any]:
+def together(*roles: Callable[[Link], Any], timeout: float = 20, port: int = 0, **options: Any) -> list[Any]:
     """A server and its clients, each in a thread: what each gave, or the error that it met."""
-    port = free_port()
+    port = port or free_port()
 
     def join(number: int) -> Any:
         try:
@@ -231,18 +231,19 @@ def test_a_port_in_use_and_a_number_that_is_taken() -> None:
 
 def test_it_listens_on_the_loopback_interface_alone() -> None:
     listening: list[str] = []
+    port = free_port()
 
     def server(link: Link) -> Any:
         with open("/proc/net/tcp", encoding="ascii") as table:
             for line in table.readlines()[1:]:
                 _, local, _, state, *_ = line.split()
-                if state == "0A" and int(local.split(":")[1], 16) == link._port:
+                if state == "0A" and int(local.split(":")[1], 16) == port:
                     listening.append(local.split(":")[0])
         return link.receive(1, FLOATS)
 
     if not os.path.exists("/proc/net/tcp"):
         pytest.skip("no /proc/net/tcp here to see who listens where")
-    together(server, lambda link: link.send(0, "some", torch.ones(1, 5)))
+    together(server, lambda link: link.send(0, "some", torch.ones(1, 5)), port=port)
     assert listening == ["0100007F"]
 
 

@@ -216,6 +216,9 @@ def test_bad_input() -> None:
     for layers in (0, 3):
         with pytest.raises(ValueError, match="layers must be 1 … 2"):
             halves(vit(), layers)
+    for odd in ({"distillation": "head"}, {"norm_first": False}):
+        with pytest.raises(ValueError, match="a plain vision transformer"):
+            halves(ViT(image_size=4, patch_size=2, classes=3, dim=8, depth=3, heads=2, **odd), 1)
     with pytest.raises(RuntimeError, match="no call yet"):
         halves(vit(), 1)[0].class_attention()
 
