@@ -3,8 +3,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 
-TORCH  := 2.13.0
-TRITON := 3.7.1
+TORCH := 2.13.0
 
 # PyTorch's own wheels without CUDA: a tenth of the default's size. Asked for once, where no NVIDIA GPU is visible.
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
@@ -60,7 +59,7 @@ refresh: $(READY) again
 
 NBVAL := -p tests.notebooks.budget --nbval-lax --nbval-current-env --nbval-cell-timeout 120
 
-test: lint types unit kernels notebooks  ## everything that must hold
+test: lint types unit notebooks  ## everything that must hold
 
 lint: $(READY)  ## style of code and notebooks
 	$(BIN)/python -m ruff check .
@@ -72,8 +71,7 @@ types: $(READY)  ## types of dynlib
 unit: $(READY)  ## tests of the package, the graders and the gates
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests
 
-kernels: $(READY)  ## the Triton kernels in Triton's interpreter, no GPU needed (on Linux; adds Triton once, 0.7 GB)
-	@[ "$$(uname)" != Linux ] || $(BIN)/python -c 'import triton' 2>/dev/null || $(BIN)/python -m pip install --quiet triton==$(TRITON)
+kernels: $(READY)  ## the Triton kernels in Triton's interpreter, no GPU needed (on Linux)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 tests/kernels
 
 notebooks: $(READY)  ## run every lecture and solution, and hold the lectures to their seconds and MiB

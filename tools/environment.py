@@ -27,7 +27,7 @@ STAMP = VENV / ".ready"
 NEEDS = "This course needs Python 3.11, 3.12 or 3.13"
 ANEW = "`make clean` takes it away (your work/ stays), then `make lab` builds it"
 
-REST = "0.2 GB to download, 1.1 GB on disk"
+REST = "0.4 GB to download, 1.8 GB on disk"
 
 # Variables that send packages elsewhere, or a Python to other packages. What names an index or a proxy stays.
 ELSEWHERE = (
