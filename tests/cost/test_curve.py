@@ -1,0 +1,213 @@
+import json
+import math
+from itertools import pairwise
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dynlib.cost import CostCurve, Point, calibrate, count
+from dynlib.cost.interval import Interval
+
+
+def point(knob: object, flops: float, quality: float, **more: float) -> Point:
+    given = {"seconds": None, "joules": None, "most": 1.0, **more}
+    return Point(knob, flops, quality=Interval(quality, quality - 0.01, quality + 0.01), **given)
+
+
+BENT = CostCurve([point(k, cost, q) for k, cost, q in [(1, 10, 0.2), (2, 20, 0.5), (3, 30, 0.55), (4, 40, 0.9)]])
+"""Its third point lies below the line from the second to the fourth."""
+
+
+class Layers(nn.Module):
+    """A stack of which the first so many run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(4))
+
+    def run(self, knob: int, x: Tensor) -> Tensor:
+        for layer in self.layers[:knob]:
+            x = layer(x)
+        return x
+
+
+def batches(sizes: tuple[int, ...] = (5, 3)) -> list[tuple[Tensor, Tensor]]:
+    draw = torch.Generator().manual_seed(1)
+    return [(torch.randn(n, 8, generator=draw), torch.randint(8, (n,), generator=draw)) for n in sizes]
+
+
+def test_flops_are_counted_and_quality_is_the_mean_over_all_requests() -> None:
+    model, data = Layers(), batches()
+    curve = calibrate(model.run, [1, 2, 4], data, name="depth", dense=lambda x: model.run(4, x))
+    assert [one.knob for one in curve.points] == [1, 2, 4]
+    assert [one.flops for one in curve.points] == [2 * 64 * k for k in (1, 2, 4)]
+    for one in curve.points:
+        right = torch.cat([(model.run(one.knob, x).argmax(-1) == y).double() for x, y in data])
+        assert one.quality.mean == pytest.approx(right.mean().item())
+        assert one.quality.low <= one.quality.mean <= one.quality.high
+        assert one.seconds is not None
+        assert one.joules is not None
+        assert min(one.seconds, one.joules) > 0
+        assert one.most == 1
+    assert curve.dense.knob is None
+    assert curve.share(curve.points[1]) == 0.5
+    assert "50%" not in repr(curve)
+    assert "25% to 100%" in repr(curve)
+    assert curve.energy.startswith(("measured", "modelled"))
+
+
+def test_modelled_joules_are_those_of_the_count() -> None:
+    model, data = Layers(), batches()
+    curve = calibrate(model.run, [1, 4], data, repeats=0)
+    if curve.energy.startswith("measured"):
+        pytest.skip("this machine has an energy counter")
+    from dynlib.cost import estimate_energy
+
+    with torch.no_grad():
+        cost = sum(count(model.run, 4, x) for x, _ in data)
+    assert curve.points[1].joules == pytest.approx(estimate_energy(cost).joules / 8)
+    assert curve.points[1].seconds is None
+
+
+def test_the_dearest_request_is_seen_in_batches_of_one() -> None:
+    def run(knob: int, x: Tensor) -> Tensor:
+        return F.linear(x.repeat(int(x[0, 0]), 1), torch.ones(knob, 8))[:1]
+
+    data = [(torch.full((1, 8), float(n)), torch.zeros(1, dtype=torch.long)) for n in (1, 1, 4)]
+    curve = calibrate(run, [3], data, repeats=0, joules=False)
+    assert curve.points[0].most == 2  # 4 over the mean of 1, 1, 4
+    assert curve.energy == "not measured"
+    with pytest.raises(ValueError, match="joules were not measured"):
+        curve.best(1.0, "joules")
+
+
+def test_a_quality_of_ones_own() -> None:
+    curve = calibrate(
+        Layers().run, [1, 2], batches(), repeats=0, joules=False, quality=lambda out, _: -out.square().mean(-1)
+    )
+    assert all(one.quality.mean < 0 for one in curve.points)
+
+
+@pytest.mark.parametrize(
+    ("limit", "best", "mixed"),
+    [(10, 1, 0.2), (19.9, 1, 0.497), (25, 2, 0.6), (30, 3, 0.7), (39, 3, 0.88), (99, 4, 0.9)],
+)
+def test_what_a_budget_buys(limit: float, best: int, mixed: float) -> None:
+    assert BENT.best(limit).knob == best
+    assert BENT.quality(limit) == pytest.approx(mixed)
+    mix = BENT.mix(limit)
+    assert mix.cost() == pytest.approx(min(limit, 40))
+    assert mix.quality == pytest.approx(mixed)
+    assert 0 <= mix.share <= 1
+
+
+def test_envelope_and_hull() -> None:
+    worse = CostCurve([*BENT.points, point(5, 35, 0.3), point(6, 40, 0.8)])
+    assert [one.knob for one in worse.envelope()] == [1, 2, 3, 4]
+    assert [one.knob for one in worse.hull()] == [1, 2, 4]
+
+
+def test_the_hull_is_above_all_points_and_its_slopes_fall() -> None:
+    draw = torch.Generator().manual_seed(0)
+    for _ in range(50):
+        curve = CostCurve(
+            [point(i, c, q) for i, (c, q) in enumerate(torch.rand(12, 2, generator=draw).add(0.01).tolist())]
+        )
+        hull = curve.hull()
+        slopes = [(b.quality.mean - a.quality.mean) / (b.flops - a.flops) for a, b in pairwise(hull)]
+        assert slopes == sorted(slopes, reverse=True)
+        for one in curve.points:
+            assert curve.quality(one.flops) >= one.quality.mean - 1e-12
+
+
+def test_a_budget_that_no_knob_meets_is_told_the_least() -> None:
+    with pytest.raises(ValueError, match=r"the least is 10 flops a request, at 1, 25.0% of the dense model.*was 9"):
+        BENT.best(9)
+    with pytest.raises(ValueError, match="the least is"):
+        BENT.quality(9.99)
+    with pytest.raises(ValueError, match="limit"):
+        BENT.best(math.nan)
+
+
+def test_it_is_saved_and_read_back(tmp_path: Path) -> None:
+    curve = calibrate(Layers().run, [1, 2, 4], batches(), name="depth")
+    curve.save(tmp_path / "curve.json")
+    again = CostCurve.load(tmp_path / "curve.json")
+    assert (again.points, again.dense, again.name, again.energy) == (
+        curve.points,
+        curve.dense,
+        curve.name,
+        curve.energy,
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["curve.json"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"name": "", "energy": "", "dense": {"knob": 1}, "points": []}'])
+def test_a_file_that_holds_something_else(tmp_path: Path, text: str) -> None:
+    (tmp_path / "curve.json").write_text(text)
+    with pytest.raises(ValueError, match=r"curve.json holds no cost curve"):
+        CostCurve.load(tmp_path / "curve.json")
+
+
+def test_a_file_is_plain_json(tmp_path: Path) -> None:
+    BENT.save(tmp_path / "curve.json")
+    assert json.loads((tmp_path / "curve.json").read_text())["points"][0]["knob"] == 1
+
+
+def test_it_draws_itself() -> None:
+    _, axes = plt.subplots()
+    BENT.plot(axes)
+    (hull,) = [line for line in axes.lines if line.get_linestyle() == "-"]
+    assert list(hull.get_xdata()) == [0.25, 0.5, 1.0]
+    plt.close()
+
+
+def test_a_knob_whose_cost_goes_up_and_down() -> None:
+    with pytest.raises(
+        ValueError, match=r"goes up and down along the knobs.* at 4 .* at 2, though from 1 to 3 it rises"
+    ):
+        calibrate(Layers().run, [1, 4, 2, 3], batches(), repeats=0)
+    curve = calibrate(Layers().run, [1, 4, 2, 3], batches(), repeats=0, ordered=False)
+    assert curve.envelope()[0].knob == 1
+    calibrate(Layers().run, [4, 3, 3, 1], batches(), repeats=0)  # falling, and twice the same
+
+
+@pytest.mark.parametrize(
+    ("knobs", "data", "says"),
+    [
+        ([], batches(), "no knobs"),
+        ([1], [], "nothing to calibrate on"),
+        ([1], batches((2, 0)), "nothing to calibrate on"),
+    ],
+)
+def test_nothing_to_measure(knobs: list[int], data: list[tuple[Tensor, Tensor]], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        calibrate(Layers().run, knobs, data)
+
+
+@pytest.mark.parametrize(
+    ("quality", "says"),
+    [
+        (lambda out, _: out.sum(-1) * math.nan, "NaN"),
+        (lambda out, _: out.mean(), "one number a request"),
+        (lambda out, _: 0.5, "must be a tensor"),
+    ],
+)
+def test_a_quality_that_is_none(quality: object, says: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=says):
+        calibrate(Layers().run, [1], batches(), quality=quality, repeats=0)
+
+
+@pytest.mark.parametrize("wrong", [{"flops": 0.0}, {"joules": -1.0}, {"seconds": math.nan}, {"flops": math.inf}])
+def test_a_cost_that_is_none(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="positive and finite"):
+        CostCurve([point(1, **{"flops": 1.0, "quality": 0.5, **wrong})])
+    with pytest.raises(ValueError, match="a quality must be finite"):
+        CostCurve([point(1, 1.0, math.nan)])
+    with pytest.raises(ValueError, match="one point or more"):
+        CostCurve([])
