@@ -8,11 +8,12 @@
 ``dynlib.edge``         what crosses a network: noisy channels, split learning between processes
 ``dynlib.kernels``      what of this a GPU does in one kernel, in Triton
 ``dynlib.deciding``     what these share: ``setting`` turns their knobs, ``record`` collects what they decided
-``dynlib.cost``         what ran: FLOPs, bytes, parameters, seconds, joules; thresholds certified for any knob
+``dynlib.cost``         what ran: FLOPs, bytes, parameters, seconds, joules; certified thresholds; budgets
 ``dynlib.backbone``     the plain transformer that is made dynamic: ``ViT``, ``CausalLM``, ``Encoder``
 ``dynlib.pretrained``   models of Hugging Face's transformers as such a backbone: ``from_transformers``
 ``dynlib.data``         digits, texts, needles, terrain, puzzles, regression in context: offline, seeded
 ``dynlib.zoo``          small trained backbones: ``dynlib.zoo.load("digits_vit")``
+``dynlib.mechanisms``   every mechanism on such a backbone under one interface: ``python -m dynlib budget``
 ``dynlib.training``     a plain training loop
 ``dynlib.checks``       the voice that a learner of the course hears; ``dynlib.causes`` explains errors to it
 ``dynlib.plotting``     the figures of the course's pages; ``dynlib.page`` their tables and measurements
@@ -29,6 +30,7 @@ __version__ = "0.1.0"
 
 _PARTS = (
     *("backbone", "causes", "checks", "choice", "cost", "data", "deciding", "depth", "edge", "inputs", "kernels"),
+    "mechanisms",
     *("page", "plotting", "pretrained", "tokens", "training", "transforms", "ways", "width", "zoo"),
 )
 _DRAWING = {"page", "plotting"}  # they need matplotlib, which the package alone does without

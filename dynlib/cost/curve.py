@@ -238,7 +238,7 @@ def calibrate(
 ) -> CostCurve:
     """Turn a knob through its values on held-out data, and measure what each costs and what it is worth.
 
-    FLOPs are counted on all batches. Seconds are measured on the first batch, all knobs in turn so that the machine's
+    FLOPs are counted on all batches. Seconds are measured on the largest batch, all knobs in turn so that the machine's
     drift meets them alike. Joules are read from a counter where the machine has one, else modelled from FLOPs and
     bytes (:func:`dynlib.cost.estimate_energy`). Nothing is trained, and no gradient is taken. Interrupt it and nothing
     is left half done.
@@ -275,7 +275,7 @@ def calibrate(
         ]
         if ordered:
             _check_order(knobs, [flops for flops, *_ in counted[: len(knobs)]])
-        inputs, targets = batches[0]
+        inputs, targets = _largest(batches)
         seconds: list[float | None] = [None] * len(runs)
         if repeats:
             took = timed(*(partial(one, inputs) for _, one in runs), repeats=repeats, warmup=1)
@@ -319,13 +319,17 @@ def _energies(
 ) -> tuple[list[float | None], str]:
     if not wanted:
         return [None] * len(runs), "not measured"
-    inputs, targets = batches[0]
+    inputs, targets = _largest(batches)
     first = estimate_energy(runs[0], inputs)
     if first.source.startswith("measured"):
         read = [first, *(estimate_energy(one, inputs) for one in runs[1:])]
         return [one.joules / len(targets) for one in read], first.source
     requests = sum(len(some) for _, some in batches)
     return [estimate_energy(cost).joules / requests for cost in costs], first.source
+
+
+def _largest(batches: Sequence[tuple[Any, Tensor]]) -> tuple[Any, Tensor]:
+    return max(batches, key=lambda batch: len(batch[1]))
 
 
 def _right(outputs: Any, targets: Tensor) -> Tensor:
