@@ -2,13 +2,15 @@
 
 ``python -m benchmarks.acm_minilm`` needs the two commands in :mod:`dynlib.zoo.minilm`. It converts the feed-forward
 parts of the model that others trained, distils the learners, trains the gates, and then trains the whole on, so that
-its vectors of texts stay those of the full model. Interrupt and call it again to resume. To compare with, of as many
+its vectors of texts stay those of the full model. Interrupt and call it again to resume. The gates begin in two ways:
+in *acm* they learn where one more learner no longer helps much, as in the paper, and in *acm by error* how large the
+error of each number of learners is (``scale`` of :func:`dynlib.width.pretrain_gates`). To compare with, of as many
 FLOPs: *static*, the first k learners of every module for every token, of the same distilled ones; and *layers*, the
 first n layers of MiniLM, the last ones left out. Each arm is one model for all its budgets, trained for as many steps
 on the same texts; and each is judged before that training too.
 
-``--save PATH`` also writes the weights that training changed as safetensors: learners, gates, attentions and norms, but
-not the embeddings, which stay MiniLM's. To read them back::
+``--save PATH`` also writes the weights of *acm by error* that training changed, as safetensors: learners, gates,
+attentions and norms, but not the embeddings, which stay MiniLM's. To read them back::
 
     model = acmize(from_transformers(load("minilm").bert), learners=4)
     model.load_state_dict(safetensors.torch.load_file(PATH), strict=False)

@@ -131,12 +131,13 @@ def pretrain_gates(
         model, teacher, batches: as in :func:`distill`, after it.
         threshold: τ of :func:`gate_targets`. A larger one spends more.
         scale: c. If given, a gate learns the errors themselves in place of where they stop falling: its logits are to
-            be −c d(k) / ‖t(z)‖², so that at a price λ a token gets the k of the least d(k) / ‖t(z)‖² + λ k / c. An error
+            be −c d(k) / ‖t(z)‖², so that at a price λ a token gets the k of the least d(k) / ‖t(z)‖² + λ k / c. What is
             beyond 3 ‖t(z)‖² counts as that. This is ours.
         steps, lr, weight_decay, checkpoint, every, progress: as in :func:`dynlib.training.train`.
 
     Raises:
-        ValueError: as :func:`distill` does, and if the threshold is not above 0 and at most 1, or the scale not positive.
+        ValueError: as :func:`distill` does, and if the threshold is not above 0 and at most 1, or the scale not
+            positive.
     """
     check_number("threshold", threshold, least=0, most=1, open=True)
     if scale is not None:
