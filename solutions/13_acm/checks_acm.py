@@ -293,12 +293,12 @@ TARGETS: tuple[Targeting, ...] = (
 )
 _TARGET = {
     "the first that stops": "walk up from the fewest learners and stop at the first k after which one more leaves "
-    "d(k + 1) ≥ τ d(k), whatever comes later",
+    "d(k + 1) ≥ θ d(k), whatever comes later",
     "all help": "where every step helps the token gets all N learners: argmax over a row of zeros says 0",
     "none helps": "where the first step does not help the token gets the fewest that are allowed, not all of them",
     "one at least": "the first row is d(least): where that is d(1), the smallest answer is 1",
-    "equality": "a step that leaves exactly τ d(k) does not help: ≥",
-    "no error": "0 ≥ τ · 0: where nothing is left to mend, one more does not help. A quotient would be 0 / 0",
+    "equality": "a step that leaves exactly θ d(k) does not help: ≥",
+    "no error": "0 ≥ θ · 0: where nothing is left to mend, one more does not help. A quotient would be 0 / 0",
     "one choice": "with one row there is nothing to choose: the fewest are all",
 }
 
@@ -313,7 +313,7 @@ def gate_targets(
     for name, tokens, threshold, least in cases:
         errors = torch.tensor(tokens, dtype=torch.float64).T.contiguous()
         first = [f"{d:g}" for d in tokens[0]]
-        on = f"{len(tokens)} tokens, the first with errors {', '.join(first)}; τ = {threshold:g}, least = {least}"
+        on = f"{len(tokens)} tokens, the first with errors {', '.join(first)}; θ = {threshold:g}, least = {least}"
         with check.untouched(tested=on, errors=errors):
             found = answer(errors, threshold, least)
         check.equal(
@@ -379,7 +379,7 @@ def _mistaken_targets(
         )
         + least,
         "the smallest error is not asked for, but the first step that does not pay": errors.argmin(0) + least,
-        "a step that leaves exactly τ d(k) does not help any more": (
+        "a step that leaves exactly θ d(k) does not help any more": (
             (errors[1:] <= threshold * errors[:-1]).long().cumprod(0).sum(0) + least
         ),
     }
@@ -444,7 +444,7 @@ _LOSS = {
     "divided; then |… − β|",
     "entropy": "a is the mean of the probabilities over images and tokens; Σ a log a over log J, J the number of "
     "choices; then the mean over the modules",
-    "diversity": "b is an image's mean of k / N; −2 times the mean of |b_i − b_m| over pairs of two different images; "
+    "diversity": "r is an image's mean of k / N; −2 times the mean of |r_i − r_m| over pairs of two different images; "
     "then the mean over the modules",
 }
 

@@ -569,46 +569,46 @@ def acm_losses(modules, budget):
 
 # %% wrong: acm-losses | the diversity's sign, as it was printed | killed by: diversity
 # edit of: the teacher's
-# -        gaps.append(-2 * (b[:, None] - b).abs().sum() / (len(b) * (len(b) - 1)))
-# +        gaps.append(2 * (b[:, None] - b).abs().sum() / (len(b) * (len(b) - 1)))
+# -        gaps.append(-2 * (r[:, None] - r).abs().sum() / (len(r) * (len(r) - 1)))
+# +        gaps.append(2 * (r[:, None] - r).abs().sum() / (len(r) * (len(r) - 1)))
 
 
 # %% wrong: acm-losses | an image is paired with itself | killed by: diversity
 # edit of: the teacher's
-# -        gaps.append(-2 * (b[:, None] - b).abs().sum() / (len(b) * (len(b) - 1)))
-# +        gaps.append(-2 * (b[:, None] - b).abs().mean())
+# -        gaps.append(-2 * (r[:, None] - r).abs().sum() / (len(r) * (len(r) - 1)))
+# +        gaps.append(-2 * (r[:, None] - r).abs().mean())
 
 
 # %% wrong: acm-losses | without the two | killed by: diversity
 # edit of: the teacher's
-# -        gaps.append(-2 * (b[:, None] - b).abs().sum() / (len(b) * (len(b) - 1)))
-# +        gaps.append(-(b[:, None] - b).abs().sum() / (len(b) * (len(b) - 1)))
+# -        gaps.append(-2 * (r[:, None] - r).abs().sum() / (len(r) * (len(r) - 1)))
+# +        gaps.append(-(r[:, None] - r).abs().sum() / (len(r) * (len(r) - 1)))
 
 
 # %% wrong: acm-losses | pairs of tokens | killed by: diversity
 # edit of: the teacher's
-# -        b = (k / n).mean(1)
-# +        b = (k / n).flatten()
+# -        r = (k / n).mean(1)
+# +        r = (k / n).flatten()
 
 
 # %% wrong: acm-losses | the mean over the images, the spread of token places | killed by: diversity
 # edit of: the teacher's
-# -        b = (k / n).mean(1)
-# +        b = (k / n).mean(0)
-# +        if len(b) == 1:
-# +            b = b.expand(2)
+# -        r = (k / n).mean(1)
+# +        r = (k / n).mean(0)
+# +        if len(r) == 1:
+# +            r = r.expand(2)
 
 
 # %% wrong: acm-losses | learners, not a share | killed by: diversity
 # edit of: the teacher's
-# -        b = (k / n).mean(1)
-# +        b = k.mean(1)
+# -        r = (k / n).mean(1)
+# +        r = k.mean(1)
 
 
 # %% wrong: acm-losses | the square of the difference | killed by: diversity
 # edit of: the teacher's
-# -        gaps.append(-2 * (b[:, None] - b).abs().sum() / (len(b) * (len(b) - 1)))
-# +        gaps.append(-2 * (b[:, None] - b).square().sum() / (len(b) * (len(b) - 1)))
+# -        gaps.append(-2 * (r[:, None] - r).abs().sum() / (len(r) * (len(r) - 1)))
+# +        gaps.append(-2 * (r[:, None] - r).square().sum() / (len(r) * (len(r) - 1)))
 
 
 # %% wrong: acm-losses | the sum over the modules | killed by: entropy
