@@ -2,153 +2,194 @@
 
 ``python -m benchmarks.acm_study`` converts ``digits_vit``, all feed-forward parts and the linear layers of all
 attentions, distils the learners, trains the gates, and then trains the whole model on, once for each budget β and seed.
-To compare with: *static* models with as many layers that have the share β of the neurons, the largest ones, and run
-them all; they are distilled and trained on for as long on the same images; and *budget alone*, without the losses that
-keep the choices apart. Interrupt and call it again to resume. ``--pilot`` runs a small part of it into another file.
+The one of β = 0.4 and the first seed is the zoo's ``digits_acm``. Interrupt and call it again to resume.
+
+To compare with, each trained on for as long, on the same images:
+
+- *static* models, whose layers have the share β of the neurons and run them all, the largest ones at the start; they
+  are distilled for as long, too;
+- *budget alone*, without the losses that keep the choices apart;
+- *matformer*, of which only the feed-forward parts are narrower: one model for all its widths, of which one is drawn in
+  each step; its neurons are in the order of their size at the start; "budget" is the width of the feed-forward parts.
+
+What all of them learn is to answer as ``digits_vit`` does (:func:`dynlib.zoo.recipes.acm.agreement_loss`), which would
+not change if it were trained so itself.
+
+"rivals" are models of the zoo, swept over their knobs and not trained here: ``digits_exits`` by the threshold of its
+exits and ``digits_avit`` by the β of its halting. Each was trained for longer on other images, as its card says.
 
 Accuracies are those on held-out images in evaluation mode, without noise. A share of FLOPs is counted, over those of
-``digits_vit``, gates included.
+``digits_vit``, on the first of these images, gates included.
 """
 
 import argparse
 import copy
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from tqdm.auto import tqdm
 
 from benchmarks.study import Results, head
 from dynlib.cost import count
 from dynlib.data import ClutteredDigits, cluttered_digits
-from dynlib.deciding import record
+from dynlib.deciding import record, setting
+from dynlib.depth import MultiExit
+from dynlib.tokens import AdaptiveViT
 from dynlib.training import train
-from dynlib.width import AdaptiveComputationModule, acm_loss, acmize, distill, prefix_errors, pretrain_gates
+from dynlib.width import (
+    AdaptiveComputationModule,
+    MatFormerFeedForward,
+    acmize,
+    distill,
+    matformer,
+    prefix_errors,
+    sampled_loss,
+)
 from dynlib.width.acm_conversion import acm_layers
 from dynlib.zoo import load
+from dynlib.zoo.recipes import acm as its
+from dynlib.zoo.recipes import recipe
 from dynlib.zoo.scores import depth_auc, digit_patches
 
 RESULTS = Path(__file__).with_suffix(".json")
-LEARNERS, TWENTIETHS = 4, 20
-LINEAR = ("query_key_value", "attention.output")
-SETTINGS: dict[str, Any] = {
-    "budgets": [0.25, 0.4, 0.6, 0.75],
-    "seeds": 3,
-    "distil": {"steps": 2000, "lr": 2e-3},
-    "gates": {"steps": 300, "lr": 1e-2},
-    "tune": {"steps": 3000, "lr": 5e-4},
-    "weights": {"budget_weight": 1.0, "entropy_weight": 0.05, "diversity_weight": 0.05},
-    "batch": 64,
-    "test images": 5000,
-}
-PILOT: dict[str, Any] = {
-    **SETTINGS,
-    "budgets": [0.25, 0.6],
-    "seeds": 1,
-    "distil": {"steps": 80, "lr": 2e-3},
-    "gates": {"steps": 20, "lr": 1e-2},
-    "tune": {"steps": 60, "lr": 5e-4},
-    "batch": 32,
-    "test images": 1000,
-}
-ARMS = ("acm", "static", "budget alone")
+SEEDS, TEST, COUNTED = 3, 5000, 500
+BUDGETS = {its.BUDGET: its.THRESHOLD, 0.25: 0.3, 0.6: 0.65}
+"""β, and the τ of the gates' targets: with it they begin near β, whence it is not far to go."""
+WIDTHS = (1 / 8, 1 / 4, 1 / 2, 3 / 4, 1)
+THRESHOLDS = (0.3, 0.45, 0.6, 0.7, 0.8, 0.9, 0.97)
+BETAS = (-5, -7, -9, -11, -15, -18, -22)
+TUNING = recipe("digits_acm").training
 
 
-def images_of(seed: int, batch: int) -> Callable[[int], ClutteredDigits]:
-    """A stream of training images, by the number of a step, that the zoo's model was not trained on."""
-    return lambda step: cluttered_digits(batch, split="train", seed=10**7 * (1 + seed) + step)
+def run(arm: str, seed: int, *, budget: float | None = None, test: ClutteredDigits, checkpoints: Path) -> Any:
+    """A model trained on and judged; a MatFormer is judged at each of its widths."""
+    makers: dict[str, Callable[..., nn.Module]] = {"static": narrow, "matformer": nested}
+    model = makers.get(arm, adaptive)(seed, budget, checkpoints)
+    checkpoint = checkpoints / f"{arm}-{budget}-{seed}.pt"
+    if arm in ("acm", "budget alone"):
+        weights = its.WEIGHTS if arm == "acm" else {**its.WEIGHTS, "entropy_weight": 0.0, "diversity_weight": 0.0}
+        loss = its.digits_acm_loss(model, budget=budget, weights=weights, stream=seed)
+    else:
+        loss = its.agreement_loss(model, stream=seed)
+    if arm == "matformer":
+        loss = one_width(model, loss, seed)
+    train(model, loss, **_steps(TUNING), checkpoint=checkpoint, description=checkpoint.stem)
+    model.eval()
+    if arm == "matformer":
+        rows = []
+        for width in WIDTHS:
+            with setting(model, MatFormerFeedForward, width=width):
+                rows.append({"budget": width, **score(model, test)})
+        return rows
+    return score(model, test) | (who_gets(model, test) if arm in ("acm", "budget alone") else {})
 
 
-def converted(seed: int, settings: dict[str, Any], checkpoints: Path, *, static: float | None = None) -> nn.Module:
-    """The zoo's model in learners that were distilled, with gates that were trained; read, where it was made before.
+def _steps(training: dict[str, Any]) -> dict[str, Any]:
+    return {**training, "steps": int(training["steps"])}
 
-    Args:
-        seed, settings, checkpoints: of the study.
-        static: a share of the neurons; all modules are then one learner of so many, and there are no gates to train.
-    """
-    teacher = load("digits_vit")
+
+def one_width(model: nn.Module, loss: Callable[[int], Tensor], seed: int) -> Callable[[int], Tensor]:
+    """The same loss by step, at a width that is drawn by the step's number."""
+
+    def at(step: int) -> Tensor:
+        return sampled_loss(model, lambda: loss(step), generator=torch.Generator().manual_seed(seed * 10**6 + step))
+
+    return at
+
+
+def adaptive(seed: int, budget: float, checkpoints: Path) -> nn.Module:
+    """Adaptive computation modules with distilled learners and trained gates; read, where they were made before."""
+    made = recipe("digits_acm")
     torch.manual_seed(seed)
-    model = acmize(copy.deepcopy(teacher), learners=TWENTIETHS if static else LEARNERS, linear=LINEAR)
-    name = f"acm-{seed}"
-    if static:
-        narrow(model, static)
-        name = f"static-{static}-{seed}"
-    stream = images_of(seed, settings["batch"])
-
-    def batches(step: int) -> Tensor:
-        return stream(step).images
-
-    distill(model, teacher, batches, **settings["distil"], checkpoint=checkpoints / f"{name}-learners.pt")
-    if not static:
-        pretrain_gates(model, teacher, batches, **settings["gates"], checkpoint=checkpoints / f"{name}-gates.pt")
+    model = made.build(**made.config)
+    its.begin_acm(model, load("digits_vit"), threshold=BUDGETS[budget], stream=seed, checkpoints=checkpoints)
     return model
 
 
+def narrow(seed: int, share: float, checkpoints: Path) -> nn.Module:
+    """Layers of the first neurons alone, in one learner that always runs; distilled."""
+    teacher = load("digits_vit")
+    torch.manual_seed(seed)
+    model = acmize(copy.deepcopy(teacher), learners=1, linear=its.LINEAR)
+    with torch.no_grad():
+        for name, layer in list(acm_layers(model).items()):
+            wide = round(share * layer.hidden)
+            small = AdaptiveComputationModule(layer.dim, wide, out=layer.out, learners=1, fixed=1)
+            for weight in ("expand", "bias", "contract"):
+                getattr(small, weight).copy_(getattr(layer, weight)[:wide])
+            outer, _, last = name.rpartition(".")
+            setattr(model.get_submodule(outer), last, small)
+    distill(
+        model,
+        teacher,
+        lambda step: its.acm_images(step, stream=seed).images,
+        **_steps(its.DISTIL),
+        checkpoint=checkpoints / f"narrow-{share}-{seed}.pt",
+    )
+    return model
+
+
+def nested(*_: object) -> nn.Module:
+    """Feed-forward parts of several widths, their largest neurons first."""
+    model = load("digits_vit")
+    with torch.no_grad():
+        for block in model.blocks:
+            part: Any = block.feed_forward
+            order = (part.expand.weight.norm(dim=1) * part.contract.weight.norm(dim=0)).argsort(descending=True)
+            for weight in (part.expand.weight, part.expand.bias):
+                weight.copy_(weight[order])
+            part.contract.weight.copy_(part.contract.weight[:, order])
+    made = matformer(model, WIDTHS)
+    assert isinstance(made, nn.Module)
+    return made
+
+
 @torch.no_grad()
-def narrow(model: nn.Module, share: float) -> None:
-    """Leave each module the first neurons, in one learner that always runs; in place."""
-    for name, layer in list(acm_layers(model).items()):
-        wide = round(share * TWENTIETHS) * layer.each
-        small = AdaptiveComputationModule(layer.dim, wide, out=layer.out, learners=1, fixed=1)
-        for weight in ("expand", "bias", "contract"):
-            getattr(small, weight).copy_(getattr(layer, weight)[:wide])
-        outer, _, last = name.rpartition(".")
-        setattr(model.get_submodule(outer), last, small)
+def score(model: Callable[[Tensor], Tensor], test: ClutteredDigits) -> dict[str, float]:
+    """Accuracy, and what it costs, over what ``digits_vit`` costs."""
+    said = torch.cat([model(images).argmax(-1) for images in test.images.split(500)])
+    some = test.images[:COUNTED]
+    return {
+        "accuracy": (said == test.labels).double().mean().item(),
+        "share of FLOPs": count(model, some).flops / _whole(len(some)),
+    }
 
 
-def run(
-    arm: str, budget: float, seed: int, *, settings: dict[str, Any], test: ClutteredDigits, checkpoints: Path
-) -> dict[str, Any]:
-    """One model, trained on and judged."""
-    static = arm == "static"
-    model = converted(seed, settings, checkpoints, static=budget if static else None)
-    weights = dict(settings["weights"])
-    if arm == "budget alone":
-        weights |= {"entropy_weight": 0.0, "diversity_weight": 0.0}
-    stream = images_of(100 + seed, settings["batch"])
-
-    def loss(step: int) -> Tensor:
-        batch = stream(step)
-        with record(model, AdaptiveComputationModule) as records:
-            task = F.cross_entropy(model(batch.images), batch.labels)
-        return task if static else task + acm_loss(records, budget=budget, **weights).total
-
-    checkpoint = checkpoints / f"{arm}-{budget}-{seed}.pt"
-    train(model, loss, **settings["tune"], weight_decay=0.0, checkpoint=checkpoint, description=checkpoint.stem)
-    return judge(model, test)
+@cache
+def _whole(images: int) -> int:
+    """FLOPs of ``digits_vit``, which are those of any images."""
+    return count(load("digits_vit"), torch.zeros(images, 1, 24, 24)).flops
 
 
 @torch.no_grad()
-def judge(model: nn.Module, test: ClutteredDigits) -> dict[str, Any]:
-    """Accuracy, what it costs, and who gets the learners.
+def who_gets(model: nn.Module, test: ClutteredDigits) -> dict[str, Any]:
+    """Who gets the learners, and whether all get as many.
 
-    A patch's compute is the sum of k p over the modules, as a share of the most that it could be. ``auc`` says how well
-    it tells patches of the digit from all others; ``auc of an image`` is the mean of those within one image, with their
-    standard deviation.
+    A token's compute is the sum of k p over the modules, as a share of the most that it could be. ``auc`` says how well
+    it tells patches of the digit from all others, ``auc against fragments`` from other patches with ink, ``auc of
+    ink`` how well it tells patches with ink from paper; ``auc of an image`` is the mean of those within one image, with
+    their standard deviation. The variances are those of k / N in a module, the mean over the modules: over the tokens
+    of all images, and over images, of their means.
     """
-    model.eval()
-    said, shares, variances, between = [], [], [], []
+    variances, between, by_module, shares = [], [], [], []
     for images in test.images.split(500):
         with record(model, AdaptiveComputationModule) as records:
-            said.append(model(images).argmax(-1))
-        all_ = [one for some in records.values() for one in some]
-        most = sum(one.of * one.flops for one in all_)
-        shares.append(torch.stack([one.learners.double() * one.flops for one in all_]).sum(0) / most)
-        k = torch.stack([one.learners.double() / one.of for one in all_])  # [modules, images, tokens]
+            model(images)
+        k = torch.stack([one.learners.double() / one.of for some in records.values() for one in some])
         variances.append(k.flatten(1).var(1, correction=0))
         between.append(k.mean(2).var(1, correction=0))
-    right, share = torch.cat(said) == test.labels, torch.cat(shares)
+        by_module.append(k.mean((1, 2)))
+        shares.append(its.shares_of_tokens(records))
+    share = torch.cat(shares)
     patches, digit = share[:, 1:], digit_patches(test.masks)
     ink = F.max_pool2d(test.images, 4).flatten(1) > 0
     order = (patches * 10**6).round().long()
-    varies = bool((order != order[0, 0]).any())
-    some = test.images[:256]
     row: dict[str, Any] = {
-        "accuracy": right.double().mean().item(),
-        "share of FLOPs": count(model, some).flops / count(load("digits_vit"), some).flops,
         "share of learners": share.mean().item(),
         "variance over tokens": torch.stack(variances).mean().item(),
         "variance over images": torch.stack(between).mean().item(),
@@ -158,61 +199,81 @@ def judge(model: nn.Module, test: ClutteredDigits) -> dict[str, Any]:
             "fragments": patches[~digit & ink].mean().item(),
             "paper": patches[~digit & ~ink].mean().item(),
         },
+        "by module": dict(zip(records, torch.stack(by_module).mean(0).tolist(), strict=True)),
     }
-    if varies:
-        each = torch.tensor([depth_auc(one, where) for one, where in zip(order, digit, strict=True)]).double()
-        row["auc"] = depth_auc(order, digit)
-        row["auc against fragments"] = depth_auc(order[digit | ink], digit[digit | ink])
-        row["auc of an image"] = [each.mean().item(), each.std().item()]
-    return row
+    each = torch.tensor([depth_auc(one, where) for one, where in zip(order, digit, strict=True)]).double()
+    return row | {
+        "auc": depth_auc(order, digit),
+        "auc against fragments": depth_auc(order[digit | ink], digit[digit | ink]),
+        "auc of ink": depth_auc(order, digit | ink),
+        "auc of an image": [each.mean().item(), each.std().item()],
+    }
 
 
-def errors(settings: dict[str, Any], checkpoints: Path) -> dict[str, Any]:
+def errors(checkpoints: Path) -> dict[str, Any]:
     """What each prefix misses of what the teacher's layer gives, module by module, before and after distillation."""
     teacher = load("digits_vit")
     batch = cluttered_digits(256, split="test", seed=1).images
-    torch.manual_seed(0)
-    start = acmize(copy.deepcopy(teacher), learners=LEARNERS, linear=LINEAR)
-    end = converted(0, settings, checkpoints)
+    start = acmize(copy.deepcopy(teacher), learners=recipe("digits_acm").config["learners"], linear=its.LINEAR)
+    end = adaptive(0, its.BUDGET, checkpoints)
     return {"before": prefix_errors(start, teacher, batch), "after": prefix_errors(end, teacher, batch)}
 
 
-def plan(settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """The cases, seed by seed; the losses are left out at one budget alone."""
-    return [
-        {"arm": arm, "budget": budget, "seed": seed}
-        for seed in range(settings["seeds"])
-        for arm in ARMS
-        for budget in ([0.4] if arm == "budget alone" else settings["budgets"])
-    ]
+def rivals(test: ClutteredDigits) -> list[dict[str, Any]]:
+    """Models of the zoo that leave early, and whose tokens halt, at each setting of their knobs."""
+    exits, halting = load("digits_exits"), load("digits_avit")
+    assert isinstance(exits, MultiExit)
+    assert isinstance(halting, AdaptiveViT)
+    rows = []
+    for threshold in tqdm(THRESHOLDS, desc="early exit", leave=False):
+        found = score(lambda images, at=threshold: exits.predict(images, at).logits, test)  # type: ignore[misc]
+        rows.append({"arm": "early exit", "setting": threshold, **found})
+    for beta in tqdm(BETAS, desc="A-ViT", leave=False):
+        with setting(halting, AdaptiveViT, beta=beta):
+            found = score(lambda images: halting.predict(images).logits, test)
+        rows.append({"arm": "A-ViT", "setting": beta, **found})
+    return rows
+
+
+def plan() -> list[dict[str, Any]]:
+    """The cases: all of the first seed, then the others, what matters most first."""
+    cases: list[dict[str, Any]] = []
+    for seeds in ([0], range(1, SEEDS)):
+        for budget in BUDGETS:
+            arms = ("acm", "static", "budget alone") if budget == its.BUDGET else ("acm", "static")
+            cases += [{"arm": arm, "budget": budget, "seed": seed} for arm in arms for seed in seeds]
+        cases += [{"arm": "matformer", "seed": seed} for seed in seeds]
+    return cases
 
 
 def main() -> None:
     """Run everything and write the file."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.acm_study", description=__doc__)
     parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints/acm_study"), help="of the runs")
-    parser.add_argument("--pilot", type=Path, help="run a small part of it, one seed, and write this file instead")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    settings, path, folder = SETTINGS, RESULTS, options.checkpoints
-    if options.pilot:
-        settings, path, folder = PILOT, options.pilot, options.checkpoints / "pilot"
-    test = cluttered_digits(settings["test images"], split="test", seed=0)
-    made = {**head("acm_study"), "settings": {**settings, "learners": LEARNERS, "linear": list(LINEAR)}}
-    results = Results(path, made, digits=5)
-    results.once("errors", partial(errors, settings, folder))
-    results.once("digits_vit", lambda: _plain(test))
-    rows = results.sweep(plan(settings), partial(run, settings=settings, test=test, checkpoints=folder))
-    for row in rows:
+    folder, test = options.checkpoints, cluttered_digits(TEST, split="test", seed=0)
+    made = recipe("digits_acm")
+    settings = {
+        "distil": its.DISTIL,
+        "gates": its.GATES,
+        "thresholds": [[budget, threshold] for budget, threshold in BUDGETS.items()],
+        "tune": made.training,
+        "weights": its.WEIGHTS,
+        "batch": its.BATCH,
+        "learners": made.config["learners"],
+        "linear": its.LINEAR,
+        "test images": TEST,
+        "counted on": COUNTED,
+    }
+    results = Results(RESULTS, {**head("acm_study"), "settings": settings}, digits=5)
+    results.once("digits_vit", lambda: score(load("digits_vit"), test)["accuracy"])
+    one, cases = partial(run, test=test, checkpoints=folder), plan()
+    results.sweep([case for case in cases if case["seed"] == 0], one, name="rows")
+    results.once("rivals", partial(rivals, test))
+    results.once("errors", partial(errors, folder))
+    for row in results.sweep(cases, one, name="rows"):
         print({key: row.get(key) for key in ("arm", "budget", "seed", "accuracy", "share of FLOPs", "auc")})
-
-
-@torch.no_grad()
-def _plain(test: ClutteredDigits) -> float:
-    """The accuracy of the model that is converted."""
-    model = load("digits_vit")
-    said = torch.cat([model(images).argmax(-1) for images in test.images.split(500)])
-    return (said == test.labels).double().mean().item()
 
 
 if __name__ == "__main__":

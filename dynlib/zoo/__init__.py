@@ -42,7 +42,7 @@ def names() -> tuple[str, ...]:
 
 
 @overload
-def load(name: Literal["digits_vit"], *, folder: str | Path | None = None) -> "ViT": ...
+def load(name: Literal["digits_vit", "digits_acm"], *, folder: str | Path | None = None) -> "ViT": ...
 @overload
 def load(name: Literal["digits_exits"], *, folder: str | Path | None = None) -> "MultiExit": ...
 @overload
@@ -69,7 +69,7 @@ def load(name: str, *, folder: str | Path | None = None) -> nn.Module:
     """A trained backbone in float32 and in evaluation mode, on the default device.
 
     ================================================================  ============================================
-    ``"digits_vit"``                                                  :class:`dynlib.backbone.ViT`
+    ``"digits_vit"``, ``"digits_acm"``                                :class:`dynlib.backbone.ViT`
     ``"digits_exits"``                                                :class:`dynlib.depth.early_exit.MultiExit`
     ``"digits_avit"``                                                 :class:`dynlib.tokens.avit.AdaptiveViT`
     ``"topics_lm"``, ``"topics_exits"``, ``"topics_small"``,          :class:`dynlib.backbone.CausalLM`

@@ -26,6 +26,7 @@ FAMILIES = {
     "looped_chains": "looped",
     "sudoku4": "puzzles",
     "sudoku6": "puzzles",
+    "digits_acm": "acm",
 }
 """The file of each backbone's recipe."""
 
