@@ -293,12 +293,12 @@ TARGETS: tuple[Targeting, ...] = (
 )
 _TARGET = {
     "the first that stops": "walk up from the fewest learners and stop at the first k after which one more leaves "
-    "d(k + 1) ≥ τ d(k), whatever comes later",
+    "d(k + 1) ≥ θ d(k), whatever comes later",
     "all help": "where every step helps the token gets all N learners: argmax over a row of zeros says 0",
     "none helps": "where the first step does not help the token gets the fewest that are allowed, not all of them",
     "one at least": "the first row is d(least): where that is d(1), the smallest answer is 1",
-    "equality": "a step that leaves exactly τ d(k) does not help: ≥",
-    "no error": "0 ≥ τ · 0: where nothing is left to mend, one more does not help. A quotient would be 0 / 0",
+    "equality": "a step that leaves exactly θ d(k) does not help: ≥",
+    "no error": "0 ≥ θ · 0: where nothing is left to mend, one more does not help. A quotient would be 0 / 0",
     "one choice": "with one row there is nothing to choose: the fewest are all",
 }
 
@@ -313,7 +313,7 @@ def gate_targets(
     for name, tokens, threshold, least in cases:
         errors = torch.tensor(tokens, dtype=torch.float64).T.contiguous()
         first = [f"{d:g}" for d in tokens[0]]
-        on = f"{len(tokens)} tokens, the first with errors {', '.join(first)}; τ = {threshold:g}, least = {least}"
+        on = f"{len(tokens)} tokens, the first with errors {', '.join(first)}; θ = {threshold:g}, least = {least}"
         with check.untouched(tested=on, errors=errors):
             found = answer(errors, threshold, least)
         check.equal(
@@ -361,7 +361,7 @@ def _mistaken_targets(
     errors: Tensor, tokens: Sequence[Sequence[float]], threshold: float, least: int
 ) -> dict[str, Tensor]:
     last, right = len(errors) - 1, torch.tensor([_walked(one, threshold) for one in tokens])
-    helps = errors[1:] < threshold * errors[:-1]
+    helps = torch.tensor([[b < threshold * a for a, b in pairwise(one)] for one in tokens]).view(len(tokens), last).T
     steps = torch.arange(1, last + 1)[:, None]
     wrong = {
         "where every step helps the token gets all learners; argmax over zeros gives 0": (
@@ -379,7 +379,7 @@ def _mistaken_targets(
         )
         + least,
         "the smallest error is not asked for, but the first step that does not pay": errors.argmin(0) + least,
-        "a step that leaves exactly τ d(k) does not help any more": (
+        "a step that leaves exactly θ d(k) does not help any more": (
             (errors[1:] <= threshold * errors[:-1]).long().cumprod(0).sum(0) + least
         ),
     }
@@ -444,7 +444,7 @@ _LOSS = {
     "divided; then |… − β|",
     "entropy": "a is the mean of the probabilities over images and tokens; Σ a log a over log J, J the number of "
     "choices; then the mean over the modules",
-    "diversity": "b is an image's mean of k / N; −2 times the mean of |b_i − b_m| over pairs of two different images; "
+    "diversity": "r is an image's mean of k / N; −2 times the mean of |r_i − r_m| over pairs of two different images; "
     "then the mean over the modules",
 }
 
@@ -787,7 +787,7 @@ def _measured(seed: int) -> dict[str, float | str]:
     def flops(part: nn.Module, x: Tensor = z) -> int:
         return count(part, x).flops
 
-    gate = flops(layer.gate, z[:1])
+    asked = flops(layer.gate, z[:1])
     whole = flops(dense, z[:1])
     at_fixed = {}
     for k in range(5):
@@ -800,14 +800,14 @@ def _measured(seed: int) -> dict[str, float | str]:
         with setting(layer, AdaptiveComputationModule, fixed=k, execution="masked"):
             masked.append(flops(layer, z[:1]))
     converted = acmize(nn.Linear(64, 192), learners=4)
-    saved = 1 - (gate + 2 * learner) / whole
+    saved = 1 - (asked + 2 * learner) / whole
     word = "as many as with all" if masked[0] == masked[1] else "half as many"
     return {
         "choices of the gate": layer.gate[-1].out_features,
-        "FLOPs of the gate, a token": gate,
-        "FLOPs at k = 3, a token": gate + at_fixed[3],
+        "FLOPs of the gate, a token": asked,
+        "FLOPs at k = 3, a token": asked + at_fixed[3],
         "FLOPs saved at half the learners": saved,
-        "the break-even share": (whole - gate) / whole,
+        "the break-even share": (whole - asked) / whole,
         "neurons in the place of the linear layer": converted.hidden,
         "FLOPs of masked at half the learners, a token": word,
     }

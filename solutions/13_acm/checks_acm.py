@@ -361,7 +361,7 @@ def _mistaken_targets(
     errors: Tensor, tokens: Sequence[Sequence[float]], threshold: float, least: int
 ) -> dict[str, Tensor]:
     last, right = len(errors) - 1, torch.tensor([_walked(one, threshold) for one in tokens])
-    helps = errors[1:] < threshold * errors[:-1]
+    helps = torch.tensor([[b < threshold * a for a, b in pairwise(one)] for one in tokens]).view(len(tokens), last).T
     steps = torch.arange(1, last + 1)[:, None]
     wrong = {
         "where every step helps the token gets all learners; argmax over zeros gives 0": (
@@ -787,7 +787,7 @@ def _measured(seed: int) -> dict[str, float | str]:
     def flops(part: nn.Module, x: Tensor = z) -> int:
         return count(part, x).flops
 
-    gate = flops(layer.gate, z[:1])
+    asked = flops(layer.gate, z[:1])
     whole = flops(dense, z[:1])
     at_fixed = {}
     for k in range(5):
@@ -800,14 +800,14 @@ def _measured(seed: int) -> dict[str, float | str]:
         with setting(layer, AdaptiveComputationModule, fixed=k, execution="masked"):
             masked.append(flops(layer, z[:1]))
     converted = acmize(nn.Linear(64, 192), learners=4)
-    saved = 1 - (gate + 2 * learner) / whole
+    saved = 1 - (asked + 2 * learner) / whole
     word = "as many as with all" if masked[0] == masked[1] else "half as many"
     return {
         "choices of the gate": layer.gate[-1].out_features,
-        "FLOPs of the gate, a token": gate,
-        "FLOPs at k = 3, a token": gate + at_fixed[3],
+        "FLOPs of the gate, a token": asked,
+        "FLOPs at k = 3, a token": asked + at_fixed[3],
         "FLOPs saved at half the learners": saved,
-        "the break-even share": (whole - gate) / whole,
+        "the break-even share": (whole - asked) / whole,
         "neurons in the place of the linear layer": converted.hidden,
         "FLOPs of masked at half the learners, a token": word,
     }
