@@ -4,8 +4,8 @@ The module is measured whole: its gate, the sorting, and the learners. The gate 
 at which its tokens run the share of the learners that is asked for. The dense part is the feed-forward part in whose
 place it stands, in its fastest way.
 
-``python -m benchmarks --only acm`` measures both. The rows of the GPU are those of :mod:`benchmarks.acm_gpu`; where there
-is no GPU, their row says so.
+``python -m benchmarks --only acm`` measures both. The rows of the GPU are those of :mod:`benchmarks.acm_gpu`; where no
+GPU is, their row says so.
 """
 
 from collections.abc import Callable

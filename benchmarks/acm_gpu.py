@@ -161,9 +161,13 @@ def break_even(times: Sequence[Timed]) -> float:
 
 def row(one: Timed, *, tokens: int = IMAGES * PATCHES, dim: int = DIM) -> Row:
     """A line of the table."""
-    group = (
-        "this PyTorch has no grouped product" if one.grouped is None else f"grouped: {one.grouped / one.f:.2f} of it"
-    )
+    notes = [
+        f"{one.fused / one.f:.2f} of f × the dense time",
+        "this PyTorch has no grouped product" if one.grouped is None else f"grouped: {one.grouped / one.f:.2f} of it",
+        f"in groups of k: {one.in_groups / one.f:.2f} of it",
+        " and ".join(f"{1e6 * seconds:.0f}" for seconds in one.seconds) + " µs",
+        f"blocks {'×'.join(map(str, one.blocks.values()))}",
+    ]
     return Row(
         mechanism=f"ACM, {LEARNERS} learners, f = {one.f:.2f}, fused",
         size=_size(tokens, dim),
@@ -171,8 +175,7 @@ def row(one: Timed, *, tokens: int = IMAGES * PATCHES, dim: int = DIM) -> Row:
         flops_share=one.f,
         time_share=one.fused,
         interval=one.interval,
-        note=f"{one.fused / one.f:.2f} of f × the dense time; {group}; in groups of k: {one.in_groups / one.f:.2f} of it; "
-        f"{1e6 * one.seconds[0]:.0f} and {1e6 * one.seconds[1]:.0f} µs; blocks {'×'.join(map(str, one.blocks.values()))}",
+        note="; ".join(notes),
     )
 
 

@@ -17,10 +17,11 @@ which is what :func:`restore` does, and checks. The file's metadata says the pri
 converts the linear layers of the attentions too, and ``--pilot`` runs a small part; both ask for another ``--results``.
 
 The texts are stretches of 30 words of what every Python carries: the pages behind ``help()``, and the docstrings of the
-standard library. The held-out ones are those of :data:`dynlib.data.topics.TEST_TOPICS` and of some modules, prose alone, without
-what repeats a training text. *Agreement* is the mean cosine of a text's vector and the full model's. *Retrieval* is the
-share of stretches that find the stretch which follows them, among those of all; "in the full model's index" is the same
-where the second stretches have the full model's vectors, as in a store that was filled before the model was cut.
+standard library. The held-out ones are those of :data:`dynlib.data.topics.TEST_TOPICS` and of some modules: prose, and
+nothing that repeats a training text. *Agreement* is the mean cosine of a text's vector and the full model's.
+*Retrieval* is the share of stretches that find the stretch which follows them, among those of all; "in the full model's
+index" is the same where the second stretches have the full model's vectors, as in a store that was filled before the
+model was cut.
 """
 
 import argparse
@@ -76,12 +77,12 @@ SETTINGS: dict[str, Any] = {
 }
 PILOT: dict[str, Any] = {
     **SETTINGS,
-    "distil": {"steps": 10, "lr": 5e-4},
-    "gates": {"steps": 5, "lr": 1e-2, "threshold": 0.5},
-    "tune": {"steps": 10, "lr": 2e-4},
+    "distil": {"steps": 4, "lr": 5e-4},
+    "gates": {"steps": 3, "lr": 1e-2, "threshold": 0.5},
+    "tune": {"steps": 4, "lr": 2e-4},
     "batch": 4,
-    "calibration": 8,
-    "pairs": 16,
+    "calibration": 4,
+    "pairs": 8,
 }
 
 
@@ -282,8 +283,8 @@ class Study:
         """Those at which training texts cost, gates included, what the same share of the learners costs without."""
         tokens = self.batch_of(self.settings["calibration"])
         layers = acm_layers(model).values()
-        gates = sum(count(one.gate, torch.zeros(1, one.dim)).flops for one in layers)
-        gates /= sum(2 * one.hidden * (one.dim + one.out) for one in layers)
+        asked = sum(count(one.gate, torch.zeros(1, one.dim)).flops for one in layers)
+        gates = asked / sum(2 * one.hidden * (one.dim + one.out) for one in layers)
         found = {}
         for budget in BUDGETS:
             low, high = -16.0, 16.0

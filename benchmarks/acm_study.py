@@ -17,6 +17,7 @@ not change if it were trained so itself.
 
 "rivals" are models of the zoo, swept over their knobs and not trained here: ``digits_exits`` by the threshold of its
 exits and ``digits_avit`` by the β of its halting. Each was trained for longer on other images, as its card says.
+"prices" are the zoo's ``digits_acm`` at other prices than the one that it was trained to, 0.
 
 Accuracies are those on held-out images in evaluation mode, without noise. A share of FLOPs is counted, over those of
 ``digits_vit``, on the first of these images, gates included.
@@ -63,23 +64,13 @@ BUDGETS = {its.BUDGET: its.THRESHOLD, 0.25: 0.3, 0.6: 0.65}
 WIDTHS = (1 / 8, 1 / 4, 1 / 2, 3 / 4, 1)
 THRESHOLDS = (0.3, 0.45, 0.6, 0.7, 0.8, 0.9, 0.97)
 BETAS = (-5, -7, -9, -11, -15, -18, -22)
+PRICES = (-4, -2, -1, -0.5, 0, 0.5, 1)
 TUNING = recipe("digits_acm").training
 
 
 def run(arm: str, seed: int, *, budget: float | None = None, test: ClutteredDigits, checkpoints: Path) -> Any:
     """A model trained on and judged; a MatFormer is judged at each of its widths."""
-    makers: dict[str, Callable[..., nn.Module]] = {"static": narrow, "matformer": nested}
-    model = makers.get(arm, adaptive)(seed, budget, checkpoints)
-    checkpoint = checkpoints / f"{arm}-{budget}-{seed}.pt"
-    if arm in ("acm", "budget alone"):
-        weights = its.WEIGHTS if arm == "acm" else {**its.WEIGHTS, "entropy_weight": 0.0, "diversity_weight": 0.0}
-        loss = its.digits_acm_loss(model, budget=budget, weights=weights, stream=seed)
-    else:
-        loss = its.agreement_loss(model, stream=seed)
-    if arm == "matformer":
-        loss = one_width(model, loss, seed)
-    train(model, loss, **_steps(TUNING), checkpoint=checkpoint, description=checkpoint.stem)
-    model.eval()
+    model = tuned(arm, seed, budget, checkpoints)
     if arm == "matformer":
         rows = []
         for width in WIDTHS:
@@ -87,6 +78,23 @@ def run(arm: str, seed: int, *, budget: float | None = None, test: ClutteredDigi
                 rows.append({"budget": width, **score(model, test)})
         return rows
     return score(model, test) | (who_gets(model, test) if arm in ("acm", "budget alone") else {})
+
+
+def tuned(arm: str, seed: int, budget: float | None, checkpoints: Path) -> nn.Module:
+    """The trained model of a case; read, where it was trained before."""
+    makers: dict[str, Callable[..., nn.Module]] = {"static": narrow, "matformer": nested}
+    model = makers.get(arm, adaptive)(seed, budget, checkpoints)
+    checkpoint = checkpoints / f"{arm}-{budget}-{seed}.pt"
+    if arm in ("acm", "budget alone"):
+        assert budget is not None
+        weights = its.WEIGHTS if arm == "acm" else {**its.WEIGHTS, "entropy_weight": 0.0, "diversity_weight": 0.0}
+        loss = its.digits_acm_loss(model, budget=budget, weights=weights, stream=seed)
+    else:
+        loss = its.agreement_loss(model, stream=seed)
+    if arm == "matformer":
+        loss = one_width(model, loss, seed)
+    train(model, loss, **_steps(TUNING), checkpoint=checkpoint, description=checkpoint.stem)
+    return model.eval()
 
 
 def _steps(training: dict[str, Any]) -> dict[str, Any]:
@@ -235,15 +243,26 @@ def rivals(test: ClutteredDigits) -> list[dict[str, Any]]:
     return rows
 
 
+def prices(test: ClutteredDigits, checkpoints: Path) -> list[dict[str, Any]]:
+    """The first model at other prices than the one it was trained to, and with as many learners for all tokens."""
+    model = tuned("acm", 0, its.BUDGET, checkpoints)
+    ways = [{"price": price} for price in PRICES] + [{"fixed": fixed} for fixed in (1, 2, 3, 4)]
+    rows = []
+    for way in tqdm(ways, desc="prices", leave=False):
+        with setting(model, AdaptiveComputationModule, **way):
+            rows.append({**way, **score(model, test)})
+    return rows
+
+
 def plan() -> list[dict[str, Any]]:
-    """The cases: all of the first seed, then the others, what matters most first."""
-    cases: list[dict[str, Any]] = []
-    for seeds in ([0], range(1, SEEDS)):
-        for budget in BUDGETS:
-            arms = ("acm", "static", "budget alone") if budget == its.BUDGET else ("acm", "static")
-            cases += [{"arm": arm, "budget": budget, "seed": seed} for arm in arms for seed in seeds]
-        cases += [{"arm": "matformer", "seed": seed} for seed in seeds]
-    return cases
+    """The cases, what matters most first: three seeds at β = 0.4, and one at the other budgets."""
+    middle, low, high = BUDGETS
+    one_each = [("acm", middle), ("static", middle), ("budget alone", middle), ("acm", low), ("static", low)]
+    cases: list[dict[str, Any]] = [{"arm": arm, "budget": budget, "seed": 0} for arm, budget in one_each]
+    cases.append({"arm": "matformer", "seed": 0})
+    cases += [{"arm": arm, "budget": middle, "seed": seed} for seed in range(1, SEEDS) for arm in ("acm", "static")]
+    cases += [{"arm": arm, "budget": high, "seed": 0} for arm in ("acm", "static")]
+    return cases + [{"arm": "budget alone", "budget": middle, "seed": seed} for seed in range(1, SEEDS)]
 
 
 def main() -> None:
@@ -269,9 +288,10 @@ def main() -> None:
     results = Results(RESULTS, {**head("acm_study"), "settings": settings}, digits=5)
     results.once("digits_vit", lambda: score(load("digits_vit"), test)["accuracy"])
     one, cases = partial(run, test=test, checkpoints=folder), plan()
-    results.sweep([case for case in cases if case["seed"] == 0], one, name="rows")
+    results.sweep(cases[:3], one, name="rows")
     results.once("rivals", partial(rivals, test))
     results.once("errors", partial(errors, folder))
+    results.once("prices", partial(prices, test, folder))
     for row in results.sweep(cases, one, name="rows"):
         print({key: row.get(key) for key in ("arm", "budget", "seed", "accuracy", "share of FLOPs", "auc")})
 

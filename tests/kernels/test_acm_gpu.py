@@ -84,5 +84,5 @@ def test_learners_as_experts_are_the_gathered_execution(k: tuple[int, ...]) -> N
 
 def test_a_way_that_computes_something_else_is_not_timed(monkeypatch) -> None:
     monkeypatch.setattr(acm_gpu, "acm_forward", lambda z, k, *_, **__: torch.zeros_like(z))
-    with pytest.raises(ArithmeticError, match="fused is 1.000 from what float32 gives"):
+    with pytest.raises(ArithmeticError, match=r"fused is 1\.000 from what float32 gives"):
         acm_gpu.measure(0.5, device="cpu", tokens=32, dim=16, repeats=1)

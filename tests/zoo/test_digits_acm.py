@@ -49,7 +49,7 @@ def test_every_linear_layer_of_its_blocks_is_in_learners() -> None:
 
 
 @pytest.mark.usefixtures("short")
-def test_it_begins_with_the_layers_of_the_start_in_learners_that_were_taught_and_gates_that_were() -> None:
+def test_it_begins_with_the_layers_of_the_start_in_learners_that_were_taught() -> None:
     model, start, images = untrained(), load("digits_vit"), cluttered_digits(4, split="test").images
     before = copy.deepcopy(start.state_dict())
     its.begin_acm(model, start)
@@ -60,7 +60,7 @@ def test_it_begins_with_the_layers_of_the_start_in_learners_that_were_taught_and
     assert errors[:, -1].max() < 0.4
     assert (errors[:, 1:].mean(1) < 0.6 * untaught[:, 1:].mean(1)).all(), "the learners are those of the start"
     for key, value in before.items():
-        if key in model.state_dict():
+        if "attention" not in key and "feed_forward" not in key:
             assert torch.equal(model.state_dict()[key], value), key
     again = untrained()
     its.begin_acm(again, load("digits_vit"))
