@@ -115,6 +115,7 @@ def measure(
 
     Raises:
         ArithmeticError: if a way does not compute what it should.
+        RuntimeError: if none of the blocks fits the GPU's memory on the chip.
     """
     torch.manual_seed(0)
     k = drawn(share, tokens).to(device)
@@ -129,25 +130,41 @@ def measure(
         "in groups of k": partial(gathered, z, k, *weights, each=layer.each, rows=tokens),
         **({} if product is None else {"grouped": partial(grouped, product, z, k, *weights, each=layer.each)}),
     }
-    kernels = [partial(acm_forward, z, k, *weights, each=layer.each, blocks=sizes) for sizes in blocks]
-    for name, way in [*ways.items(), *(("fused", kernel) for kernel in kernels)]:
+    fused = {
+        place: partial(acm_forward, z, k, *weights, each=layer.each, blocks=one) for place, one in enumerate(blocks)
+    }
+    kernels = {place: kernel for place, kernel in fused.items() if _fits(kernel)}
+    if not kernels:
+        raise RuntimeError(f"no block fits this GPU: give others than {list(blocks)}")
+    for name, way in [*ways.items(), *(("fused", kernel) for kernel in kernels.values())]:
         miss = (way().float() - exact).norm() / exact.norm().clamp_min(1e-9)
         if not miss <= NEAR:
             raise ArithmeticError(f"{name} is {miss:.3f} from what float32 gives: its time would mean nothing")
-    heat = timed(*kernels, repeats=min(repeats, 5), warmup=1).seconds
-    best = min(range(len(kernels)), key=heat.__getitem__)
+    heat = dict(zip(kernels, timed(*kernels.values(), repeats=min(repeats, 5), warmup=1).seconds, strict=True))
+    best = min(heat, key=heat.__getitem__)
     timing = timed(kernels[best], partial(dense, z), *ways.values(), repeats=repeats, warmup=1)
-    fused, low, high = timing.ratio(0, 1)
+    ratio, low, high = timing.ratio(0, 1)
     others = {name: timing.ratio(2 + place, 1).median for place, name in enumerate(ways)}
     return Timed(
         k.double().mean().item() / LEARNERS,
-        fused,
+        ratio,
         (low, high),
         others.get("grouped"),
         others["in groups of k"],
         (timing.seconds[0], timing.seconds[1]),
         blocks[best],
     )
+
+
+def _fits(kernel: Callable[[], Tensor]) -> bool:
+    """Whether the blocks fit the GPU."""
+    try:
+        kernel()
+    except Exception as error:
+        if type(error).__name__ != "OutOfResources":  # Triton's, which need not be installed
+            raise
+        return False
+    return True
 
 
 def break_even(times: Sequence[Timed]) -> float:

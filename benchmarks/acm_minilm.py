@@ -314,7 +314,7 @@ class Study:
         if self._known is None:
             self._known = self.vectors(self.full)
         full = self._known
-        some = self.texts.first[:32]
+        some = self.texts.first[:128]
         row: dict[str, Any] = {
             "share of FLOPs": count(model, some).flops / count(self.full, some).flops,
             "agreement": torch.cat([(first * full[0]).sum(1), (second * full[1]).sum(1)]).mean().item(),
@@ -322,7 +322,7 @@ class Study:
             "retrieval in the full model's index": found(first, full[1]),
         }
         if any(isinstance(one, AdaptiveComputationModule) for one in model.modules()):
-            share, by_module = shares(model, self.texts.first[:128])
+            share, by_module = shares(model, some)
             row["share of learners"] = share.mean().item()
             row["by module"] = by_module
             row["variance over tokens"] = share.var(correction=0).item()
@@ -348,8 +348,8 @@ class Study:
 
 
 def quick() -> torch.autocast:
-    """Products in bfloat16, for training. Without a cache, which would keep the weights of the first step."""
-    return torch.autocast("cpu", torch.bfloat16, cache_enabled=False)
+    """Products in bfloat16, for training."""
+    return torch.autocast("cpu", torch.bfloat16)
 
 
 @contextmanager

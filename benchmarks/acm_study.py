@@ -17,6 +17,7 @@ not change if it were trained so itself.
 
 "rivals" are models of the zoo, swept over their knobs and not trained here: ``digits_exits`` by the threshold of its
 exits and ``digits_avit`` by the β of its halting. Each was trained for longer on other images, as its card says.
+"shuffled" is what is left of a model of β = 0.4 if its modules deal out the same numbers of learners to any tokens.
 "prices" are the zoo's ``digits_acm`` at other prices than the one that it was trained to, 0.
 
 Accuracies are those on held-out images in evaluation mode, without noise. A share of FLOPs is counted, over those of
@@ -254,6 +255,27 @@ def prices(test: ClutteredDigits, checkpoints: Path) -> list[dict[str, Any]]:
     return rows
 
 
+class Shuffled(nn.Module):
+    """A gate whose answers go to other tokens than those that it was asked for, of the same call."""
+
+    def __init__(self, gate: nn.Module) -> None:
+        super().__init__()
+        self.gate, self.generator = gate, torch.Generator().manual_seed(0)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """As many of each answer, in another order."""
+        answers = self.gate(z).flatten(0, -2)
+        return answers[torch.randperm(len(answers), generator=self.generator)].view(*z.shape[:-1], -1)
+
+
+def shuffled(seed: int, *, test: ClutteredDigits, checkpoints: Path) -> dict[str, float]:
+    """What is left if each module gives each number of learners as often as it did, but to any tokens."""
+    model = tuned("acm", seed, its.BUDGET, checkpoints)
+    for layer in acm_layers(model).values():
+        layer.gate = Shuffled(layer.gate)  # type: ignore[assignment]
+    return score(model, test)
+
+
 def plan() -> list[dict[str, Any]]:
     """The cases, what matters most first: three seeds at β = 0.4, and one at the other budgets."""
     middle, low, high = BUDGETS
@@ -292,7 +314,10 @@ def main() -> None:
     results.once("rivals", partial(rivals, test))
     results.once("errors", partial(errors, folder))
     results.once("prices", partial(prices, test, folder))
-    for row in results.sweep(cases, one, name="rows"):
+    rows = results.sweep(cases, one, name="rows")
+    mixed = partial(shuffled, test=test, checkpoints=folder)
+    results.sweep([{"seed": seed} for seed in range(SEEDS)], mixed, name="shuffled")
+    for row in rows:
         print({key: row.get(key) for key in ("arm", "budget", "seed", "accuracy", "share of FLOPs", "auc")})
 
 

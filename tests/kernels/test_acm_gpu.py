@@ -86,3 +86,21 @@ def test_a_way_that_computes_something_else_is_not_timed(monkeypatch) -> None:
     monkeypatch.setattr(acm_gpu, "acm_forward", lambda z, k, *_, **__: torch.zeros_like(z))
     with pytest.raises(ArithmeticError, match=r"fused is 1\.000 from what float32 gives"):
         acm_gpu.measure(0.5, device="cpu", tokens=32, dim=16, repeats=1)
+
+
+class OutOfResources(Exception):
+    """As Triton's is called."""
+
+
+def test_blocks_that_do_not_fit_are_left_out(monkeypatch) -> None:
+    def forward(*given, each: int, blocks: dict[str, int]) -> torch.Tensor:
+        if blocks["rows"] > size:
+            raise OutOfResources
+        return gathered(*given, each=each)
+
+    monkeypatch.setattr(acm_gpu, "acm_forward", forward)
+    size = 64
+    assert acm_gpu.measure(0.5, device="cpu", tokens=32, dim=16, repeats=1).blocks["rows"] == 64
+    size = 16
+    with pytest.raises(RuntimeError, match="no block fits this GPU"):
+        acm_gpu.measure(0.5, device="cpu", tokens=32, dim=16, repeats=1)
