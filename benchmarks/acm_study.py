@@ -1,8 +1,12 @@
 """The zoo's digit reader made of adaptive computation modules, against static narrower ones; written to a JSON file.
 
 ``python -m benchmarks.acm_study`` converts ``digits_vit``, all feed-forward parts and the linear layers of all
-attentions, distils the learners, trains the gates, and then trains the whole model on, once for each budget β and seed.
-The one of β = 0.4 and the first seed is the zoo's ``digits_acm``. Interrupt and call it again to resume.
+attentions, distils the learners, trains the gates, and then trains the whole model on: three seeds at a budget β of
+0.4, one at others. The first of them is the zoo's ``digits_acm``. That takes about half an hour on a core of its own.
+Interrupt and call it again to resume.
+
+All of this is short: the paper trains for about a hundred epochs, and here the whole model is trained on for 400 steps
+of 32 images. Models that were narrowed have not found back to the accuracy of ``digits_vit`` by then, adaptive or not.
 
 To compare with, each trained on for as long, on the same images:
 

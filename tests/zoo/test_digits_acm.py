@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from benchmarks import acm_study as study
 from dynlib.backbone import ViT
+from dynlib.cost import count
 from dynlib.data import cluttered_digits
 from dynlib.deciding import record, setting
 from dynlib.width import AdaptiveComputationModule, acm_loss, prefix_errors
@@ -113,13 +115,13 @@ def test_the_share_of_a_token_is_that_of_the_learners_weighed_by_their_cost() ->
 
 @torch.no_grad()
 def test_the_shipped_model_is_as_good_and_as_cheap_as_its_card_says() -> None:
-    count, figures = 1000, card("digits_acm")["figures"]
-    drawn, model = cluttered_digits(count, split="test", seed=1), load("digits_acm")
+    number, figures = 1000, card("digits_acm")["figures"]
+    drawn, model = cluttered_digits(number, split="test", seed=1), load("digits_acm")
     assert isinstance(model, ViT)
     said = figures["test_accuracy"]
     right = torch.cat([model(images).argmax(-1) for images in drawn.images.split(250)]) == drawn.labels
     # five standard deviations of the difference of two samples: a false alarm in 6e-7 of seeds
-    spread = math.sqrt(said * (1 - said) * (1 / count + 1 / figures["test_images"]))
+    spread = math.sqrt(said * (1 - said) * (1 / number + 1 / figures["test_images"]))
     assert abs(right.double().mean().item() - said) <= 5 * spread
     share = shares(model, drawn.images)
     assert share.mean().item() == pytest.approx(figures["test_share_of_the_learners"], abs=0.01)
@@ -137,3 +139,46 @@ def test_gathered_it_answers_as_masked() -> None:
     with setting(model, AdaptiveComputationModule, execution="masked"):
         expected = model(images)
     torch.testing.assert_close(model(images), expected, rtol=1e-3, atol=1e-3)
+
+
+# The study's rivals
+
+
+def test_a_shuffled_gate_gives_the_same_answers_to_other_tokens() -> None:
+    torch.manual_seed(0)
+    gate, z = torch.nn.Linear(5, 3), torch.randn(4, 6, 5)
+    mixed = study.Shuffled(gate)
+    got, expected = mixed(z), gate(z)
+    assert got.shape == expected.shape
+    assert not torch.allclose(got, expected)
+    sort = [answers.flatten(0, 1)[:, 0].sort().values for answers in (got, expected)]
+    torch.testing.assert_close(*sort)
+    assert not torch.equal(mixed(z), got), "another order each time"
+
+
+@torch.no_grad()
+def test_nested_widths_begin_as_the_same_function_with_the_largest_neurons_first() -> None:
+    model, images = study.nested().eval(), cluttered_digits(4, split="test").images
+    torch.testing.assert_close(model(images), load("digits_vit")(images), rtol=1e-4, atol=1e-4)
+    for block in model.blocks:
+        part = block.feed_forward
+        size = part.expand.weight.norm(dim=1) * part.contract.weight.norm(dim=0)
+        assert (size[1:] <= size[:-1]).all()
+        assert part.widths == study.WIDTHS
+
+
+@pytest.mark.usefixtures("short")
+@torch.no_grad()
+def test_a_static_model_has_a_share_of_every_layer_and_no_gate_to_ask(tmp_path: Any) -> None:
+    with torch.enable_grad():
+        model = study.narrow(0, 0.5, tmp_path).eval()
+    images = cluttered_digits(2, split="test").images
+    with record(model, AdaptiveComputationModule) as records:
+        model(images)
+    assert len(records) == 18
+    assert all(one.logits is None and (one.learners == 1).all() for some in records.values() for one in some)
+    neurons = [model.get_submodule(name).hidden for name in list(records)[:3]]
+    assert neurons == [36, 24, 192]
+    whole, its_own = count(load("digits_vit"), images).flops, count(model, images).flops
+    dense = 6 * 2 * 37 * 2 * 110592  # of the layers that are narrower: two images, six blocks
+    assert its_own == pytest.approx(whole - dense / 2, rel=0.03)
