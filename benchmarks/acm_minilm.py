@@ -2,13 +2,15 @@
 
 ``python -m benchmarks.acm_minilm`` needs the two commands in :mod:`dynlib.zoo.minilm`. It converts the feed-forward
 parts of the model that others trained, distils the learners, trains the gates, and then trains the whole on, so that
-its vectors of texts stay those of the full model. Interrupt and call it again to resume. To compare with, of as many
+its vectors of texts stay those of the full model. Interrupt and call it again to resume. The gates begin in two ways:
+in *acm* they learn where one more learner no longer helps much, as in the paper, and in *acm by error* how large the
+error of each number of learners is (``scale`` of :func:`dynlib.width.pretrain_gates`). To compare with, of as many
 FLOPs: *static*, the first k learners of every module for every token, of the same distilled ones; and *layers*, the
 first n layers of MiniLM, the last ones left out. Each arm is one model for all its budgets, trained for as many steps
 on the same texts; and each is judged before that training too.
 
-``--save PATH`` also writes the weights that training changed as safetensors: learners, gates, attentions and norms, but
-not the embeddings, which stay MiniLM's. To read them back::
+``--save PATH`` also writes the weights of *acm by error* that training changed, as safetensors: learners, gates,
+attentions and norms, but not the embeddings, which stay MiniLM's. To read them back::
 
     model = acmize(from_transformers(load("minilm").bert), learners=4)
     model.load_state_dict(safetensors.torch.load_file(PATH), strict=False)
@@ -64,10 +66,12 @@ BUDGETS = (0.25, 0.5, 0.75)  # shares of the learners
 LAYERS = {0.25: 3, 0.5: 4, 0.75: 5}  # as many FLOPs: the feed-forward parts are two thirds
 PRICES = {0.25: 2.0, 0.5: 0.0, 0.75: -2.0}  # in training; those used afterwards are found on training texts
 EXAMPLES = 4
-ARMS = ("acm", "static", "layers")
+ARMS = ("acm", "acm by error", "static", "layers")
+BEST = "acm by error"  # whose weights are saved
 SETTINGS: dict[str, Any] = {
     "distil": {"steps": 120, "lr": 5e-4},
     "gates": {"steps": 40, "lr": 1e-2, "threshold": 0.5},
+    "gates by error": {"steps": 60, "lr": 1e-2, "scale": 20.0},
     "tune": {"steps": 140, "lr": 2e-4},
     "weights": {"budget_weight": 1.0, "entropy_weight": 0.02, "diversity_weight": 0.02},
     "states": 1.0,
@@ -79,6 +83,7 @@ PILOT: dict[str, Any] = {
     **SETTINGS,
     "distil": {"steps": 4, "lr": 5e-4},
     "gates": {"steps": 3, "lr": 1e-2, "threshold": 0.5},
+    "gates by error": {"steps": 3, "lr": 1e-2, "scale": 20.0},
     "tune": {"steps": 4, "lr": 2e-4},
     "batch": 4,
     "calibration": 4,
@@ -214,15 +219,15 @@ class Study:
         draw = torch.Generator().manual_seed(10**7 * (1 + 10 * self.seed + stream) + step)
         return self.texts.train[torch.randint(len(self.texts.train), (self.settings["batch"],), generator=draw)]
 
-    def converted(self) -> nn.Module:
-        """The full model in learners that were distilled, with gates that were trained."""
+    def converted(self, gates: str = "gates") -> nn.Module:
+        """The full model in learners that were distilled, with gates that were trained in one of two ways."""
         torch.manual_seed(self.seed)
         model = self._trainable(acmize(copy.deepcopy(self.full), learners=LEARNERS, linear=self.linear))
         with quick():
             file = self.checkpoints / f"learners-{self.seed}.pt"
             distill(model, self.full, self.batch, **self.settings["distil"], checkpoint=file)
-            file = self.checkpoints / f"gates-{self.seed}.pt"
-            pretrain_gates(model, self.full, partial(self.batch, stream=1), **self.settings["gates"], checkpoint=file)
+            file = self.checkpoints / f"{gates.replace(' ', '-')}-{self.seed}.pt"
+            pretrain_gates(model, self.full, partial(self.batch, stream=1), **self.settings[gates], checkpoint=file)
         return model
 
     def errors(self) -> dict[str, Any]:
@@ -233,22 +238,25 @@ class Study:
 
     def start(self, arm: str) -> nn.Module:
         """An arm before it is trained on."""
-        return self._trainable(copy.deepcopy(self.full)) if arm == "layers" else self.converted()
+        if arm == "layers":
+            return self._trainable(copy.deepcopy(self.full))
+        return self.converted("gates by error" if arm == "acm by error" else "gates")
 
     def tuned(self, arm: str, model: nn.Module) -> nn.Module:
         """Train an arm on, a budget drawn in each step: its vectors and its states are to be the full model's."""
+        prices = self.prices(model) if arm == "acm by error" else PRICES
 
         def loss(step: int) -> Tensor:
             tokens = self.batch(step, stream=2)
             budget = BUDGETS[int(torch.randint(len(BUDGETS), (), generator=torch.Generator().manual_seed(step)))]
-            with quick(), cut(arm, model, budget, PRICES):
-                if arm != "acm":
+            with quick(), cut(arm, model, budget, prices):
+                if not arm.startswith("acm"):
                     return self.miss(model, tokens)
                 with record(model, AdaptiveComputationModule) as records:
                     task = self.miss(model, tokens)
                 return task + acm_loss(records, budget=budget, **self.settings["weights"]).total
 
-        file = self.checkpoints / f"{arm}-{self.seed}.pt"
+        file = self.checkpoints / f"{arm.replace(' ', '-')}-{self.seed}.pt"
         train(model, loss, **self.settings["tune"], weight_decay=0.0, checkpoint=file, every=20, description=file.stem)
         return model
 
@@ -269,12 +277,12 @@ class Study:
 
     def rows(self, arm: str, model: nn.Module) -> list[dict[str, Any]]:
         """An arm at each of its budgets."""
-        prices = self.prices(model) if arm == "acm" else PRICES
+        prices = self.prices(model) if arm.startswith("acm") else PRICES
         rows = []
         for budget in BUDGETS:
             with cut(arm, model, budget, prices):
                 rows.append({"budget": budget, **self.judge(model)})
-            if arm == "acm":
+            if arm.startswith("acm"):
                 rows[-1]["price"] = prices[budget]
         return rows
 
@@ -330,8 +338,8 @@ class Study:
 
     def examples(self, prices: dict[float, float], pieces: Callable[[Tensor], list[str]]) -> list[dict[str, Any]]:
         """Some test texts, and the share of the learners' work that each of their tokens gets."""
-        model = self.tuned("acm", self.start("acm")).eval()
-        with cut("acm", model, BUDGETS[1], prices):
+        model = self.tuned(BEST, self.start(BEST)).eval()
+        with cut(BEST, model, BUDGETS[1], prices):
             some = self.texts.first[:: max(1, len(self.texts.first) // EXAMPLES)][:EXAMPLES]
             share = shares(model, some)[0]
         return [
@@ -355,7 +363,7 @@ def quick() -> torch.autocast:
 @contextmanager
 def cut(arm: str, model: Any, budget: float, prices: dict[float, float]) -> Iterator[None]:
     """An arm at a budget, for as long as the context lasts."""
-    if arm == "acm":
+    if arm.startswith("acm"):
         with setting(model, AdaptiveComputationModule, price=prices[budget]):
             yield
     elif arm == "static":
@@ -442,12 +450,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results.once("errors", studies[0].errors)
     plan = [{"arm": arm, "seed": seed} for seed in range(options.seeds) for arm in ARMS]
     rows = results.sweep(plan, lambda arm, seed: studies[seed].run(arm), name="rows")
-    prices = {row["budget"]: row["price"] for row in rows if row["arm"] == "acm" and row["seed"] == 0 and row["tuned"]}
+    prices = {row["budget"]: row["price"] for row in rows if row["arm"] == BEST and row["seed"] == 0 and row["tuned"]}
     results.once("examples", lambda: studies[0].examples(prices, minilm.pieces))
     for row in rows:
         print({key: value for key, value in row.items() if key != "by module"})
     if options.save:
-        model = studies[0].tuned("acm", studies[0].start("acm"))
+        model = studies[0].tuned(BEST, studies[0].start(BEST))
         save(options.save, model, {"learners": LEARNERS, "linear": list(linear), "prices": prices})
 
 

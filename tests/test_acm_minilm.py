@@ -76,7 +76,7 @@ def test_docstrings_are_those_of_the_library_and_each_stands_once(monkeypatch, t
 # The arms
 
 
-@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("arm", ("acm by error", "static", "layers"))
 def test_an_arm_costs_what_its_budget_says(arm: str, tmp_path) -> None:
     rows = study(tmp_path).run(arm)
     assert [(row["tuned"], row["budget"]) for row in rows] == [(tuned, b) for tuned in (False, True) for b in BUDGETS]
@@ -88,7 +88,7 @@ def test_an_arm_costs_what_its_budget_says(arm: str, tmp_path) -> None:
     if arm == "static":
         assert [row["share of learners"] for row in rows[:3]] == list(BUDGETS)
         assert {row["variance over tokens"] for row in rows} == {0}
-    if arm == "acm":
+    if arm.startswith("acm"):
         assert [row["price"] for row in rows[:3]] == sorted((row["price"] for row in rows[:3]), reverse=True)
     assert rows[0]["agreement"] != rows[3]["agreement"]
 
@@ -187,7 +187,7 @@ def test_the_command_writes_a_file_and_weights_and_runs_nothing_twice(tmp_path, 
     assert set(found["errors"]) == {"before", "after"}
     assert all(len(one["pieces"]) == len(one["share of learners"]) == 30 for one in found["examples"])
     model, metadata = restore(from_transformers(bert()), weights)
-    tuned = {row["budget"]: row["price"] for row in found["rows"] if row["arm"] == "acm" and row["tuned"]}
+    tuned = {row["budget"]: row["price"] for row in found["rows"] if row["arm"] == acm_minilm.BEST and row["tuned"]}
     assert {float(budget): price for budget, price in metadata["prices"].items()} == tuned
     with setting(model, AdaptiveComputationModule, price=tuned[0.5]), record(model, AdaptiveComputationModule) as said:
         model(tokens(4, 9))

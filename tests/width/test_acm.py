@@ -455,6 +455,29 @@ def test_gates_learn_their_targets_and_the_learners_stay() -> None:
     assert all(torch.equal(kept[name], layer.expand) for name, layer in acm_layers(model).items())
 
 
+def test_gates_learn_the_errors_themselves_where_they_are_asked_to() -> None:
+    torch.manual_seed(0)
+    teacher, scale = FeedForward(8, 16), 10.0
+    model = acmize(copy.deepcopy(teacher), added=("",))
+
+    def off() -> Tensor:
+        z = tokens(300)[:, :1].float() * torch.linspace(0.2, 1, 8)
+        t = teacher(z).detach()
+        errors = torch.stack([(one - t).square().sum(-1) for one in [torch.zeros_like(t), *model.prefixes(z)]])
+        wanted = -scale * (errors / t.square().sum(-1)).clamp_max(3).T
+        return (model.gate(z) - wanted).detach().abs().mean()
+
+    def batches(step: int) -> Tensor:
+        return torch.randn(64, 1, generator=torch.Generator().manual_seed(step)) * torch.linspace(0.2, 1, 8)
+
+    before = off()
+    pretrain_gates(model, teacher, batches, steps=250, scale=scale, progress=False)
+    assert off() < 0.5 * before
+    for wrong in (0, -1.0, math.nan):
+        with pytest.raises(ValueError, match="scale must be positive"):
+            pretrain_gates(model, teacher, batches, steps=1, scale=wrong)
+
+
 def test_a_gate_that_is_sure_and_wrong_has_a_gradient_of_ordinary_size() -> None:
     teacher = vit(seed=1)
     model = acmize(copy.deepcopy(teacher))
