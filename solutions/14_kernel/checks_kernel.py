@@ -476,14 +476,16 @@ def predict(check: Task, answer: Any, *, seed: int = 0) -> None:
     work = 4 * MANY * DIM * HIDDEN / FLOPS_PER_SECOND
     fixed = 2 * (2 * MANY * DIM + 2 * DIM * HIDDEN) / BYTES_PER_SECOND
     between = 2 * 2 * MANY * HIDDEN / BYTES_PER_SECOND
+    crossing = fixed / (work - between)
+    fused, apart = max(work / 2, fixed), max(work / 2, fixed + between / 2)
     outcome: dict[str, float | int | str] = {
         "programs of expand": len(expand_run.programs),
         "programs that end at once": expand_run.early,
         "learners computed in vain": 16 * ran - wanted,
         "tile products of contract": sum(len(program.products) for program in contract_run.programs),
         "bytes of W loaded": expand_run.loaded("expand"),
-        "compute-bound above": fixed / (work - between),
-        "one kernel at f = 0.5": "as fast",
+        "compute-bound above": crossing,
+        "one kernel at f = 0.5": "faster" if fused < apart else "as fast",
     }
     check.prediction(
         answer(),
