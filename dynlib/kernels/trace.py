@@ -7,7 +7,7 @@ A kernel is run in Triton's interpreter, on the CPU, and every load, store and p
 
 What a mask takes away is not loaded. What lies outside its tensor after the mask is not touched either, but noted: a
 GPU would read another tensor there, or stop. Where a mask takes a value away and the kernel gives no ``other``, the
-value is undefined on a GPU; here it is NaN, or a large whole number, so that a kernel that uses it is wrong here, too.
+value is undefined; here it is NaN, or a large whole number, so that a kernel that uses it is wrong here, too.
 
 :func:`record` notes the launches of code that launches kernels itself, as :func:`dynlib.kernels.acm_forward` does.
 
@@ -190,10 +190,7 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) 
     whole = isinstance(grid, tuple) and all(isinstance(size, int) and size > 0 for size in grid)
     if not whole or not 1 <= len(grid) <= 3:
         raise ValueError(f"a grid is a tuple of one to three whole numbers above 0; got {grid!r}")
-    from triton.runtime.interpreter import InterpretedFunction
-
-    interpreted = kernel if isinstance(kernel, InterpretedFunction) else InterpretedFunction(kernel.fn)
-    return _run(interpreted, grid, arguments, options)
+    return _run(kernel, grid, arguments, options)
 
 
 @contextmanager
@@ -223,7 +220,7 @@ def _run(kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], options
     """All programs, one after the other."""
     from triton.runtime import interpreter
 
-    inner = kernel.fn
+    inner = inspect.unwrap(kernel.fn)  # without what checks a function's types in the tests
     named = inspect.signature(inner).parameters
     executor = interpreter.GridExecutor(inner, list(named), grid)
     given = inspect.getcallargs(inner, *arguments, **{name: one for name, one in options.items() if name in named})
@@ -233,7 +230,7 @@ def _run(kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], options
         raise ValueError(f"the tensors must be on the CPU; {', '.join(elsewhere)} is not")
     run = Run(inner.__name__, grid, [], {name: _span(one) for name, one in tensors.items()})
     with _library_interpreted(), np.errstate(all="ignore"):
-        function = kernel.rewrite()
+        function = interpreter.InterpretedFunction(inner).rewrite()
         scope = interpreter._patch_lang(function)
         try:
             values = {
