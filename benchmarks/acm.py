@@ -4,9 +4,8 @@ The module is measured whole: its gate, the sorting, and the learners. The gate 
 at which its tokens run the share of the learners that is asked for. The dense part is the feed-forward part in whose
 place it stands, in its fastest way.
 
-``python -m benchmarks --only acm`` measures both. The rows of the GPU are those of a ViT-B on 128 images of 197 tokens,
-in bfloat16: the kernels, against cuBLAS on all tokens, and against one pair of cuBLAS products for each number of
-learners, which is the gathered execution there. Where there is no GPU, their row says so.
+``python -m benchmarks --only acm`` measures both. The rows of the GPU are those of :mod:`benchmarks.acm_gpu`; where no
+GPU is, their row says so.
 """
 
 from collections.abc import Callable
@@ -15,40 +14,29 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from benchmarks import acm_gpu
 from benchmarks.race import Ways, pays, race
 from benchmarks.table import Case, Row
 from dynlib.backbone import FeedForward
 from dynlib.cost import timed
 from dynlib.deciding import record, setting
-from dynlib.kernels import acm_forward
-from dynlib.kernels.acm import why_not
 from dynlib.width import AdaptiveComputationModule
-from dynlib.width.acm import gathered
 
 LEARNERS, BUDGETS = 4, (0.25, 0.5, 0.75)
 DIM, TOKENS = 256, 4096
 LINE = tuple(step / 8 for step in range(1, 9))  # shares of the learners
 NARROW = (64, 128, 256, 512)  # features of a token, to find where it pays
-IMAGES, PATCHES, WIDE = 128, 197, 768  # a ViT-B
-BLOCKS = (  # of the kernels: the fastest is taken
-    {"rows": 128, "columns": 128, "inner": 64, "warps": 8, "stages": 3},
-    {"rows": 128, "columns": 256, "inner": 64, "warps": 8, "stages": 3},
-    {"rows": 64, "columns": 128, "inner": 64, "warps": 4, "stages": 4},
-)
 
 
 def cases(*, quick: bool = False) -> list[Case]:
     """Gathered at each budget, whether its time is a line, from which size on it pays, and the GPU."""
     dim, tokens = (32, 64) if quick else (DIM, TOKENS)
     budgets = BUDGETS[:1] if quick else BUDGETS
-    gpu: list[Case] = [("acm, on a GPU", _no_gpu)]
-    if _no_gpu_because() is None:
-        gpu = [(f"acm, on a GPU, budget {budget}", partial(_gpu, budget)) for budget in (*BUDGETS, 1.0)]
     return [
         *((f"acm, budget {budget}", partial(_row, dim, tokens, budget, quick)) for budget in budgets),
         ("acm, time by learners", partial(_line, dim, tokens, quick)),
         ("acm, where it pays", partial(_pays, tokens, quick)),
-        *gpu,
+        *acm_gpu.listed(),
     ]
 
 
@@ -138,79 +126,3 @@ def _pays(tokens: int, quick: bool) -> Row:
 
 def _size(dim: object, tokens: int) -> str:
     return f"one layer, dim {dim}, hidden 4 × dim, {tokens} tokens"
-
-
-# A GPU
-
-
-def _no_gpu_because() -> str | None:
-    if not torch.cuda.is_available():
-        return "no CUDA GPU is here"
-    return why_not("cuda")
-
-
-def _no_gpu() -> Row:
-    return Row(
-        mechanism=f"ACM, {LEARNERS} learners, fused",
-        size=_wide(),
-        note=f"not measured: {_no_gpu_because()}; python -m benchmarks --only acm measures it where one is",
-    )
-
-
-def _wide() -> str:
-    return f"one layer, dim {WIDE}, hidden {4 * WIDE}, {IMAGES * PATCHES} tokens, bfloat16"
-
-
-@torch.inference_mode()
-def _gpu(
-    budget: float, *, device: str = "cuda", tokens: int = IMAGES * PATCHES, dim: int = WIDE, repeats: int = 25
-) -> Row:
-    """The kernels with their sort, gather and scatter, against cuBLAS on all tokens and in groups of equal k."""
-    dtype = torch.bfloat16
-    draw = torch.Generator().manual_seed(0)
-    k = torch.multinomial(_law(budget), tokens, True, generator=draw).to(device)
-    share = k.double().mean().item() / LEARNERS
-    layer = _layer(dim).to(device, dtype)
-    dense = FeedForward(dim).to(device, dtype).eval()
-    x = _tokens(dim, tokens).to(device, dtype)
-    weights = layer.expand, layer.bias, layer.contract
-
-    def waiting(run: Callable[[], Tensor]) -> Callable[[], None]:
-        def wait() -> None:
-            run()
-            if device == "cuda":
-                torch.cuda.synchronize()
-
-        return wait
-
-    fused = [waiting(partial(acm_forward, x, k, *weights, each=layer.each, blocks=blocks)) for blocks in BLOCKS]
-    in_groups = waiting(partial(gathered, x, k, *weights, each=layer.each, rows=tokens))
-    whole = waiting(partial(dense, x))
-    heat = timed(*fused, repeats=5, warmup=2).seconds
-    best = min(range(len(fused)), key=heat.__getitem__)
-    timing = timed(fused[best], whole, in_groups, repeats=repeats, warmup=2)
-    ratio, low, high = timing.ratio(0, 1)
-    return Row(
-        mechanism=f"ACM, {LEARNERS} learners, {100 * budget:.0f} % of them, fused",
-        size=_wide(),
-        peer="cuBLAS, all tokens",
-        flops_share=share,
-        time_share=ratio,
-        interval=(low, high),
-        note=f"{ratio / share:.2f} of f × the dense time; in groups of equal k: "
-        f"{timing.ratio(2, 1).median / share:.2f} of it; {1e6 * timing.seconds[0]:.0f} and "
-        f"{1e6 * timing.seconds[1]:.0f} µs; blocks {'×'.join(map(str, BLOCKS[best].values()))}",
-    )
-
-
-def _law(budget: float) -> Tensor:
-    """How likely each k is: geometric, with the mean k that is asked for; nobody but N at a budget of 1."""
-    k = torch.arange(LEARNERS + 1, dtype=torch.float64)
-    if budget == 1:
-        return (k == LEARNERS).double()
-    low, high = -8.0, 8.0
-    for _ in range(60):
-        tilt = (low + high) / 2
-        law = (tilt * k).softmax(0)
-        low, high = (tilt, high) if (law * k).sum() < budget * LEARNERS else (low, tilt)
-    return law

@@ -128,6 +128,7 @@ def train(
                 raise FloatingPointError(f"the gradient of step {step} is not finite: try a lower learning rate")
             whole = False
             optimizer.step()
+            torch.clear_autocast_cache()  # or under an autocast around all steps, the first one's weights go on
             if after is not None:
                 after(step)
             history.losses.append(value.item())

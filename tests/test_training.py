@@ -121,6 +121,21 @@ def test_the_gradient_is_clipped_as_a_whole() -> None:
     assert seen == pytest.approx([0.25] * (STEPS - 1), rel=1e-4)
 
 
+def test_under_one_autocast_around_all_steps_each_step_sees_the_weights_of_the_last() -> None:
+    around, within = make_model(), make_model()
+    torch.manual_seed(0)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = run(around, make_loss(around)).losses
+
+    def loss(step: int) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return make_loss(within)(step)
+
+    torch.manual_seed(0)
+    assert run(within, loss).losses == losses
+    assert same_weights(around, within)
+
+
 def test_frozen_parameters_stay_as_they_are() -> None:
     model = make_model()
     model[0].requires_grad_(False)

@@ -30,7 +30,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dynlib.inputs import check_number, widen
+from dynlib.inputs import check_number, check_scale, widen
 from dynlib.training import History, train
 from dynlib.width.acm import AdaptiveComputationModule, LearnersChosen
 from dynlib.width.acm_conversion import acm_layers
@@ -118,6 +118,7 @@ def pretrain_gates(
     *,
     steps: int,
     threshold: float | int = 1 / 1.2,
+    scale: float | int | None = None,
     lr: float = 1e-2,
     weight_decay: float = 0.0,
     checkpoint: str | Path | None = None,
@@ -129,12 +130,17 @@ def pretrain_gates(
     Args:
         model, teacher, batches: as in :func:`distill`, after it.
         threshold: τ of :func:`gate_targets`. A larger one spends more.
+        scale: c. If given, a gate learns the errors themselves in place of where they stop falling: its logits are to
+            be −c d(k) / ‖t(z)‖², so that at a price λ a token gets the k of the least d(k) / ‖t(z)‖² + λ k / c. An error
+            beyond 3 ‖t(z)‖² counts as that. This is ours.
         steps, lr, weight_decay, checkpoint, every, progress: as in :func:`dynlib.training.train`.
 
     Raises:
-        ValueError: as :func:`distill` does, and if the threshold is not above 0 and at most 1.
+        ValueError: as :func:`distill` does, and if the threshold is not above 0 and at most 1, or the scale not positive.
     """
     check_number("threshold", threshold, least=0, most=1, open=True)
+    if scale is not None:
+        check_scale("scale", scale)
     layers = acm_layers(model)
 
     def loss(step: int) -> Tensor:
@@ -143,9 +149,13 @@ def pretrain_gates(
             layer = layers[name]
             with torch.no_grad():
                 errors = torch.stack([(one - t).square().sum(-1) for one in [torch.zeros_like(t), *layer.prefixes(z)]])
-                target = gate_targets(errors[layer.least :], threshold)
-            # the logits themselves: the log of a drawn choice would be that of zeros
-            losses.append(F.cross_entropy(widen(layer.gate(z)), target))
+            errors, logits = widen(errors[layer.least :]), widen(layer.gate(z))
+            if scale is None:
+                # the logits themselves: the log of a drawn choice would be that of zeros
+                losses.append(F.cross_entropy(logits, gate_targets(errors, threshold)))
+            else:
+                of_all = widen(t).square().sum(-1).clamp_min(torch.finfo(logits.dtype).tiny)
+                losses.append(F.smooth_l1_loss(logits, -scale * (errors / of_all).clamp_max(3).movedim(0, -1)))
         return torch.stack(losses).mean()
 
     gates = nn.ModuleList(layer.gate for layer in layers.values())

@@ -74,6 +74,10 @@ class MiniLM(nn.Module):
         read = self._tokenizer.encode_batch(list(texts))
         return torch.tensor([text.ids for text in read]), torch.tensor([text.attention_mask for text in read]).bool()
 
+    def pieces(self, tokens: Int[Tensor, " tokens"]) -> list[str]:
+        """The word pieces that some tokens stand for; "##" begins one that goes on a word."""
+        return [self._tokenizer.id_to_token(token) for token in tokens.tolist()]
+
     def embed(self, tokens: Int[Tensor, "texts tokens"]) -> Float[Tensor, "texts tokens dim"]:
         """What the first block gets."""
         return self.bert.embeddings(tokens)

@@ -172,8 +172,9 @@ def test_no_tokens_give_no_results_in_every_mode() -> None:
     assert said.learners.shape == (2, 0)
 
 
-def test_tokens_need_not_lie_in_one_piece() -> None:
-    layer, z = make(), tokens(4, 6)
+@pytest.mark.parametrize("execution", ["gathered", "masked"])
+def test_tokens_need_not_lie_in_one_piece(execution) -> None:
+    layer, z = make(execution=execution), tokens(4, 6)
     torch.testing.assert_close(layer(z.transpose(0, 1)), layer(z).transpose(0, 1), **EXACT)
     torch.testing.assert_close(layer(z[:, ::2]), layer(z)[:, ::2], **EXACT)
     torch.testing.assert_close(layer(z[:1].expand(3, -1, -1)), layer(z[:1]).expand(3, -1, -1), **EXACT)
@@ -454,6 +455,29 @@ def test_gates_learn_their_targets_and_the_learners_stay() -> None:
     assert all(torch.equal(kept[name], layer.expand) for name, layer in acm_layers(model).items())
 
 
+def test_gates_learn_the_errors_themselves_where_they_are_asked_to() -> None:
+    torch.manual_seed(0)
+    teacher, scale = FeedForward(8, 16), 10.0
+    model = acmize(copy.deepcopy(teacher), added=("",))
+
+    def off() -> Tensor:
+        z = tokens(300)[:, :1].float() * torch.linspace(0.2, 1, 8)
+        t = teacher(z).detach()
+        errors = torch.stack([(one - t).square().sum(-1) for one in [torch.zeros_like(t), *model.prefixes(z)]])
+        wanted = -scale * (errors / t.square().sum(-1)).clamp_max(3).T
+        return (model.gate(z) - wanted).detach().abs().mean()
+
+    def batches(step: int) -> Tensor:
+        return torch.randn(64, 1, generator=torch.Generator().manual_seed(step)) * torch.linspace(0.2, 1, 8)
+
+    before = off()
+    pretrain_gates(model, teacher, batches, steps=150, scale=scale, progress=False)
+    assert off() < 0.3 * before
+    for wrong in (0, -1.0, math.nan):
+        with pytest.raises(ValueError, match="scale must be positive"):
+            pretrain_gates(model, teacher, batches, steps=1, scale=wrong)
+
+
 def test_a_gate_that_is_sure_and_wrong_has_a_gradient_of_ordinary_size() -> None:
     teacher = vit(seed=1)
     model = acmize(copy.deepcopy(teacher))
@@ -612,8 +636,17 @@ def test_tokens_that_do_not_fit_are_errors() -> None:
 
 @pytest.mark.parametrize("budget", [0, -0.1, 1.01, math.nan])
 def test_a_budget_is_a_share_above_zero(budget: float) -> None:
-    with pytest.raises(ValueError, match="budget must be positive and at most 1"):
-        acm_loss(said(torch.ones(3, 2, dtype=torch.int64)), budget=budget)
+    k = said(torch.ones(3, 2, dtype=torch.int64))
+    for weight in (0.1, 0):  # also where it weighs nothing
+        with pytest.raises(ValueError, match="budget must be positive and at most 1"):
+            acm_loss(k, budget=budget, budget_weight=weight)
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+@pytest.mark.parametrize("budget", ["0.5", None, True])
+def test_a_budget_is_a_number(budget) -> None:
+    with pytest.raises(TypeError, match="budget must be a number"):
+        budget_loss(said(torch.ones(3, 2, dtype=torch.int64)), budget)
 
 
 def test_losses_of_what_says_nothing_are_errors() -> None:
