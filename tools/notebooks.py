@@ -7,6 +7,7 @@ A task is a set of cells that share the front of their nbgrader id: ``gumbel-max
 import hashlib
 import re
 from collections import defaultdict
+from importlib.util import find_spec
 from pathlib import Path
 
 import nbformat
@@ -46,6 +47,16 @@ def checks_file(unit: str) -> Path:
 def read(path: Path) -> NotebookNode:
     """A notebook, with its format checked."""
     return nbformat.read(path, as_version=4)
+
+
+def lacking(notebook: NotebookNode) -> str | None:
+    """What a notebook needs and is not installed here, in a sentence; None if it can run."""
+    needs = any(
+        re.search(r"^import triton\b", cell.source, re.M) for cell in notebook.cells if cell.cell_type == "code"
+    )
+    if needs and find_spec("triton") is None:
+        return "Triton is not installed here, and its kernels cannot be tried: it is there for Linux alone"
+    return None
 
 
 def grade_id(cell: NotebookNode) -> str:

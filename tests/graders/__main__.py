@@ -5,8 +5,8 @@ import sys
 
 from tqdm import tqdm
 
-from tests.graders.harness import Answer, answers, run, stopped_by
-from tools.notebooks import units
+from tests.graders.harness import Answer, answers, run, stopped_by, teacher
+from tools.notebooks import lacking, units
 
 
 def matrix(chosen: list[str]) -> tuple[list[str], int]:
@@ -36,7 +36,11 @@ def main() -> None:
     """Read the command line and do what it says."""
     parser = argparse.ArgumentParser(prog="python -m tests.graders", description=__doc__)
     parser.add_argument("units", nargs="*", help="all of them if none is named")
-    lines, amiss = matrix(parser.parse_args().units or units())
+    chosen = parser.parse_args().units or units()
+    for unit in chosen:
+        if reason := lacking(teacher(unit)):
+            print(f"{unit} is left out: {reason}")
+    lines, amiss = matrix([unit for unit in chosen if not lacking(teacher(unit))])
     print("\n".join(lines))
     sys.exit(1 if amiss else 0)
 

@@ -17,11 +17,13 @@ without a sign stay and say where. Each hunk, to the next ``# …``, must be fou
 
 import contextlib
 import io
+import os
 import re
 import sys
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import matplotlib as mpl
 from nbformat import NotebookNode
@@ -190,6 +192,11 @@ def stopped_by(outcomes: list[Outcome]) -> str | None:
     return next((outcome.stopped_by for outcome in outcomes if outcome.stopped_by is not None), None)
 
 
+def interpreting() -> contextlib.AbstractContextManager[object]:
+    """A block in which ``@triton.jit`` makes a kernel for Triton's interpreter, whatever loaded Triton before."""
+    return patch.dict(os.environ, TRITON_INTERPRET="1")
+
+
 def _check(cell: NotebookNode, space: dict[str, Any]) -> Outcome:
     try:
         _execute(cell.source, space)
@@ -203,5 +210,5 @@ def _check(cell: NotebookNode, space: dict[str, Any]) -> Outcome:
 
 
 def _execute(source: str, space: dict[str, Any]) -> None:
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    with interpreting(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         exec(compile(source, "<answer>", "exec"), space)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-from tests.graders.harness import run, source_of, stopped_by
+from tests.graders.harness import interpreting, run, source_of, stopped_by
 from tools.notebooks import LECTURES, read
 
 
@@ -45,7 +45,8 @@ def lecture_functions(unit: str) -> tuple[str, dict[str, ast.FunctionDef]]:
 
 
 def _define(node: ast.stmt, space: dict[str, Any]) -> None:
-    exec(compile(ast.unparse(node), "<lecture>", "exec"), space)
+    with interpreting():
+        exec(compile(ast.unparse(node), "<lecture>", "exec"), space)
 
 
 def pasted(unit: str, task: str) -> Iterator[tuple[str, str]]:

@@ -6,9 +6,10 @@ import pytest
 
 from tests.graders.harness import teacher
 from tests.graders.pasting import lecture_functions, passing, pasted
-from tools.notebooks import tasks, units
+from tools.notebooks import lacking, tasks, units
 
 TASKS = [(unit, task) for unit in units() for task in tasks(teacher(unit))]
+HERE = [unit for unit in units() if not lacking(teacher(unit))]
 
 EXCEPTIONS: dict[tuple[str, str], dict[str, str]] = {}
 """Tasks that a function of the lecture solves, with the reason why that may be."""
@@ -25,7 +26,7 @@ def test_every_excuse_is_for_a_task_that_is_there() -> None:
 
 
 def test_functions_are_tried() -> None:
-    assert len({unit for unit, task in TASKS if list(pasted(unit, task))}) >= len(units()) - 1
+    assert len({unit for unit, task in TASKS if unit in HERE and list(pasted(unit, task))}) >= len(HERE) - 1
 
 
 def test_a_pasted_answer_that_is_right_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:

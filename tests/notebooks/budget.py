@@ -18,6 +18,8 @@ from typing import Any
 import psutil
 import pytest
 
+from tools.notebooks import lacking
+
 SECONDS, MIB = 60, 2048
 """The most that a lecture may declare."""
 SOLUTION_SECONDS = 30
@@ -66,6 +68,14 @@ class Budget:
         self.taken: dict[Path, dict[str, float]] = {}
         self.rows: dict[str, dict[str, Any]] = {}
 
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """A notebook that needs what is not installed here is skipped, with a sentence, and stands in the table."""
+        reason = lacking(item.parent.nb) if hasattr(item, "cell") and hasattr(item.parent, "nb") else None
+        if reason:
+            row = {"notebook": str(item.path), "taken": {"seconds": 0.0, "mib": 0.0}, "allowed": {}, "wrong": [reason]}
+            item.user_properties.append(("budget", row))
+            pytest.skip(reason)
+
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Any, Any]:
         """Time a cell; after a notebook's last one, compare."""
@@ -93,7 +103,7 @@ class Budget:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Collect the rows, from this process or from xdist's workers."""
-        if report.when == "call":
+        if report.when == "call" or report.skipped:
             self.rows |= {row["notebook"]: row for name, row in report.user_properties if name == "budget"}
 
     def unmeasured(self) -> list[str]:

@@ -1,0 +1,387 @@
+"""What a Triton kernel does, program by program: which elements it loads and stores, and which tile products it forms.
+
+A kernel is run in Triton's interpreter, on the CPU, and every load, store and product is written down::
+
+    run = launch(add_kernel, (3,), x, y, out, len(x), BLOCK=64)
+    run.loaded(), run.stored("out"), run.outside, run.early, run.flops
+
+What a mask takes away is not loaded. What lies outside its tensor after the mask is not touched either, but noted: a
+GPU would read another tensor there, or stop. Where a mask takes a value away and the kernel gives no ``other``, the
+value is undefined; here it is NaN, or a large whole number, so that a kernel that uses it is wrong here, too.
+
+:func:`record` notes the launches of code that launches kernels itself, as :func:`dynlib.kernels.acm_forward` does.
+
+The interpreter runs one program after the other, and multiplies in full precision whatever ``input_precision`` says:
+time and TF32 cannot be seen in it.
+"""
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+try:
+    import triton
+    import triton.language as tl
+except ModuleNotFoundError:
+    triton = None
+
+SECTOR = 32
+"""Bytes that a GPU's memory moves at least, an aligned piece of so many."""
+MISSING = (
+    "Triton is not installed here. On Linux `make setup` brings it: run that, and restart the kernel. There is no "
+    "Triton for macOS, and none for Windows itself: open the course in a dev container, or in WSL, where it is a Linux"
+)
+OTHERWISE = (
+    "Triton was loaded before TRITON_INTERPRET was set, and compiles for a GPU now: restart the kernel, and let the "
+    'cell with os.environ["TRITON_INTERPRET"] = "1" run first'
+)
+
+
+class Access(NamedTuple):
+    """One load or store of one program."""
+
+    argument: str
+    stored: bool
+    at: np.ndarray
+    """Elements of the argument, counted in memory from its first one; those that a mask takes away are not here."""
+    outside: np.ndarray
+    """The same for those that are not the argument's."""
+    itemsize: int
+
+    @property
+    def bytes(self) -> int:
+        """How many bytes the program asked for."""
+        return self.itemsize * (self.at.size + self.outside.size)
+
+    @property
+    def sectors(self) -> int:
+        """How many pieces of :data:`SECTOR` bytes they lie in, if the argument begins with one."""
+        where = np.concatenate([self.at, self.outside])
+        return int(np.unique(where * self.itemsize // SECTOR).size)
+
+
+class Product(NamedTuple):
+    """One tile product: [rows, inner] by [inner, columns]."""
+
+    rows: int
+    columns: int
+    inner: int
+    precision: str
+
+    @property
+    def flops(self) -> int:
+        """A multiply-add being two."""
+        return 2 * self.rows * self.columns * self.inner
+
+
+class Program(NamedTuple):
+    """One program of a grid."""
+
+    place: tuple[int, ...]
+    """Its program ids."""
+    accesses: list[Access]
+    products: list[Product]
+
+    @property
+    def early(self) -> bool:
+        """Whether it ended before it stored anything."""
+        return not any(access.stored for access in self.accesses)
+
+    @property
+    def flops(self) -> int:
+        """Of its tile products."""
+        return sum(product.flops for product in self.products)
+
+    def loaded(self, *names: str) -> int:
+        """Bytes that it loaded, from these arguments or from all."""
+        return _bytes(self.accesses, False, names)
+
+    def stored(self, *names: str) -> int:
+        """Bytes that it stored, to these arguments or to all."""
+        return _bytes(self.accesses, True, names)
+
+
+class Run(NamedTuple):
+    """One launch of a kernel."""
+
+    kernel: str
+    grid: tuple[int, ...]
+    programs: list[Program]
+    """In the order in which they were launched, the last axis of the grid first."""
+    elements: dict[str, int]
+    """Of each tensor argument, from its first to its last in memory."""
+
+    def loaded(self, *names: str) -> int:
+        """Bytes that all programs loaded, from these arguments or from all."""
+        return sum(program.loaded(*names) for program in self.programs)
+
+    def stored(self, *names: str) -> int:
+        """Bytes that all programs stored."""
+        return sum(program.stored(*names) for program in self.programs)
+
+    def moved(self, *names: str) -> int:
+        """Bytes of the :data:`SECTOR` s that the loads and stores touch, each access for itself, no cache."""
+        accesses = [one for program in self.programs for one in program.accesses if not names or one.argument in names]
+        return SECTOR * sum(access.sectors for access in accesses)
+
+    @property
+    def flops(self) -> int:
+        """Of all tile products, edges filled up."""
+        return sum(program.flops for program in self.programs)
+
+    @property
+    def early(self) -> int:
+        """How many programs ended before they stored anything."""
+        return sum(program.early for program in self.programs)
+
+    @property
+    def outside(self) -> list[tuple[Program, Access]]:
+        """Accesses beyond their argument."""
+        return [(program, one) for program in self.programs for one in program.accesses if one.outside.size]
+
+    def times(self, name: str, *, stored: bool) -> Tensor:
+        """How often each element of an argument was loaded, or stored: int64, as it lies in memory."""
+        count = np.zeros(self.elements[name], dtype=np.int64)
+        for program in self.programs:
+            for one in program.accesses:
+                if one.argument == name and one.stored == stored:
+                    np.add.at(count, one.at, 1)
+        return torch.from_numpy(count)
+
+    def map(self, value: Callable[[Program], float]) -> Tensor:
+        """A number of each program, in the shape of the grid."""
+        return torch.tensor([float(value(program)) for program in self.programs]).view(self.grid)
+
+
+def check(*, strict: bool = False) -> None:
+    """Whether kernels can be tried here; strict: also launched as Triton does it, ``kernel[grid](…)``.
+
+    Raises:
+        ModuleNotFoundError: if Triton is not installed; the sentence says what to do.
+        RuntimeError: if Triton was loaded to compile.
+    """
+    if triton is None:
+        raise ModuleNotFoundError(MISSING)
+    compiles = isinstance(tl.zeros, triton.runtime.jit.JITFunction)
+    if not triton.knobs.runtime.interpret or (strict and compiles):
+        raise RuntimeError(OTHERWISE)
+
+
+def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> Run:
+    """Run a kernel in the interpreter and write down what it does; tensors that it stores to are written.
+
+    It does not matter how Triton was loaded.
+
+    Raises:
+        ModuleNotFoundError: if Triton is not installed.
+        TypeError: if it is no kernel, or the arguments are not its arguments.
+        ValueError: if the grid is not one to three whole numbers above 0, or a tensor is not on the CPU.
+    """
+    if triton is None:
+        raise ModuleNotFoundError(MISSING)
+    if not hasattr(kernel, "fn"):
+        raise TypeError(f"a kernel is a function under @triton.jit; got {type(kernel).__name__}")
+    whole = isinstance(grid, tuple) and all(isinstance(size, int) and size > 0 for size in grid)
+    if not whole or not 1 <= len(grid) <= 3:
+        raise ValueError(f"a grid is a tuple of one to three whole numbers above 0; got {grid!r}")
+    return _run(kernel, grid, arguments, options)
+
+
+@contextmanager
+def record() -> Iterator[list[Run]]:
+    """Note every launch inside the block: the list that it gives grows, a :class:`Run` a launch.
+
+    Raises:
+        ModuleNotFoundError, RuntimeError: as :func:`check`, strict.
+    """
+    check(strict=True)
+    from triton.runtime.interpreter import InterpretedFunction
+
+    runs: list[Run] = []
+
+    def run(self: Any, *arguments: Any, grid: Any, warmup: bool, **options: Any) -> None:
+        if not warmup:
+            runs.append(_run(self, tuple(grid), arguments, options))
+
+    before, InterpretedFunction.run = InterpretedFunction.run, run
+    try:
+        yield runs
+    finally:
+        InterpretedFunction.run = before
+
+
+def _run(kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], options: dict[str, Any]) -> Run:
+    """All programs, one after the other."""
+    from triton.runtime import interpreter
+
+    inner = inspect.unwrap(kernel.fn)  # without what checks a function's types in the tests
+    named = inspect.signature(inner).parameters
+    executor = interpreter.GridExecutor(inner, list(named), grid)
+    given = inspect.getcallargs(inner, *arguments, **{name: one for name, one in options.items() if name in named})
+    tensors = {name: one for name, one in given.items() if isinstance(one, Tensor)}
+    elsewhere = [name for name, one in tensors.items() if one.device.type != "cpu"]
+    if elsewhere:
+        raise ValueError(f"the tensors must be on the CPU; {', '.join(elsewhere)} is not")
+    run = Run(inner.__name__, grid, [], {name: _span(one) for name, one in tensors.items()})
+    with _library_interpreted(), np.errstate(all="ignore"):
+        function = interpreter.InterpretedFunction(inner).rewrite()
+        scope = interpreter._patch_lang(function)
+        try:
+            values = {
+                name: one if name in executor.constexprs else interpreter._implicit_cvt(one)
+                for name, one in given.items()
+            }
+            for name in tensors:
+                values[name].handle.set_attr("argument", name)
+            with _watched(run, tensors) as builder:
+                builder.set_grid_dim(*grid, *(1,) * (3 - len(grid)))
+                for place in np.ndindex(grid):
+                    builder.set_grid_idx(*place, *(0,) * (3 - len(grid)))
+                    run.programs.append(Program(tuple(map(int, place)), [], []))
+                    function(**values)
+        finally:
+            scope.restore()
+    return run
+
+
+def _span(tensor: Tensor) -> int:
+    """Elements from the first to the last in memory."""
+    if tensor.numel() == 0:
+        return 0
+    return 1 + sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
+
+
+@contextmanager
+def _watched(run: Run, tensors: dict[str, Tensor]) -> Iterator[Any]:
+    """Triton's interpreter, which notes in the last program of a run what it is asked for."""
+    from triton.runtime.interpreter import TensorHandle, _get_np_dtype, interpreter_builder
+
+    builder = interpreter_builder
+    before = {name: getattr(builder, name) for name in (*_KEEP_NAME, *_NOTED)}
+
+    def note(pointers: Any, mask: np.ndarray, stored: bool) -> np.ndarray:
+        """Write an access down; the lanes that may be touched."""
+        itemsize = max(1, pointers.get_element_ty().primitive_bitwidth // 8)
+        address = pointers.data.astype(np.int64)
+        name = pointers.attr.get("argument") or _owner(address[mask], tensors)
+        offset = (address - tensors[name].data_ptr()) // itemsize if name in tensors else address
+        inside = (offset >= 0) & (offset < run.elements.get(name, 0))
+        accessed = Access(name, stored, offset[mask & inside], offset[mask & ~inside], itemsize)
+        run.programs[-1].accesses.append(accessed)
+        return mask & inside
+
+    def load(pointers: Any, mask: Any, other: Any, *rest: Any) -> Any:
+        lanes = note(pointers, np.broadcast_to(mask.data, pointers.data.shape), False)
+        kind = pointers.get_element_ty()
+        if other is None:
+            other = TensorHandle(np.full(pointers.data.shape, _undefined(kind), _get_np_dtype(kind)), kind)
+        return before["create_masked_load"](pointers, TensorHandle(lanes, tl.int1), other, *rest)
+
+    def store(pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
+        lanes = note(pointers, np.broadcast_to(mask.data, pointers.data.shape), True)
+        return before["create_masked_store"](pointers, value, TensorHandle(lanes, tl.int1), *rest)
+
+    def add(kind: Any, pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
+        lanes = note(pointers, np.broadcast_to(mask.data, pointers.data.shape), True)
+        return before["create_atomic_rmw"](kind, pointers, value, TensorHandle(lanes, tl.int1), *rest)
+
+    def dot(a: Any, b: Any, total: Any, precision: Any, *rest: Any) -> Any:
+        (rows, inner), columns = a.data.shape[-2:], b.data.shape[-1]
+        told = str(getattr(precision, "name", precision)).lower()
+        run.programs[-1].products.append(Product(rows, columns, inner, told))
+        return before["create_dot"](a, b, total, precision, *rest)
+
+    def keeping(make: Callable[..., Any]) -> Callable[..., Any]:
+        """Moved, spread or reshaped, a pointer stays one into the same argument."""
+
+        def made(*given: Any) -> Any:
+            result = make(*given)
+            for one in given:
+                if isinstance(one, TensorHandle) and "argument" in one.attr:
+                    result.attr["argument"] = one.attr["argument"]
+            return result
+
+        return made
+
+    noted = dict(zip(_NOTED, (load, store, add, dot), strict=True))
+    try:
+        for name in _KEEP_NAME:
+            setattr(builder, name, keeping(before[name]))
+        for name, function in noted.items():
+            setattr(builder, name, function)
+        yield builder
+    finally:
+        for name in before:
+            delattr(builder, name)  # the class has its own
+
+
+_KEEP_NAME = (
+    "create_addptr",
+    "create_splat",
+    "create_broadcast",
+    "create_expand_dims",
+    "create_reshape",
+    "create_trans",
+)
+_NOTED = ("create_masked_load", "create_masked_store", "create_atomic_rmw", "create_dot")
+
+
+def _owner(address: np.ndarray, tensors: dict[str, Tensor]) -> str:
+    """Whose memory it is, if the pointer does not say."""
+    for name, one in tensors.items():
+        past = address - one.data_ptr()
+        if address.size and ((past >= 0) & (past < _span(one) * one.element_size())).any():
+            return name
+    return "?"
+
+
+def _undefined(kind: Any) -> float | int | bool:
+    """A value that is seen where it is used."""
+    if kind == tl.bfloat16:
+        return 0x7FC0  # its NaN, as the interpreter keeps it
+    if kind.is_floating():
+        return float("nan") if kind.primitive_bitwidth > 8 else 0x7F
+    return True if kind == tl.int1 else 2 ** (kind.primitive_bitwidth - 2)
+
+
+def _bytes(accesses: list[Access], stored: bool, names: tuple[str, ...]) -> int:
+    return sum(one.bytes for one in accesses if one.stored == stored and (not names or one.argument in names))
+
+
+@contextmanager
+def _library_interpreted() -> Iterator[None]:
+    """Triton's own functions, ``tl.zeros`` or ``tl.sum``, as the interpreter takes them, however they were loaded."""
+    from triton.runtime.interpreter import InterpretedFunction
+    from triton.runtime.jit import JITFunction
+
+    kept: list[tuple[Any, str, Any]] = []
+    if isinstance(tl.zeros, JITFunction):
+        places = [module for name, module in sys.modules.items() if name.startswith("triton.language")]
+        kept = [
+            (place, name, one)
+            for place in (*places, tl.tensor)
+            for name, one in list(vars(place).items())
+            if isinstance(one, JITFunction)
+        ]
+    knobs = vars(triton.knobs.runtime)  # set as an attribute, the knob would change os.environ as well
+    before = knobs.get("interpret")
+    try:
+        knobs["interpret"] = True
+        for place, name, one in kept:
+            interpreted = InterpretedFunction(one.fn)
+            setattr(place, name, _method(interpreted) if place is tl.tensor else interpreted)
+        yield
+    finally:
+        knobs.pop("interpret") if before is None else knobs.update(interpret=before)
+        for place, name, one in kept:
+            setattr(place, name, one)
+
+
+def _method(function: Any) -> Callable[..., Any]:
+    return lambda *given, **options: function(*given, **options)
