@@ -2,6 +2,17 @@
 
 from dynlib.edge.channel import AWGNChannel, RayleighChannel, unit_power
 from dynlib.edge.clusters import k_means
+from dynlib.edge.communication import (
+    Sent,
+    TokensSent,
+    TokenTransmitter,
+    TransmissionLoss,
+    draw_budgets,
+    side_bits,
+    start_code,
+    symbols_sent,
+    transmission_loss,
+)
 from dynlib.edge.compression import (
     Dense,
     DoublyCompressed,
@@ -16,6 +27,7 @@ from dynlib.edge.compression import (
 )
 from dynlib.edge.controller import LyapunovController
 from dynlib.edge.halves import class_attention, halves
+from dynlib.edge.hours import Slot, bad_hour, between, send_through
 from dynlib.edge.link import Link, LinkError
 from dynlib.edge.messages import Compression
 from dynlib.edge.split import SplitClient, SplitServer
@@ -30,17 +42,30 @@ __all__ = [
     "LyapunovController",
     "Quantised",
     "RayleighChannel",
+    "Sent",
+    "Slot",
     "Sparse",
     "SplitClient",
     "SplitServer",
+    "TokenTransmitter",
+    "TokensSent",
+    "TransmissionLoss",
+    "bad_hour",
+    "between",
     "class_attention",
     "double_compress",
+    "draw_budgets",
     "halves",
     "k_means",
     "quantise",
     "random_top_k",
     "send_all",
+    "send_through",
     "share_of_each",
+    "side_bits",
+    "start_code",
+    "symbols_sent",
     "top_k",
+    "transmission_loss",
     "unit_power",
 ]

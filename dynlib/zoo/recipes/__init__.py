@@ -27,6 +27,7 @@ FAMILIES = {
     "sudoku4": "puzzles",
     "sudoku6": "puzzles",
     "digits_acm": "acm",
+    "digits_transmitter": "transmitter",
 }
 """The file of each backbone's recipe."""
 
