@@ -2,6 +2,17 @@
 
 from dynlib.edge.channel import AWGNChannel, RayleighChannel, unit_power
 from dynlib.edge.clusters import k_means
+from dynlib.edge.communication import (
+    Sent,
+    TokensSent,
+    TokenTransmitter,
+    TransmissionLoss,
+    draw_budgets,
+    side_bits,
+    start_code,
+    symbols_sent,
+    transmission_loss,
+)
 from dynlib.edge.compression import (
     Dense,
     DoublyCompressed,
@@ -30,17 +41,26 @@ __all__ = [
     "LyapunovController",
     "Quantised",
     "RayleighChannel",
+    "Sent",
     "Sparse",
     "SplitClient",
     "SplitServer",
+    "TokenTransmitter",
+    "TokensSent",
+    "TransmissionLoss",
     "class_attention",
     "double_compress",
+    "draw_budgets",
     "halves",
     "k_means",
     "quantise",
     "random_top_k",
     "send_all",
     "share_of_each",
+    "side_bits",
+    "start_code",
+    "symbols_sent",
     "top_k",
+    "transmission_loss",
     "unit_power",
 ]
