@@ -2,7 +2,13 @@
 def send(symbols, sent, snr, generator=None):
     x = torch.view_as_real(symbols)
     energy = x.pow(2).sum((-2, -1), keepdim=True)
-    x = x * torch.where(energy > 0, symbols.shape[-1] / energy.clamp(min=1e-300 if x.dtype == torch.float64 else 1e-37), 0) ** 0.5
+    x = (
+        x
+        * torch.where(
+            energy > 0, symbols.shape[-1] / energy.clamp(min=1e-300 if x.dtype == torch.float64 else 1e-37), 0
+        )
+        ** 0.5
+    )
     sigma = torch.pow(10, -snr.to(x.dtype) / 10)
     noise = torch.randn(x.shape, generator=generator, dtype=x.dtype) * (sigma / 2).sqrt()[:, None, None, None]
     return torch.view_as_complex(((x + noise) * sent[..., None, None]).contiguous())
@@ -725,11 +731,11 @@ def attend(query, x, present):
 # %% wrong: put-back | the nan is hidden, and stays in the gradient | killed by: attention's gradients
 # edit of: the teacher's
 # -    shares = scores.masked_fill(~present, -1e300).softmax(-1) * present
-# +    shares = scores.masked_fill(~present, -torch.inf).softmax(-1)
+# +    shares = (scores + torch.where(present, 0.0, -torch.inf)).softmax(-1)
 # +    shares = torch.where(present.any(1, keepdim=True), shares, 0)
 
 
-# %% wrong: put-back | everybody's mean where nothing came | killed by: nobody present
+# %% wrong: put-back | everybody's mean where nothing came | killed by: who is present
 # edit of: the teacher's
 # -    shares = scores.masked_fill(~present, -1e300).softmax(-1) * present
 # +    shares = scores.masked_fill(~present, -1e300).softmax(-1)
@@ -840,7 +846,7 @@ def ceiling(debts, budget, step=1.0):
 # +        Z = max(0.0, Z + (cost[way] - budget))
 
 
-# %% wrong: in-debt | the debt never falls | killed by: the ways
+# %% wrong: in-debt | the debt never falls | killed by: the debts
 # edit of: the teacher's
 # -        Z = max(0.0, Z + step * (cost[way] - budget))
 # +        Z = Z + step * max(0.0, cost[way] - budget)
@@ -965,7 +971,9 @@ def predict():
         "bits of a list of the places": 96.0,
         "most tokens for which the list is shorter": 10,
         "decibels that come out of the slip": 21.51,
-        "share of a block's FLOPs": torch.tensor(18 * (24 * 32 + 4 * 18) / 66 / (24 * 32 + 4 * 66), dtype=torch.float64),
+        "share of a block's FLOPs": torch.tensor(
+            18 * (24 * 32 + 4 * 18) / 66 / (24 * 32 + 4 * 66), dtype=torch.float64
+        ),
         "slots before the first cheap one": 6,
         "twice V, the excess of the mean cost after 10,000 slots": "doubles",
     }
