@@ -27,6 +27,7 @@ from dynlib.edge.compression import (
 )
 from dynlib.edge.controller import LyapunovController
 from dynlib.edge.halves import class_attention, halves
+from dynlib.edge.hours import Slot, bad_hour, between, send_through
 from dynlib.edge.link import Link, LinkError
 from dynlib.edge.messages import Compression
 from dynlib.edge.split import SplitClient, SplitServer
@@ -42,12 +43,15 @@ __all__ = [
     "Quantised",
     "RayleighChannel",
     "Sent",
+    "Slot",
     "Sparse",
     "SplitClient",
     "SplitServer",
     "TokenTransmitter",
     "TokensSent",
     "TransmissionLoss",
+    "bad_hour",
+    "between",
     "class_attention",
     "double_compress",
     "draw_budgets",
@@ -56,6 +60,7 @@ __all__ = [
     "quantise",
     "random_top_k",
     "send_all",
+    "send_through",
     "share_of_each",
     "side_bits",
     "start_code",

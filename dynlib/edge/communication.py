@@ -26,11 +26,15 @@ for the choice. :func:`symbols_sent` counts them in symbols, at the log₂(1 + S
 
 One model serves every budget: α is drawn for each image in training, and is a knob afterwards.
 
-Source: arXiv:2505.17604, and arXiv:2405.02330 before it: the budget token, the masks, their product, the loss. Three
-things are otherwise here. They multiply a token by its mask, which a norm behind it takes out again; here a token is
-there or it is not, in training too, and the gradient of m is that of a factor m on everybody's attention to it. So the
-budget term counts tokens, not masks, as masks of α throughout would meet it with all tokens sent. And gates read
-normalised features, after a block rather than before it.
+Source: arXiv:2505.17604, and arXiv:2405.02330 before it: the budget token, the masks, their product, the loss. Here it
+is otherwise that
+
+- a token is there or it is not, in training too, and the gradient of m is that of a factor m on everybody's attention
+  to it. They multiply the token by m, and a norm behind it takes that out again.
+- the budget term counts tokens. The mean mask is α also where all masks are α, and all tokens are sent. And it sees
+  behind the ReLU, so that who is not sent may be sent again (:func:`transmission_loss`).
+- gates stand after a block, and read features as they are, normalised, without a gradient into them: with one, the
+  budget pulls at the features that the answer is read from.
 """
 
 import math
@@ -47,6 +51,10 @@ from dynlib.choice import straight_through
 from dynlib.deciding import Execution, check_execution, knob_of, report
 from dynlib.edge.channel import AWGNChannel
 from dynlib.inputs import check_number, check_tensor, check_whole
+
+GAIN = 2.0
+"""What gates multiply their sums by: they begin with nothing, beside a backbone that is only tuned, and are to learn
+faster than it does at the same rate."""
 
 
 class Sent(NamedTuple):
@@ -66,6 +74,8 @@ class TokensSent(NamedTuple):
     sent: Bool[Tensor, "batch tokens"]
     masks: Float[Tensor, "batch blocks tokens"]
     """m after each block of the device, with its gradient."""
+    margins: Float[Tensor, "batch blocks tokens"]
+    """w_x · x + c_x − (w_t · t + c_t) after each block: negative where the mask is 0. Infinite for the class token."""
     kept: Bool[Tensor, "batch blocks tokens"]
     """Whom each block left; the last is ``sent``."""
     budget: Float[Tensor, " batch"]
@@ -87,8 +97,8 @@ class TokenTransmitter(nn.Module):
         budget: α, the share of the tokens that may be sent, in (0, 1]. A larger one spends more.
         threshold: what a mask must exceed for its token to stay, in [0, 1).
         execution: "gathered": each block computes only whom the ones before have left, the server only what was sent.
-            "masked": everything is computed, and nobody attends to the others. They agree up to rounding. In training
-            mode it is masked, as the masks need a gradient.
+            "masked": everything is computed, and nobody attends to the others. They agree up to rounding, and both
+            give the masks a gradient in training mode.
         bias: c_x and −c_t at the start, when all tokens are to stay.
 
     ``budget``, ``snr`` (of the channel, in decibels; a larger one is less noise), ``threshold`` and ``execution`` are
@@ -115,7 +125,7 @@ class TokenTransmitter(nn.Module):
         budget: float | int = 1.0,
         threshold: float | int = 1e-3,
         execution: Execution = "gathered",
-        bias: float | int = 3.0,
+        bias: float | int = 2.0,
     ) -> None:
         super().__init__()
         if not isinstance(model, ViT):
@@ -150,11 +160,11 @@ class TokenTransmitter(nn.Module):
     @torch.no_grad()
     def _begin(self, bias: float | int) -> None:
         for end in (self.low, self.up):
-            nn.init.trunc_normal_(end, std=0.02)
-        for gates, start in ((self.worth, bias), (self.price, -bias)):
+            nn.init.trunc_normal_(end, std=0.5)
+        for gates, start, scale in ((self.worth, bias, 0.1), (self.price, -bias, 1.0)):
             for gate in cast(Iterable[nn.Linear], gates):
-                nn.init.trunc_normal_(gate.weight, std=0.1 * self.dim**-0.5)
-                nn.init.constant_(gate.bias, start)
+                nn.init.trunc_normal_(gate.weight, std=scale * self.dim**-0.5 / GAIN)
+                nn.init.constant_(gate.bias, start / GAIN)
         assert isinstance(self.encoder, nn.Linear)
         assert isinstance(self.decoder, nn.Linear)
         nn.init.orthogonal_(self.encoder.weight)
@@ -173,7 +183,7 @@ class TokenTransmitter(nn.Module):
         self,
         images: Float[Tensor, "batch channels height width"],
         *,
-        budget: float | Float[Tensor, " batch"] | None = None,
+        budget: float | int | Float[Tensor, " batch"] | None = None,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "batch classes"]:
         """Class logits of images that the device has sent to the server.
@@ -192,7 +202,7 @@ class TokenTransmitter(nn.Module):
         self,
         images: Float[Tensor, "batch channels height width"],
         *,
-        budget: float | Float[Tensor, " batch"] | None = None,
+        budget: float | int | Float[Tensor, " batch"] | None = None,
     ) -> Sent:
         """The device: images to what is sent.
 
@@ -209,13 +219,17 @@ class TokenTransmitter(nn.Module):
         x = torch.cat([x, token[:, None]], 1)
         mask = x.new_ones(x.shape[0], self.tokens)
         masks: list[Tensor] = []
+        margins: list[Tensor] = []
         kept: list[Tensor] = [torch.ones_like(mask, dtype=torch.bool)]
         for layer in range(self.after):
             before, x = x, self._block(layer, x, kept[-1], mask)
-            mask, stays = self._choose(layer, before, x, mask, kept[-1], images)
+            worth, price, may = self._choose(layer, before, x, kept[-1], images)
+            # m · ReLU(σ(w_x · x + c_x) − σ(w_t · t + c_t)), and no gate for the class token
+            mask = mask * F.pad((worth.sigmoid() - price.sigmoid()).relu(), (1, 0), value=1.0)
+            margins.append(F.pad(worth - price, (1, 0), value=math.inf))
             masks.append(mask)
-            kept.append(stays)
-        record = self._record(torch.stack(masks, 1), torch.stack(kept, 1), alpha)
+            kept.append(F.pad(may, (1, 0), value=True) & (mask > self.threshold))
+        record = self._record(torch.stack(masks, 1), torch.stack(margins, 1), torch.stack(kept, 1), alpha)
         report(self, record)
         # e = E (x − p)
         here, there = x[:, :-1] - self.expected, record.sent
@@ -249,23 +263,22 @@ class TokenTransmitter(nn.Module):
         return self.model.readout(x)
 
     def _choose(
-        self, layer: int, before: Tensor, x: Tensor, mask: Tensor, kept: Tensor, images: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The masks after a block, of the tokens without the last, and who stays."""
-        seen = F.layer_norm(x, (self.dim,))
+        self, layer: int, before: Tensor, x: Tensor, kept: Tensor, images: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What a block's gate says of the patches, what it says of the budget token, and which patches may stay."""
+        seen = F.layer_norm(x.detach(), (self.dim,))
         worth, price = self.worth[layer](seen[:, 1:-1])[..., 0], self.price[layer](seen[:, -1])
-        # m · ReLU(σ(w_x · x + c_x) − σ(w_t · t + c_t)), and 1 for the class token
-        gate = F.pad((worth.sigmoid() - price.sigmoid()).relu(), (1, 0), value=1.0)
-        mask = mask * gate
-        return mask, kept & (mask > self.threshold)
+        return GAIN * worth, GAIN * price, kept[:, 1:]
 
     def _block(self, layer: int, x: Tensor, kept: Tensor, mask: Tensor) -> Tensor:
         """A block for the tokens that are left, and the budget token if it is there. Others come out as anything."""
         block = cast(Block, self.model.blocks[layer])
         more = x.shape[1] - kept.shape[1]
         kept = F.pad(kept, (0, more), value=True)
-        if self.training or self.execution == "masked":
+        if self.execution == "masked":
             return _masked(block, x, kept, F.pad(mask, (0, more), value=1.0))
+        if self.training:
+            return _padded(block, x, kept, F.pad(mask, (0, more), value=1.0))
         return _gathered(block, x, kept)
 
     def _budgets(self, budget: object, x: Tensor) -> Tensor:
@@ -280,11 +293,11 @@ class TokenTransmitter(nn.Module):
             raise ValueError(f"every budget must lie in (0, 1], a share of the tokens; got {budget.tolist()}")
         return budget.to(x)
 
-    def _record(self, masks: Tensor, kept: Tensor, alpha: Tensor) -> TokensSent:
+    def _record(self, masks: Tensor, margins: Tensor, kept: Tensor, alpha: Tensor) -> TokensSent:
         sent = kept[:, -1]
         counts = kept.sum(-1)  # before each block, and of the sent ones
         flops = self.tokens_flops(counts)
-        return TokensSent(sent, masks, kept[:, 1:], alpha, counts[:, -1] * self.symbols, flops)
+        return TokensSent(sent, masks, margins, kept[:, 1:], alpha, counts[:, -1] * self.symbols, flops)
 
     def tokens_flops(self, counts: Int[Tensor, "batch blocks"]) -> Int[Tensor, " batch"]:
         """FLOPs of the device for an image, a multiply-add being two.
@@ -333,6 +346,21 @@ def _masked(block: Block, x: Tensor, kept: Tensor, mask: Tensor) -> Tensor:
     return x + block.dropout(block.feed_forward(block.norm2(x)))
 
 
+def _padded(block: Block, x: Tensor, kept: Tensor, mask: Tensor) -> Tensor:
+    """The same with less to compute: images with about as many tokens go together, without what all have dropped."""
+    counts = kept.sum(1)
+    if int(counts.min()) == kept.shape[1]:
+        return _masked(block, x, kept, mask)
+    order, done = counts.argsort(), []
+    for rows in order.chunk(4):
+        most = int(counts[rows].max())
+        places = kept[rows].byte().argsort(dim=1, descending=True, stable=True)[:, :most]
+        index = places[..., None].expand(-1, -1, x.shape[-1])
+        few = (part[rows].gather(1, places) for part in (kept, mask))
+        done.append(x[rows].scatter(1, index, _masked(block, x[rows].gather(1, index), *few)))
+    return torch.cat(done)[order.argsort()]
+
+
 def _gathered(block: Block, x: Tensor, kept: Tensor) -> Tensor:
     """The block on those who were kept, images with more of them first, end to end."""
     counts = kept.sum(1)
@@ -368,7 +396,9 @@ def transmission_loss(
 ) -> TransmissionLoss:
     """Cross-entropy + weight · mean ReLU(|share sent − α| − slack) + inner_weight · mean mask inside the device.
 
-    The share counts tokens; its gradient is that of the mean of the last masks.
+    The share counts tokens. Its gradient is that of the product of σ(margin) over the blocks: of the tokens that are
+    nearest to the edge, on both sides of it. The masks' own gradient is only that of tokens that are sent, as a ReLU
+    that gives 0 has none, and a model that has once stopped to send would never send again.
 
     Args:
         logits, labels: of the images.
@@ -384,8 +414,7 @@ def transmission_loss(
     if len(record.sent) != len(logits):
         raise ValueError(f"the record is of {len(record.sent)} images, the logits of {len(logits)}")
     task = F.cross_entropy(logits, labels)
-    last = record.masks[:, -1]
-    share = straight_through(record.sent.to(last.dtype), last).mean(1)
+    share = straight_through(record.sent.to(record.margins.dtype), record.margins.sigmoid().prod(1)).mean(1)
     # ReLU(|share − α| − slack)
     budget = ((share - record.budget).abs() - slack).relu().mean()
     earlier = record.masks[:, :-1]
