@@ -14,6 +14,7 @@ from benchmarks import (
     avit,
     calm,
     colt5,
+    communication,
     cost,
     early_exit,
     experts,
@@ -46,6 +47,7 @@ BENCHMARKS = {
     "looped": looped,
     "recursion": recursion,
     "acm": acm,
+    "communication": communication,
 }
 RESULTS = Path(__file__).with_name("RESULTS.md")
 

@@ -193,7 +193,7 @@ FIXED = {
     "dynlib.backbone": "Attention FeedForward GatedFeedForward RMSNorm Block ViT CausalLM Encoder LayerCache",
     "dynlib.data": "digits cluttered_digits topics text sudoku mazes",
     "dynlib.pretrained": "from_transformers",
-    "dynlib.edge": "AWGNChannel LyapunovController SplitClient SplitServer double_compress",
+    "dynlib.edge": "AWGNChannel TokenTransmitter LyapunovController SplitClient SplitServer double_compress",
     "dynlib.zoo": "load names card",
     "dynlib.training": "train",
 }

@@ -19,7 +19,7 @@ one for each real number, noise, and a linear map back,
     e_i = E (x_i − p_i),    y_i = channel(e_i),    x̂_i = D y_i / (1 + σ²) + p_i,        σ² = 10^(−s / 10).
 
 p_i is what is expected at the place i, which both sides know. The receiver knows the ratio s, as receivers estimate it
-anyway, and 1 / (1 + σ²) is the factor with the least squared error for symbols of power one.
+anyway, and 1 / (1 + σ²) is the factor with the least squared error for symbols of power one that do not fade.
 
 *Which* tokens these are is told beside it, without errors: ⌈log₂(n + 1)⌉ bits for their number k, and ⌈log₂ C(n, k)⌉
 for the choice. :func:`symbols_sent` counts them in symbols, at the log₂(1 + SNR) bits a symbol that no code exceeds.
@@ -30,7 +30,7 @@ Source: arXiv:2505.17604, and arXiv:2405.02330 before it: the budget token, the 
 is otherwise that
 
 - a token is there or it is not, in training too, and the gradient of m is that of a factor m on everybody's attention
-  to it. They multiply the token by m, and a norm behind it takes that out again.
+  to it. A factor m on the token itself would be taken out again by the norm that a block begins with.
 - the budget term counts tokens. The mean mask is α also where all masks are α, and all tokens are sent. And it sees
   behind the ReLU, so that who is not sent may be sent again (:func:`transmission_loss`).
 - gates stand after a block, and read features as they are, normalised, without a gradient into them: with one, the
@@ -450,8 +450,8 @@ def side_bits(sent: int, tokens: int) -> int:
 def symbols_sent(sent: Bool[Tensor, "batch tokens"], symbols: int, snr: float | int | None) -> Float[Tensor, " batch"]:
     """Complex symbols of each image: those of its tokens, and those that say which tokens they are.
 
-    The second are their :func:`side_bits` over log₂(1 + SNR), the bits a symbol that the channel carries at most: a
-    real code needs more of them. Without noise they are none.
+    The second are their :func:`side_bits` over log₂(1 + SNR), the bits a symbol that a channel carries at most that
+    does not fade: a real code needs more of them. Without noise they are none.
 
     Args:
         sent: which tokens.

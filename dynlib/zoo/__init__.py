@@ -25,6 +25,7 @@ from dynlib.zoo.scores import bits_per_character
 if TYPE_CHECKING:  # for readers and checkers of types: see above
     from dynlib.backbone import CausalLM, ViT
     from dynlib.depth import MultiExit, TinyRecursiveModel
+    from dynlib.edge import TokenTransmitter
     from dynlib.tokens import AdaptiveViT
     from dynlib.zoo.chains import ChainReader
     from dynlib.zoo.minilm import MiniLM
@@ -47,6 +48,8 @@ def load(name: Literal["digits_vit"], *, folder: str | Path | None = None) -> "V
 def load(name: Literal["digits_exits"], *, folder: str | Path | None = None) -> "MultiExit": ...
 @overload
 def load(name: Literal["digits_avit"], *, folder: str | Path | None = None) -> "AdaptiveViT": ...
+@overload
+def load(name: Literal["digits_transmitter"], *, folder: str | Path | None = None) -> "TokenTransmitter": ...
 @overload
 def load(
     name: Literal["topics_lm", "topics_exits", "topics_small", "topics_mod", "topics_matformer"],
@@ -72,6 +75,7 @@ def load(name: str, *, folder: str | Path | None = None) -> nn.Module:
     ``"digits_vit"``                                                  :class:`dynlib.backbone.ViT`
     ``"digits_exits"``                                                :class:`dynlib.depth.early_exit.MultiExit`
     ``"digits_avit"``                                                 :class:`dynlib.tokens.avit.AdaptiveViT`
+    ``"digits_transmitter"``                                          :class:`dynlib.edge.TokenTransmitter`
     ``"topics_lm"``, ``"topics_exits"``, ``"topics_small"``,          :class:`dynlib.backbone.CausalLM`
     ``"topics_mod"``, ``"topics_matformer"``
     ``"needles_colt5"``                                               :class:`dynlib.zoo.needles.NeedleReader`

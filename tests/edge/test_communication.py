@@ -252,7 +252,7 @@ def test_the_gradient_of_a_mask_is_that_of_a_factor_on_everybodys_attention() ->
     kept, mask = torch.ones(2, TOKENS, dtype=torch.bool), torch.ones(2, TOKENS, dtype=torch.float64, requires_grad=True)
     read = torch.randn(2, TOKENS, 16, generator=generator(3), dtype=torch.float64)
     (model._block(1, x, kept, mask) * read).sum().backward()
-    block = model.model.blocks[1]
+    block: Any = model.model.blocks[1]
 
     def with_factor(g: float) -> float:
         query, keys, values = block.attention._split(block.attention.query_key_value(block.norm1(x)), 3)

@@ -26,6 +26,7 @@ FAMILIES = {
     "looped_chains": "looped",
     "sudoku4": "puzzles",
     "sudoku6": "puzzles",
+    "digits_transmitter": "transmitter",
 }
 """The file of each backbone's recipe."""
 

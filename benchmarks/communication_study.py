@@ -1,0 +1,278 @@
+"""Tokens sent across a channel under a budget, on cluttered digits; written to a JSON file.
+
+``python -m benchmarks.communication_study`` makes a transmitter of the zoo's ``digits_vit``, two blocks on the device
+and four on the server, and trains it on: *one model*, in which the budget α is drawn for each image; models *per α*,
+each trained at one budget; and rivals in which a rule says which tokens are sent, for all budgets, trained as long on
+the same images, through the same channel, the class token being sent by all. *random*: any. *ink*: the darkest patches,
+ties drawn. *class attention*: what the class token attends to most in the last block of the device. Rivals drop tokens
+after that block only; they are judged at the number of tokens that the one model of the same seed sends at a budget,
+rounded. The ratio is drawn for each batch, between the worst and the best that all are judged at. Interrupt and call it
+again to resume. ``--pilot`` runs a small part of it into another file.
+
+Accuracies are those on held-out images. ``tokens`` is the share of tokens that are sent, ``symbols`` the mean number of
+complex symbols an image, with those that say which tokens they are at the most that the channel could carry, and
+``symbols for places`` these alone. Shares of FLOPs are counted, over those of ``digits_vit``: of both sides, and of the
+device alone.
+"""
+
+import argparse
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmarks.study import Results, head
+from dynlib.backbone import Block, ViT
+from dynlib.cost import count
+from dynlib.data import ClutteredDigits, cluttered_digits
+from dynlib.deciding import record, setting
+from dynlib.edge import (
+    AWGNChannel,
+    LyapunovController,
+    Slot,
+    TokenTransmitter,
+    bad_hour,
+    between,
+    class_attention,
+    send_through,
+    symbols_sent,
+)
+from dynlib.training import train
+from dynlib.zoo import load
+from dynlib.zoo.recipes import recipe
+from dynlib.zoo.recipes.transmitter import BATCH, BEST, LOW, WEIGHTS, WORST, begin, digits_transmitter_loss
+
+RESULTS = Path(__file__).with_suffix(".json")
+NAME = "digits_transmitter"
+SETTINGS: dict[str, Any] = {
+    "alphas": [0.1, 0.3, 0.6, 1.0],
+    "snrs": [0.0, 5.0, 10.0, 20.0],
+    "rivals at": [0.0, 10.0],
+    "seeds": 3,
+    "test images": 2000,
+    "steps": int(recipe(NAME).training["steps"]),
+}
+PILOT: dict[str, Any] = {**SETTINGS, "seeds": 1, "test images": 1000, "steps": 300}
+BEFORE, HOURS = 2, 6  # good hours before the bad one, and all hours, of dynlib.edge.bad_hour
+RULES = ("random", "ink", "class attention")
+
+
+class Ruled(TokenTransmitter):
+    """A transmitter in which a rule says which tokens are sent, as many as the budget says, after the last block."""
+
+    rule: str = "random"
+    draws: torch.Generator
+    alpha: Tensor
+
+    def _choose(
+        self, layer: int, before: Tensor, x: Tensor, kept: Tensor, images: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        sure = torch.full_like(x[:, 1:-1, 0], 100.0)
+        if layer < self.after - 1:
+            return sure, -sure[:, :1], kept[:, 1:]
+        scores = torch.rand(sure.shape, generator=self.draws)
+        if self.rule == "ink":
+            scores = scores * 1e-4 + F.avg_pool2d(images, 4).flatten(1)
+        elif self.rule == "class attention":
+            block = cast(Block, self.model.blocks[layer])
+            scores = class_attention(block.attention, block.norm1(before))[:, 1 : self.tokens].detach()
+        many = (self.alpha * self.tokens).round().clamp(min=1) - 1  # the class token is one of them
+        return sure, -sure[:, :1], scores.argsort(1, descending=True).argsort(1) < many[:, None]
+
+    def _budgets(self, budget: object, x: Tensor) -> Tensor:
+        self.alpha = super()._budgets(budget, x)
+        return self.alpha
+
+
+def fitted(
+    arm: str, seed: int, alpha: float | None, *, settings: dict[str, Any], checkpoints: Path
+) -> TokenTransmitter:
+    """A trained model of an arm, read where it was trained before; "learned" at one budget if there is one."""
+    made, backbone = recipe(NAME), load("digits_vit")
+    torch.manual_seed(seed)
+    if arm == "learned":
+        model = made.build(**made.config)
+    else:
+        config = made.config
+        model = Ruled(backbone, after=config["after"], symbols=config["symbols"], channel=AWGNChannel(config["snr"]))
+        model.rule, model.draws = arm, torch.Generator().manual_seed(seed)
+    assert isinstance(model, TokenTransmitter)
+    begin(model, backbone)
+    name = f"{arm}-{seed}" if alpha is None else f"{arm}-{alpha:g}-{seed}"
+    train(
+        model,
+        digits_transmitter_loss(model, stream=seed, budget=alpha),
+        steps=settings["steps"],
+        lr=made.training["lr"],
+        weight_decay=made.training["weight_decay"],
+        checkpoint=checkpoints / f"{name.replace(' ', '_')}.pt",
+        description=name,
+    )
+    return model.eval()
+
+
+@torch.no_grad()
+def judge(
+    model: TokenTransmitter, alpha: float, snrs: list[float], test: ClutteredDigits, *, budget: float | None = None
+) -> list[dict[str, Any]]:
+    """What a model says at a budget α, and what it sends, for each ratio; at another budget if one is given."""
+    asked = alpha if budget is None else budget
+    with record(model, TokenTransmitter) as records:
+        pieces = [model.encode(images, budget=asked) for images in test.images.split(250)]
+    sent = torch.cat([piece.sent for piece in pieces])
+    some, vit = test.images[:250], load("digits_vit")
+    whole = count(vit, some).flops
+    device = torch.cat([one.flops for one in records[""]]).double().mean().item() * len(some) / whole
+    rows = []
+    for snr in snrs:
+        with setting(model, TokenTransmitter, snr=snr, budget=asked):
+            share = count(model, some).flops / whole
+            noise = torch.Generator().manual_seed(1)
+            said = torch.cat([model.decode(model.send(piece, generator=noise)).argmax(-1) for piece in pieces])
+        symbols, own = symbols_sent(sent, model.symbols, snr), sent.sum(1) * model.symbols
+        rows.append(
+            {
+                "alpha": alpha,
+                "snr": snr,
+                "accuracy": (said == test.labels).double().mean().item(),
+                "tokens": sent.double().mean().item(),
+                "tokens spread": sent.double().sum(1).std().item(),
+                "symbols": symbols.mean().item(),
+                "symbols for places": (symbols - own).mean().item(),
+                "share of FLOPs": share,
+                "share of FLOPs on the device": device,
+            }
+        )
+    return rows
+
+
+def one_model(seed: int, *, settings: dict[str, Any], test: ClutteredDigits, checkpoints: Path) -> list[dict[str, Any]]:
+    """The model of all budgets, at each of them."""
+    model = fitted("learned", seed, None, settings=settings, checkpoints=checkpoints)
+    return [row for alpha in settings["alphas"] for row in judge(model, alpha, settings["snrs"], test)]
+
+
+def per_alpha(
+    seed: int, alpha: float, *, settings: dict[str, Any], test: ClutteredDigits, checkpoints: Path
+) -> list[dict[str, Any]]:
+    """A model of one budget."""
+    model = fitted("learned", seed, alpha, settings=settings, checkpoints=checkpoints)
+    return judge(model, alpha, settings["snrs"], test)
+
+
+def rival(
+    arm: str,
+    seed: int,
+    *,
+    settings: dict[str, Any],
+    test: ClutteredDigits,
+    checkpoints: Path,
+    learned: list[dict[str, Any]],
+) -> list[dict[str, Any]]:
+    """A rule, at as many tokens as the one model of this seed sends."""
+    model = fitted(arm, seed, None, settings=settings, checkpoints=checkpoints)
+    shares = {row["alpha"]: row["tokens"] for row in learned if row["seed"] == seed}
+    return [
+        row
+        for alpha in settings["alphas"]
+        for row in judge(model, alpha, settings["rivals at"], test, budget=shares[alpha])
+    ]
+
+
+def tables(rows: list[dict[str, Any]]) -> tuple[list[float], list[float], Tensor, Tensor]:
+    """Budgets, ratios, and for each ratio and budget the accuracy and the symbols of an image: means over the seeds."""
+    alphas, snrs = (sorted({row[key] for row in rows}) for key in ("alpha", "snr"))
+
+    def mean(key: str) -> Tensor:
+        cells = [[[row[key] for row in rows if (row["snr"], row["alpha"]) == (s, a)] for a in alphas] for s in snrs]
+        return torch.tensor([[sum(cell) / len(cell) for cell in line] for line in cells])
+
+    return alphas, snrs, mean("accuracy"), mean("symbols")
+
+
+def controlled(
+    rows: list[dict[str, Any]], *, budget: float = 250.0, V: float = 2000.0, step: float = 1e-3, seed: int = 0
+) -> dict[str, Any]:
+    """A controller through a bad hour, which takes one of the budgets in every slot; and each of them throughout.
+
+    Args:
+        rows: of the one model.
+        budget: of the controller, in symbols an image.
+        V, step: its weight and step.
+        seed: of the noise of the hours.
+
+    Returns:
+        ``slots``, all that it did, and what they come to, hours of good and of bad channel apart.
+    """
+    alphas, snrs, values, costs = tables(rows)
+    hours = bad_hour(generator=torch.Generator().manual_seed(seed))
+    slots = send_through(LyapunovController(budget, V=V, step=step), hours, snrs=snrs, values=values, costs=costs)
+    hour = len(hours) // HOURS
+    bad = slice(BEFORE * hour, (BEFORE + 1) * hour)
+    read = [(between(snr, snrs, values), between(snr, snrs, costs)) for snr in hours.tolist()]
+
+    def shares(some: list[Slot]) -> list[float]:
+        return [sum(slot.way == way for slot in some) / len(some) for way in range(len(alphas))]
+
+    return {
+        "budget": budget,
+        "V": V,
+        "step": step,
+        "seed": seed,
+        "mean symbols": slots[-1].mean,
+        "mean symbols of the bad hour": sum(slot.cost for slot in slots[bad]) / hour,
+        "accuracy": sum(slot.value for slot in slots) / len(slots),
+        "shares of the budgets": shares(slots),
+        "shares of the budgets in the bad hour": shares(slots[bad]),
+        "throughout": [
+            {
+                "alpha": alpha,
+                "accuracy": sum(worth[way].item() for worth, _ in read) / len(read),
+                "mean symbols": sum(price[way].item() for _, price in read) / len(read),
+            }
+            for way, alpha in enumerate(alphas)
+        ],
+        "slots": slots,
+    }
+
+
+@torch.no_grad()
+def dense(test: ClutteredDigits) -> float:
+    """The accuracy of the model that all of them start from, without a channel."""
+    model = load("digits_vit")
+    assert isinstance(model, ViT)
+    said = torch.cat([model(images).argmax(-1) for images in test.images.split(250)])
+    return (said == test.labels).double().mean().item()
+
+
+def main() -> None:
+    """Run everything and write the file."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.communication_study", description=__doc__)
+    parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints/communication_study"), help="of the runs")
+    parser.add_argument("--pilot", type=Path, help="run a small part of it, one seed, and write this file instead")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    settings, path, folder = SETTINGS, RESULTS, options.checkpoints
+    if options.pilot:
+        settings, path, folder = PILOT, options.pilot, options.checkpoints / "pilot"
+    training = {**recipe(NAME).training, **WEIGHTS, "batch": BATCH, "least budget": LOW, "snr": [WORST, BEST]}
+    made = {**head("communication_study"), "settings": settings, "config": recipe(NAME).config, "training": training}
+    test = cluttered_digits(settings["test images"], split="test", seed=0)
+    common: dict[str, Any] = {"settings": settings, "test": test, "checkpoints": folder}
+    results = Results(path, made, digits=5)
+    results.once("dense", partial(dense, test))
+    seeds = list(range(settings["seeds"]))
+    for some in (seeds[:1], seeds[1:]):  # all of the first seed, then the others
+        learned = results.sweep([{"seed": seed} for seed in some], partial(one_model, **common), name="one model")
+        rivals = [{"arm": arm, "seed": seed} for seed in some for arm in RULES]
+        results.sweep(rivals, partial(rival, learned=learned, **common), name="rivals")
+        budgets = [{"seed": seed, "alpha": alpha} for seed in some for alpha in settings["alphas"]]
+        results.sweep(budgets, partial(per_alpha, **common), name="per alpha")
+    results.once("controller", lambda: {key: value for key, value in controlled(learned).items() if key != "slots"})
+
+
+if __name__ == "__main__":
+    main()
