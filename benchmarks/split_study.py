@@ -14,7 +14,8 @@ some of the training images are kept back to choose by; the test images are not 
 A ratio is of the bytes of a step, up and down. Top-k sends a number and its place, 6 bytes, and gets 4 back, where 8
 would go both ways; so it keeps 8/10 of a ratio of the numbers. Quantised numbers have the bits that come nearest to a
 ratio; with one bit of each and the scale of each token they weigh too much for the smallest ratio, and are left out
-there.
+there. Whoever compresses nothing, but takes that share of the samples into a batch, sends as little: that is the rival
+which costs no work at all.
 
 Times are counted: bytes over the :data:`RATE` of a link, and the measured seconds of a core for the computing of both
 sides. ``--rate BITS`` holds the count against a real link: it measures some steps of each arm on a loopback interface
@@ -49,7 +50,7 @@ from dynlib.training import train
 RESULTS = Path(__file__).with_suffix(".json")
 CHECKPOINTS = Path("checkpoints")
 SEEDS = (0, 1, 2)
-ARMS = ("adc", "top-k", "random top-k", "quantised")
+ARMS = ("adc", "smaller batch", "top-k", "random top-k", "quantised")
 RATIOS = (1 / 4, 1 / 16, 1 / 100)
 CONFIG: dict[str, Any] = {"image_size": 8, "patch_size": 2, "classes": 10, "dim": 48, "depth": 4, "heads": 4}
 LAYERS, TOKENS, BATCH, STEPS = 2, 17, 128, 10
@@ -69,7 +70,7 @@ WRONG = (1 / 4, 1 / 10, 1 / 16, 1 / 100)  # ratios that the mistaken exponent is
 
 def compression(arm: str, ratio: float) -> Compression | None:
     """How an arm compresses to a ratio of the bytes; None if it cannot."""
-    if arm == "none":
+    if arm in ("none", "smaller batch"):
         return Compression()
     if arm == "adc":
         return Compression("double", ratio)
@@ -82,7 +83,9 @@ def compression(arm: str, ratio: float) -> Compression | None:
     return Compression(kind[arm], ratio * 8 / 10)
 
 
-Clock = Callable[[], float]
+def batch_of(arm: str, ratio: float) -> int:
+    """Samples of a step."""
+    return round(BATCH * ratio) if arm == "smaller batch" else BATCH
 
 
 @dataclass(frozen=True)
@@ -116,11 +119,11 @@ def turned(split: Split) -> tuple[Tensor, Tensor]:
     return these.images.rot90(1, (2, 3)), these.labels
 
 
-def batches(seed: int, step: int, first: int = 0) -> tuple[Tensor, Tensor]:
-    """Training images and labels of a step, the same for all arms of a seed; none that comes before the first."""
+def batches(seed: int, step: int, size: int = BATCH, first: int = 0) -> tuple[Tensor, Tensor]:
+    """Training images and labels of a step, the same for all arms of a seed; none of the images before the first."""
     images, labels = turned("train")
     draw = torch.Generator().manual_seed(seed * 10**6 + step)
-    some = torch.randint(first, len(images), (BATCH,), generator=draw)
+    some = torch.randint(first, len(images), (BATCH,), generator=draw)[:size]
     return images[some], labels[some]
 
 
@@ -180,16 +183,23 @@ def accuracy(model: ViT, images: Tensor, labels: Tensor) -> float:
     return right.float().mean().item()
 
 
-def bytes_of_a_step(how: Compression, steps: int = 4) -> tuple[float, float]:
+def bytes_of_a_step(how: Compression, size: int = BATCH, *, steps: int = 4) -> tuple[float, float]:
     """What a step sends and gets, measured on the link: the mean of a few."""
     with pair(how, 0) as (_, client):
         start = client.link.sent[0], client.link.received[0]
-        progress = client.train(lambda step: batches(0, step), steps, progress=False)
+        progress = client.train(lambda step: batches(0, step, size), steps, progress=False)
     return (progress.sent[-1] - start[0]) / steps, (progress.received[-1] - start[1]) / steps
 
 
 def learn(
-    how: Compression, seed: int, lr: float, *, test: tuple[Tensor, Tensor], traffic: float = TRAFFIC, first: int = 0
+    how: Compression,
+    size: int,
+    seed: int,
+    lr: float,
+    *,
+    test: tuple[Tensor, Tensor],
+    traffic: float = TRAFFIC,
+    first: int = 0,
 ) -> dict[str, Any]:
     """Train until the traffic is used up, and look at the test images in between."""
     marks, curve, steps = [mark * traffic for mark in MARKS], [], 0
@@ -200,7 +210,7 @@ def learn(
         largest = 0  # bytes of a step
         while used + largest <= traffic:
             steps += 1
-            progress = client.train(lambda step: batches(seed, step, first), steps, progress=False)
+            progress = client.train(lambda step: batches(seed, step, size, first), steps, progress=False)
             largest = max(largest, link.sent[0] + link.received[0] - used)
             used = progress.sent[-1] + progress.received[-1]
             if marks and used >= marks[0]:
@@ -224,7 +234,11 @@ def tune(arm: str, ratio: float, lr: float) -> dict[str, Any]:
     assert how is not None
     images, labels = turned("train")
     test = images[:KEPT_BACK], labels[:KEPT_BACK]
-    return {"accuracy": learn(how, TUNING, lr, test=test, traffic=TRAFFIC / 2, first=KEPT_BACK)["accuracy"]}
+    return {
+        "accuracy": learn(how, batch_of(arm, ratio), TUNING, lr, test=test, traffic=TRAFFIC / 2, first=KEPT_BACK)[
+            "accuracy"
+        ]
+    }
 
 
 def run(arm: str, ratio: float, seed: int, *, tuned: list[dict[str, Any]], none: float) -> dict[str, Any]:
@@ -233,7 +247,7 @@ def run(arm: str, ratio: float, seed: int, *, tuned: list[dict[str, Any]], none:
     assert how is not None
     tried = [row for row in tuned if (row["arm"], row["ratio"]) == (arm, ratio)]
     lr = max(tried, key=lambda row: row["accuracy"])["lr"]
-    found = learn(how, seed, lr, test=turned("test"))
+    found = learn(how, batch_of(arm, ratio), seed, lr, test=turned("test"))
     return {"reached": found.pop("step") / none, "lr": lr, **found}
 
 
@@ -258,17 +272,21 @@ def compute(steps: int = 12) -> dict[str, float]:
     for case in plan():
         how = compression(case["arm"], case["ratio"])
         assert how is not None
-        found[f"{case['arm']} {case['ratio']:g}"] = seconds_of_a_step(how, steps, time.process_time)
+        found[f"{case['arm']} {case['ratio']:g}"] = seconds_of_a_step(
+            how, batch_of(**case), steps=steps, clock=time.process_time
+        )
     return found
 
 
-def seconds_of_a_step(how: Compression, steps: int, clock: Clock = time.perf_counter) -> float:
+def seconds_of_a_step(
+    how: Compression, size: int, *, steps: int, clock: Callable[[], float] = time.perf_counter
+) -> float:
     """The median of some, after one to warm up."""
     with pair(how, 0) as (_, client):
         took = []
         for step in range(steps + 1):
             start = clock()
-            client.train(lambda step: batches(0, step), step + 1, progress=False)
+            client.train(lambda step: batches(0, step, size), step + 1, progress=False)
             took.append(clock() - start)
     return sorted(took[1:])[steps // 2]
 
@@ -319,8 +337,9 @@ def steps_here() -> list[dict[str, Any]]:
     for case in plan():
         how = compression(case["arm"], case["ratio"])
         assert how is not None
-        took = seconds_of_a_step(how, 2 if case["arm"] == "none" else 5)
-        rows.append({**case, "bytes": sum(bytes_of_a_step(how, 1)), "seconds": took})
+        size, steps = batch_of(**case), 2 if case["arm"] == "none" else 5
+        weight = sum(bytes_of_a_step(how, size, steps=1))
+        rows.append({**case, "bytes": weight, "seconds": seconds_of_a_step(how, size, steps=steps)})
     return rows
 
 
