@@ -316,9 +316,12 @@ def times(rows: list[dict[str, Any]], seconds: dict[str, float], seed: int) -> l
     return found
 
 
-def shaped(rate: float) -> list[dict[str, Any]] | None:
-    """Some steps of each arm in a network namespace whose loopback interface ``tc`` holds at a rate; None if not
-    allowed here."""
+def shaped(rate: float) -> list[dict[str, Any]]:
+    """Some steps of each arm in a network namespace whose loopback interface ``tc`` holds at a rate.
+
+    Raises:
+        PermissionError: if that is not allowed here.
+    """
     shape = (
         "ip link set lo up mtu 1500 && "
         f"tc qdisc add dev lo root tbf rate {rate:.0f}bit burst 32kb latency 2s && "
@@ -326,8 +329,7 @@ def shaped(rate: float) -> list[dict[str, Any]] | None:
     )
     done = subprocess.run(["unshare", "-n", "sh", "-c", shape], capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        print(f"no link could be shaped here: {done.stderr.strip().splitlines()[-1:]}", file=sys.stderr)
-        return None
+        raise PermissionError(f"no link could be shaped here: {done.stderr.strip()[-500:]}")
     return [{"rate": rate, **row} for row in json.loads(done.stdout.splitlines()[-1])]
 
 
