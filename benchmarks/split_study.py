@@ -1,6 +1,6 @@
 """Split learning at equal traffic: what each compression learns from the same bytes on the link, in a JSON file.
 
-``python -m benchmarks.split_study`` takes about an hour on one core. Interrupt and call again to resume. Lecture 16
+``python -m benchmarks.split_study`` takes about three quarters of an hour on one core. Interrupt and call again to resume. Lecture 16
 reads the file, so that its readers need not wait.
 
 A small vision transformer has learnt to read handwritten digits, and is trained on, with a new head, to read them
@@ -55,7 +55,7 @@ ARMS = ("adc", "smaller batch", "top-k", "random top-k", "quantised")
 RATIOS = (1 / 4, 1 / 16, 1 / 100)
 CONFIG: dict[str, Any] = {"image_size": 8, "patch_size": 2, "classes": 10, "dim": 48, "depth": 4, "heads": 4}
 LAYERS, TOKENS, BATCH, STEPS = 2, 17, 128, 10
-LRS, WEIGHT_DECAY = (1e-3, 3e-3), 0.05
+LRS, WEIGHT_DECAY = (3e-4, 1e-3, 3e-3), 0.05
 BEFORE: dict[str, Any] = {"steps": 500, "lr": 2e-3}  # how the model learnt to read upright digits
 TUNING, KEPT_BACK = 100, 300  # the seed on which rates are chosen, and how many training images say which is best
 TRAFFIC = round(
