@@ -1,7 +1,7 @@
 """Split learning at equal traffic: what each compression learns from the same bytes on the link, in a JSON file.
 
-``python -m benchmarks.split_study`` takes about three quarters of an hour on one core. Interrupt and call again to resume. Lecture 16
-reads the file, so that its readers need not wait.
+``python -m benchmarks.split_study`` takes about three quarters of an hour on one core. Interrupt and call again to
+resume. Lecture 16 reads the file, so that its readers need not wait.
 
 A small vision transformer has learnt to read handwritten digits, and is trained on, with a new head, to read them
 turned on their side. A client has its first :data:`LAYERS` layers and the images, a server the rest. They are two
