@@ -27,6 +27,7 @@ from benchmarks import (
     recursion,
     self_speculation,
     sparse,
+    split,
 )
 from benchmarks.table import markdown
 
@@ -48,6 +49,7 @@ BENCHMARKS = {
     "recursion": recursion,
     "acm": acm,
     "communication": communication,
+    "split": split,
 }
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
