@@ -3,7 +3,7 @@ groups and sizes are known beforehand or tried one by one; messages are packed a
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
-from itertools import product
+from itertools import pairwise, product
 from typing import Any
 
 import torch
@@ -44,7 +44,7 @@ class _Rounded(torch.autograd.Function):
         return x.half().to(x.dtype)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:  # noqa: D102
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
         ctx.seen.append(gradients[0])
         return gradients[0].half().to(gradients[0].dtype), None
 
@@ -57,9 +57,7 @@ def three_parts(check: Task, answer: Callable[..., float], *, cases: Iterable[Pa
     for number, (samples, sizes, dtype) in enumerate(cases):
         on = f"{samples} samples, features {sizes}, {dtype}"
         draw = 20 * seed + 10 * number
-        parts = [
-            _part(*pair, seed=draw + at, dtype=dtype) for at, pair in enumerate(zip(sizes, sizes[1:], strict=False))
-        ]
+        parts = [_part(*pair, seed=draw + at, dtype=dtype) for at, pair in enumerate(pairwise(sizes))]
         inputs = checks.normal(samples, sizes[0], seed=draw + 5, dtype=dtype)
         labels = (3 * checks.normal(samples, sizes[3], seed=draw + 6, dtype=dtype)).softmax(-1)
         right = _one_network(parts, inputs, labels)
@@ -70,9 +68,9 @@ def three_parts(check: Task, answer: Callable[..., float], *, cases: Iterable[Pa
         watched = [checks.Watched(part) for part in parts]
 
         def link(way: str, crossed: list[tuple[str, Tensor]] = crossed) -> Callable[[Tensor], Tensor]:
-            def send(tensor: Tensor) -> Tensor:
-                crossed.append((way, tensor.detach().clone()))
-                return tensor.detach().half().to(tensor.dtype)
+            def send(given: Tensor) -> Tensor:
+                crossed.append((way, given.detach().clone()))
+                return given.detach().half().to(given.dtype)
 
             return send
 
@@ -83,7 +81,7 @@ def three_parts(check: Task, answer: Callable[..., float], *, cases: Iterable[Pa
             tuple(way for way, _ in crossed),
             ("up", "down", "up", "down"),
             tested=f"the calls of up and down: {on}",
-            likely="activations up, activations down, then the gradient at the second cut up, and that at the first down",
+            likely="activations up and down, then the gradient at the second cut up, and that at the first down",
         )
         for name, (_, tensor), expected in zip(_CROSSINGS, crossed, right["crossed"], strict=True):
             check.close(
@@ -112,7 +110,7 @@ def three_parts(check: Task, answer: Callable[..., float], *, cases: Iterable[Pa
             right["loss"],
             tested=on,
             tolerance=TOLERANCE[dtype],
-            likely="the cross-entropy with rows of labels, the mean over the batch: F.cross_entropy takes rows as they are",
+            likely="F.cross_entropy takes rows of labels as they are, and gives the mean over the batch",
         )
         for name, part, gradients in zip(("first", "middle", "last"), parts, right["gradients"], strict=True):
             for parameter, gradient in zip(part.parameters(), gradients, strict=True):
