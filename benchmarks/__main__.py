@@ -26,6 +26,7 @@ from benchmarks import (
     recursion,
     self_speculation,
     sparse,
+    split,
 )
 from benchmarks.table import markdown
 
@@ -46,6 +47,7 @@ BENCHMARKS = {
     "looped": looped,
     "recursion": recursion,
     "acm": acm,
+    "split": split,
 }
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
