@@ -19,7 +19,8 @@ which costs no work at all.
 
 Times are counted: bytes over the :data:`RATE` of a link, and the measured seconds of a core for the computing of both
 sides. ``--rate BITS`` holds the count against a real link: it measures some steps of each arm on a loopback interface
-that ``tc`` holds at that rate, in a network namespace of its own. That asks for the right to make one, as root has it.
+that ``tc`` holds at that rate, in a network namespace of its own, and as many with the link as it is. That asks for the
+right to make one, as root has it on Linux.
 """
 
 import argparse
@@ -316,30 +317,35 @@ def times(rows: list[dict[str, Any]], seconds: dict[str, float], seed: int) -> l
     return found
 
 
-def shaped(rate: float) -> list[dict[str, Any]] | None:
-    """Some steps of each arm in a network namespace whose loopback interface ``tc`` holds at a rate; None if not
-    allowed here."""
-    shape = (
-        "ip link set lo up mtu 1500 && "
-        f"tc qdisc add dev lo root tbf rate {rate:.0f}bit burst 32kb latency 2s && "
-        f"exec {sys.executable} -m benchmarks.split_study --steps-here"
-    )
-    done = subprocess.run(["unshare", "-n", "sh", "-c", shape], capture_output=True, text=True, check=False)
+def shaped(rate: float) -> list[dict[str, Any]]:
+    """Some steps of each arm in a network namespace whose loopback interface ``tc`` holds at a rate, and lets go.
+
+    Raises:
+        PermissionError: if that is not allowed here.
+    """
+    inside = [sys.executable, "-m", "benchmarks.split_study", "--inside", str(rate)]
+    done = subprocess.run(["unshare", "-n", *inside], capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        print(f"no link could be shaped here: {done.stderr.strip().splitlines()[-1:]}", file=sys.stderr)
-        return None
-    return [{"rate": rate, **row} for row in json.loads(done.stdout.splitlines()[-1])]
+        raise PermissionError(f"no link could be shaped here: {done.stderr.strip()[-500:]}")
+    found: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
-def steps_here() -> list[dict[str, Any]]:
-    """Seconds and bytes of a step of each arm on the loopback interface as it is."""
+def inside(rate: float, steps: int = 5) -> list[dict[str, Any]]:
+    """What :func:`shaped` runs in its namespace: wall-clock seconds of a step on the link as it is, and at the rate."""
+    loopback = ["dev", "lo", "root"]
+    subprocess.run(["ip", "link", "set", "lo", "up", "mtu", "1500"], check=True)
     rows = []
     for case in plan():
-        how = compression(case["arm"], case["ratio"])
+        how, size = compression(case["arm"], case["ratio"]), batch_of(**case)
         assert how is not None
-        size, steps = batch_of(**case), 2 if case["arm"] == "none" else 5
-        weight = sum(bytes_of_a_step(how, size, steps=1))
-        rows.append({**case, "bytes": weight, "seconds": seconds_of_a_step(how, size, steps=steps)})
+        free = seconds_of_a_step(how, size, steps=steps)
+        hold = ["tbf", "rate", f"{rate:.0f}bit", "burst", "32kb", "latency", "2s"]
+        subprocess.run(["tc", "qdisc", "add", *loopback, *hold], check=True)
+        held = seconds_of_a_step(how, size, steps=steps)
+        subprocess.run(["tc", "qdisc", "del", *loopback], check=True)
+        link = counted(sum(bytes_of_a_step(how, size, steps=1)), 0, 0, rate)
+        rows.append({**case, "rate": rate, "free": free, "held": held, "counted link": link})
     return rows
 
 
@@ -347,11 +353,11 @@ def main() -> None:
     """Read the command line and do what it says."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.split_study", description=__doc__)
     parser.add_argument("--rate", type=float, help="bits a second: measure some steps on a link of that rate too")
-    parser.add_argument("--steps-here", action="store_true", help="time steps on the link that is there, and print")
+    parser.add_argument("--inside", type=float, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    if options.steps_here:
-        print(json.dumps(steps_here()))
+    if options.inside is not None:
+        print(json.dumps(inside(options.inside)))
         return
     made = {
         **head("split_study", "scikit-learn"),
@@ -366,8 +372,6 @@ def main() -> None:
     none = sum(results.once("bytes of a step without compression", lambda: bytes_of_a_step(Compression())))
     results.once("trap", lambda: trap(none))
     seconds = results.once("seconds of a step", compute)
-    if options.rate is not None:
-        results.once("shaped", partial(shaped, options.rate))
     tuned = results.sweep([{**case, "lr": lr} for case in plan() for lr in LRS], tune, name="tuning")
     rows: list[dict[str, Any]] = []
     for seed in SEEDS:
@@ -375,6 +379,8 @@ def main() -> None:
             [{**case, "seed": seed} for case in plan()], partial(run, tuned=tuned, none=none), name="rows"
         )
         results.sweep([{"seed": seed}], partial(times, rows, seconds), name="times")
+    if options.rate is not None:
+        results.once("shaped", partial(shaped, options.rate))
     for row in rows:
         print({key: value for key, value in row.items() if key != "curve"})
 

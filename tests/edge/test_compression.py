@@ -16,6 +16,7 @@ from dynlib.edge import (
     share_of_each,
     top_k,
 )
+from dynlib.edge.clusters import _first_centres
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -44,6 +45,21 @@ def test_groups_are_nearly_as_tight_as_those_of_a_library(seed: int) -> None:
     ours = min(inertia(x, *k_means(x, 9, generator=generator(i))) for i in range(10))
     theirs = cluster.KMeans(9, n_init=10, random_state=seed).fit(x.numpy()).inertia_
     assert ours <= 1.02 * theirs
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_groups_are_those_of_other_libraries_that_begin_with_the_same_centres(seed: int) -> None:
+    cluster = pytest.importorskip("sklearn.cluster", reason="scikit-learn comes with the extra course")
+    vq = pytest.importorskip("scipy.cluster.vq")
+    x = torch.randn(128, 10, generator=generator(seed), dtype=torch.float64)
+    start = _first_centres(x, 9, generator(seed + 10)).numpy()
+    ours = k_means(x, 9, iterations=300, generator=generator(seed + 10))
+    theirs = cluster.KMeans(9, init=start, n_init=1, max_iter=300, tol=0, algorithm="lloyd").fit(x.numpy())
+    assert ours.of.tolist() == theirs.labels_.tolist()
+    torch.testing.assert_close(ours.centroids, torch.from_numpy(theirs.cluster_centers_))
+    centroids, of = vq.kmeans2(x.numpy(), start, iter=300, minit="matrix")
+    assert ours.of.tolist() == of.tolist()
+    torch.testing.assert_close(ours.centroids, torch.from_numpy(centroids))
 
 
 def test_each_sample_is_in_the_nearest_group_and_each_centre_is_the_mean() -> None:

@@ -2,8 +2,10 @@
 
 import copy
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -185,6 +187,63 @@ def test_what_was_interrupted_goes_on_with_the_same_losses(tmp_path: Path) -> No
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         *("client_1_6.pt", "client_1_7.pt", "server_6.pt", "server_7.pt"),
     ]
+
+
+KILLED = """
+import os, signal, sys
+from dynlib.edge import Link
+from tests.edge import test_split as test
+
+link, (first, _) = Link(1, port=int(sys.argv[1]), timeout=60), test.halves(test.vit(), 1)
+client = test.SplitClient(first, test.optimizer(first), link, **test.NUMBERS, checkpoint=sys.argv[2])
+receive = link.receive
+
+def die_in_step_five(peer, kinds):
+    if client.step == 5 and "gradient" in kinds:  # the activations are on their way, the gradient is not yet here
+        os.kill(os.getpid(), signal.SIGKILL)
+    return receive(peer, kinds)
+
+link.receive = die_in_step_five
+client.train(test.batches, 7, every=2, progress=False)
+"""
+
+
+def test_a_client_that_is_killed_in_a_batch_is_missed_at_once_and_goes_on_with_the_same_losses(tmp_path: Path) -> None:
+    undisturbed, port = run(train(7))[1][0], free_port()
+    second = halves(vit(), 1)[1]
+    command = [sys.executable, "-c", KILLED, str(port), str(tmp_path)]
+    with subprocess.Popen(command, cwd=Path(__file__).parents[2]) as process:
+        server = SplitServer(second, optimizer(second), Link(0, port=port, timeout=60), **NUMBERS, checkpoint=tmp_path)
+        start = time.perf_counter()
+        with pytest.raises(LinkError, match="client 1 has gone"):
+            server.serve()
+        assert time.perf_counter() - start < 30  # half of what it would wait for an answer
+        assert process.wait() == -signal.SIGKILL
+    losses = run(train(7, every=2), folder=tmp_path)[1][0]
+    assert losses == undisturbed
+
+
+def test_a_server_that_goes_in_a_batch_is_missed_at_once() -> None:
+    port = free_port()
+
+    def serve() -> None:
+        link = Link(0, port=port, timeout=60)
+        link.receive(1, {"hello": []})
+        link.send(1, "welcome", step=0)
+        link.receive(1, {"train": Compression().slots(**NUMBERS)})  # and then it is gone, with its sockets
+
+    def join() -> Any:
+        first = halves(vit(), 1)[0]
+        client = SplitClient(first, optimizer(first), Link(1, port=port, timeout=60), **NUMBERS)
+        start = time.perf_counter()
+        with pytest.raises(LinkError, match="the server has gone"):
+            client.train(batches, 1, progress=False)
+        return time.perf_counter() - start
+
+    with ThreadPoolExecutor(2) as pool:
+        serving, waited = pool.submit(serve), pool.submit(join)
+        serving.result()
+        assert waited.result() < 30
 
 
 def test_other_numbers_are_refused_on_both_sides() -> None:
