@@ -110,7 +110,7 @@ def three_parts(check: Task, answer: Callable[..., float], *, cases: Iterable[Pa
             right["loss"],
             tested=on,
             tolerance=TOLERANCE[dtype],
-            likely="the mean over the batch of the cross-entropy with rows: F.cross_entropy takes rows of labels as they are",
+            likely="F.cross_entropy takes rows of labels as they are, and gives the mean over the batch",
         )
         for name, part, gradients in zip(("first", "middle", "last"), parts, right["gradients"], strict=True):
             for parameter, gradient in zip(part.parameters(), gradients, strict=True):
