@@ -619,9 +619,9 @@ def _slipped(pair: Sequence[int], numbers: tuple[int, int, int, int, int]) -> st
 
     def best(fits: Callable[[int, int], bool]) -> tuple[int, ...]:
         found = [
-            (min(groups * tokens, k * batch), groups * k, groups, k)
-            for groups, k in product(range(1, batch + 1), range(1, tokens + 1))
-            if fits(groups, k)
+            (min(g / batch, k / tokens), g * k, g, k)
+            for g, k in product(range(1, batch + 1), range(1, tokens + 1))
+            if fits(g, k)
         ]
         return max(found)[2:] if found else ()
 
