@@ -7,7 +7,8 @@ in *acm* they learn where one more learner no longer helps much, as in the paper
 error of each number of learners is (``scale`` of :func:`dynlib.width.pretrain_gates`). To compare with, of as many
 FLOPs: *static*, the first k learners of every module for every token, of the same distilled ones; and *layers*, the
 first n layers of MiniLM, the last ones left out. Each arm is one model for all its budgets, trained for as many steps
-on the same texts; and each is judged before that training too.
+on the same texts; and each is judged before that training too. *layers mapped* are those layers as they are, and an
+affine map of the vector for each n, by least squares over training texts.
 
 ``--save PATH`` also writes the weights of *acm by error* that training changed, as safetensors: learners, gates,
 attentions and norms, but not the embeddings, which stay MiniLM's. To read them back::
@@ -66,7 +67,7 @@ BUDGETS = (0.25, 0.5, 0.75)  # shares of the learners
 LAYERS = {0.25: 3, 0.5: 4, 0.75: 5}  # as many FLOPs: the feed-forward parts are two thirds
 PRICES = {0.25: 2.0, 0.5: 0.0, 0.75: -2.0}  # in training; those used afterwards are found on training texts
 EXAMPLES = 4
-ARMS = ("acm", "acm by error", "static", "layers")
+ARMS = ("acm by error", "static", "layers", "layers mapped", "acm")
 BEST = "acm by error"  # whose weights are saved
 SETTINGS: dict[str, Any] = {
     "distil": {"steps": 120, "lr": 5e-4},
@@ -76,6 +77,7 @@ SETTINGS: dict[str, Any] = {
     "weights": {"budget_weight": 1.0, "entropy_weight": 0.02, "diversity_weight": 0.02},
     "states": 1.0,
     "batch": 16,
+    "map": 1024,
     "calibration": 32,
     "pairs": 200,
 }
@@ -86,6 +88,7 @@ PILOT: dict[str, Any] = {
     "gates by error": {"steps": 3, "lr": 1e-2, "scale": 20.0},
     "tune": {"steps": 4, "lr": 2e-4},
     "batch": 4,
+    "map": 32,
     "calibration": 4,
     "pairs": 8,
 }
@@ -270,10 +273,30 @@ class Study:
 
     def run(self, arm: str) -> list[dict[str, Any]]:
         """The rows of an arm, before and after training on."""
+        if arm == "layers mapped":
+            return [{"tuned": True, **row} for row in self.rows(arm, self.mapped())]
         model = self.start(arm).eval()
         rows = [{"tuned": False, **row} for row in self.rows(arm, model)]
         model = self.tuned(arm, model).eval()
         return rows + [{"tuned": True, **row} for row in self.rows(arm, model)]
+
+    @torch.no_grad()
+    def mapped(self) -> "Mapped":
+        """The first layers, and for each number of them the affine map of their vectors nearest to the full model's."""
+        vectors: list[list[Tensor]] = [[] for _ in self.full.blocks]
+        for tokens in self.batch_of(self.settings["map"]).split(64):
+            states = self.full.embed(tokens)
+            for block, found in zip(self.full.blocks, vectors, strict=True):
+                states = block(states)
+                found.append(self.full.readout(states))
+        each = [torch.cat(found).double() for found in vectors]
+        maps = {}
+        for layers in LAYERS.values():
+            given = torch.cat([each[layers - 1], torch.ones(len(each[0]), 1)], 1)
+            square = given.T @ given
+            square.diagonal().add_(1e-3 * square.diagonal().mean())
+            maps[layers] = torch.linalg.solve(square, given.T @ each[-1]).T.float()
+        return Mapped(copy.deepcopy(self.full), maps)
 
     def rows(self, arm: str, model: nn.Module) -> list[dict[str, Any]]:
         """An arm at each of its budgets."""
@@ -355,6 +378,19 @@ class Study:
         return model
 
 
+class Mapped(nn.Module):
+    """A model whose vector goes through an affine map, one for each number of its blocks."""
+
+    def __init__(self, inner: Any, maps: dict[int, Float[Tensor, "dim dim1"]]) -> None:
+        super().__init__()
+        self.inner, self.maps = inner, maps
+
+    def forward(self, tokens: Int[Tensor, "texts tokens"]) -> Float[Tensor, "texts dim"]:
+        """A vector for each text."""
+        map_ = self.maps[len(self.inner.blocks)]
+        return F.linear(self.inner(tokens), map_[:, :-1], map_[:, -1])
+
+
 def quick() -> torch.autocast:
     """Products in bfloat16, for training."""
     return torch.autocast("cpu", torch.bfloat16)
@@ -370,12 +406,13 @@ def cut(arm: str, model: Any, budget: float, prices: dict[float, float]) -> Iter
         with setting(model, AdaptiveComputationModule, fixed=round(budget * LEARNERS)):
             yield
     else:
-        blocks = model.blocks
-        model.blocks = blocks[: LAYERS[budget]]
+        inner = getattr(model, "inner", model)
+        blocks = inner.blocks
+        inner.blocks = blocks[: LAYERS[budget]]
         try:
             yield
         finally:
-            model.blocks = blocks
+            inner.blocks = blocks
 
 
 @torch.no_grad()

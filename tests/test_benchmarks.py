@@ -192,6 +192,7 @@ def test_a_file_of_other_settings_is_read_and_not_added_to(tmp_path):
 
 FINISHED = [
     *(
+        "acm",
         "avit",
         "colt5",
         "experts",

@@ -158,7 +158,8 @@ def test_a_shuffled_gate_gives_the_same_answers_to_other_tokens() -> None:
 
 @torch.no_grad()
 def test_nested_widths_begin_as_the_same_function_with_the_largest_neurons_first() -> None:
-    model, images = study.nested().eval(), cluttered_digits(4, split="test").images
+    model: Any = study.nested().eval()
+    images = cluttered_digits(4, split="test").images
     torch.testing.assert_close(model(images), load("digits_vit")(images), rtol=1e-4, atol=1e-4)
     for block in model.blocks:
         part = block.feed_forward
