@@ -102,9 +102,11 @@ def prefixes(
             likely="each learner runs once: add up what the learners give, do not begin again for each k",
         )
         inputs = [part.clone().requires_grad_() for part in (z, w, b, v)]
-        ours = [part.clone().requires_grad_() for part in (z, w, b, v)]
+        ours = tuple(part.clone().requires_grad_() for part in (z, w, b, v))
         mine = answer(*inputs, learners)
-        right = torch.stack([_by_neuron(*ours, [k * each] * tokens) for k in range(1, learners + 1)])  # type: ignore[call-arg]
+        right = torch.stack(
+            [_by_neuron(ours[0], ours[1], ours[2], ours[3], [k * each] * tokens) for k in range(1, learners + 1)]
+        )
         for which, theirs, own in zip(("z", "W", "b", "V"), inputs, ours, strict=True):
             check.close(
                 "gradients",
@@ -137,7 +139,7 @@ def _mistaken_prefixes(
         "these are the prefixes from N down to 1": right.flip(0),
         "a sum, not a mean over the learners": right / many,
         "the first entry is h(z, 1): h(z, 0), which is zeros, does not stand here": torch.cat([none, right[:-1]]),
-        "a learner is consecutive rows of W; these are every N-th": every(z, *spread),
+        "a learner is consecutive rows of W; these are every N-th": every(z, spread[0], spread[1], spread[2]),
         "b is missing, before the function": every(z, w, 0 * b, v),
         "the function is GELU, not ReLU": every(z, w, b, v, F.relu),
         "GELU itself, not its approximation by tanh": every(z, w, b, v, lambda x: F.gelu(x, approximate="tanh")),
@@ -409,7 +411,7 @@ def acm_losses(
         modules = _modules(images, kinds, seed=20 * seed + number)
         on = f"{images} images, β = {budget:g}, modules (tokens, N, least, cost): {', '.join(map(str, kinds))}"
         given = {f"{what}_{m}": part for m, one in enumerate(modules) for what, part in zip("kp", one[:2], strict=True)}
-        with check.untouched(tested=on, **given):
+        with check.untouched("input untouched", tested=on, likely=None, **given):
             found = answer(modules, budget)
         _three(check, found, on)
         right = _added_up(modules, budget)
@@ -692,7 +694,7 @@ def run_learners(
         )
         inputs = [part.clone().requires_grad_() for part in (z, w, b, v)]
         ours = [part.clone().requires_grad_() for part in (z, w, b, v)]
-        mine, right = answer(inputs[0], k, *inputs[1:], learners), _by_neuron(*ours, many)  # type: ignore[call-arg]
+        mine, right = answer(inputs[0], k, *inputs[1:], learners), _by_neuron(ours[0], ours[1], ours[2], ours[3], many)
         for which, theirs, own in zip(("z", "W", "b", "V"), inputs, ours, strict=True):
             check.close(
                 "gradients",
