@@ -415,6 +415,18 @@ def expand(
     tl.store(hidden + row * neurons + column, total, mask=(row < tokens) & (column < neurons))
 
 
+# %% right: acm-expand | tokens that run nothing are not loaded
+# edit of: the teacher's
+# -    token = tl.load(order + row, mask=there, other=0)
+# +    token = tl.load(order + row, mask=there, other=0)
+# +    own = tl.load(k + row, mask=there, other=0) * each
+# …
+# -        left = tl.load(z + token * dim + across, mask=there & (across < dim), other=0.0)
+# +        left = tl.load(z + token * dim + across, mask=(own > 0) & (across < dim), other=0.0)
+# …
+# -    own = tl.load(k + row, mask=there, other=0) * each
+
+
 # %% wrong: acm-expand | nobody returns early | killed by: early return
 # edit of: the teacher's
 # -    if tl.program_id(1) * COLUMNS >= run:
@@ -552,6 +564,16 @@ def contract(
 # edit of: the teacher's
 # -    run = tl.load(k + tl.program_id(0) * ROWS) * each
 # +    run = tl.max(tl.load(k + tl.program_id(0) * ROWS + tl.arange(0, ROWS), mask=tl.program_id(0) * ROWS + tl.arange(0, ROWS) < tokens, other=0)) * each
+
+
+# %% right: acm-contract | of each row only what it runs itself is loaded
+# edit of: the teacher's
+# -    run = tl.load(k + tl.program_id(0) * ROWS) * each
+# +    run = tl.load(k + tl.program_id(0) * ROWS) * each
+# +    own = tl.load(k + row, mask=there, other=0) * each
+# …
+# -        left = tl.load(hidden + row * neurons + across, mask=there & (across < run), other=0.0)
+# +        left = tl.load(hidden + row * neurons + across, mask=across < own, other=0.0)
 
 
 # %% wrong: acm-contract | over all neurons | killed by: weights of others
