@@ -423,8 +423,6 @@ def expand(
 # …
 # -        left = tl.load(z + token * dim + across, mask=there & (across < dim), other=0.0)
 # +        left = tl.load(z + token * dim + across, mask=(own > 0) & (across < dim), other=0.0)
-# …
-# -    own = tl.load(k + row, mask=there, other=0) * each
 
 
 # %% wrong: acm-expand | nobody returns early | killed by: early return
