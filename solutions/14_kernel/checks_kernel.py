@@ -75,9 +75,9 @@ def _only(check: Task, run: Run, name: str, on: str) -> None:
 def _bytes(check: Task, name: str, run: Run, argument: str, expected: int, on: str, likely: str) -> None:
     check.true(
         name,
-        run.loaded(argument) == expected,
+        run.loaded(argument) <= expected,
         tested=on,
-        expected=f"{expected} bytes of {argument} loaded by all programs together",
+        expected=f"{expected} bytes of {argument} at most, loaded by all programs together",
         got=run.loaded(argument),
         likely=likely,
     )

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from nbformat import NotebookNode
 
-from tools.notebooks import LECTURES, ROOT, lacking, read, solution
+import tools.notebooks
+from tools.notebooks import LECTURES, ROOT, exercise, lacking, read, solution
 
 UNIT = "14_kernel"
 COMPILE = """
@@ -56,3 +57,10 @@ def test_the_kernels_of_the_lecture_and_of_the_solution_compile_for_a_gpu(tmp_pa
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [f"{name} True" for name in found]
+
+
+def test_without_triton_a_notebook_that_needs_it_says_so_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tools.notebooks, "find_spec", lambda name: None)
+    for path in (LECTURES / f"{UNIT}.ipynb", solution(UNIT), exercise(UNIT)):
+        assert str(lacking(read(path))).startswith("Triton is not installed here")
+    assert lacking(read(solution("00_start_here"))) is None
