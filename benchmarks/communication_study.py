@@ -9,7 +9,8 @@ after that block only; they are judged at the number of tokens that the one mode
 rounded. The ratio is drawn for each batch, between the worst and the best that all are judged at. Interrupt and call it
 again to resume. ``--pilot`` runs a small part of it into another file.
 
-With what the one model of the first seed does, a controller then sends through a bad hour (``controller``).
+The one model is also judged at as many tokens as each single one sends (``one model, as many tokens``). With what the
+one model of the first seed does, a controller then sends through a bad hour (``controller``).
 
 Accuracies are those on held-out images. ``tokens`` is the share of tokens that are sent, ``symbols`` the mean number of
 complex symbols an image, with those that say which tokens they are at the most that the channel could carry, and
@@ -165,6 +166,44 @@ def per_alpha(
     return judge(model, alpha, settings["snrs"], test)
 
 
+@torch.no_grad()
+def as_many(
+    seed: int,
+    alpha: float,
+    *,
+    settings: dict[str, Any],
+    test: ClutteredDigits,
+    checkpoints: Path,
+    single: list[dict[str, Any]],
+) -> list[dict[str, Any]]:
+    """The model of all budgets, sending as many tokens as the model of one budget does: by α, or by the threshold.
+
+    Which α or threshold that is, is found on training images: a larger threshold, where too many are sent at α; where
+    too few, a larger α.
+    """
+    model = fitted("learned", seed, None, settings=settings, checkpoints=checkpoints)
+    wanted = next(row["tokens"] for row in single if (row["seed"], row["alpha"]) == (seed, alpha))
+    images = cluttered_digits(300, split="train", seed=10**8 + 1).images
+
+    def share(**knobs: float) -> float:
+        with setting(model, TokenTransmitter, **knobs):
+            return model.encode(images).sent.double().mean().item()
+
+    knobs = {"budget": alpha, "threshold": 1e-3}
+    name, most = ("threshold", 0.999) if share(**knobs) > wanted else ("budget", 1.0)
+    low, high = knobs[name], most
+    for _ in range(10):
+        knobs[name] = (low + high) / 2
+        too_many = share(**knobs) > wanted
+        if too_many == (name == "budget"):
+            high = knobs[name]
+        else:
+            low = knobs[name]
+    with setting(model, TokenTransmitter, threshold=knobs["threshold"]):
+        rows = judge(model, alpha, settings["snrs"], test, budget=knobs["budget"])
+    return [{**row, **knobs} for row in rows]
+
+
 def rival(
     arm: str,
     seed: int,
@@ -277,7 +316,8 @@ def main() -> None:
         rivals = [{"arm": arm, "seed": seed} for seed in some for arm in RULES]
         results.sweep(rivals, partial(rival, learned=learned, **common), name="rivals")
         budgets = [{"seed": seed, "alpha": alpha} for seed in some for alpha in settings["alphas"]]
-        results.sweep(budgets, partial(per_alpha, **common), name="per alpha")
+        single = results.sweep(budgets, partial(per_alpha, **common), name="per alpha")
+        results.sweep(budgets, partial(as_many, single=single, **common), name="one model, as many tokens")
         results.once("controller", partial(_in_short, learned))  # of the first seed
 
 

@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 
+from benchmarks.communication_study import RULES, Ruled, controlled, tables
 from dynlib.data import cluttered_digits
 from dynlib.deciding import record, setting
-from dynlib.edge import TokenTransmitter, transmission_loss
+from dynlib.edge import AWGNChannel, TokenTransmitter, transmission_loss
 from dynlib.zoo import card, load
 from dynlib.zoo.recipes import recipe, transmitter
 from dynlib.zoo.recipes.transmitter import BATCH, BEST, LOW, WEIGHTS, WORST, digits_transmitter_loss
@@ -82,3 +83,38 @@ def test_a_better_channel_reads_more_digits() -> None:
         right.append((said == drawn.labels).double().mean().item())
     # by far more than two standard deviations of the difference, 0.03
     assert right[0] + 0.06 < right[1] < right[2] - 0.06
+
+
+@pytest.mark.parametrize("rule", RULES)
+@torch.no_grad()
+def test_a_rule_sends_as_many_tokens_as_the_budget_says_and_its_own(rule: str) -> None:
+    vit, images = load("digits_vit"), cluttered_digits(20, split="train", seed=5).images
+    model = Ruled(vit, after=2, symbols=4, channel=AWGNChannel(10)).eval()
+    model.rule, model.draws = rule, torch.Generator().manual_seed(0)
+    ink = torch.nn.functional.avg_pool2d(images, 4).flatten(1)
+    for alpha, many in ((0.01, 1), (0.3, 11), (1.0, 37)):
+        sent = model.encode(images, budget=alpha).sent
+        assert sent[:, 0].all()
+        assert sent.sum(1).tolist() == [many] * 20
+    sent = model.encode(images, budget=0.3).sent[:, 1:]
+    darkest = (ink.masked_fill(~sent, 2).amin(1) >= ink.masked_fill(sent, -1).amax(1)).double().mean().item()
+    assert darkest == 1 if rule == "ink" else darkest < 1
+
+
+def test_a_controller_through_a_bad_hour_keeps_to_its_budget_within_two_percent() -> None:
+    rows = [
+        {"alpha": alpha, "snr": snr, "accuracy": 0.6 + 0.1 * alpha + 0.005 * snr, "symbols": 600 * alpha + 40 - snr}
+        for alpha in BUDGETS
+        for snr in (0.0, 10.0, 20.0)
+    ]
+    alphas, snrs, values, costs = tables(rows)
+    assert (alphas, snrs) == ([0.1, 0.3, 0.6, 1.0], [0.0, 10.0, 20.0])
+    assert values[1, 2].item() == pytest.approx(0.6 + 0.06 + 0.05)
+    assert costs[2, 0].item() == pytest.approx(60 + 40 - 20)
+    found = controlled(rows)
+    assert abs(found["mean symbols"] / found["budget"] - 1) < 0.02
+    assert found["mean symbols"] == pytest.approx(sum(slot.cost for slot in found["slots"]) / len(found["slots"]))
+    assert sum(found["shares of the budgets"]) == pytest.approx(1)
+    # in the bad hour, the third of six, the mean ratio is far below that of all other hours
+    ratios = [slot.snr for slot in found["slots"]]
+    assert sum(ratios[720:1080]) / 360 < 4 < 10 < sum(ratios[:720]) / 720
