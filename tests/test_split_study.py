@@ -1,16 +1,25 @@
 """The study of split learning: what it asks of each arm, and what its file says."""
 
 import json
+from typing import Any
 
 import pytest
 
 from benchmarks import split_study as study
+from dynlib.backbone import ViT
 from dynlib.edge import Compression
 
 FOUND = json.loads(study.RESULTS.read_text(encoding="utf-8"))
 NONE = sum(FOUND["bytes of a step without compression"])
 
 
+@pytest.fixture
+def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that has learnt nothing: its bytes are the same."""
+    monkeypatch.setattr(study, "before", ViT(**study.CONFIG).state_dict)
+
+
+@pytest.mark.usefixtures("untrained")
 def test_bytes_without_compression_are_those_of_the_formula() -> None:
     up, down = study.bytes_of_a_step(Compression(), steps=2)
     numbers = study.BATCH * study.TOKENS * study.CONFIG["dim"] * 4
@@ -20,7 +29,7 @@ def test_bytes_without_compression_are_those_of_the_formula() -> None:
 
 
 @pytest.mark.parametrize("case", study.plan(), ids=lambda case: f"{case['arm']} {case['ratio']:g}")
-def test_every_arm_is_near_its_ratio_and_stops_within_the_traffic(case: dict[str, object]) -> None:
+def test_every_arm_is_near_its_ratio_and_stops_within_the_traffic(case: dict[str, Any]) -> None:
     rows = [row for row in FOUND["rows"] if all(row[key] == value for key, value in case.items())]
     assert {row["seed"] for row in rows} >= set(study.SEEDS)
     for row in rows:
@@ -31,6 +40,20 @@ def test_every_arm_is_near_its_ratio_and_stops_within_the_traffic(case: dict[str
         assert row["curve"] == sorted(row["curve"], key=lambda point: point[0])
 
 
+@pytest.mark.usefixtures("untrained")
+@pytest.mark.parametrize("case", [{"arm": "adc", "ratio": 1 / 16}, {"arm": "smaller batch", "ratio": 1 / 4}])
+def test_a_run_stops_with_the_last_step_that_fits(case: dict[str, Any]) -> None:
+    images, labels = study.turned("test")
+    test = images[:20], labels[:20]
+    how = study.compression(**case)
+    assert how is not None
+    found = study.learn(how, study.batch_of(**case), 0, 1e-3, test=test, traffic=3.5 * case["ratio"] * NONE)
+    assert found["steps"] == 3
+    assert found["step"] == pytest.approx(case["ratio"] * NONE, rel=0.1)
+    assert found["curve"][-1] == [found["up"] + found["down"], found["accuracy"]]
+
+
+@pytest.mark.usefixtures("untrained")
 def test_the_mistaken_exponent_sends_three_quarters_of_the_power() -> None:
     for row in FOUND["trap"]:
         assert row["formula"] == pytest.approx(row["c"] ** 0.75, abs=1e-4)
