@@ -5,11 +5,14 @@ own line among those of the libraries and of the checks, :func:`usual_cause` the
 """
 
 import ast
+import dis
 import re
 import sys
 import sysconfig
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Literal
 
 Whose = Literal["theirs", "cell", "checks"]
@@ -116,6 +119,23 @@ def not_run(name: str) -> str | None:
         place = f" (line {error.lineno})" if error.lineno else ""
         return f"the cell that defines '{name}' did not run, because of its {type(error).__name__}: {error.msg}{place}"
     return None
+
+
+def is_stub(error: NotImplementedError) -> bool:
+    """Whether a stub raised it, with a ``raise`` of its own, and not PyTorch, as where complex numbers are clamped."""
+    frames = list(_steps(error))
+    if not frames:
+        return True
+    frame, last = frames[-1]
+    raised = next((step.opname for step in dis.get_instructions(frame.f_code) if step.offset == last), "")
+    return raised == "RAISE_VARARGS" and not frame.f_code.co_filename.startswith(_NOT_THEIRS)
+
+
+def _steps(error: BaseException) -> Iterator[tuple[FrameType, int]]:
+    place = error.__traceback__
+    while place is not None:
+        yield place.tb_frame, place.tb_lasti
+        place = place.tb_next
 
 
 def stub_stands(error: NotImplementedError) -> str | None:

@@ -32,7 +32,7 @@ from typing import Any, Never
 import torch
 from torch import Tensor, nn
 
-from dynlib.causes import stub_stands, usual_cause, where
+from dynlib.causes import is_stub, stub_stands, usual_cause, where
 from dynlib.ways import used
 
 FALSE_ALARM = 1e-6
@@ -408,11 +408,11 @@ def task(name: str, *, read: str | None = None, seconds: int = 30, seed: int = 0
             yield checks
         except CheckFailed:
             raise
-        except NotImplementedError as error:
-            broken = stub_stands(error)
-            told = f"{name}: {broken}; the stub still stands" if broken else str(error)
-            raise Unfilled(told or f"{name}: write your answer first") from None
         except Exception as error:
+            if isinstance(error, NotImplementedError) and is_stub(error):
+                broken = stub_stands(error)
+                told = f"{name}: {broken}; the stub still stands" if broken else str(error)
+                raise Unfilled(told or f"{name}: write your answer first") from None
             place, whose = where(error)
             raise CheckFailed(
                 name,

@@ -307,6 +307,17 @@ def test_a_stub_without_a_sentence_gets_one() -> None:
         raise NotImplementedError
 
 
+def test_pytorchs_own_refusal_is_no_stub() -> None:
+    for slip in (
+        lambda: torch.zeros(2, dtype=torch.complex64).clamp(0),
+        lambda: torch.nn.Module()(torch.zeros(2)),
+        lambda: torch.optim.lr_scheduler.LRScheduler(torch.optim.SGD([torch.zeros(1)])),
+    ):
+        error = failure(lambda check, slip=slip: slip())
+        assert error.check == "runs"
+        assert "NotImplementedError" in str(error)
+
+
 def test_a_block_that_checks_nothing_is_red() -> None:
     error = failure(lambda check: None)
     assert error.check == "something to check"
