@@ -200,10 +200,10 @@ def _scaled(x: Tensor, sent: Tensor, factor: Callable[[Tensor, int], Tensor] | N
 
 def _usual_power(found: Tensor, x: Tensor, sent: Tensor) -> str:
     """What the sizes of the codewords that came tell of the factor that they were given."""
-    if isinstance(found, Tensor) and found.shape == x.shape and bool(sent.any()):
+    if isinstance(found, Tensor) and found.shape == x.shape and found.is_complex() and bool(sent.any()):
         size, gain = _lengths(x)[..., 0], (_lengths(found) / _lengths(x))[..., 0]
         off = gain * size / x.shape[-1] ** 0.5
-        if not bool(off[sent].max() < 1e6):
+        if bool(off[sent].max() > 1e6):
             return "there is noise at so many decibels, and more than signal: it grows with snr, turn the sign"
         if abs(off.flatten()[size.where(sent, 0).argmax()] - 1) < 1e-4 and bool((off[sent] < 1 + 1e-4).all()):
             return "a small number was added to the power or its root: codewords of little power are off"
@@ -297,7 +297,7 @@ def budget_mask(
             },
         )
         before = checks.normal(batch, patches + 2, seed=base + 7, dtype=dtype).sigmoid()
-        before[-1, -2], before[0, 1] = 1, 0
+        before[0, 1], before[-1, -2] = 0, 1
         # so that the two sigmoids are neither 0 nor 1
         end = (
             end
@@ -447,7 +447,7 @@ def budget_loss(
                 tolerance=1e-9,
                 likely="with one layer there are no inner masks, and nothing is added for them"
                 if name == "one layer"
-                else "print your three parts: cross-entropy {:.4f}, share {:.4f}, inner masks {:.4f}, before weight".format(
+                else "print your parts: cross-entropy {:.4f}, share {:.4f}, inner masks {:.4f} before weight".format(
                     *_parts(logits, labels, copies, alpha, slack)
                 )
                 if isinstance(found, Tensor)
