@@ -126,6 +126,30 @@ def send(symbols, sent, snr, generator=None):
 # +    scaled = symbols / (power + 1e-6).sqrt()
 
 
+# %% wrong: through-noise | a small number behind the root | killed by: power
+# edit of: the teacher's
+# -    scaled = symbols / torch.where(power > 0, power, 1).sqrt()
+# +    scaled = symbols / (power.sqrt() + 1e-8)
+
+
+# %% wrong: through-noise | the power of the batch | killed by: power
+# edit of: the teacher's
+# -    power = (symbols.real**2 + symbols.imag**2).mean(-1, keepdim=True)
+# +    power = (symbols.real**2 + symbols.imag**2).mean()[None, None, None]
+
+
+# %% wrong: through-noise | a complex root of complex squares | killed by: power
+# edit of: the teacher's
+# -    scaled = symbols / torch.where(power > 0, power, 1).sqrt()
+# +    scaled = symbols / symbols.square().mean(-1, keepdim=True).sqrt()
+
+
+# %% wrong: through-noise | the dtype of the ratio | killed by: power
+# edit of: the teacher's
+# -    sigma = (10 ** (-snr / 20)).to(power.dtype)[:, None, None]
+# +    sigma = (10 ** (-snr / 20))[:, None, None]
+
+
 # %% wrong: through-noise | all of the noise's power in each part | killed by: the ratio
 # edit of: the teacher's
 # -    noise = torch.randn(symbols.shape, dtype=symbols.dtype, generator=generator)  # of power 1, half in each part
@@ -283,6 +307,12 @@ def next_mask(x, mask, w, v):
 # +    return mask * keep
 
 
+# %% wrong: budget-mask | ends of 1, whatever they were | killed by: the mask
+# edit of: the teacher's
+# -    return torch.cat([mask[:, :1], mask[:, 1:-1] * keep[:, 1:-1], mask[:, -1:]], 1)
+# +    return F.pad(mask[:, 1:-1] * keep[:, 1:-1], (1, 1), value=1.0)
+
+
 # %% wrong: budget-mask | the budget's token shrinks | killed by: the mask
 # edit of: the teacher's
 # -    return torch.cat([mask[:, :1], mask[:, 1:-1] * keep[:, 1:-1], mask[:, -1:]], 1)
@@ -329,6 +359,22 @@ def next_mask(x, mask, w, v):
 # -    wants = torch.sigmoid(x[:, -1] @ v - 5)
 # +    scores = torch.sigmoid(x @ w - 5)
 # +    wants = torch.sigmoid(x[:, -1] @ v + 5)
+
+
+# %% wrong: budget-mask | +5 with both | killed by: the mask
+# edit of: the teacher's
+# -    scores = torch.sigmoid(x @ w + 5)
+# -    wants = torch.sigmoid(x[:, -1] @ v - 5)
+# +    scores = torch.sigmoid(x @ w + 5)
+# +    wants = torch.sigmoid(x[:, -1] @ v + 5)
+
+
+# %% wrong: budget-mask | -5 with both | killed by: the mask
+# edit of: the teacher's
+# -    scores = torch.sigmoid(x @ w + 5)
+# -    wants = torch.sigmoid(x[:, -1] @ v - 5)
+# +    scores = torch.sigmoid(x @ w - 5)
+# +    wants = torch.sigmoid(x[:, -1] @ v - 5)
 
 
 # %% wrong: budget-mask | w and v exchanged | killed by: the mask
@@ -502,6 +548,28 @@ def budget_loss(logits, labels, masks, alpha, slack=0.02, weight=0.5):
 # edit of: the teacher's
 # -        loss = loss + weight * torch.stack(masks[:-1]).mean()
 # +        loss = loss + 0.5 * torch.stack(masks[:-1]).mean()
+
+
+# %% wrong: budget-loss | the weight on the wrong term | killed by: the loss
+# edit of: the teacher's
+# -    loss = loss + F.relu((masks[-1].mean(1) - alpha).abs() - slack).mean()
+# -    if len(masks) > 1:
+# -        loss = loss + weight * torch.stack(masks[:-1]).mean()
+# +    loss = loss + weight * F.relu((masks[-1].mean(1) - alpha).abs() - slack).mean()
+# +    if len(masks) > 1:
+# +        loss = loss + torch.stack(masks[:-1]).mean()
+
+
+# %% wrong: budget-loss | over all layers | killed by: the loss
+# edit of: the teacher's
+# -        loss = loss + weight * torch.stack(masks[:-1]).mean()
+# +        loss = loss + weight * sum(mask.mean() for mask in masks[:-1]) / len(masks)
+
+
+# %% wrong: budget-loss | the sum of the cross-entropies | killed by: the loss
+# edit of: the teacher's
+# -    loss = F.cross_entropy(logits, labels)
+# +    loss = F.cross_entropy(logits, labels, reduction="sum")
 
 
 # %% wrong: budget-loss | the mean of nothing | killed by: one layer
@@ -692,6 +760,18 @@ def attend(query, x, present):
 # +    return x, present.long()
 
 
+# %% wrong: put-back | a token of zeros is told as absent | killed by: present
+# edit of: the teacher's
+# -    return x, present
+# +    return x, x.abs().sum(-1) > 0
+
+
+# %% wrong: put-back | present at the front | killed by: present
+# edit of: the teacher's
+# -    return x, present
+# +    return x, torch.arange(tokens) < counts[:, None]
+
+
 # %% wrong: put-back | without the gradient | killed by: gradients
 # edit of: the teacher's
 # -    x = payload.new_zeros(len(counts), tokens, payload.shape[1]).index_put((image, places), payload)
@@ -746,6 +826,33 @@ def attend(query, x, present):
 # -    shares = scores.masked_fill(~present, -1e300).softmax(-1) * present
 # +    parts = scores.exp() * present
 # +    shares = parts / parts.sum(1, keepdim=True).clamp(min=1e-300)
+
+
+# %% wrong: put-back | the nan of infinite exponentials is hidden | killed by: large scores
+# edit of: the teacher's
+# -    shares = scores.masked_fill(~present, -1e300).softmax(-1) * present
+# +    parts = scores.exp().masked_fill(~present, 0)
+# +    shares = (parts / parts.sum(1, keepdim=True)).nan_to_num(0)
+
+
+# %% wrong: put-back | scores up to 50 | killed by: large scores
+# edit of: the teacher's
+# -    shares = scores.masked_fill(~present, -1e300).softmax(-1) * present
+# +    parts = scores.clamp(max=50).exp() * present
+# +    shares = parts / parts.sum(1, keepdim=True).clamp(min=1e-300)
+
+
+# %% wrong: put-back | the largest score of all, absent or not | killed by: large scores
+# edit of: the teacher's
+# -    shares = scores.masked_fill(~present, -1e300).softmax(-1) * present
+# +    parts = (scores - scores.amax(1, keepdim=True)).exp() * present
+# +    shares = parts / (parts.sum(1, keepdim=True) + 1e-12)
+
+
+# %% wrong: put-back | absent tokens get a score of -1,000 | killed by: large scores
+# edit of: the teacher's
+# -    shares = scores.masked_fill(~present, -1e300).softmax(-1) * present
+# +    shares = scores.masked_fill(~present, -1e3).softmax(-1) * present
 
 
 # %% wrong: put-back | the scores have no gradient | killed by: attention's gradients
@@ -907,6 +1014,12 @@ def ceiling(debts, budget, step=1.0):
 # +    return [budget + Z * step / t for t, Z in enumerate(debts, start=1)]
 
 
+# %% wrong: in-debt | the excess alone | killed by: the ceiling
+# edit of: the teacher's
+# -    return [budget + Z / (step * t) for t, Z in enumerate(debts, start=1)]
+# +    return [Z / (step * t) for t, Z in enumerate(debts, start=1)]
+
+
 # %% wrong: in-debt | slots counted from 0 | killed by: runs
 # edit of: the teacher's
 # -    return [budget + Z / (step * t) for t, Z in enumerate(debts, start=1)]
@@ -1001,6 +1114,12 @@ def predict():
 # edit of: the teacher's
 # -        "bits of a list of the places": 16 * 6,
 # +        "bits of a list of the places": 16 * 7,
+
+
+# %% wrong: predict-traffic | four bits a place | killed by: bits of a list of the places
+# edit of: the teacher's
+# -        "bits of a list of the places": 16 * 6,
+# +        "bits of a list of the places": 16 * 4,
 
 
 # %% wrong: predict-traffic | the list at eleven | killed by: most tokens for which the list is shorter
