@@ -50,6 +50,7 @@ _USUAL = {
     r"too large to convert|math range error|Result too large|int too large": (
         "the numbers in between are too large: compute with their logarithms"
     ),
+    r"non-empty (TensorList|list of Tensors)": "nothing to stack or join: the smallest case has none",
     r"local variable": "a name that is set in one branch only, or below its first use",
 }
 

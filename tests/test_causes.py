@@ -3,8 +3,12 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
+import torch
+
+from dynlib.causes import usual_cause
 
 ASK = """
 from dynlib.causes import not_run, stub_stands, usual_cause, where
@@ -66,3 +70,10 @@ def test_outside_of_a_notebook_nothing_is_looked_for() -> None:
     code = "from dynlib.causes import not_run, sys; print(not_run('halve'), 'IPython' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.split() == ["None", "False"]
+
+
+@pytest.mark.parametrize("join", [torch.stack, torch.cat])
+def test_nothing_to_join_is_the_smallest_case(join: Callable[[list[torch.Tensor]], torch.Tensor]) -> None:
+    with pytest.raises((RuntimeError, ValueError)) as caught:
+        join([])
+    assert usual_cause(caught.value, "theirs") == "nothing to stack or join: the smallest case has none"
