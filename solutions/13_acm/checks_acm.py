@@ -287,7 +287,12 @@ def tokens_at_random(tokens: int, choices: int, threshold: float, least: int, *,
 
 
 TARGETS: tuple[Targeting, ...] = (
-    ("the first that stops", [(1.0, 0.5, 0.48, 0.1, 0.01), (0.2, 0.02, 0.019, 0.001, 0.0009)], 0.8, 0),
+    (
+        "the first that stops",
+        [(1.0, 0.5, 0.48, 0.1, 0.01, 0.009), (0.2, 0.02, 0.019, 0.001, 0.002, 0.0009), (1.0, 0.5, 0.2, 0.9, 0.1, 0.05)],
+        0.8,
+        0,
+    ),
     ("all help", [(1.0, 0.5, 0.2, 0.1), (1.0, 0.7, 0.5, 0.3)], 0.8, 0),
     ("none helps", [(1.0, 0.9, 0.1), (1.0, 2.0, 3.0)], 0.8, 0),
     ("one at least", [(1.0, 0.5, 0.49), (1.0, 0.95, 0.2), (1.0, 0.5, 0.25)], 0.8, 1),
@@ -363,6 +368,12 @@ def _walked(errors: Sequence[float], threshold: float) -> int:
     return len(errors) - 1
 
 
+def _counted(helps: Tensor, least: int) -> Tensor:
+    """Targets by another rule of what helps."""
+    first = [next((place for place, one in enumerate(row) if not one), len(row)) for row in helps.T.tolist()]
+    return torch.tensor(first) + least
+
+
 def _mistaken_targets(
     errors: Tensor, tokens: Sequence[Sequence[float]], threshold: float, least: int
 ) -> dict[str, Tensor]:
@@ -376,8 +387,8 @@ def _mistaken_targets(
         "where the first step does not help the token gets the fewest, not all": (
             torch.where(right == 0, last, right) + least
         ),
-        "a step that leaves exactly θ d(k) does not help any more: ≥": (
-            (errors[1:] <= threshold * errors[:-1]).long().cumprod(0).sum(0) + least
+        "a step that leaves exactly θ d(k) does not help any more: ≥": _counted(
+            errors[1:] <= threshold * errors[:-1], least
         ),
         "that is the k after: the step that does not help is left out": (right + 1).clamp_max(last) + least,
         "k counts from `least`, which the first row stands for"
@@ -390,6 +401,10 @@ def _mistaken_targets(
             (helps * steps).amax(0) if last else right
         )
         + least,
+        "θ is missing: a step that leaves less is not yet one that helps": _counted(errors[1:] < errors[:-1], least),
+        "each step against the error before it, not against the first": _counted(
+            errors[1:] < threshold * errors[:1], least
+        ),
         "the smallest error is not asked for, but the first step that does not pay": errors.argmin(0) + least,
     }
     return {says: one.long() for says, one in wrong.items()}
