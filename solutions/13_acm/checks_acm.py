@@ -457,11 +457,13 @@ def acm_losses(
     ):
         chances = torch.tensor([rare, 1 - 3 * rare, rare, rare], dtype=torch.float64)
         leaf = chances.expand(2, 3, 4).clone().requires_grad_()
-        found = answer([(torch.ones(2, 3, dtype=torch.float64), leaf, 4, 1)], 0.25)[1]
+        entropy = answer([(torch.ones(2, 3, dtype=torch.float64), leaf, 4, 1)], 0.25)[1]
         expected = sum(a * math.log(a) for a in chances.tolist() if a) / math.log(4)
         on = f"probabilities {rare:g}, {1 - 3 * rare:.8g}, {rare:g}, {rare:g} of all tokens"
-        check.close(name, found, torch.tensor(expected, dtype=torch.float64), tested=on, tolerance=1e-9, likely=likely)
-        check.finite(name, checks.gradient(found, leaf), tested=f"the gradient: {on}", likely="clamp, then log")
+        check.close(
+            name, entropy, torch.tensor(expected, dtype=torch.float64), tested=on, tolerance=1e-9, likely=likely
+        )
+        check.finite(name, checks.gradient(entropy, leaf), tested=f"the gradient: {on}", likely="clamp, then log")
 
 
 _LOSS = {
