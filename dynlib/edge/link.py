@@ -259,7 +259,7 @@ class Link:
         except RuntimeError as error:
             if "imed out" in str(error):
                 raise LinkError(f"{_name(peer)} did not {what} within {self.timeout:g} s") from error
-            raise LinkError(f"{_name(peer)} has gone: its process has ended, or the network between") from error
+            raise LinkError(f"{_name(peer)} has gone: its process has ended, or the network has failed") from error
 
 
 def _name(number: int) -> str:

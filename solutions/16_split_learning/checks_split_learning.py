@@ -1,7 +1,7 @@
 """The checks of unit 16. What crosses between three parts is held against one network with a rounding in its middle;
 groups and sizes are known beforehand or tried one by one; messages are packed and weighed."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from itertools import pairwise, product
 from typing import Any
@@ -61,6 +61,8 @@ def three_parts(check: Task, answer: Callable[..., float], *, cases: Iterable[Pa
         inputs = checks.normal(samples, sizes[0], seed=draw + 5, dtype=dtype)
         labels = (3 * checks.normal(samples, sizes[3], seed=draw + 6, dtype=dtype)).softmax(-1)
         right = _one_network(parts, inputs, labels)
+        hard = F.one_hot(labels.argmax(-1), sizes[3]).to(dtype)
+        of_hard = _one_network(parts, inputs, hard)["crossed"]
         for part in parts:
             for parameter in part.parameters():
                 parameter.grad = torch.ones_like(parameter)
@@ -69,6 +71,15 @@ def three_parts(check: Task, answer: Callable[..., float], *, cases: Iterable[Pa
 
         def link(way: str, crossed: list[tuple[str, Tensor]] = crossed) -> Callable[[Tensor], Tensor]:
             def send(given: Tensor) -> Tensor:
+                check.true(
+                    "crossings",
+                    isinstance(given, Tensor),
+                    tested=f"what is sent {way}",
+                    expected="a tensor",
+                    got=f"{given}",
+                    likely="the .grad of what arrived is empty: call requires_grad_() on what *arrived*, before the "
+                    "part runs on it",
+                )
                 crossed.append((way, given.detach().clone()))
                 return given.detach().half().to(given.dtype)
 
@@ -83,7 +94,7 @@ def three_parts(check: Task, answer: Callable[..., float], *, cases: Iterable[Pa
             tested=f"the calls of up and down: {on}",
             likely="activations up and down, then the gradient at the second cut up, and that at the first down",
         )
-        for name, (_, tensor), expected in zip(_CROSSINGS, crossed, right["crossed"], strict=True):
+        for name, (_, tensor), expected, other in zip(_CROSSINGS, crossed, right["crossed"], of_hard, strict=True):
             check.close(
                 name,
                 tensor,
@@ -91,10 +102,17 @@ def three_parts(check: Task, answer: Callable[..., float], *, cases: Iterable[Pa
                 tested=on,
                 tolerance=100 * TOLERANCE[dtype],
                 likely=_LIKELY[name],
-                mistakes=_mistaken_crossings(expected, samples),
+                mistakes={
+                    **_mistaken_crossings(expected, samples),
+                    "labels are rows that sum to one: F.cross_entropy takes them as they are": other,
+                },
             )
         check.equal(
-            "once", tuple(len(part.given) for part in watched), (1, 1, 1), tested=f"how often each part runs: {on}"
+            "once",
+            tuple(len(part.given) for part in watched),
+            (1, 1, 1),
+            tested=f"how often each part runs: {on}",
+            likely="keep what a part gives: it is sent, and backward() goes on from it later",
         )
         check.true(
             "a float",
@@ -181,7 +199,7 @@ GROUPINGS: tuple[Grouping, ...] = (
     ("nearest", _column(0, 1, 9, 8, 2), _column(1, 8), (0, 0, 1, 1, 0)),
     ("nearest", torch.tensor([[3.0, 4.0], [6.0, 0.0]]), torch.tensor([[0.0, 0.0], [8.0, 4.0]]), (0, 1)),
     ("nearest", _column(2, 0, 4), _column(0, 4), (0, 0, 1)),
-    ("nobody left out", _column(0, 1, 6, 10), _column(0, 9, 99), (0, 0, 2, 1)),
+    ("nobody left out", _column(1, -1.5, 6, 8.5, 10), _column(0, 9, 99), (0, 0, 2, 1, 1)),
     ("nobody left out", _column(0, 0.5, 20), _column(0, 15, 99), (0, 2, 1)),
     ("nobody left out", _column(5, 0, 1, 2), _column(90, 1, 70), (0, 2, 1, 1)),
     ("nobody left out", _column(3, 3, 3, dtype=torch.float32), _column(3, 3, 3, dtype=torch.float32), (1, 2, 0)),
@@ -189,6 +207,8 @@ GROUPINGS: tuple[Grouping, ...] = (
 _GROUP = {
     "nearest": "the nearest centre, of equally near ones the first",
     "nobody left out": "each empty group, in the order of their numbers, takes the farthest sample that is not alone",
+    "of equals": "of equals the first. Above 25 rows torch.cdist multiplies matrices, and equal distances differ a "
+    "little: plain differences, or compute_mode='donot_use_mm_for_euclid_dist'",
 }
 
 
@@ -251,7 +271,12 @@ def _many(samples: int, features: int, groups: int, *, seed: int) -> list[Groupi
         corners[expected]
         + checks.normal(samples, corners.shape[1], seed=seed + 3, dtype=torch.float64).clamp(-2, 2) / 3
     )
-    return [("nearest", x.to(dtype), corners.to(dtype), tuple(expected)) for dtype in (torch.float64, torch.float32)]
+    twice = 9 + checks.normal(groups, 5, seed=seed + 5, dtype=torch.float64).repeat(30 // groups + 1, 1)
+    of = (groups, groups + 1, *range(2, groups), *(i % groups for i in range(groups, len(twice))))
+    return [
+        *(("nearest", x.to(dtype), corners.to(dtype), tuple(expected)) for dtype in (torch.float64, torch.float32)),
+        ("of equals", twice, twice[: groups + 2], of),
+    ]
 
 
 def _mistaken_groups(x: Tensor, centres: Tensor) -> dict[str, Tensor]:
@@ -260,11 +285,35 @@ def _mistaken_groups(x: Tensor, centres: Tensor) -> dict[str, Tensor]:
     last = [len(row) - 1 - row[::-1].index(min(row)) for row in by_hand]
     far = [row.index(max(row)) for row in by_hand]
     angle = (x @ centres.T).argmax(1)
+
+    def filled(far: Callable[[int, int, list[int]], Any], *, alone: bool = False, turned: bool = False) -> Tensor:
+        of = first.copy()
+        for empty in sorted(set(range(len(centres))) - set(first), reverse=turned):
+            free = [i for i in range(len(x)) if alone or of.count(of[i]) > 1]
+            of[max(free, key=lambda i: far(i, empty, of))] = empty
+        return torch.tensor(of)
+
+    def away(i: int, *_: Any) -> float:
+        return min(by_hand[i])
+
+    of_its_centre = "farthest from the centre that it *went to*, not from another one"
     return {
         "somebody is left out: each empty group takes a sample": torch.tensor(first),
         "of equally near centres the first": torch.tensor(last),
         "the nearest centre, not the farthest": torch.tensor(far),
         "nearest by distance, not by the scalar product": angle,
+        "of equally far samples the first": filled(lambda i, *_: (away(i), i)),
+        "a sample that is alone in its group stays there, and sizes are counted anew after each move": filled(
+            away, alone=True
+        ),
+        "empty groups in the order of their numbers": filled(away, turned=True),
+        "the farthest sample of all that are not alone, whatever the size of its group": filled(
+            lambda i, _, of: (of.count(of[i]), away(i))
+        ),
+        "the farthest sample, not the nearest": filled(lambda i, *_: -away(i)),
+        of_its_centre: filled(lambda i, empty, _: by_hand[i][empty]),
+        f"{of_its_centre} (here: the largest of all distances)": filled(lambda i, *_: max(by_hand[i])),
+        f"{of_its_centre} (here: nearest to the empty one)": filled(lambda i, empty, _: -by_hand[i][empty]),
     }
 
 
@@ -334,7 +383,7 @@ def compress(
             name,
             kept,
             torch.tensor(places),
-            tested=on,
+            tested=f"the numbers of the tokens: {on}",
             likely=_TOKENS[name],
             mistakes=_mistaken_tokens(attention, members, k),
         )
@@ -407,7 +456,7 @@ def compress(
 
 _TOKENS = {
     "the tokens": "0 in front, then the k − 1 others on which the mean attention of the group is largest, in order",
-    "ties": "of equals the earlier: a sort with stable=True",
+    "ties": "of equals the earlier: sort(dim=1, descending=True, stable=True), each argument by its name",
 }
 
 
@@ -472,7 +521,7 @@ Expanding = tuple[int, tuple[int, ...], int, int, torch.dtype]
 """Features, the group of each sample, tokens, k, the dtype."""
 
 EXPANDING: tuple[Expanding, ...] = (
-    (2, (0, 1, 0), 4, 2, torch.float64),
+    (2, (0, 1, 0), 5, 3, torch.float64),
     (3, (1, 1, 2, 0, 1), 5, 3, torch.float64),
     (1, (0, 0), 3, 3, torch.float64),
     (2, (0, 1, 1, 1), 6, 1, torch.float32),
@@ -518,6 +567,7 @@ def expand(
                 "each of |C| samples has 1/|C| of the mean, so its gradient is divided by the size": expected * size,
                 "over the size of the sample's own group, not over the batch": expected * size / len(of),
                 "over the size of the sample's own group, not over the number of groups": expected * size / groups,
+                "over the size of the sample's own group, not over the number of tokens": expected * size / k,
                 "the size once, not twice": expected / size,
                 "the gradient stands at the tokens in kept, not at the first k": packed,
                 "each group has kept tokens of its own: these are the first group's": of_first,
@@ -534,8 +584,10 @@ SIZINGS: tuple[Sizing, ...] = (
     ("the pair", (4, 4, 2, 1, 1), (4, 4)),
     ("the pair", (64, 37, 64, 10, 4), None),
     ("the pair", (64, 37, 64, 10, 100), None),
-    ("just fits", (10, 10, 1, 1, 40), (1, 2)),
+    ("just fits", (12, 8, 1, 6, 5), (3, 2)),
     ("just fits", (16, 10, 2, 3, 4), None),
+    ("of equals", (2, 4, 5, 1, 2), (2, 2)),
+    ("of equals", (4, 4, 2, 2, 5), (1, 3)),
     ("the pair", (128, 17, 96, 10, 16), None),
 )
 
@@ -614,6 +666,13 @@ def _search(numbers: tuple[int, int, int, int, int]) -> tuple[int, int]:
 def _slipped(pair: Sequence[int], numbers: tuple[int, int, int, int, int]) -> str | None:
     batch, tokens, dim, classes, r = numbers
     ours = tuple(pair)
+    right = _search(numbers)
+    share, theirs = (min(one[0] * tokens, one[1] * batch) for one in (pair, right))
+    if share == theirs and pair[1] <= _largest(numbers, pair[0]):
+        larger = pair[0] * pair[1] < right[0] * right[1]
+        return (
+            f"with the same smaller share there is a pair with a larger T{' · k' if larger else ', T · k being equal'}"
+        )
     every = [(groups, k) for groups in range(1, batch + 1) for k in [_largest(numbers, groups)] if k > 0]
     whole = 4 * batch * tokens * dim
 
@@ -637,9 +696,8 @@ def _slipped(pair: Sequence[int], numbers: tuple[int, int, int, int, int]) -> st
             every, key=lambda pair: (pair[0] * pair[1], pair[0]), default=()
         ),
     }
-    named = next((says for says, one in wrong.items() if one == ours), None)
-    if named or batch * tokens > 3000:
-        return named
+    if ours in wrong.values() or batch * tokens > 3000:
+        return _the_only(wrong, ours)
     tried = {
         "a message of exactly 1/r fits": best(lambda g, k: 4 * g * (k * dim + classes) * r < whole + 8 * batch),
         "the labels of a message are T rows of float32, and weigh something": best(
@@ -648,6 +706,12 @@ def _slipped(pair: Sequence[int], numbers: tuple[int, int, int, int, int]) -> st
         "without compression there are labels, too: 8 bytes a sample": best(
             lambda g, k: 4 * g * (k * dim + classes) * r <= whole
         ),
+        "without compression a label is an int64, 8 bytes": best(
+            lambda g, k: 4 * g * (k * dim + classes) * r <= whole + 4 * batch
+        ),
+        "the labels of a message are float32, 4 bytes a number": best(
+            lambda g, k: 4 * g * (k * dim + 2 * classes) * r <= whole + 8 * batch
+        ),
         "a row of labels is one for each group, not for each token": best(
             lambda g, k: 4 * g * k * (dim + classes) * r <= whole + 8 * batch
         ),
@@ -655,7 +719,13 @@ def _slipped(pair: Sequence[int], numbers: tuple[int, int, int, int, int]) -> st
             lambda g, k: (4 * g * k * dim + 8 * g) * r <= whole + 8 * batch
         ),
     }
-    return next((says for says, one in tried.items() if one == ours), None)
+    return _the_only(tried, ours)
+
+
+def _the_only(slips: Mapping[str, tuple[int, ...]], ours: tuple[int, ...]) -> str | None:
+    """The slip that gives this pair; None where two give it, for nobody knows which it was."""
+    found = [says for says, one in slips.items() if one == ours]
+    return found[0] if len(found) == 1 else None
 
 
 # ---- task 6: predict, then measure
@@ -696,7 +766,7 @@ def _measured(seed: int) -> dict[str, float | int | str]:
     block = Block(64, 4)
     linear = [block.attention.query_key_value, block.attention.output, block.feed_forward]
     few, many = (sum(count(part, tokens).flops for part in linear) for tokens in (double.carried.detach(), x.detach()))
-    share = round(256 * (1 / 256) ** 0.25) * round(256 * (1 / 256) ** 0.5) / 256**2
+    share = round(256 * (1 / 256) ** 0.5) * round(256 * (1 / 256) ** 0.25) / 256**2
     return {
         "up, all": dense[0],
         "down, all": dense[1],
@@ -705,7 +775,7 @@ def _measured(seed: int) -> dict[str, float | int | str]:
         "up, 4 bits": bits[0],
         "up, T = 16, k = 9": double.nbytes,
         "down, T = 16, k = 9": weigh(double.carried),
-        "share, T = B ξ^¼ and k = n ξ^½": share,
+        "share, T = B c^½ and k = n c^¼": share,
         "FLOPs of the server's linear layers, T = 16, k = 9": few / many,
     }
 
@@ -718,7 +788,7 @@ _USUALLY = {
     "up, 4 bits": "half a byte a number; two float32 a token; the labels",
     "up, T = 16, k = 9": "16 · 9 tokens of 64 float32, and 16 rows of 10 float32",
     "down, T = 16, k = 9": "a gradient for each number of the activations",
-    "share, T = B ξ^¼ and k = n ξ^½": "T/B · k/n",
+    "share, T = B c^½ and k = n c^¼": "T/B · k/n",
     "FLOPs of the server's linear layers, T = 16, k = 9": "the tokens that arrive, as a share of all",
 }
 _SLIPS: dict[str, dict[str, float | int | str]] = {
@@ -762,11 +832,11 @@ _SLIPS: dict[str, dict[str, float | int | str]] = {
         "the gradient comes back by groups; the client gives it to the samples": 64 * 9 * 64 * 4,
         "only what was sent gets a gradient": 64 * 37 * 64 * 4,
     },
-    "share, T = B ξ^¼ and k = n ξ^½": {
+    "share, T = B c^½ and k = n c^¼": {
         "that is what was asked for; T/B · k/n is something else here": 1 / 256,
         "T/B · k/n, a product": 1 / 4 + 1 / 16,
         "tokens that are sent, as a share": 64 * 16,
-        "T = B ξ^¼, not B ξ^½ ": 1 / 16,
+        "T = B c^½, not B c^¼": 1 / 16,
     },
     "FLOPs of the server's linear layers, T = 16, k = 9": {
         "fewer samples, and fewer tokens of each": 16 / 64,

@@ -154,6 +154,12 @@ def three_parts(first, middle, last, inputs, labels, up, down):
 # +    x.backward(down(at_server.grad / len(inputs)))
 
 
+# %% wrong: three-parts | a leaf is made of what is sent, not of what arrives | killed by: crossings
+# edit of: the teacher's
+# -    at_client = down(z.detach()).requires_grad_()
+# +    at_client = down(z.detach().requires_grad_())
+
+
 # %% right: group-step | distances by cdist, groups moved by sorting
 def group_step(x, centres):
     away, of = torch.cdist(x, centres, compute_mode="donot_use_mm_for_euclid_dist").min(1)
@@ -311,6 +317,24 @@ def group_step(x, centres):
 # edit of: the teacher's
 # -    return of, sums / size[:, None]
 # +    return of.int(), sums / size[:, None]
+
+
+# %% wrong: group-step | distances by a product of matrices, as cdist's above 25 rows | killed by: of equals
+# edit of: the teacher's
+# -    distance = (x[:, None] - centres).square().sum(-1)
+# +    distance = torch.cdist(x, centres)
+
+
+# %% wrong: group-step | of equally far the last | killed by: nobody left out
+# edit of: the teacher's
+# -        moved = int(away.masked_fill(size[of] < 2, -1).argmax())
+# +        moved = len(x) - 1 - int(away.masked_fill(size[of] < 2, -1).flip(0).argmax())
+
+
+# %% wrong: group-step | the farthest from any centre | killed by: nobody left out
+# edit of: the teacher's
+# -        moved = int(away.masked_fill(size[of] < 2, -1).argmax())
+# +        moved = int(distance.amax(1).masked_fill(size[of] < 2, -1).argmax())
 
 
 # %% wrong: group-step | dynlib's | killed by: by hand
@@ -539,6 +563,12 @@ def expand(gradient, of, kept, tokens):
 # +    each = gradient / groups
 
 
+# %% wrong: expand | over the number of kept tokens | killed by: the gradient
+# edit of: the teacher's
+# -    each = gradient / size[:, None, None]
+# +    each = gradient / kept.shape[1]
+
+
 # %% wrong: expand | times the size | killed by: the gradient
 # edit of: the teacher's
 # -    each = gradient / size[:, None, None]
@@ -685,7 +715,7 @@ def sizes(batch, tokens, dim, classes, r):
 # +    whole = 4 * batch * tokens * dim
 
 
-# %% wrong: sizes | one label for each group | killed by: just fits
+# %% wrong: sizes | one label for each group | killed by: fits
 # edit of: the teacher's
 # -        if 4 * groups * (k * dim + classes) * r <= whole
 # +        if (4 * groups * k * dim + 8 * groups) * r <= whole
@@ -719,6 +749,42 @@ def sizes(batch, tokens, dim, classes, r):
 # edit of: the teacher's
 # -    return max(fit)[2:]
 # +    return max(fit, key=lambda one: one[0])[2:]
+
+
+# %% wrong: sizes | of equals the smaller T · k | killed by: the pair
+# edit of: the teacher's
+# -        (min(groups * tokens, k * batch), groups * k, groups, k)
+# +        (min(groups * tokens, k * batch), -groups * k, groups, k)
+
+
+# %% wrong: sizes | of equal products the first found | killed by: of equals
+# edit of: the teacher's
+# -    return max(fit)[2:]
+# +    return max(fit, key=lambda one: one[:2])[2:]
+
+
+# %% wrong: sizes | of equal products the smaller T | killed by: of equals
+# edit of: the teacher's
+# -    return max(fit)[2:]
+# +    return max(fit, key=lambda one: (*one[:2], -one[2]))[2:]
+
+
+# %% wrong: sizes | of equals the one of more bytes | killed by: of equals
+# edit of: the teacher's
+# -        (min(groups * tokens, k * batch), groups * k, groups, k)
+# +        (min(groups * tokens, k * batch), groups * (k * dim + classes), groups, k)
+
+
+# %% wrong: sizes | a label of the batch has 4 bytes | killed by: just fits
+# edit of: the teacher's
+# -    whole = 4 * batch * tokens * dim + 8 * batch
+# +    whole = 4 * batch * tokens * dim + 4 * batch
+
+
+# %% wrong: sizes | labels of a message have 8 bytes a number | killed by: just fits
+# edit of: the teacher's
+# -        if 4 * groups * (k * dim + classes) * r <= whole
+# +        if 4 * groups * (k * dim + 2 * classes) * r <= whole
 
 
 # %% wrong: sizes | k and T swapped | killed by: the pair
@@ -762,7 +828,7 @@ def predict():
         "up, 4 bits": numbers / 2 + 2 * 4 * batch * tokens + labels,
         "up, T = 16, k = 9": 4 * (sent + 16 * classes),
         "down, T = 16, k = 9": 4 * sent,
-        "share, T = B ξ^¼ and k = n ξ^½": (1 / 256) ** 0.75,
+        "share, T = B c^½ and k = n c^¼": (1 / 256) ** 0.75,
         "FLOPs of the server's linear layers, T = 16, k = 9": 16 / 64 * 9 / 37,
     }
 
@@ -777,7 +843,7 @@ def predict():
         "up, 4 bits": 95232,
         "up, T = 16, k = 9": 37504,
         "down, T = 16, k = 9": 36864,
-        "share, T = B ξ^¼ and k = n ξ^½": 0.015625,
+        "share, T = B c^½ and k = n c^¼": 0.015625,
         "FLOPs of the server's linear layers, T = 16, k = 9": 144 / 2368,
     }
     return {name: torch.tensor(value, dtype=torch.float64) for name, value in said.items()}
@@ -825,10 +891,10 @@ def predict():
 # +        "down, T = 16, k = 9": 64 * 9 * 64 * 4,
 
 
-# %% wrong: predict-bytes | what was asked for | killed by: share, T = B ξ^¼ and k = n ξ^½
+# %% wrong: predict-bytes | what was asked for | killed by: share, T = B c^½ and k = n c^¼
 # edit of: the teacher's
-# -        "share, T = B ξ^¼ and k = n ξ^½": 1 / 64,
-# +        "share, T = B ξ^¼ and k = n ξ^½": 1 / 256,
+# -        "share, T = B c^½ and k = n c^¼": 1 / 64,
+# +        "share, T = B c^½ and k = n c^¼": 1 / 256,
 
 
 # %% wrong: predict-bytes | the tokens of a sample alone | killed by: FLOPs of the server's linear layers, T = 16, k = 9
