@@ -87,7 +87,8 @@ def prefixes(
             expected,
             tested=on,
             tolerance=TOLERANCE[dtype],
-            likely="place k − 1 holds the sum of learners 1 … k; learner n is the rows (n − 1) · each … n · each − 1",
+            likely="place k − 1 holds the sum of learners 1 … k, and h(z, 0) is not asked for; learner n is the rows "
+            "(n − 1) · each … n · each − 1",
             mistakes=_mistaken_prefixes(z, w, b, v, learners, expected),
         )
         with FlopCounterMode(display=False) as counter:
@@ -126,6 +127,7 @@ def _mistaken_prefixes(
     each, none = len(w) // learners, torch.zeros_like(right[:1])
     alone = right.diff(dim=0, prepend=none)
     many = torch.arange(1, learners + 1, dtype=right.dtype)[:, None, None]
+    added = (b[:, None] * v).unflatten(0, (learners, each)).sum(1).cumsum(0)[:, None]  # by biases that no GELU bends
     strided = [j for n in range(learners) for j in range(n, len(w), learners)]
     spread = [w[strided], b[strided], v[strided]]
 
@@ -138,9 +140,11 @@ def _mistaken_prefixes(
         "the sums begin at the last learner: h(z, k) is the first k": alone.flip(0).cumsum(0),
         "these are the prefixes from N down to 1": right.flip(0),
         "a sum, not a mean over the learners": right / many,
+        "all places hold h(z, N): += writes into what was kept": right[-1:].expand_as(right),
         "the first entry is h(z, 1): h(z, 0), which is zeros, does not stand here": torch.cat([none, right[:-1]]),
         "a learner is consecutive rows of W; these are every N-th": every(z, spread[0], spread[1], spread[2]),
         "b is missing, before the function": every(z, w, 0 * b, v),
+        "b stands inside GELU": every(z, w, 0 * b, v) + added,
         "the function is GELU, not ReLU": every(z, w, b, v, F.relu),
         "GELU itself, not its approximation by tanh": every(z, w, b, v, lambda x: F.gelu(x, approximate="tanh")),
         "GELU is missing between the two products": every(z, w, b, v, lambda x: x),
@@ -283,7 +287,12 @@ def tokens_at_random(tokens: int, choices: int, threshold: float, least: int, *,
 
 
 TARGETS: tuple[Targeting, ...] = (
-    ("the first that stops", [(1.0, 0.5, 0.48, 0.1, 0.09), (0.2, 0.02, 0.019, 0.001, 0.0009)], 0.8, 0),
+    (
+        "the first that stops",
+        [(1.0, 0.5, 0.48, 0.1, 0.01, 0.009), (0.2, 0.02, 0.019, 0.001, 0.002, 0.0009), (1.0, 0.5, 0.2, 0.9, 0.1, 0.05)],
+        0.8,
+        0,
+    ),
     ("all help", [(1.0, 0.5, 0.2, 0.1), (1.0, 0.7, 0.5, 0.3)], 0.8, 0),
     ("none helps", [(1.0, 0.9, 0.1), (1.0, 2.0, 3.0)], 0.8, 0),
     ("one at least", [(1.0, 0.5, 0.49), (1.0, 0.95, 0.2), (1.0, 0.5, 0.25)], 0.8, 1),
@@ -359,6 +368,12 @@ def _walked(errors: Sequence[float], threshold: float) -> int:
     return len(errors) - 1
 
 
+def _counted(helps: Tensor, least: int) -> Tensor:
+    """Targets by another rule of what helps."""
+    first = [next((place for place, one in enumerate(row) if not one), len(row)) for row in helps.T.tolist()]
+    return torch.tensor(first) + least
+
+
 def _mistaken_targets(
     errors: Tensor, tokens: Sequence[Sequence[float]], threshold: float, least: int
 ) -> dict[str, Tensor]:
@@ -372,18 +387,25 @@ def _mistaken_targets(
         "where the first step does not help the token gets the fewest, not all": (
             torch.where(right == 0, last, right) + least
         ),
+        "a step that leaves exactly θ d(k) does not help any more: ≥": _counted(
+            errors[1:] <= threshold * errors[:-1], least
+        ),
         "that is the k after: the step that does not help is left out": (right + 1).clamp_max(last) + least,
-        "that is one too few: the last step that helps is taken": (right - 1).clamp_min(0) + least,
+        "k counts from `least`, which the first row stands for"
+        if least
+        else "that is one too few: the last step that helps is taken": (right - 1).clamp_min(0) + least,
         "these are places among the choices; the first of them is `least` learners": right,
-        "stop at the first step that does not help, whatever helps later": helps.sum(0) + least,
+        "steps after the first that does not help are counted, too: whatever comes later does not matter": helps.sum(0)
+        + least,
         "the first step that does not help ends it, not the last that helps": (
             (helps * steps).amax(0) if last else right
         )
         + least,
-        "the smallest error is not asked for, but the first step that does not pay": errors.argmin(0) + least,
-        "a step that leaves exactly θ d(k) does not help any more": (
-            (errors[1:] <= threshold * errors[:-1]).long().cumprod(0).sum(0) + least
+        "θ is missing: a step that leaves less is not yet one that helps": _counted(errors[1:] < errors[:-1], least),
+        "each step against the error before it, not against the first": _counted(
+            errors[1:] < threshold * errors[:1], least
         ),
+        "the smallest error is not asked for, but the first step that does not pay": errors.argmin(0) + least,
     }
     return {says: one.long() for says, one in wrong.items()}
 
@@ -394,7 +416,7 @@ Losing = tuple[int, float, tuple[tuple[int, int, int, int], ...]]
 """Images, β, and of each module: tokens of an image, learners, the fewest of them, the cost of a learner."""
 
 LOSINGS: tuple[Losing, ...] = (
-    (2, 0.4, ((3, 4, 0, 1),)),
+    (3, 0.4, ((3, 4, 0, 1),)),
     (3, 0.75, ((2, 2, 0, 5), (2, 2, 0, 1000))),
     (4, 0.25, ((5, 4, 0, 300), (3, 3, 1, 2000), (1, 2, 1, 10))),
 )
@@ -406,6 +428,7 @@ def acm_losses(
 ) -> None:
     """Task 4: the three losses and their gradients; probabilities that are zero."""
     check.by_hand("by hand", answer, without=WITHOUT, tested="what the code of acm_losses uses", likely="PyTorch alone")
+    tried = []
     for number, case in enumerate(cases):
         images, budget, kinds = case
         modules = _modules(images, kinds, seed=20 * seed + number)
@@ -425,20 +448,22 @@ def acm_losses(
                 likely=_LOSS[name],
                 mistakes=_mistaken_losses(modules, budget)[name],
             )
+        tried.append((modules, budget, on))
+    for modules, budget, on in tried:
         _loss_gradients(check, answer, modules, budget, on)
-    zeros = torch.zeros(2, 3, 4, dtype=torch.float64)
-    zeros[..., 1] = 1
-    leaf = zeros.requires_grad_()
-    found = answer([(torch.ones(2, 3, dtype=torch.float64), leaf, 4, 1)], 0.25)
-    on = "probabilities 0, 1, 0, 0 of all tokens"
-    check.close(
-        "0 log 0",
-        found[1],
-        torch.zeros((), dtype=torch.float64),
-        tested=on,
-        likely="0 log 0 is 0: torch.xlogy, or clamp before the logarithm",
-    )
-    check.finite("0 log 0", checks.gradient(found[1], leaf), tested=f"the gradient: {on}", likely="clamp, then log")
+    for name, rare, likely in (
+        ("0 log 0", 0.0, "0 log 0 is 0: torch.xlogy, or clamp before the logarithm"),
+        ("rare choices", 1e-8, "clamp far below what may occur: 1e-300 is a float64, too"),
+    ):
+        chances = torch.tensor([rare, 1 - 3 * rare, rare, rare], dtype=torch.float64)
+        leaf = chances.expand(2, 3, 4).clone().requires_grad_()
+        entropy = answer([(torch.ones(2, 3, dtype=torch.float64), leaf, 4, 1)], 0.25)[1]
+        expected = sum(a * math.log(a) for a in chances.tolist() if a) / math.log(4)
+        on = f"probabilities {rare:g}, {1 - 3 * rare:.8g}, {rare:g}, {rare:g} of all tokens"
+        check.close(
+            name, entropy, torch.tensor(expected, dtype=torch.float64), tested=on, tolerance=1e-9, likely=likely
+        )
+        check.finite(name, checks.gradient(entropy, leaf), tested=f"the gradient: {on}", likely="clamp, then log")
 
 
 _LOSS = {
@@ -490,11 +515,16 @@ def _loss_gradients(
             theirs, own = leaves[m][which], ours[m][which]
             assert isinstance(theirs, Tensor)
             assert isinstance(own, Tensor)
+            got, tested = checks.gradient(mine, theirs), f"of the {name} loss, in module {m + 1}: {on}"
+            likely = (
+                "a root has an infinite slope at 0, where two images have the same r: abs(), and clamp before a log"
+            )
+            check.finite("gradients", got, tested=tested, likely=likely)
             check.close(
                 "gradients",
-                checks.gradient(mine, theirs),
+                got,
                 checks.gradient(right, own),
-                tested=f"of the {name} loss, in module {m + 1}: {on}",
+                tested=tested,
                 tolerance=1e-8,
                 likely="k and the probabilities carry the gate's gradient: no .item(), no .round(), no detach()",
             )
@@ -568,6 +598,7 @@ def _mistaken_losses(modules: Sequence[tuple[Tensor, Tensor, int, int]], budget:
                 sum(k.mean().item() / n for k, _, n, _ in modules) / many - budget
             ),
             "a distance, whichever side it lies on: the absolute value": _signed(modules, budget),
+            "below the budget counts, too: the absolute value": max(_signed(modules, budget), 0.0),
             "the distance, not its square": right[0] ** 2,
             "the share's distance from β, not the share": share(lambda n, cost, j: (cost, cost * n))
             if budget == 0
@@ -594,7 +625,8 @@ def _mistaken_losses(modules: Sequence[tuple[Tensor, Tensor, int, int]], budget:
             "an image is not paired with itself: divide by the pairs of different ones": right[2]
             * (images - 1)
             / images,
-            "the factor 2 is missing": right[2] / 2,
+            "half of it: the factor 2, or each pair is counted once and divided by both": right[2] / 2,
+            "pairs within each module, then the mean over the modules": _pooled(modules),
             "the mean over all pairs, not their sum": right[2] * images * (images - 1) / 2,
             "k / N, a share: N is missing": spread(lambda k, n: k.mean(1), off),
             "pairs of images, not of tokens": spread(lambda k, n: (k / n).flatten(), off),
@@ -615,6 +647,11 @@ def _squared(modules: Sequence[tuple[Tensor, Tensor, int, int]]) -> float:
         b = (k / n).mean(1)
         found.append(-2 * (b[:, None] - b).square().sum().item() / (len(b) * (len(b) - 1)))
     return sum(found) / len(found)
+
+
+def _pooled(modules: Sequence[tuple[Tensor, Tensor, int, int]]) -> float:
+    b = torch.stack([(k / n).mean(1) for k, _, n, _ in modules]).mean(0)
+    return -2 * (b[:, None] - b).abs().sum().item() / (len(b) * (len(b) - 1))
 
 
 # ---- task 5: run_learners

@@ -1,4 +1,5 @@
-"""Can a task be done by pasting? Every function of the unit's lecture is tried as its answer, under the task's name.
+"""Can a task be done by pasting? Every function of the unit's lecture is tried as its answer, under the task's name,
+and one that the lecture calls wrong is tried repaired, too: with a keyword worked out, with another end of a loop.
 
 A lecture shows the formula, the slow version, the wrong version or a sibling: what a task asks for is not there.
 """
@@ -59,11 +60,47 @@ def pasted(unit: str, task: str) -> Iterator[tuple[str, str]]:
     asked = [node for node in ast.parse(right).body if isinstance(node, ast.FunctionDef)]
     support, functions = lecture_functions(unit)
     for wanted in asked:
-        for name, node in functions.items():
-            if _fits(node, wanted):
-                renamed = copy.deepcopy(node)
-                renamed.name = wanted.name
-                yield f"{name} as {wanted.name}", "\n\n\n".join([support, right, ast.unparse(renamed)])
+        for name, shown in functions.items():
+            for node in (shown, *repaired(shown, wanted)):
+                if _fits(node, wanted):
+                    renamed = copy.deepcopy(node)
+                    renamed.name = wanted.name
+                    yield f"{name} as {wanted.name}", "\n\n\n".join([support, right, ast.unparse(renamed)])
+
+
+def repaired(node: ast.FunctionDef, wanted: ast.FunctionDef) -> Iterator[ast.FunctionDef]:
+    """What a lecture calls wrong, in its docstring, as a reader would mend it.
+
+    It takes what the task gives, and works out its keywords as the teacher's answer does. Then a loop over a range goes
+    one further, or up to any of the task's arguments.
+    """
+    if not (ast.get_docstring(node) or "").startswith("Wrong"):
+        return
+    made = copy.deepcopy(node)
+    names = {
+        given.arg for given, default in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True) if not default
+    }
+    lines = [
+        line for line in wanted.body if isinstance(line, ast.Assign) and {*map(ast.unparse, line.targets)} <= names
+    ]
+    own = [given.arg for given in node.args.args]
+    renamed = {theirs.arg: mine for theirs, mine in zip(wanted.args.args, own, strict=False)}
+    made.body[1:1] = copy.deepcopy(lines)
+    for part in (part for line in made.body[1 : 1 + len(lines)] for part in ast.walk(line)):
+        if isinstance(part, ast.Name):
+            part.id = renamed.get(part.id, part.id)
+    made.args.args += copy.deepcopy(wanted.args.args[len(own) :])
+    if lines:
+        made.args.kwonlyargs, made.args.kw_defaults = [], []
+    yield made
+    for place, loop in enumerate(ast.walk(made)):
+        if isinstance(loop, ast.Call) and ast.unparse(loop.func) == "range" and len(loop.args) == 2:
+            for end in (ast.unparse(loop.args[1]), *(given.arg for given in made.args.args)):
+                other = copy.deepcopy(made)
+                call = next(part for number, part in enumerate(ast.walk(other)) if number == place)
+                assert isinstance(call, ast.Call)
+                call.args[1] = ast.parse(f"{end} + 1", mode="eval").body
+                yield other
 
 
 def passing(unit: str, task: str) -> list[str]:

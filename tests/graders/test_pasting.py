@@ -35,3 +35,18 @@ def test_a_pasted_answer_that_is_right_would_be_seen(monkeypatch: pytest.MonkeyP
     node = next(node for node in ast.parse(answer).body if isinstance(node, ast.FunctionDef))
     monkeypatch.setattr("tests.graders.pasting.lecture_functions", lambda unit: (support, {**functions, "shown": node}))
     assert passing("00_start_here", "blank-share") == ["shown as blank_share"]
+
+
+def test_a_wrong_version_that_lacks_a_line_and_an_end_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = '''
+def short(z, k, W, b, V, *, each):
+    """Wrong: ends before the last learner."""
+    y = z.new_zeros(len(z), V.shape[1])
+    for n in range(1, int(k.max())):
+        some, rows = k >= n, slice((n - 1) * each, n * each)
+        y[some] += F.gelu(z[some] @ W[rows].T + b[rows]) @ V[rows]
+    return y
+'''
+    node = next(node for node in ast.parse(code).body if isinstance(node, ast.FunctionDef))
+    monkeypatch.setattr("tests.graders.pasting.lecture_functions", lambda unit: ("", {"short": node}))
+    assert set(passing("13_acm", "run-learners")) == {"short as run_learners"}

@@ -61,6 +61,23 @@ def prefixes(z, expand, bias, contract, learners):
 # +    hidden = F.gelu(z @ expand.T).unflatten(1, (learners, -1)).transpose(0, 1)
 
 
+# %% wrong: prefixes | the bias outside the function | killed by: one learner
+# edit of: the teacher's
+# -    hidden = F.gelu(z @ expand.T + bias).unflatten(1, (learners, -1)).transpose(0, 1)  # [N, tokens, each]
+# +    hidden = (F.gelu(z @ expand.T) + bias).unflatten(1, (learners, -1)).transpose(0, 1)
+
+
+# %% wrong: prefixes | one tensor, kept N times | killed by: every prefix
+def prefixes(z, expand, bias, contract, learners):
+    each = len(bias) // learners
+    total, found = z.new_zeros(len(z), contract.shape[1]), []
+    for start in range(0, len(bias), each):
+        rows = slice(start, start + each)
+        total += F.gelu(F.linear(z, expand[rows], bias[rows])) @ contract[rows]
+        found.append(total)
+    return torch.stack(found)
+
+
 # %% wrong: prefixes | ReLU | killed by: one learner
 # edit of: the teacher's
 # -    hidden = F.gelu(z @ expand.T + bias).unflatten(1, (learners, -1)).transpose(0, 1)  # [N, tokens, each]
@@ -567,6 +584,32 @@ def acm_losses(modules, budget):
 # +        entropies.append(parts.sum() / torch.tensor(float(len(a))).double().log())
 
 
+# %% wrong: acm-losses | clamped far above what occurs | killed by: rare choices
+# edit of: the teacher's
+# -        entropies.append((a * a.clamp_min(1e-300).log()).sum() / torch.tensor(float(len(a))).double().log())
+# +        entropies.append((a * a.clamp_min(1e-6).log()).sum() / torch.tensor(float(len(a))).double().log())
+
+
+# %% wrong: acm-losses | the mean over the modules, and pairs afterwards | killed by: diversity
+# edit of: the teacher's
+# -    return (done / possible - budget).abs(), torch.stack(entropies).mean(), torch.stack(gaps).mean()
+# +    r = torch.stack([(k / n).mean(1) for k, _, n, _ in modules]).mean(0)
+# +    gap = -2 * (r[:, None] - r).abs().sum() / (len(r) * (len(r) - 1))
+# +    return (done / possible - budget).abs(), torch.stack(entropies).mean(), gap
+
+
+# %% wrong: acm-losses | a root of a square, with an infinite slope at 0 | killed by: gradients
+# edit of: the teacher's
+# -        gaps.append(-2 * (r[:, None] - r).abs().sum() / (len(r) * (len(r) - 1)))
+# +        gaps.append(-2 * (r[:, None] - r).square().sqrt().sum() / (len(r) * (len(r) - 1)))
+
+
+# %% wrong: acm-losses | each pair once, divided by both | killed by: diversity
+# edit of: the teacher's
+# -        gaps.append(-2 * (r[:, None] - r).abs().sum() / (len(r) * (len(r) - 1)))
+# +        gaps.append(-2 * (r[:, None] - r).abs().triu().sum() / (len(r) * (len(r) - 1)))
+
+
 # %% wrong: acm-losses | the diversity's sign, as it was printed | killed by: diversity
 # edit of: the teacher's
 # -        gaps.append(-2 * (r[:, None] - r).abs().sum() / (len(r) * (len(r) - 1)))
@@ -684,6 +727,16 @@ def run_learners(z, k, expand, bias, contract, learners):
 # edit of: the teacher's
 # -    for n in range(1, learners + 1):
 # +    for n in range(1, int(k.max()) if len(k) else 0):
+
+
+# %% wrong: run-learners | a mask for each learner, and the last forgotten | killed by: all learners
+def run_learners(z, k, expand, bias, contract, learners):
+    each = len(bias) // learners
+    y = z.new_zeros(len(z), contract.shape[1])
+    for n in range(1, int(k.max()) if len(k) else 0):
+        some, rows = k >= n, slice((n - 1) * each, n * each)
+        y[some] += F.gelu(z[some] @ expand[rows].T + bias[rows]) @ contract[rows]
+    return y
 
 
 # %% wrong: run-learners | k learners, the k-th left out | killed by: all learners
