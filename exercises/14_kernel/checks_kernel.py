@@ -376,7 +376,7 @@ MODULES = (
     Modules(_mixed(40, 3, 2)),
     Modules((0, 0, 1) * 12, each=10, learners=4),
     Modules((0,) * 5),
-    Modules(_mixed(40, 3, 1), dim=40, blocks=(32, 16, 64)),
+    Modules((3, 1, 2) * 14, dim=40, blocks=(32, 16, 64)),
 )
 
 
