@@ -129,11 +129,3 @@ def test_a_model_that_is_fused_gives_what_it_gave() -> None:
         with setting(layer, AdaptiveComputationModule, price=100):
             assert (layer(z) == 0).all()
     assert layer.train()(z).requires_grad  # training is never fused
-
-
-def test_the_benchmark_of_a_gpu_runs_as_it_would_there() -> None:
-    from benchmarks.acm import _gpu
-
-    row = _gpu(0.5, device="cpu", tokens=40, dim=32, repeats=6)
-    assert row.flops_share == pytest.approx(0.5, abs=0.15)
-    assert "of f × the dense time" in row.note
