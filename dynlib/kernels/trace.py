@@ -265,8 +265,10 @@ def _watched(run: Run, tensors: dict[str, Tensor]) -> Iterator[Any]:
     builder = interpreter_builder
     before = {name: getattr(builder, name) for name in (*_KEEP_NAME, *_NOTED)}
 
-    def note(pointers: Any, mask: np.ndarray, stored: bool) -> np.ndarray:
+    def note(pointers: Any, where: Any, stored: bool) -> np.ndarray:
         """Write an access down; the lanes that may be touched."""
+        # spread from one number, a mask is whole numbers in the interpreter
+        mask = np.broadcast_to(where.data, pointers.data.shape).astype(bool)
         itemsize = max(1, pointers.get_element_ty().primitive_bitwidth // 8)
         address = pointers.data.astype(np.int64)
         name = pointers.attr.get("argument") or _owner(address[mask], tensors)
@@ -277,18 +279,18 @@ def _watched(run: Run, tensors: dict[str, Tensor]) -> Iterator[Any]:
         return mask & inside
 
     def load(pointers: Any, mask: Any, other: Any, *rest: Any) -> Any:
-        lanes = note(pointers, np.broadcast_to(mask.data, pointers.data.shape), False)
+        lanes = note(pointers, mask, False)
         kind = pointers.get_element_ty()
         if other is None:
             other = TensorHandle(np.full(pointers.data.shape, _undefined(kind), _get_np_dtype(kind)), kind)
         return before["create_masked_load"](pointers, TensorHandle(lanes, tl.int1), other, *rest)
 
     def store(pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
-        lanes = note(pointers, np.broadcast_to(mask.data, pointers.data.shape), True)
+        lanes = note(pointers, mask, True)
         return before["create_masked_store"](pointers, value, TensorHandle(lanes, tl.int1), *rest)
 
     def add(kind: Any, pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
-        lanes = note(pointers, np.broadcast_to(mask.data, pointers.data.shape), True)
+        lanes = note(pointers, mask, True)
         return before["create_atomic_rmw"](kind, pointers, value, TensorHandle(lanes, tl.int1), *rest)
 
     def dot(a: Any, b: Any, total: Any, precision: Any, *rest: Any) -> Any:

@@ -33,7 +33,13 @@ def _launch(check: Task, kernel: Any, grid: tuple[int, ...], on: str, *given: An
     check.by_hand(
         "by hand", kernel.fn, without=WITHOUT, tested="what the kernel's code uses", likely="triton.language alone"
     )
-    run = trace.launch(kernel, grid, *given, **sizes)
+    try:
+        run = trace.launch(kernel, grid, *given, **sizes)
+    except TypeError as error:
+        indexed = "not iterable" in str(error)  # what the interpreter says of x[at]
+        likely = "a tensor is given as a pointer: tl.load(x + at, mask=…), not x[at]"
+        check.true("pointers", not indexed, tested=on, expected="a kernel that runs", got=str(error), likely=likely)
+        raise
     for program, access in run.outside:
         first, last = access.outside.min(), access.outside.max()
         check.true(
@@ -42,13 +48,18 @@ def _launch(check: Task, kernel: Any, grid: tuple[int, ...], on: str, *given: An
             tested=on,
             expected=f"elements 0 … {run.elements.get(access.argument, 0) - 1} of {access.argument}",
             got=f"program {program.place} {'stores to' if access.stored else 'loads'} element {first} … {last}",
-            likely="a mask is missing, or it bounds the wrong number: a GPU reads what lies there, or stops",
+            likely="a mask is missing or bounds the wrong number, or the step from row to row is not the length of a "
+            "row: a GPU reads what lies there, or stops",
         )
     return run
 
 
-def _once(check: Task, run: Run, name: str, on: str, likely: str) -> None:
+def _once(check: Task, run: Run, name: str, on: str, likely: str, again: str | None = None) -> None:
     times = run.times(name, stored=True)
+    if not times.any():
+        likely = f"nothing was stored at all: tl.store({name} + …, …, mask=…)"
+    elif again and (times[times != 1][:1] > 1).any():
+        likely = again
     check.true(
         "each once",
         bool((times == 1).all()),
@@ -58,6 +69,35 @@ def _once(check: Task, run: Run, name: str, on: str, likely: str) -> None:
         if bool((times != 1).any())
         else None,
         likely=likely,
+    )
+
+
+def _block(check: Task, run: Run, shape: tuple[int, int], block: tuple[int, int], on: str) -> None:
+    """Program (p, q) stores the block of out that begins at (p · ROWS, q · COLUMNS)."""
+    likely = "the mask of the store is that of out: row < rows and column < columns"
+    if shape == block:
+        likely = "a block has ROWS × COLUMNS addresses: the rows as [:, None], the columns as [None, :]"
+    for program in run.programs:
+        at = [int(one.at.min()) for one in program.accesses if one.stored and one.at.size]
+        (p, q), (high, wide) = program.place, block
+        if not at or min(at) != p * high * shape[1] + q * wide:
+            likely = "program (p, q) begins at row p · ROWS and column q · COLUMNS: program_id(0), program_id(1)"
+    _once(check, run, "out", on, likely)
+
+
+def _products(
+    check: Task, run: Run, steps: Sequence[int], on: str, name: str = "steps", likely: str = "range(0, inner, INNER)"
+) -> None:
+    """How many tile products each program forms, and how."""
+    made = [len(program.products) for program in run.programs]
+    check.equal(name, made, list(steps), tested=f"tile products of each program: {on}", likely=likely)
+    told = {product.precision for program in run.programs for product in program.products}
+    check.equal(
+        "precision",
+        sorted(told),
+        ["ieee"] if any(steps) else [],
+        tested=f"input_precision of the products: {on}",
+        likely='without input_precision="ieee" a GPU multiplies float32 as TF32, with 10 bits',
     )
 
 
@@ -128,6 +168,16 @@ def add(check: Task, answer: Any, *, cases: Iterable[Adds] = FEW, seed: int = 0)
                     got=f"program {program.place} touches {access.argument}{at[:6]} at once",
                     likely="a block is block · BLOCK + tl.arange(0, BLOCK)",
                 )
+        most = _ceil(_ceil(n, block), programs)
+        rounds = [sum(one.argument == "x" and not one.stored for one in program.accesses) for program in run.programs]
+        check.true(
+            "rounds",
+            max(rounds) <= most,
+            tested=on,
+            expected=f"{most} loads of x by a program at most",
+            got=f"{max(rounds)}, and some of them wholly masked",
+            likely="block numbers end at tl.cdiv(n, BLOCK), the number of blocks, not at n",
+        )
         mine = [sorted({int(a) // block for one in program.accesses for a in one.at}) for program in run.programs]
         expected = [list(range(number, _ceil(n, block), programs)) for number in range(programs)]
         check.equal(
@@ -163,7 +213,7 @@ def bias_gelu(check: Task, answer: Any, *, cases: Iterable[Matrices] = MATRICES,
         grid = (_ceil(rows, high), _ceil(columns, wide))
         run = _launch(check, answer, grid, on, h, bias, out, rows, columns, stride, ROWS=high, COLUMNS=wide)
         _only(check, run, "out", on)
-        _once(check, run, "out", on, "the mask of the store is that of the matrix: row < rows and column < columns")
+        _block(check, run, (rows, columns), (high, wide), on)
         z = (h + bias).double()
         tail = torch.special.ndtr(z)  # Φ(z), the share of a normal law below z
         rough = 0.5 * z * (1 + torch.tanh(0.7978845608028654 * (z + 0.044715 * z**3)))
@@ -202,7 +252,8 @@ PRODUCTS: tuple[Products, ...] = (
     (16, 16, 32, (16, 16, 16), torch.float32),
     (20, 16, 32, (16, 16, 16), torch.float32),
     (16, 33, 32, (16, 16, 16), torch.float32),
-    (20, 33, 23, (16, 32, 16), torch.float32),
+    (20, 33, 23, (16, 16, 16), torch.float32),
+    (33, 20, 70, (32, 16, 64), torch.float32),
     (17, 18, 40, (16, 16, 16), torch.float16),
 )
 
@@ -223,8 +274,16 @@ def linear(check: Task, answer: Any, *, cases: Iterable[Products] = PRODUCTS, se
             right.to(dtype),
             tested=f"{on}, {dtype}",
             tolerance=1e-5 if dtype == torch.float32 else 1e-2,
-            likely="out[i, j] is the sum over all inner of x[i, inner] · W[j, inner]: W lies row by row, a row for "
-            "each column of out; beyond the edges a load gives other=0.0",
+            likely="NaN: beyond the edges a load gives other=0.0"
+            if bool(out.isnan().any())
+            else _mixed_up(blocks, "out[i, j] is the sum over all inner of x[i, inner] · W[j, inner]"),
+            mistakes={
+                "W lies row by row, a row for each column of out": (x.double() @ w.double().view(inner, -1)).to(dtype),
+                "the last, partial step is missing": _part(x, w, 0, inner // blocks[2] * blocks[2]),
+                "only the last step is there: add to the total, tl.dot(left, right, total, …)": _part(
+                    x, w, (inner - 1) // blocks[2] * blocks[2], inner
+                ),
+            },
         )
         for name, size, others in (("x", rows, _ceil(columns, blocks[1])), ("w", columns, _ceil(rows, blocks[0]))):
             _bytes(
@@ -236,30 +295,36 @@ def linear(check: Task, answer: Any, *, cases: Iterable[Products] = PRODUCTS, se
                 f"{on}, {dtype}",
                 "each program loads the rows of x and of W that it needs, once, and nothing beyond the edges",
             )
-        told = {product.precision for program in run.programs for product in program.products}
-        check.equal(
-            "precision",
-            sorted(told),
-            ["ieee"],
-            tested=f"input_precision of the products: {on}, {dtype}",
-            likely='without input_precision="ieee" a GPU multiplies float32 as TF32, with 10 bits',
-        )
-    # 2048 and then 1 sixty times: in float16, 2048 + 1 is 2048
-    x = torch.zeros(1, 61 * 16, dtype=torch.float16)
-    x[0, ::16] = 1
-    w = torch.ones(1, 61 * 16, dtype=torch.float16)
+        _products(check, run, [_ceil(inner, blocks[2])] * len(run.programs), f"{on}, {dtype}")
+    # 2051 in the first step, and then 1 fifty-nine times: in float16, 2051 is 2052, and 2052 + 1 is 2052
+    x = torch.zeros(1, 60 * 16, dtype=torch.float16)
+    x[0, ::16] = x[0, 1:4] = 1
+    w = torch.ones(1, 60 * 16, dtype=torch.float16)
     w[0, 0] = 2048
     out = _empty(1, 1, dtype=torch.float16)
-    on = "2048 + 1 + 1 + …, sixty ones, each in another step, float16"
+    on = "2048 + 1 + 1 + 1 in the first step, then 1 in each of fifty-nine, float16"
     _linear(check, answer, x, w, out, (16, 16, 16), on)
     check.close(
         "sums in float32",
         out,
-        torch.full((1, 1), 2108.0, dtype=torch.float16),
+        torch.full((1, 1), 2110.0, dtype=torch.float16),
         tested=on,
-        tolerance=1e-3,
-        likely="the running total is float32, and becomes out's dtype when it is stored: out.dtype.element_ty",
+        tolerance=5e-4,
+        likely="each product and the running total are float32; the total becomes out's dtype when it is stored: "
+        "out.dtype.element_ty",
     )
+
+
+def _part(x: Tensor, w: Tensor, start: int, end: int) -> Tensor:
+    return (x[:, start:end].double() @ w[:, start:end].double().T).to(x.dtype)
+
+
+def _mixed_up(blocks: tuple[int, int, int], likely: str) -> str:
+    """Where block sizes differ, what goes wrong there first is most often one of them."""
+    rows, columns, inner = blocks
+    if rows == columns == inner:
+        return likely
+    return f"ROWS {rows}, COLUMNS {columns} and INNER {inner} differ here: is one of them in another's place?"
 
 
 def _linear(check: Task, answer: Any, x: Tensor, w: Tensor, out: Tensor, blocks: tuple[int, int, int], on: str) -> Run:
@@ -267,7 +332,7 @@ def _linear(check: Task, answer: Any, x: Tensor, w: Tensor, out: Tensor, blocks:
     grid = (_ceil(rows, high), _ceil(columns, wide))
     run = _launch(check, answer, grid, on, x, w, out, rows, columns, inner, ROWS=high, COLUMNS=wide, INNER=deep)
     _only(check, run, "out", on)
-    _once(check, run, "out", on, "the mask of the store is that of out: row < rows and column < columns")
+    _block(check, run, (rows, columns), (high, wide), on)
     return run
 
 
@@ -311,6 +376,7 @@ MODULES = (
     Modules(_mixed(40, 3, 2)),
     Modules((0, 0, 1) * 12, each=10, learners=4),
     Modules((0,) * 5),
+    Modules((3, 1, 2) * 14, dim=40, blocks=(32, 16, 64)),
 )
 
 
@@ -322,7 +388,7 @@ def expand(check: Task, answer: Any, *, cases: Iterable[Modules] = MODULES, seed
         (tokens, dim), neurons, (rows, columns, inner) = z.shape, len(b), case.blocks
         hidden, runs = _empty(tokens, neurons), case.runs(order)
         grid = (_ceil(tokens, rows), _ceil(neurons, columns))
-        on = f"{tokens} tokens, {case.learners} learners of {case.each}, neurons of each block of rows: {runs}"
+        on = f"{tokens} tokens, {case.learners} learners of {case.each}, blocks {case.blocks}, neurons they run: {runs}"
         sizes = {"ROWS": rows, "COLUMNS": columns, "INNER": inner}
         given = (z, order, k[order], w, b, hidden, tokens, dim, neurons, case.each)
         run = _launch(check, answer, grid, on, *given, **sizes)
@@ -340,29 +406,42 @@ def expand(check: Task, answer: Any, *, cases: Iterable[Modules] = MODULES, seed
             _spared(check, program, program.place in due, on)
         _weights(check, run, "w", runs, rows, dim, on)
         _weights(check, run, "bias", runs, rows, 1, on)
-        expected = _hidden(z, w, b, k)[order]
+        whole = _hidden(z, w, b, k)[order]
         own = (k[order] * case.each)[:, None]
         at = torch.arange(neurons)
         done = torch.tensor(runs).repeat_interleave(rows)[:tokens, None]
         stored = at // columns * columns < done
-        expected = torch.where(at < own, expected, 0.0).float()
         got = torch.where(stored, hidden, 0.0)
+
+        live = torch.where(at < done, whole, 0.0)
         check.close(
             "hidden features",
             got,
-            expected,
+            _kept(at < own, live),
             tested=on,
             tolerance=1e-5,
-            likely="row i of hidden is GELU(z[order[i]] Wᵀ + b), and 0 for neurons from k[i] · each on",
+            likely=_mixed_up(
+                case.blocks,
+                "NaN: a block that runs is stored whole, at its own rows (not at order[i]) and up to `neurons`, and a "
+                "masked load of it has other=0.0"
+                if bool(got.isnan().any())
+                else "row i of hidden is GELU(z[order[i]] Wᵀ + b), and 0 for neurons from k[i] · each on",
+            ),
             mistakes={
+                "k is sorted already: k[i] is that of row i": _kept(at < (k[order][order] * case.each)[:, None], live),
+                "k counts learners: times each": _kept(at < k[order][:, None], live),
+                "set to 0 last: GELU(bias) stands there now": torch.where(
+                    at < own, whole, torch.where(at < done, b * torch.special.ndtr(b), 0.0)
+                ).float(),
+                "W lies row by row, a row for each neuron": _hidden(z, w.view(dim, -1).T, b, k)[order].float(),
                 "the tokens are taken as they lie, not in the order": torch.where(
                     at < own, _hidden(z, w, b, k), 0.0
                 ).float(),
-                "neurons beyond a row's own k are not set to 0": torch.where(
-                    stored & (at < done), _hidden(z, w, b, k)[order], 0.0
-                ).float(),
+                "neurons beyond a row's own k are not set to 0": live.float(),
             },
         )
+        steps = [0 if program.place in due else _ceil(dim, inner) for program in run.programs]
+        _products(check, run, steps, on, likely="range(0, dim, INNER)")
         _bytes(
             check,
             "tokens loaded",
@@ -406,6 +485,17 @@ def _hidden(z: Tensor, w: Tensor, b: Tensor, k: Tensor) -> Tensor:
     return h * torch.special.ndtr(h)
 
 
+def _kept(where: Tensor, whole: Tensor) -> Tensor:
+    return torch.where(where, whole, 0.0).float()
+
+
+def _summed(hidden: Tensor, v: Tensor, order: Tensor, ends: Sequence[int]) -> Tensor:
+    """Row i of hidden times V, over its first ends[i] neurons, at place order[i]."""
+    result, inside = torch.empty(len(order), v.shape[1]), torch.arange(len(v)) < torch.tensor(ends)[:, None]
+    result[order] = (torch.where(inside, hidden, 0.0) @ v.double()).float()
+    return result
+
+
 def _all(grid: tuple[int, int]) -> list[tuple[int, int]]:
     return [(i, j) for i in range(grid[0]) for j in range(grid[1])]
 
@@ -417,37 +507,44 @@ def contract(check: Task, answer: Any, *, cases: Iterable[Modules] = MODULES, se
         order = k.argsort(descending=True, stable=True)
         tokens, (neurons, features), (rows, columns, inner) = len(z), v.shape, case.blocks
         runs = case.runs(order)
-        done = torch.tensor(runs).repeat_interleave(rows)[:tokens, None]
+        ends = [runs[i // rows] for i in range(tokens)]
+        done = torch.tensor(ends)[:, None]
         at, own = torch.arange(neurons), (k[order] * case.each)[:, None]
         whole = torch.where(at < own, _hidden(z, w, b, k)[order], 0.0)
         hidden = torch.where(at < done, whole, float("nan")).float()  # nobody wrote beyond what a block runs
         out, grid = _empty(tokens, features), (_ceil(tokens, rows), _ceil(features, columns))
-        on = f"{tokens} tokens, {features} features, neurons of each block of rows: {runs}"
+        on = f"{tokens} tokens, {features} features, blocks {case.blocks}, neurons they run: {runs}"
         sizes = {"ROWS": rows, "COLUMNS": columns, "INNER": inner}
         given = (hidden, order, k[order], v, out, tokens, neurons, features, case.each)
         run = _launch(check, answer, grid, on, *given, **sizes)
         _only(check, run, "out", on)
         _weights(check, run, "v", runs, rows, features, on)
-        right = torch.zeros(tokens, features, dtype=torch.float64)
-        right[order] = whole @ v.double()
-        _once(check, run, "out", on, "every token gets a row, one without learners a row of zeros")
+        never = _mixed_up(case.blocks, "every token gets a row, one without learners a row of zeros")
+        again = "rows beyond `tokens` are masked in the store as well: with other=0 they all go to token 0"
+        _once(check, run, "out", on, never, _mixed_up(case.blocks, again))
         check.close(
             "result",
             out,
-            right.float(),
+            _summed(whole, v, order, ends),
             tested=on,
             tolerance=1e-5,
-            likely="row i of the sum belongs to token order[i]; beyond k · each of the block's first row, hidden holds "
-            "what nobody wrote, NaN here",
-            mistakes={"the rows are stored as they lie, not where the tokens came from": (whole @ v.double()).float()},
+            likely=_mixed_up(
+                case.blocks,
+                "NaN: hidden was loaded where nobody wrote (it lies in the order already, gather nothing; k · each of "
+                "the block's first row ends the loop and bounds its mask), or out was added to: store"
+                if bool(out.isnan().any())
+                else "row i of the sum belongs to token order[i]; a row of V has `features` numbers",
+            ),
+            mistakes={
+                "the rows are stored as they lie, not where the tokens came from": (whole @ v.double()).float(),
+                "k counts learners: times each": _summed(whole, v, order, [run // case.each for run in ends]),
+                "the last, partial step is missing": _summed(whole, v, order, [run // inner * inner for run in ends]),
+                "V lies row by row, a row for each neuron": _summed(whole, v.view(features, -1).T, order, ends),
+            },
         )
-        check.equal(
-            "bounded loop",
-            [len(program.products) for program in run.programs],
-            [_ceil(runs[i], inner) for i, _ in _all(grid)],
-            tested=f"tile products of each program: {on}",
-            likely="the loop over neurons ends at k · each of the block's first row",
-        )
+        steps = [_ceil(runs[i], inner) for i, _ in _all(grid)]
+        likely = "the loop over neurons ends at k · each of the block's first row"
+        _products(check, run, steps, on, "bounded loop", likely)
         live = sum(min(rows, tokens - i * rows) * runs[i] for i in range(grid[0]))
         _bytes(
             check,
@@ -499,6 +596,7 @@ def predict(check: Task, answer: Any, *, seed: int = 0) -> None:
             "programs that end at once": {
                 "these are the programs that run": ran,
                 "the rows without learners have a block of their own, whose four programs end as well": 8,
+                "in every block of rows, the programs beyond its first row's k end as well": 4,
             },
             "learners computed in vain": {
                 "these are all that are computed, wanted ones too": 16 * ran,
@@ -507,6 +605,7 @@ def predict(check: Task, answer: Any, *, seed: int = 0) -> None:
             },
             "tile products of contract": {
                 "one block of columns of the output is 32 wide, and there are 64 features: two": ran,
+                "a program's loop ends at the k of its block's first row": 5 * 2 * 4,
             },
             "bytes of W loaded": {
                 "that is W once: each block of rows loads what it runs": 4 * 128 * 64,

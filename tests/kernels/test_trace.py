@@ -65,6 +65,19 @@ def use_undefined(x, out, n, LANES: tl.constexpr):
     tl.store(out, tl.sum(tl.load(x + at, mask=at < n)))
 
 
+@triton.jit
+def row_by_row(x, out, rows, columns, ROWS: tl.constexpr, LANES: tl.constexpr):
+    """Twice x, a row at a time: the mask has a comparison of one number in it, or is one."""
+    at = tl.arange(0, LANES)
+    for i in range(ROWS):
+        row = tl.program_id(0) * ROWS + i
+        there = (row < rows) & (at < columns)
+        whole = tl.load(x + row * columns + at, mask=there, other=0.0)
+        tl.store(out + row * columns + at, whole, mask=there)
+        tl.atomic_add(out + row * columns + at, whole, mask=there)
+        tl.store(out + rows * columns + at, tl.load(x + at, mask=row < 1, other=0.0), mask=row < 1)
+
+
 def randn(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
@@ -128,6 +141,16 @@ def test_the_library_and_atomics_work_too() -> None:
     run = launch(total, (1,), x, out, 5, LANES=8)
     torch.testing.assert_close(out, x.sum().expand(2))
     assert run.stored("out") == 8
+
+
+def test_a_mask_may_compare_one_number() -> None:
+    x, out = randn(5, 4), torch.full((28,), torch.nan)
+    run = launch(row_by_row, (3,), x, out, 5, 4, ROWS=2, LANES=8)
+    assert torch.equal(out[:20].view(5, 4), 2 * x)
+    assert torch.equal(out[20:], x.flatten()[:8])
+    assert run.outside == []
+    assert run.times("out", stored=True).tolist() == [2] * 20 + [1] * 8
+    assert run.loaded("x") == 4 * (20 + 8)
 
 
 def test_sectors_tell_neighbours_from_strangers() -> None:

@@ -119,6 +119,32 @@ def add(x, y, out, n, BLOCK: tl.constexpr):
         tl.store(out + at, tl.load(x + at, mask=there) + tl.load(y + at, mask=there), mask=there)
 
 
+# %% wrong: masked-add | elements counted in place of blocks | killed by: rounds
+# edit of: the teacher's
+# -    for block in range(tl.program_id(0), tl.cdiv(n, BLOCK), tl.num_programs(0)):
+# +    for block in range(tl.program_id(0), n, tl.num_programs(0)):
+
+
+# %% wrong: masked-add | nothing is stored | killed by: each once
+# edit of: the teacher's
+# -        tl.store(out + at, tl.load(x + at, mask=there) + tl.load(y + at, mask=there), mask=there)
+# +        out = tl.load(x + at, mask=there) + tl.load(y + at, mask=there)
+
+
+# %% wrong: masked-add | a pointer with an index | killed by: pointers
+# edit of: the teacher's
+# -        tl.store(out + at, tl.load(x + at, mask=there) + tl.load(y + at, mask=there), mask=there)
+# +        tl.store(out + at, x[at] + y[at], mask=there)
+
+
+# %% right: masked-add | as many rounds for every program, some masked
+# edit of: the teacher's
+# -    for block in range(tl.program_id(0), tl.cdiv(n, BLOCK), tl.num_programs(0)):
+# -        at = block * BLOCK + tl.arange(0, BLOCK)
+# +    for turn in range(tl.cdiv(tl.cdiv(n, BLOCK), tl.num_programs(0))):
+# +        at = (turn * tl.num_programs(0) + tl.program_id(0)) * BLOCK + tl.arange(0, BLOCK)
+
+
 # %% right: bias-gelu | addresses in one go, with other= and a helper
 @triton.jit
 def gelu(z):
@@ -147,6 +173,35 @@ def bias_gelu(h, bias, out, rows, columns, stride, ROWS: tl.constexpr, COLUMNS: 
     for row in range(tl.program_id(0) * ROWS, tl.minimum((tl.program_id(0) + 1) * ROWS, rows)):
         z = tl.load(h + row * stride + column, mask=wanted) + shift
         tl.store(out + row * columns + column, 0.5 * z * (1.0 + tl.erf(z * 0.7071067811865476)), mask=wanted)
+
+
+# %% right: bias-gelu | row by row, the mask compares one row
+@triton.jit
+def bias_gelu(h, bias, out, rows, columns, stride, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """out = GELU(h + bias)."""
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    shift = tl.load(bias + column, mask=column < columns, other=0.0)
+    for i in range(ROWS):
+        row = tl.program_id(0) * ROWS + i
+        there = (row < rows) & (column < columns)
+        z = tl.load(h + row * stride + column, mask=there, other=0.0) + shift
+        tl.store(out + row * columns + column, 0.5 * z * (1.0 + tl.erf(z * 0.7071067811865476)), mask=there)
+
+
+# %% wrong: bias-gelu | rows and columns along one axis | killed by: each once
+# edit of: the teacher's
+# -    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
+# -    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+# +    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+# +    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+
+
+# %% wrong: bias-gelu | rows and columns of the grid swapped | killed by: each once
+# edit of: the teacher's
+# -    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
+# -    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+# +    row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)[:, None]
+# +    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
 
 
 # %% wrong: bias-gelu | the columns step through h | killed by: GELU
@@ -359,6 +414,37 @@ def linear(x, w, out, rows, columns, inner, ROWS: tl.constexpr, COLUMNS: tl.cons
 # +    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
 
 
+# %% wrong: linear | steps of ROWS, blocks of INNER | killed by: product
+# edit of: the teacher's
+# -    for start in range(0, inner, INNER):
+# +    for start in range(0, inner, ROWS):
+
+
+# %% wrong: linear | steps and blocks of ROWS | killed by: steps
+# edit of: the teacher's
+# -    for start in range(0, inner, INNER):
+# -        across = start + tl.arange(0, INNER)[None, :]
+# -        down = start + tl.arange(0, INNER)[:, None]
+# +    for start in range(0, inner, ROWS):
+# +        across = start + tl.arange(0, ROWS)[None, :]
+# +        down = start + tl.arange(0, ROWS)[:, None]
+
+
+# %% wrong: linear | one step too many | killed by: steps
+# edit of: the teacher's
+# -    for start in range(0, inner, INNER):
+# +    for start in range(0, inner + INNER, INNER):
+
+
+# %% wrong: linear | each product in float16 | killed by: sums in float32
+# edit of: the teacher's
+# -        total = tl.dot(left, right, total, input_precision="ieee")
+# +        if out.dtype.element_ty == tl.float16:
+# +            total += tl.dot(left, right, out_dtype=tl.float16, input_precision="ieee")
+# +        else:
+# +            total += tl.dot(left, right, input_precision="ieee")
+
+
 # %% right: acm-expand | 1-D numbers, masks written out, an if around the work
 @triton.jit
 def expand(
@@ -534,6 +620,48 @@ def expand(
 # +    tl.store(hidden + token * neurons + column, total, mask=there & (column < neurons))
 
 
+# %% wrong: acm-expand | k of the token, not of the row | killed by: hidden features
+# edit of: the teacher's
+# -    own = tl.load(k + row, mask=there, other=0) * each
+# +    own = tl.load(k + token, mask=there, other=0) * each
+
+
+# %% wrong: acm-expand | one step too many | killed by: steps
+# edit of: the teacher's
+# -    for start in range(0, dim, INNER):
+# +    for start in range(0, dim + INNER, INNER):
+
+
+# %% wrong: acm-expand | TF32, as it comes | killed by: precision
+# edit of: the teacher's
+# -        total = tl.dot(left, right, total, input_precision="ieee")
+# +        total = tl.dot(left, right, total)
+
+
+# %% wrong: acm-expand | rows from p · COLUMNS on | killed by: hidden features
+# edit of: the teacher's
+# -    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
+# +    row = tl.program_id(0) * COLUMNS + tl.arange(0, ROWS)[:, None]
+
+
+# %% wrong: acm-expand | columns from q · ROWS on | killed by: hidden features
+# edit of: the teacher's
+# -    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+# +    column = tl.program_id(1) * ROWS + tl.arange(0, COLUMNS)[None, :]
+
+
+# %% wrong: acm-expand | steps of ROWS, blocks of INNER | killed by: hidden features
+# edit of: the teacher's
+# -    for start in range(0, dim, INNER):
+# +    for start in range(0, dim, ROWS):
+
+
+# %% wrong: acm-expand | steps of COLUMNS, blocks of INNER | killed by: hidden features
+# edit of: the teacher's
+# -    for start in range(0, dim, INNER):
+# +    for start in range(0, dim, COLUMNS):
+
+
 # %% right: acm-contract | a while loop, 1-D numbers
 @triton.jit
 def contract(
@@ -659,6 +787,42 @@ def contract(
 # +    there, wanted = row >= 0, column < features
 
 
+# %% wrong: acm-contract | rows of the others are stored as token 0 | killed by: each once
+# edit of: the teacher's
+# -    tl.store(out + token * features + column, total, mask=there & wanted)
+# +    tl.store(out + token * features + column, total, mask=wanted)
+
+
+# %% wrong: acm-contract | TF32, as it comes | killed by: precision
+# edit of: the teacher's
+# -        total = tl.dot(left, right, total, input_precision="ieee")
+# +        total = tl.dot(left, right, total)
+
+
+# %% wrong: acm-contract | rows from p · COLUMNS on | killed by: each once
+# edit of: the teacher's
+# -    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
+# +    row = tl.program_id(0) * COLUMNS + tl.arange(0, ROWS)[:, None]
+
+
+# %% wrong: acm-contract | columns from q · ROWS on | killed by: each once
+# edit of: the teacher's
+# -    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+# +    column = tl.program_id(1) * ROWS + tl.arange(0, COLUMNS)[None, :]
+
+
+# %% wrong: acm-contract | steps of ROWS, blocks of INNER | killed by: result
+# edit of: the teacher's
+# -    for start in range(0, run, INNER):
+# +    for start in range(0, run, ROWS):
+
+
+# %% wrong: acm-contract | steps of COLUMNS, blocks of INNER | killed by: result
+# edit of: the teacher's
+# -    for start in range(0, run, INNER):
+# +    for start in range(0, run, COLUMNS):
+
+
 # %% right: predict-kernel | lists and loops
 def predict():
     """The numbers."""
@@ -700,6 +864,18 @@ def predict():
 # edit of: the teacher's
 # -        "programs that end at once": 20 - (4 + 2 + 1 + 1 + 0),
 # +        "programs that end at once": 4 + 2 + 1 + 1 + 0,
+
+
+# %% wrong: predict-kernel | those of the last block alone | killed by: programs that end at once
+# edit of: the teacher's
+# -        "programs that end at once": 20 - (4 + 2 + 1 + 1 + 0),
+# +        "programs that end at once": 4,
+
+
+# %% wrong: predict-kernel | every program over all neurons | killed by: tile products of contract
+# edit of: the teacher's
+# -        "tile products of contract": 2 * (4 + 2 + 1 + 1),
+# +        "tile products of contract": 5 * 2 * 4,
 
 
 # %% wrong: predict-kernel | nothing in vain | killed by: learners computed in vain
