@@ -15,13 +15,18 @@ from typing import NamedTuple
 import torch
 from tqdm import tqdm
 
-from dynlib.cost import Budget, CostCurve, Governor, count
+from dynlib.cost import Budget, CostCurve, Governor, Point, count
+from dynlib.cost.curve import Measure
+from dynlib.inputs import check_whole
 from dynlib.mechanisms import MECHANISMS, Mechanism, mechanism
 
 SUPPLIES = Path("/sys/class/power_supply")
 """Where Linux keeps what it knows of batteries."""
 PHONE = 15.0
 """Watt-hours of a phone's battery, about; for a machine that says nothing of its own."""
+
+
+UNITS = {"flops": "FLOPs", "seconds": "s", "joules": "J"}
 
 
 class Battery(NamedTuple):
@@ -33,16 +38,22 @@ class Battery(NamedTuple):
 
 def battery(supplies: Path = SUPPLIES) -> Battery:
     """This machine's, where it has one that tells; else that of a phone, as a model."""
+    found = dict[str, float]()
     for place in sorted(supplies.glob("*")):
         try:
             if (place / "type").read_text().strip() != "Battery":
                 continue
             if (place / "energy_full").exists():
-                return Battery(int((place / "energy_full").read_text()) * 1e-6, f"read from {place}")
-            charge, voltage = (int((place / name).read_text()) * 1e-6 for name in ("charge_full", "voltage_now"))
-            return Battery(charge * voltage, f"read from {place}")
+                holds = int((place / "energy_full").read_text()) * 1e-6
+            else:
+                charge, voltage = (int((place / name).read_text()) * 1e-6 for name in ("charge_full", "voltage_now"))
+                holds = charge * voltage
         except (OSError, ValueError):
             continue
+        if holds > 0:
+            found[str(place)] = holds
+    if found:
+        return Battery(sum(found.values()), f"read from {' and '.join(found)}")
     return Battery(PHONE, "a phone's, as no battery is seen here")
 
 
@@ -54,25 +65,34 @@ def percent(said: str) -> float:
         value = math.nan
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{said!r} is no share: say 3% or 0.03")
+    if value > 1 and not said.endswith("%"):
+        raise argparse.ArgumentTypeError(f"{said!r} would be {value:.0%}: say {said}% or {value / 100:g}")
     return value
 
 
 def show(curve: CostCurve, knob: str) -> None:
-    """The curve as a table."""
+    """The curve as a table; "–" for what was not measured."""
+
+    def cell(point: Point, measure: Measure, form: str) -> str:
+        cost, whole = getattr(point, measure), getattr(curve.dense, measure)
+        if cost is None or whole is None:
+            return "–"
+        return format(cost / whole if form.endswith("%") else cost, form)
+
     print(f"\n{knob:>12} {'of the FLOPs':>13} {'of the time':>12} {'joules':>10} {'right':>22}")
     for point in (*curve.points, curve.dense):
         name = "dense" if point is curve.dense and point.knob is None else f"{point.knob:g}"
         quality = f"{point.quality.mean:.1%} ({point.quality.low:.1%} – {point.quality.high:.1%})"
         print(
-            f"{name:>12} {curve.share(point):>13.1%} {curve.share(point, 'seconds'):>12.1%} "
-            f"{point.cost('joules'):>10.3g} {quality:>22}"
+            f"{name:>12} {cell(point, 'flops', '.1%'):>13} {cell(point, 'seconds', '.1%'):>12} "
+            f"{cell(point, 'joules', '.3g'):>10} {quality:>22}"
         )
 
 
 def plan(curve: CostCurve, budget: Budget, knob: str) -> None:
     """What the budget buys, in words."""
     point, mix = budget.point(curve), budget.mix(curve)
-    unit = {"flops": "FLOPs", "seconds": "s", "joules": "J"}[budget.measure]
+    unit = UNITS[budget.measure]
     print(f"\nThe budget allows {budget.limit(curve):.4g} {unit} a request.")
     print(
         f"Best single knob: {knob} {point.knob:g}, {point.cost(budget.measure):.4g} {unit}, right in "
@@ -80,24 +100,29 @@ def plan(curve: CostCurve, budget: Budget, knob: str) -> None:
     )
     if 0 < mix.share < 1:
         print(
-            f"Two in turn: {knob} {mix.cheap.knob:g} for {1 - mix.share:.0%} of the requests and {mix.dear.knob:g} for "
-            f"{mix.share:.0%}, right in {mix.quality:.1%}."
+            f"Two in turn: {knob} {mix.cheap.knob:g} for {1 - mix.share:.1%} of the requests and {mix.dear.knob:g} for "
+            f"{mix.share:.1%}, right in {mix.quality:.1%}."
         )
 
 
 def live(made: Mechanism, curve: CostCurve, budget: Budget, number: int) -> None:
     """Spend the budget of ``number`` requests on as many, one by one, under the governor."""
-    whole = budget.limit(curve) * number
-    governor = Governor(curve, whole, expected=number, measure=budget.measure, clump=1)
+    whole = budget.limit(curve) * number * (1 + 1e-9)  # so that rounding does not take a knob away
+    # how many come is known here: the forecast is sharp, and this one is no longer to come
+    governor = Governor(curve, whole, expected=number, spread=0.01, clump=1, caution=0, measure=budget.measure)
     right, used = 0, dict.fromkeys((point.knob for point in curve.points), 0)
-    print(f"\n{number} requests, one by one, of a budget of {whole:.4g} {budget.measure}:")
-    with torch.no_grad(), tqdm(made.requests(number, 1), unit="request") as bar:
+    unit = UNITS[budget.measure]
+    print(
+        f"\n{number} requests, one by one, of a budget of {whole:.4g} {unit}. What one takes is its counted FLOPs",
+        end="",
+    )
+    print("." if unit == "FLOPs" else f", at the {unit} that its knob's FLOPs take in the table: no clock, no counter.")
+    with torch.no_grad(), tqdm(made.requests(number, 1, 3), unit="request") as bar:
         for place, (inputs, targets) in enumerate(bar):
-            point = governor.choose(place / number)
+            point = governor.choose((place + 1) / number)
             if point is None:
                 continue
             said = []
-            # what this one took: its counted FLOPs, in the budget's unit at the rate of its point
             flops = count(lambda: said.append(made.run(point.knob, inputs))).flops  # noqa: B023, called at once
             governor.spend(point.cost(budget.measure) * flops / point.flops)
             right += int((said[0].argmax(-1) == targets).sum())
@@ -106,8 +131,10 @@ def live(made: Mechanism, curve: CostCurve, budget: Budget, number: int) -> None
     often = ", ".join(f"{knob:g} for {times}" for knob, times in used.items() if times)
     print(
         f"{right / number:.1%} right with {governor.spent / whole:.1%} of the budget; {governor.refused} refused; "
-        f"{made.knob} {often}."
+        f"{made.knob} {often or 'of none'}."
     )
+    if governor.left < 0:
+        print("More was spent than there was: a request took more than any that the curve was measured on.")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -118,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     told.add_argument("--mechanism", help="; ".join(f"{one}: {', '.join(some)}" for one, some in MECHANISMS.items()))
     which = told.add_mutually_exclusive_group(required=True)
     which.add_argument("--share", type=percent, help="of the dense FLOPs: 50%%")
-    which.add_argument("--seconds", type=float, help="a request")
+    which.add_argument("--seconds", type=float, help="a request, as its share of a batch")
     which.add_argument("--joules", type=float, help="for all requests")
     which.add_argument("--battery", type=percent, help="a share of a full battery, for all requests: 3%%")
     told.add_argument("--watt-hours", type=float, help="what the battery holds; read from the machine if left out")
@@ -128,11 +155,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     try:
         _budget(given)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"{error}.")
 
 
 def _budget(given: argparse.Namespace) -> None:
+    check_whole("--requests", given.requests, least=1)
+    check_whole("--count", given.count, least=1)
+    if given.watt_hours is not None and given.battery is None:
+        raise ValueError("--watt-hours says what the battery holds: name the share of it that may go, --battery 3%")
+    if given.curve is not None and not given.curve.resolve().parent.is_dir():
+        raise ValueError(f"there is no folder {given.curve.resolve().parent} to keep the curve in: make it first")
     made = mechanism(given.backbone, given.mechanism or next(iter(MECHANISMS[given.backbone])))
     if given.battery is not None:
         cell = battery() if given.watt_hours is None else Battery(given.watt_hours, "as you said")
@@ -144,8 +177,14 @@ def _budget(given: argparse.Namespace) -> None:
         budget = Budget(share=given.share, seconds=given.seconds)
     if given.curve is not None and given.curve.exists():
         curve = CostCurve.load(given.curve)
+        if curve.name != made.name or not {point.knob for point in curve.points} <= set(made.knobs):
+            raise ValueError(
+                f"{given.curve} is the curve of {curve.name or 'something else'}, not of {made.name}: name another "
+                "file, or take this one away"
+            )
+        print(f"The curve is read from {given.curve}.")
     else:
-        curve = made.calibrate(given.count, alone=min(64, given.count))
+        curve = made.calibrate(given.count)
         if given.curve is not None:
             curve.save(given.curve)
     print(f"{made.name} on {made.backbone}. Energy is {curve.energy}.")

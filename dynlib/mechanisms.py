@@ -35,8 +35,8 @@ class Mechanism(NamedTuple):
     """``run(knob, inputs)``, logits."""
     dense: Callable[[Tensor], Tensor]
     """The model without the mechanism."""
-    requests: Callable[[int, int], list[tuple[Tensor, Tensor]]]
-    """``requests(count, size)``, held-out batches of ``size`` requests; the same ones each time."""
+    requests: Callable[[int, int, int], list[tuple[Tensor, Tensor]]]
+    """``requests(count, size, seed)``, ``count`` held-out requests in batches of ``size``; others for another seed."""
 
     def calibrate(self, count: int = 1000, *, alone: int = 64, **options: Any) -> CostCurve:
         """Its curve on held-out data, where ``alone`` requests come each on its own, to see what the dearest takes.
@@ -46,8 +46,8 @@ class Mechanism(NamedTuple):
             alone: requests in batches of one.
             options: of :func:`dynlib.cost.calibrate`.
         """
-        batches = [*self.requests(check_whole("alone", alone, least=1), 1)]
-        batches += self.requests(check_whole("count", count, least=1), min(count, 250))
+        batches = self.requests(check_whole("count", count, least=1), min(count, 250), 1)
+        batches += self.requests(check_whole("alone", alone, least=1), 1, 2)
         return calibrate(self.run, self.knobs, batches, dense=self.dense, name=self.name, **options)
 
 
@@ -72,14 +72,14 @@ def mechanisms(backbone: str) -> tuple[str, ...]:
     return tuple(MECHANISMS[backbone])
 
 
-def _images(count: int, size: int) -> list[tuple[Tensor, Tensor]]:
-    some = cluttered_digits(count, split="test", seed=1)
+def _images(count: int, size: int, seed: int) -> list[tuple[Tensor, Tensor]]:
+    some = cluttered_digits(count, split="test", seed=seed)
     return list(zip(some.images.split(size), some.labels.split(size), strict=True))
 
 
-def _bytes(count: int, size: int) -> list[tuple[Tensor, Tensor]]:
+def _bytes(count: int, size: int, seed: int) -> list[tuple[Tensor, Tensor]]:
     """Stretches of text, and the byte that comes after each."""
-    drawn = windows(encode(text("test")), count, LENGTH + 1, generator=torch.Generator().manual_seed(1))
+    drawn = windows(encode(text("test")), count, LENGTH + 1, generator=torch.Generator().manual_seed(seed))
     return [(some[:, :-1], some[:, -1]) for some in drawn.split(size)]
 
 
@@ -98,6 +98,7 @@ def _layers() -> Mechanism:
     depth = len(model.backbone.blocks)
 
     def run(layers: int, images: Tensor) -> Tensor:
+        check_whole("layers", layers, least=1, most=depth)
         never, always = 2.0, 0.0
         return model.predict(images, [always if exit_ >= layers else never for exit_ in range(1, depth)]).logits
 

@@ -105,7 +105,8 @@ class BudgetLoss(nn.Module):
     """Drives the expected cost of a mechanism to a target while it is trained, and reports the miss.
 
     Call it once a step and add what it gives to the task's loss. It has no weights to train, and a buffer, λ, which
-    ``state_dict()`` keeps. In evaluation mode λ stays as it is.
+    ``state_dict()`` keeps. In evaluation mode, and where no gradients are taken, λ stays as it is. It stays in double
+    precision on the CPU, wherever the model around it goes: a step of it may be small.
 
     Args:
         target: b, of the cost as it is given, such as 0.4 where costs are shares of the dense one.
@@ -156,19 +157,22 @@ class BudgetLoss(nn.Module):
             )
         cost = widen(expected).mean()
         gap = cost - self.target
-        self.miss = gap.item()
-        lowest = expected.detach().min().item()
-        if not (abs(self.miss) < float("inf") and lowest >= 0):
-            raise ValueError(f"a cost must be finite and not negative; their mean is {self.miss + self.target}")
-        multiplier = self.multiplier.to(cost.device, cost.dtype, copy=True)
+        miss, lowest = gap.item(), expected.detach().min().item()
+        if not (abs(miss) < float("inf") and lowest >= 0):
+            raise ValueError(f"a cost must be finite and not negative; the least is {lowest}, the mean {cost.item()}")
+        self.miss = miss
+        multiplier = self.multiplier.to(cost.dtype, copy=True).to(cost.device)
         if self.at_most:  # (max(0, λ + ρ (C − b))² − λ²) / 2ρ
             loss = ((multiplier + self.weight * gap).clamp_min(0) ** 2 - multiplier**2) / (2 * self.weight)
         else:
             loss = multiplier * gap + self.weight / 2 * gap**2
-        if self.training:
+        if self.training and torch.is_grad_enabled():
             moved = self.multiplier + self.rate * self.weight * self.miss
             self.multiplier.copy_(moved.clamp_min(0) if self.at_most else moved)
         return loss
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        return self  # λ stays on the CPU, in double precision
 
     def extra_repr(self) -> str:
         """For print()."""

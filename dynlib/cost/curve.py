@@ -26,12 +26,13 @@ from tqdm.auto import tqdm
 
 from dynlib.cost.count import Cost, count
 from dynlib.cost.energy import estimate_energy
-from dynlib.cost.interval import Interval, interval
+from dynlib.cost.interval import Interval, interval, wilson
 from dynlib.cost.measure import timed
 from dynlib.inputs import check_name, check_number, check_tensor, check_whole
 
 Measure = Literal["flops", "seconds", "joules"]
 MEASURES = ("flops", "seconds", "joules")
+ROUNDING = 1e-9
 SLACK = 0.01  # a knob may come back by so much: what a layer chooses changes what the next one sees
 
 
@@ -47,7 +48,7 @@ class Point(NamedTuple):
     joules: float | None
     """Measured or modelled; see :attr:`CostCurve.energy`."""
     quality: Interval
-    """The mean over the requests, larger is better, with its 95 % interval."""
+    """The mean over the requests, larger is better, with its 95 % interval: Wilson's for a share of right answers."""
     most: float
     """FLOPs of the dearest batch over the mean of all, at least 1: how far one request can lie above the average."""
 
@@ -114,7 +115,11 @@ class CostCurve:
         )
 
     def share(self, point: Point | Mix, measure: Measure = "flops") -> float:
-        """A point's cost over the dense model's."""
+        """A point's cost over the dense model's.
+
+        Raises:
+            ValueError: if it was not measured, of one of the two.
+        """
         return point.cost(measure) / self.dense.cost(measure)
 
     def envelope(self, measure: Measure = "flops") -> tuple[Point, ...]:
@@ -143,8 +148,8 @@ class CostCurve:
         Raises:
             ValueError: if no point costs so little; the message says what the least is.
         """
-        within = [point for point in self.envelope(measure) if point.cost(measure) <= self._limit(limit, measure)]
-        return within[-1]
+        limit = self._limit(limit, measure)
+        return [point for point in self.envelope(measure) if point.cost(measure) <= limit][-1]
 
     def mix(self, limit: float | int, measure: Measure = "flops") -> Mix:
         """The two points, and how often each, that give the most quality for ``limit`` a request on average.
@@ -152,12 +157,12 @@ class CostCurve:
         Raises:
             ValueError: as :meth:`best`.
         """
-        self._limit(limit, measure)
+        limit = self._limit(limit, measure)
         hull = self.hull(measure)
         for cheap, dear in pairwise(hull):
             low, high = cheap.cost(measure), dear.cost(measure)
             if limit < high:
-                return Mix(cheap, dear, (limit - low) / (high - low))
+                return Mix(cheap, dear, max(0.0, (limit - low) / (high - low)))
         return Mix(hull[-1], hull[-1], 0.0)
 
     def quality(self, limit: float | int, measure: Measure = "flops") -> float:
@@ -171,15 +176,20 @@ class CostCurve:
     def _limit(self, limit: float | int, measure: Measure) -> float:
         check_number("the limit", limit, least=0)
         least = min(self.points, key=lambda point: point.cost(measure))
+        limit = limit * (1 + ROUNDING)  # so that a point's own share of the dense cost buys that point
         if limit < least.cost(measure):
             raise ValueError(
-                f"no knob costs so little: the least is {least.cost(measure):.4g} {measure} a request, at "
-                f"{least.knob!r}, {self.share(least, measure):.1%} of the dense model; the limit was {limit:.4g}"
+                f"no knob costs so little: the least is {least.cost(measure):.6g} {measure} a request, at "
+                f"{least.knob!r}, {self.share(least, measure):.1%} of the dense model; the limit was {limit:.6g}"
             )
-        return float(limit)
+        return limit
 
     def save(self, path: str | Path) -> None:
-        """Write a JSON file, whole or not at all. Knobs must be numbers, names, or lists of them."""
+        """Write a JSON file, whole or not at all.
+
+        Raises:
+            TypeError: if a knob is something else than a finite number, a name, or a list of them.
+        """
         path = Path(path)
         made = {
             "name": self.name,
@@ -187,7 +197,11 @@ class CostCurve:
             "dense": self.dense._asdict(),
             "points": [point._asdict() for point in self.points],
         }
-        text = json.dumps(made, indent=1, allow_nan=False) + "\n"
+        try:
+            text = json.dumps(made, indent=1, allow_nan=False) + "\n"
+        except (TypeError, ValueError) as error:
+            knobs = [point.knob for point in self.points]
+            raise TypeError(f"knobs must be finite numbers, names, or lists of them; got {knobs}: {error}") from error
         beside = path.with_name(f"{path.name}.part")
         beside.write_text(text, encoding="utf-8")
         beside.replace(path)
@@ -205,7 +219,7 @@ class CostCurve:
                 Point(**{**one, "quality": Interval(*one["quality"])}) for one in (made["dense"], *made["points"])
             )
             return cls(points, dense=dense, name=made["name"], energy=made["energy"])
-        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:  # the last: bytes that are no text, too
             raise ValueError(f"{path} holds no cost curve: {error}") from error
 
     def plot(self, axes: Any, measure: Measure = "flops", **style: Any) -> None:
@@ -213,8 +227,8 @@ class CostCurve:
         x = [self.share(point, measure) for point in self.points]
         y = [point.quality.mean for point in self.points]
         arms = [[q.mean - q.low for *_, q, _ in self.points], [q.high - q.mean for *_, q, _ in self.points]]
-        style = {"label": self.name or None, "marker": "o", **style}
-        line = axes.errorbar(x, y, arms, linestyle="none", **style)
+        style = {"label": self.name or None, "marker": "o", "linestyle": "none", **style}
+        line = axes.errorbar(x, y, arms, **style)
         hull = self.hull(measure)
         axes.plot(
             [self.share(point, measure) for point in hull],
@@ -239,9 +253,10 @@ def calibrate(
     """Turn a knob through its values on held-out data, and measure what each costs and what it is worth.
 
     FLOPs are counted on all batches. Seconds are measured on the largest batch, all knobs in turn so that the machine's
-    drift meets them alike. Joules are read from a counter where the machine has one, else modelled from FLOPs and
-    bytes (:func:`dynlib.cost.estimate_energy`). Nothing is trained, and no gradient is taken. Interrupt it and nothing
-    is left half done.
+    drift meets them alike: they are a request's share of a batch, and one that comes alone takes longer. Joules are
+    those of the largest batches, too: read from a counter where the machine has one, else modelled from FLOPs and bytes
+    (:func:`dynlib.cost.estimate_energy`). Nothing is trained, and no gradient is taken. Interrupt it and nothing is
+    left half done.
 
     Args:
         run: ``run(knob, inputs)``, the mechanism at one value of its knob.
@@ -292,7 +307,7 @@ def calibrate(
 def _measured(
     run: Callable[[Any], Any], batches: Sequence[tuple[Any, Tensor]], judge: Callable[[Any, Tensor], Tensor]
 ) -> tuple[float, float, Interval, Cost]:
-    """FLOPs a request, those of the dearest batch over them, the quality, and the cost of all."""
+    """FLOPs a request, those of the dearest batch over them, the quality, and the cost of the largest batches."""
     costs, worth, each = [], [], []
     for inputs, targets in batches:
         said: list[Any] = []
@@ -309,9 +324,13 @@ def _measured(
     if not all_.isfinite().all():
         raise ValueError("a quality is NaN or infinite: look at what the model gives, or at how it is judged")
     mean = sum(cost.flops for cost in costs) / len(all_)
-    middle = all_.mean().item()
-    spread = interval(all_) if len(all_) > 1 else Interval(middle, middle, middle)
-    return mean, max(each) / mean if mean else 1.0, spread, sum(costs[1:], costs[0])
+    if judge is _right:
+        spread = wilson(int(all_.sum()), len(all_))
+    else:
+        middle = all_.mean().item()
+        spread = interval(all_) if len(all_) > 1 else Interval(middle, middle, middle)
+    first, *others = [one for one, (_, targets) in zip(costs, batches, strict=True) if len(targets) == _most(batches)]
+    return mean, max(each) / mean if mean else 1.0, spread, sum(others, first)
 
 
 def _energies(
@@ -324,16 +343,25 @@ def _energies(
     if first.source.startswith("measured"):
         read = [first, *(estimate_energy(one, inputs) for one in runs[1:])]
         return [one.joules / len(targets) for one in read], first.source
-    requests = sum(len(some) for _, some in batches)
+    requests = sum(len(some) for _, some in batches if len(some) == len(targets))
     return [estimate_energy(cost).joules / requests for cost in costs], first.source
 
 
 def _largest(batches: Sequence[tuple[Any, Tensor]]) -> tuple[Any, Tensor]:
-    return max(batches, key=lambda batch: len(batch[1]))
+    return next(batch for batch in batches if len(batch[1]) == _most(batches))
+
+
+def _most(batches: Sequence[tuple[Any, Tensor]]) -> int:
+    return max(len(targets) for _, targets in batches)
 
 
 def _right(outputs: Any, targets: Tensor) -> Tensor:
     check_tensor(outputs, "what the mechanism gives")
+    if outputs.ndim < 2 or outputs.shape[:-1] != targets.shape:
+        raise ValueError(
+            f"to be judged by its largest, the outputs must be [{len(targets)}, classes]; got "
+            f"{list(outputs.shape)}: give quality=… for another kind"
+        )
     return (outputs.argmax(-1) == targets).double()
 
 
@@ -344,10 +372,13 @@ def _slope(one: Point, other: Point, measure: Measure) -> float:
 def _check_point(point: Point) -> None:
     for measure in MEASURES:
         cost = getattr(point, measure)
+        if cost is None and measure == "flops":
+            raise ValueError(f"FLOPs are always counted, and there are none at {point.knob!r}")
         if cost is not None and not (math.isfinite(cost) and cost > 0):
             raise ValueError(f"a cost must be positive and finite; got {cost} {measure} at {point.knob!r}")
-    if not all(map(math.isfinite, point.quality)):
-        raise ValueError(f"a quality must be finite; got {tuple(point.quality)} at {point.knob!r}")
+    mean, low, high = point.quality
+    if not (math.isfinite(mean) and -math.inf < low <= mean <= high < math.inf):
+        raise ValueError(f"a quality must be finite, and within its interval; got {tuple(point.quality)}")
     check_number("most", point.most, least=1 - 1e-9)
 
 

@@ -24,8 +24,11 @@ left and from what it expects to come:
 The knobs of a curve are few, and so are the prices at which a choice changes. Of the two between which what is left
 lasts, the lower one is taken so often that on average it lasts exactly.
 
-So it cannot overspend, as long as ``most`` holds. The price of the linear program is textbook (from memory; nothing of
-it was looked up here); the forecast is the gamma–Poisson one.
+So it cannot overspend, as long as ``most`` holds: it is counted in FLOPs, and a clock or a counter of joules may jump
+further. Where a request took more than that, what is left can fall below 0, and all that follow are refused.
+
+The price of the linear program is textbook (from memory; nothing of it was looked up here); the forecast is the
+gamma–Poisson one.
 """
 
 import math
@@ -78,7 +81,7 @@ class Governor:
         kinds = by_kind(curves)
         for name, value in (("budget", budget), ("expected", expected), ("spread", spread), ("until", until)):
             check_scale(name, value)
-        self.caution = check_number("caution", caution)
+        self.caution = check_number("caution", caution, least=0)
         self.clump = check_number("clump", clump, least=1)
         self.measure: Measure = measure
         self._hulls = {kind: curve.hull(measure) for kind, curve in kinds.items()}
@@ -196,6 +199,8 @@ def by_kind(curves: CostCurve | Mapping[Hashable, CostCurve]) -> Mapping[Hashabl
     Raises:
         ValueError: if there is none.
     """
+    if not isinstance(curves, CostCurve | Mapping):
+        raise TypeError(f"give a curve, or a dictionary of them by kind; got {type(curves).__name__}")
     kinds: dict[Hashable, CostCurve] = dict(curves) if isinstance(curves, Mapping) else {None: curves}
     if not kinds:
         raise ValueError("there are no curves: give one for each kind of request")

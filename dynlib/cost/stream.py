@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import torch
 
 from dynlib.cost.curve import CostCurve, Measure, Point
-from dynlib.cost.governor import by_kind, slopes
+from dynlib.cost.governor import by_kind
 from dynlib.inputs import check_number, check_scale, check_whole
 
 
@@ -93,8 +93,11 @@ def day(
     check_scale("spread", spread)
     check_whole("bursts", bursts, least=0)
     check_number("burst_share", burst_share, least=0, most=1)
-    names, often = zip(*(kinds or {None: 1.0}).items(), strict=True)
-    weights = torch.tensor([check_number("how often a kind comes", one, least=0) for one in often])
+    kinds = {None: 1.0} if kinds is None else kinds
+    names = tuple(kinds)
+    weights = torch.tensor([check_number("how often a kind comes", one, least=0) for one in kinds.values()])
+    if not weights.sum() > 0:
+        raise ValueError(f"no kind comes: how often each does must not be 0 for all; got {dict(kinds)}")
     shape = torch.full((1,), spread**-2)
     rate = expected * spread**2 * torch._standard_gamma(shape, generator=generator)
     number = int(torch.poisson(rate, generator=generator))
@@ -150,11 +153,11 @@ def foreseen(
     *,
     measure: Measure = "joules",
 ) -> Outcome:
-    """What the best plan gives to somebody who knows the whole day: an upper bound, by the linear program.
+    """What the best plan gives to somebody who knows the whole day: an upper bound on the mean, by the linear program.
 
-    All requests start at the cheapest point of their kind; then the steps up the hulls are bought, from that with the
-    most quality for its cost on, until the money is gone, the last one in part. Where even the cheapest points are too
-    dear, as many requests as can be paid for are answered, the ones with the most quality for their cost first.
+    Nobody has to be answered, and who is not is worth 0. Each kind has steps up: from nothing to the first point that
+    is worth its cost, and on along its hull, each with less quality for its cost than the one before. They are bought
+    from the best on until the money is gone, the last one in part.
 
     Raises:
         ValueError: if the day has no requests, a request is of an unknown kind, or the budget is not positive.
@@ -166,30 +169,36 @@ def foreseen(
     often = Counter(kind for _, kind in requests)
     if unknown := set(often) - set(kinds):
         raise ValueError(f"there is no curve for the kinds {', '.join(map(repr, unknown))}")
-    hulls = {kind: kinds[kind].hull(measure) for kind in often}
-    steps: list[tuple[float, float, float]] = []  # quality for cost, cost and quality of a step up, of all of a kind
-    first: list[tuple[float, float, float]] = []
-    for kind, hull in hulls.items():
-        start = hull[0]
-        first.append(
-            (
-                start.quality.mean / start.cost(measure),
-                often[kind] * start.cost(measure),
-                often[kind] * start.quality.mean,
-            )
-        )
-        for slope, cheap, dear in zip(slopes(hull, measure), hull[:-1], hull[1:], strict=True):
-            more = often[kind] * (dear.cost(measure) - cheap.cost(measure))
-            steps.append((slope, more, slope * more))
+    steps: list[
+        tuple[float, float, float, int]
+    ] = []  # quality for cost; cost, quality and new answers of all of a kind
+    for kind, number in often.items():
+        rises = _from_nothing(kinds[kind].hull(measure), measure)
+        steps += [
+            (worth / cost, number * cost, number * worth, number * (place == 0))
+            for place, (cost, worth) in enumerate(rises)
+            if worth > 0
+        ]
     quality, left, answered = 0.0, float(budget), 0.0
-    for kind, (_, cost, worth) in sorted(zip(hulls, first, strict=True), key=lambda one: -one[1][0]):
+    for _, cost, worth, new in sorted(steps, reverse=True):
         part = min(1.0, left / cost)
-        quality, left, answered = quality + part * worth, left - part * cost, answered + part * often[kind]
-    for _, cost, worth in sorted(steps, reverse=True):
-        part = min(1.0, left / cost)
-        quality, left = quality + part * worth, left - part * cost
+        quality, left, answered = quality + part * worth, left - part * cost, answered + part * new
     refused = len(requests) - math.floor(answered + 1e-9)
     return Outcome(quality / len(requests), budget - left, refused, len(requests), False)
+
+
+def _from_nothing(hull: Sequence[Point], measure: Measure) -> list[tuple[float, float]]:
+    """Cost and quality of each step from (0, 0) up a hull, with falling slopes."""
+    rises: list[tuple[float, float]] = []
+    before = (0.0, 0.0)
+    for point in hull:
+        now = (point.cost(measure), point.quality.mean)
+        rises.append((now[0] - before[0], now[1] - before[1]))
+        before = now
+        while len(rises) > 1 and rises[-1][1] * rises[-2][0] >= rises[-2][1] * rises[-1][0]:
+            (cost, worth), (more, better) = rises[-2:]
+            rises[-2:] = [(cost + more, worth + better)]
+    return rises
 
 
 def _varied(most: float, generator: torch.Generator | None) -> float:

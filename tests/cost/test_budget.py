@@ -145,3 +145,23 @@ def test_what_is_no_cost(cost: object, error: type[Exception], says: str) -> Non
 def test_what_is_no_target(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"target|rate"):
         BudgetLoss(**wrong)
+
+
+def test_the_multiplier_keeps_its_precision_and_moves_with_gradients_alone() -> None:
+    model = nn.ModuleDict({"budget": BudgetLoss(0.5, weight=1, rate=1e-3)}).to(torch.bfloat16)
+    budget = model["budget"]
+    cost = torch.tensor(0.625, dtype=torch.bfloat16, requires_grad=True)
+    for _ in range(3000):
+        budget(cost)
+    assert budget.multiplier.item() == pytest.approx(3000 * 1e-3 * 0.125)
+    before = budget.multiplier.item()
+    with torch.no_grad():
+        budget(cost)
+    assert budget.multiplier.item() == before
+
+
+def test_a_cost_that_is_refused_leaves_the_miss() -> None:
+    budget = BudgetLoss(0.5)
+    with pytest.raises(ValueError, match=r"the least is -1.0, the mean 1.0"):
+        budget(torch.tensor([-1.0, 3.0], requires_grad=True))
+    assert math.isnan(budget.miss)

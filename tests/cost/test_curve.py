@@ -2,6 +2,7 @@ import json
 import math
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import pytest
@@ -69,8 +70,8 @@ def test_modelled_joules_are_those_of_the_count() -> None:
     from dynlib.cost import estimate_energy
 
     with torch.no_grad():
-        cost = sum(count(model.run, 4, x) for x, _ in data)
-    assert curve.points[1].joules == pytest.approx(estimate_energy(cost).joules / 8)
+        cost = count(model.run, 4, data[0][0])  # the larger batch
+    assert curve.points[1].joules == pytest.approx(estimate_energy(cost).joules / 5)
     assert curve.points[1].seconds is None
 
 
@@ -211,3 +212,65 @@ def test_a_cost_that_is_none(wrong: dict[str, float]) -> None:
         CostCurve([point(1, 1.0, math.nan)])
     with pytest.raises(ValueError, match="one point or more"):
         CostCurve([])
+
+
+def test_a_points_own_share_buys_that_point() -> None:
+    for cost in range(1, 60):
+        curve = CostCurve([point(1, float(cost), 0.5), point(2, 60.0, 0.6)])
+        share = curve.share(curve.points[0])
+        assert curve.best(share * curve.dense.flops).knob == 1
+        assert curve.mix(share * curve.dense.flops).share == pytest.approx(0, abs=1e-6)
+
+
+def test_outputs_that_are_no_logits_are_not_judged_by_their_largest() -> None:
+    data = [(torch.randn(6), torch.zeros(6, dtype=torch.long))]
+    with pytest.raises(ValueError, match=r"must be \[6, classes\]; got \[6\]"):
+        calibrate(lambda _, x: torch.nn.functional.linear(x[:, None], torch.ones(1, 1))[:, 0], [1], data, repeats=0)
+
+
+def test_a_share_of_right_answers_has_wilsons_interval() -> None:
+    x = torch.randn(20, 8, generator=torch.Generator().manual_seed(2))
+    model = Layers()
+    curve = calibrate(model.run, [1], [(x, model.run(1, x).argmax(-1))], repeats=0)
+    quality = curve.points[0].quality
+    assert (quality.mean, quality.high) == (1, 1)
+    assert 0.8 < quality.low < 0.9
+
+
+def test_seconds_are_a_requests_share_of_the_largest_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dynlib.cost import curve as module
+
+    calls = []
+
+    def timed(*functions: object, **options: object) -> SimpleNamespace:
+        calls.extend(functions)
+        return SimpleNamespace(seconds=(1.0, 2.0))
+
+    monkeypatch.setattr(module, "timed", timed)
+    made = calibrate(Layers().run, [1, 2], batches((2, 5)), repeats=1)
+    assert [one.seconds for one in made.points] == [0.2, 0.4]
+    assert [len(call.args[-1]) for call in calls] == [5, 5]
+
+
+def test_joules_are_those_of_the_largest_batches() -> None:
+    model = Layers()
+    many, both = (calibrate(model.run, [2], batches(sizes), repeats=0) for sizes in ((64, 64), (1, 1, 64, 64)))
+    if many.energy.startswith("modelled"):
+        assert many.points[0].joules == pytest.approx(both.points[0].joules)
+
+
+def test_a_knob_may_come_back_by_a_hundredth() -> None:
+    def run(knob: float, x: Tensor) -> Tensor:
+        return F.linear(x, torch.ones(int(knob), 8))
+
+    data = batches()
+    calibrate(run, [100, 200, 199, 300], data, repeats=0, quality=lambda out, y: out[:, 0])
+    with pytest.raises(ValueError, match="goes up and down"):
+        calibrate(run, [100, 200, 195, 300], data, repeats=0, quality=lambda out, y: out[:, 0])
+
+
+def test_knobs_that_no_file_can_keep(tmp_path: Path) -> None:
+    for knob in (math.inf, torch.tensor(1.0)):
+        with pytest.raises(TypeError, match="knobs must be finite numbers"):
+            CostCurve([point(knob, 1.0, 0.5)]).save(tmp_path / "x.json")
+    assert list(tmp_path.iterdir()) == []

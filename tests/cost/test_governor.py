@@ -93,7 +93,16 @@ def test_the_forecast_is_the_gamma_poisson_one() -> None:
     for n in range(30):
         governor.choose(0.25 * n / 30)
         governor.spend(1.0)
-    assert governor.to_come(0.25) == pytest.approx(0.75 * (4 + 30) / (4 / 100 + 0.25))
+    rate = (4 + 30) / (4 / 100 + 0.25)
+    assert governor.to_come(0.25) == pytest.approx(0.75 * rate)
+    careful = Governor(EXITS, 600.0, expected=100, spread=0.5, clump=3, caution=2)
+    for n in range(30):
+        careful.choose(0.25 * n / 30)
+        careful.spend(1.0)
+    unit = 4 / 100 + 0.25 / 3
+    rate = (4 + 30 / 3) / unit
+    deviation = math.sqrt(3 * 0.75 * rate + 0.75**2 * rate / unit)
+    assert careful.to_come(0.25) == pytest.approx(0.75 * rate + 2 * deviation)
 
 
 def test_what_is_asked_for_is_checked() -> None:
@@ -130,6 +139,10 @@ def test_an_empty_stream_and_empty_curves() -> None:
         foreseen(EXITS, [], 1.0)
     with pytest.raises(ValueError, match="no curves"):
         Governor({}, 1.0, expected=1)
+    with pytest.raises(TypeError, match="CostCurve"):
+        Governor([EXITS], 1.0, expected=1)
+    with pytest.raises(ValueError, match="no kind comes"):
+        day(10, kinds={"a": 0.0})
     with pytest.raises(ValueError, match="no curve for the kinds 'odd'"):
         foreseen(KINDS, [Request(0.1, "odd")], 1.0)
 
@@ -137,16 +150,21 @@ def test_an_empty_stream_and_empty_curves() -> None:
 def test_the_oracle_is_the_linear_program() -> None:
     linprog = pytest.importorskip("scipy.optimize").linprog
     draw = torch.Generator().manual_seed(3)
-    stream = day(30, kinds=dict.fromkeys(KINDS, 1.0), generator=draw)
-    for budget in (1.2 * len(stream), 2.5 * len(stream), 7.0 * len(stream)):
-        points = [KINDS[request.kind].points for request in stream]
-        worth = [-point.quality.mean for some in points for point in some]
-        costs = [[point.cost("joules") for some in points for point in some]]
-        each = torch.zeros(len(stream), len(worth))
-        for n in range(len(stream)):
-            each[n, 4 * n : 4 * n + 4] = 1
-        best = linprog(worth, A_ub=costs, b_ub=[budget], A_eq=each.numpy(), b_eq=[1.0] * len(stream))
-        assert foreseen(KINDS, stream, budget).quality == pytest.approx(-best.fun / len(stream))
+    late = curve([0.1, 0.9, 0.95, 0.97], [1.0, 2.0, 4.0, 6.0])  # its first point is not worth its cost
+    bad = curve([-0.2, 0.1, 0.5, 0.6], [1.0, 2.0, 4.0, 6.0])
+    for kinds in (KINDS, {**KINDS, "late": late}, {"bad": bad, "late": late}):
+        stream = day(30, kinds=dict.fromkeys(kinds, 1.0), generator=draw)
+        for budget in (0.3 * len(stream), 1.2 * len(stream), 2.5 * len(stream), 7.0 * len(stream)):
+            points = [kinds[request.kind].points for request in stream]
+            worth = [-point.quality.mean for some in points for point in some]
+            costs = [point.cost("joules") for some in points for point in some]
+            each = torch.zeros(len(stream), len(worth))
+            for n in range(len(stream)):
+                each[n, 4 * n : 4 * n + 4] = 1
+            best = linprog(worth, A_ub=[costs, *each.tolist()], b_ub=[budget] + [1.0] * len(stream))
+            mine = foreseen(kinds, stream, budget)
+            assert mine.quality == pytest.approx(-best.fun / len(stream))
+            assert mine.spent <= budget * (1 + 1e-9)
 
 
 def test_the_oracle_answers_what_it_can_pay_for() -> None:
@@ -154,6 +172,20 @@ def test_the_oracle_answers_what_it_can_pay_for() -> None:
     outcome = foreseen(EXITS, stream, 4.0)
     assert (outcome.refused, outcome.spent) == (6, 4.0)
     assert outcome.quality == pytest.approx(0.48 * 0.4)
+    dear = curve([0.1, 0.9], [1.0, 2.0])
+    assert foreseen(dear, stream, 10.0).quality == pytest.approx(0.45)  # five answered well, and five not
+
+
+def test_kinds_are_expected_as_they_have_come() -> None:
+    governors = [Governor(KINDS, 420.0, expected=200, clump=1, caution=0) for _ in range(2)]
+    for governor, common in zip(governors, ("easy", "hard"), strict=True):
+        rare = ({"easy", "hard"} - {common}).pop()
+        for n in range(50):
+            point = governor.choose(n / 200, rare if n % 10 == 9 else common)
+            assert point is not None
+            governor.spend(2.1)
+    few_hard, many_hard = (governor.prices(2.1) for governor in governors)
+    assert few_hard != many_hard  # what a request is worth depends on who else will come
 
 
 def test_days_are_as_they_were_asked_for() -> None:
