@@ -75,7 +75,8 @@ class TokensSent(NamedTuple):
     masks: Float[Tensor, "batch blocks tokens"]
     """m after each block of the device, with its gradient."""
     margins: Float[Tensor, "batch blocks tokens"]
-    """w_x · x + c_x − (w_t · t + c_t) after each block: negative where the mask is 0. Infinite for the class token."""
+    """GAIN · (w_x · x + c_x − (w_t · t + c_t)) after each block: not positive where this gate closes. Infinite for the
+    class token. Of a token that an earlier gate has closed out, executions give different ones."""
     kept: Bool[Tensor, "batch blocks tokens"]
     """Whom each block left; the last is ``sent``."""
     budget: Float[Tensor, " batch"]
@@ -97,8 +98,8 @@ class TokenTransmitter(nn.Module):
         budget: α, the share of the tokens that may be sent, in (0, 1]. A larger one spends more.
         threshold: what a mask must exceed for its token to stay, in [0, 1).
         execution: "gathered": each block computes only whom the ones before have left, the server only what was sent.
-            "masked": everything is computed, and nobody attends to the others. They agree up to rounding, and both
-            give the masks a gradient in training mode.
+            "masked": everything is computed, and nobody attends to the others. They agree up to rounding. Training
+            mode is masked under both names, so that the loss sees of everybody what the blocks make of it.
         bias: c_x and −c_t at the start, when all tokens are to stay.
 
     ``budget``, ``snr`` (of the channel, in decibels; a larger one is less noise), ``threshold`` and ``execution`` are
@@ -275,10 +276,8 @@ class TokenTransmitter(nn.Module):
         block = cast(Block, self.model.blocks[layer])
         more = x.shape[1] - kept.shape[1]
         kept = F.pad(kept, (0, more), value=True)
-        if self.execution == "masked":
+        if self.training or self.execution == "masked":
             return _masked(block, x, kept, F.pad(mask, (0, more), value=1.0))
-        if self.training:
-            return _padded(block, x, kept, F.pad(mask, (0, more), value=1.0))
         return _gathered(block, x, kept)
 
     def _budgets(self, budget: object, x: Tensor) -> Tensor:
@@ -344,21 +343,6 @@ def _masked(block: Block, x: Tensor, kept: Tensor, mask: Tensor) -> Tensor:
     )
     x = x + block.dropout(attention.output(mixed.transpose(1, 2).flatten(2)))
     return x + block.dropout(block.feed_forward(block.norm2(x)))
-
-
-def _padded(block: Block, x: Tensor, kept: Tensor, mask: Tensor) -> Tensor:
-    """The same with less to compute: images with about as many tokens go together, without what all have dropped."""
-    counts = kept.sum(1)
-    if int(counts.min()) == kept.shape[1]:
-        return _masked(block, x, kept, mask)
-    order, done = counts.argsort(), []
-    for rows in order.chunk(4):
-        most = int(counts[rows].max())
-        places = kept[rows].byte().argsort(dim=1, descending=True, stable=True)[:, :most]
-        index = places[..., None].expand(-1, -1, x.shape[-1])
-        few = (part[rows].gather(1, places) for part in (kept, mask))
-        done.append(x[rows].scatter(1, index, _masked(block, x[rows].gather(1, index), *few)))
-    return torch.cat(done)[order.argsort()]
 
 
 def _gathered(block: Block, x: Tensor, kept: Tensor) -> Tensor:

@@ -145,6 +145,43 @@ def test_training_mode_computes_what_evaluation_computes() -> None:
     torch.testing.assert_close(trained, evaluated, rtol=0, atol=1e-10)
 
 
+def gradients(model: TokenTransmitter, images: Tensor) -> dict[str, Tensor]:
+    """Of the mean loss over these images; noise would be another in another batch, so there is to be none."""
+    model.train().zero_grad()
+    with record(model, TokenTransmitter) as records:
+        logits = model(images, budget=0.3)
+    transmission_loss(logits, torch.ones(len(images), dtype=torch.long), records[""][0]).total.backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+@pytest.mark.parametrize("threshold", [1e-3, 0.3])
+def test_gradients_are_the_same_of_both_executions_and_whoever_is_in_the_batch(threshold: float) -> None:
+    images = pictures()
+    gathered, masked = (
+        gradients(made(threshold=threshold, channel=AWGNChannel(None), execution=execution), images)
+        for execution in ("gathered", "masked")
+    )
+    model = made(threshold=threshold, channel=AWGNChannel(None))
+    alone = [{k: v.clone() for k, v in gradients(model, images[row : row + 1]).items()} for row in range(len(images))]
+    assert gathered.keys() == masked.keys() == dict(model.named_parameters()).keys()
+    for name, gradient in gathered.items():
+        torch.testing.assert_close(gradient, masked[name], rtol=0, atol=1e-12)
+        each = torch.stack([one[name] for one in alone])
+        torch.testing.assert_close(gradient, each.mean(0), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_record_of_who_is_still_there_is_the_same_of_both_executions_and_modes(training: bool) -> None:
+    _, one = run(made(), pictures(), budget=0.3)
+    _, other = run(made(execution="masked").train(training), pictures(), budget=0.3)
+    here = torch.cat([torch.ones_like(one.kept[:, :1]), one.kept[:, :-1]], 1)
+    assert not here.all()
+    for name in ("sent", "kept", "budget", "symbols", "flops"):
+        assert torch.equal(getattr(one, name), getattr(other, name))
+    for name in ("masks", "margins"):
+        torch.testing.assert_close(getattr(one, name)[here], getattr(other, name)[here], rtol=0, atol=1e-10)
+
+
 @pytest.mark.parametrize("execution", ["gathered", "masked"])
 def test_what_is_not_sent_changes_nothing(execution: Any) -> None:
     model = made(execution=execution)
