@@ -534,7 +534,7 @@ def test_the_code_begins_as_the_best_linear_one_of_the_tokens() -> None:
 
 
 def test_the_start_fits_the_decoder_behind_the_receivers_factor() -> None:
-    # one channel number a symbol pair, strong noise: D is the least-squares map of (e + σ ε) / (1 + σ²), written out
+    # as much noise as signal: D is the least-squares map of (e + σ ε) / (1 + σ²), written out
     model, snr = made(choosy=False, channel=AWGNChannel(None)), 0.0
     images = torch.rand(60, 1, 12, 12, generator=generator(), dtype=torch.float64)
     start_code(model, images, snr=snr)
