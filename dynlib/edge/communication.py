@@ -48,9 +48,10 @@ from torch.nn import functional as F
 
 from dynlib.backbone import Block, ViT
 from dynlib.choice import straight_through
-from dynlib.deciding import Execution, check_execution, knob_of, report
+from dynlib.deciding import Execution, check_execution, chosen, knob_of, report
 from dynlib.edge.channel import AWGNChannel
-from dynlib.inputs import check_number, check_tensor, check_whole
+from dynlib.inputs import check_number, check_tensor, check_whole, widen
+from dynlib.transforms import look
 
 GAIN = 2.0
 """What gates multiply their sums by: they begin with nothing, beside a backbone that is only tuned, and are to learn
@@ -75,7 +76,8 @@ class TokensSent(NamedTuple):
     masks: Float[Tensor, "batch blocks tokens"]
     """m after each block of the device, with its gradient."""
     margins: Float[Tensor, "batch blocks tokens"]
-    """w_x · x + c_x − (w_t · t + c_t) after each block: negative where the mask is 0. Infinite for the class token."""
+    """GAIN · (w_x · x + c_x − (w_t · t + c_t)) after each block: not positive where this gate closes. Infinite for the
+    class token. Of a token that was dropped before, executions give different ones."""
     kept: Bool[Tensor, "batch blocks tokens"]
     """Whom each block left; the last is ``sent``."""
     budget: Float[Tensor, " batch"]
@@ -97,8 +99,8 @@ class TokenTransmitter(nn.Module):
         budget: α, the share of the tokens that may be sent, in (0, 1]. A larger one spends more.
         threshold: what a mask must exceed for its token to stay, in [0, 1).
         execution: "gathered": each block computes only whom the ones before have left, the server only what was sent.
-            "masked": everything is computed, and nobody attends to the others. They agree up to rounding, and both
-            give the masks a gradient in training mode.
+            "masked": everything is computed, and nobody attends to the others. They agree up to rounding. Training
+            mode is masked under both names, so that the loss sees of everybody what the blocks make of it.
         bias: c_x and −c_t at the start, when all tokens are to stay.
 
     ``budget``, ``snr`` (of the channel, in decibels; a larger one is less noise), ``threshold`` and ``execution`` are
@@ -106,9 +108,10 @@ class TokenTransmitter(nn.Module):
     :class:`TokensSent`, one for each call of :meth:`encode`.
 
     Raises:
-        TypeError: if the model is no ViT, or a number is none.
+        TypeError: if the model is no ViT, its blocks have weights in other layers than ``nn.Linear``, or a number is
+            none.
         ValueError: if ``after``, ``symbols`` or a knob is out of its range, or the model has a second head, norms
-            behind its parts, rotary positions, or keys that heads share.
+            behind its parts, rotary positions, causal attention, or keys that heads share.
     """
 
     knobs = ("budget", "snr", "threshold", "execution")
@@ -132,14 +135,23 @@ class TokenTransmitter(nn.Module):
             raise TypeError(f"the model must be a dynlib.backbone.ViT; got {type(model).__name__}")
         blocks = cast(Iterable[Block], model.blocks)
         plain = all(
-            block.norm_first and not block.attention.rotary and block.attention.key_value_heads == block.attention.heads
+            block.norm_first
+            and not block.attention.rotary
+            and not block.attention.causal
+            and block.attention.key_value_heads == block.attention.heads
             for block in blocks
         )
         if model.distillation_head is not None or model.distillation_token is not None or not plain:
             raise ValueError(
-                "the model must be a plain vision transformer: one class token, pre-norm, no rotary positions, no "
-                "shared keys"
+                "the model must be a plain vision transformer: one class token, pre-norm, no rotary positions, not "
+                "causal, no shared keys"
             )
+        for part in (part for block in blocks for part in block.modules()):
+            if type(part) is not nn.Linear and any(weight.ndim > 1 for weight in part.parameters(recurse=False)):
+                raise TypeError(
+                    f"the blocks must be made of nn.Linear; got {type(part).__name__}, of which it is not known here "
+                    "what a token costs: put other layers in afterwards, if flops is not read"
+                )
         tokens, dim = model.position.shape[1:]
         check_whole("after", after, least=1, most=len(model.blocks) - 1, what="blocks on the device")
         check_whole("symbols", symbols, least=1, most=dim // 2, what="complex symbols a token")
@@ -167,7 +179,9 @@ class TokenTransmitter(nn.Module):
                 nn.init.constant_(gate.bias, start / GAIN)
         assert isinstance(self.encoder, nn.Linear)
         assert isinstance(self.decoder, nn.Linear)
-        nn.init.orthogonal_(self.encoder.weight)
+        weight = self.encoder.weight
+        wide = torch.promote_types(weight.dtype, torch.float32)  # half precision has no QR decomposition
+        weight.copy_(nn.init.orthogonal_(torch.empty_like(weight, dtype=wide)))
         self.decoder.weight.copy_(self.encoder.weight.T)
 
     def check_knobs(self) -> None:
@@ -236,8 +250,8 @@ class TokenTransmitter(nn.Module):
         if self.training or self.execution == "masked":
             codewords = torch.where(there[..., None], self.encoder(here), 0)
         else:
-            some = self.encoder(here[there])
-            codewords = some.new_zeros(*there.shape, some.shape[-1]).index_put((there,), some)
+            some = self.encoder(here.flatten(0, 1).index_select(0, chosen(there)))
+            codewords = _spread(some, there)
         return Sent(codewords, there, straight_through(there.to(mask.dtype), mask))
 
     def send(self, sent: Sent, *, generator: torch.Generator | None = None) -> Sent:
@@ -246,7 +260,12 @@ class TokenTransmitter(nn.Module):
         return sent._replace(codewords=self.channel(sent.codewords, **noise))
 
     def decode(self, received: Sent) -> Float[Tensor, "batch classes"]:
-        """The server: what was received to class logits. It computes only what was sent."""
+        """The server: what was received to class logits. It computes only what was sent.
+
+        Raises:
+            TypeError, ValueError: for a knob that is not as the class says.
+        """
+        self.check_knobs()
         snr = getattr(self.channel, "snr", None)
         # x̂ = D y / (1 + σ²) + p
         factor = 1.0 if snr is None else 1 / (1 + 10 ** (-snr / 10))
@@ -254,10 +273,9 @@ class TokenTransmitter(nn.Module):
         if self.training or self.execution == "masked":
             x = torch.where(there[..., None], self.decoder(received.codewords * factor) + self.expected, 0)
         else:
-            some = self.decoder(received.codewords[there] * factor)
-            x = some.new_zeros(*there.shape, self.dim).index_put(
-                (there,), some + self.expected.expand(*there.shape, -1)[there]
-            )
+            which = chosen(there)
+            some = self.decoder(received.codewords.flatten(0, 1).index_select(0, which) * factor)
+            x = _spread(some + self.expected[which % self.tokens], there)
         for layer in range(self.after, len(self.model.blocks)):
             x = self._block(layer, x, there, received.weight)
         return self.model.readout(x)
@@ -275,10 +293,8 @@ class TokenTransmitter(nn.Module):
         block = cast(Block, self.model.blocks[layer])
         more = x.shape[1] - kept.shape[1]
         kept = F.pad(kept, (0, more), value=True)
-        if self.execution == "masked":
+        if self.training or self.execution == "masked":
             return _masked(block, x, kept, F.pad(mask, (0, more), value=1.0))
-        if self.training:
-            return _padded(block, x, kept, F.pad(mask, (0, more), value=1.0))
         return _gathered(block, x, kept)
 
     def _budgets(self, budget: object, x: Tensor) -> Tensor:
@@ -289,8 +305,7 @@ class TokenTransmitter(nn.Module):
                 f"need one budget for each of the {len(x)} images, floating-point; got {budget.dtype}, "
                 f"{tuple(budget.shape)}"
             )
-        if not ((budget > 0) & (budget <= 1)).all():
-            raise ValueError(f"every budget must lie in (0, 1], a share of the tokens; got {budget.tolist()}")
+        look(_check_budgets, budget)
         return budget.to(x)
 
     def _record(self, masks: Tensor, margins: Tensor, kept: Tensor, alpha: Tensor) -> TokensSent:
@@ -315,7 +330,7 @@ class TokenTransmitter(nn.Module):
             block = cast(Block, self.model.blocks[layer])
             linear = [part.weight.numel() for part in block.modules() if isinstance(part, nn.Linear)]
             count = running[:, layer]
-            total = total + 2 * sum(linear) * count + 4 * self.dim * count**2
+            total = total + 2 * sum(linear) * count + 4 * block.attention.heads * block.attention.head_dim * count**2
         return total
 
 
@@ -332,6 +347,17 @@ def check_budget(budget: object) -> float:
     return value
 
 
+def _check_budgets(budgets: Tensor) -> None:
+    if not ((budgets > 0) & (budgets <= 1)).all():
+        raise ValueError(f"every budget must lie in (0, 1], a share of the tokens; got {budgets.tolist()}")
+
+
+def _spread(some: Tensor, there: Tensor) -> Tensor:
+    """Features of the tokens that are there, at their places; zero elsewhere."""
+    spread = some.new_zeros(there.numel(), some.shape[-1]).index_copy(0, chosen(there), some)
+    return spread.unflatten(0, there.shape)
+
+
 def _masked(block: Block, x: Tensor, kept: Tensor, mask: Tensor) -> Tensor:
     """A block in which nobody attends to whom was not kept; log g is added for the others, with g = 1 and dg = dm."""
     attention = block.attention
@@ -346,29 +372,14 @@ def _masked(block: Block, x: Tensor, kept: Tensor, mask: Tensor) -> Tensor:
     return x + block.dropout(block.feed_forward(block.norm2(x)))
 
 
-def _padded(block: Block, x: Tensor, kept: Tensor, mask: Tensor) -> Tensor:
-    """The same with less to compute: images with about as many tokens go together, without what all have dropped."""
-    counts = kept.sum(1)
-    if int(counts.min()) == kept.shape[1]:
-        return _masked(block, x, kept, mask)
-    order, done = counts.argsort(), []
-    for rows in order.chunk(4):
-        most = int(counts[rows].max())
-        places = kept[rows].byte().argsort(dim=1, descending=True, stable=True)[:, :most]
-        index = places[..., None].expand(-1, -1, x.shape[-1])
-        few = (part[rows].gather(1, places) for part in (kept, mask))
-        done.append(x[rows].scatter(1, index, _masked(block, x[rows].gather(1, index), *few)))
-    return torch.cat(done)[order.argsort()]
-
-
 def _gathered(block: Block, x: Tensor, kept: Tensor) -> Tensor:
     """The block on those who were kept, images with more of them first, end to end."""
-    counts = kept.sum(1)
-    if int(counts.min()) == kept.shape[1]:
+    if len(chosen(kept)) == kept.numel():
         return block(x)
+    counts = kept.sum(1)
     order = counts.argsort(descending=True, stable=True)
     numbers = torch.arange(kept.numel(), device=x.device).view_as(kept)[order]
-    flat = numbers[kept[order]]
+    flat = numbers.flatten()[chosen(kept[order])]
     ran = block.packed(x.flatten(0, 1).index_select(0, flat), counts[order].tolist())
     return x.flatten(0, 1).index_copy(0, flat, ran).view_as(x)
 
@@ -414,10 +425,11 @@ def transmission_loss(
     if len(record.sent) != len(logits):
         raise ValueError(f"the record is of {len(record.sent)} images, the logits of {len(logits)}")
     task = F.cross_entropy(logits, labels)
-    share = straight_through(record.sent.to(record.margins.dtype), record.margins.sigmoid().prod(1)).mean(1)
+    reach = widen(record.margins).sigmoid().prod(1)  # half precision cannot count the tokens of a large image
+    share = straight_through(record.sent.to(reach.dtype), reach).mean(1)
     # ReLU(|share − α| − slack)
     budget = ((share - record.budget).abs() - slack).relu().mean()
-    earlier = record.masks[:, :-1]
+    earlier = widen(record.masks[:, :-1])
     inner = earlier.mean() if earlier.numel() else torch.zeros_like(task)
     return TransmissionLoss(task + weight * budget + inner_weight * inner, task, budget, inner)
 
@@ -468,7 +480,7 @@ def symbols_sent(sent: Bool[Tensor, "batch tokens"], symbols: int, snr: float | 
     if snr is None:
         return own
     # log₂(1 + SNR)
-    rate = math.log2(1 + 10 ** (check_number("snr", snr) / 10))
+    rate = math.log1p(10 ** (check_number("snr", snr) / 10)) / math.log(2)
     bits = torch.tensor([side_bits(count, sent.shape[1]) for count in counts.tolist()], dtype=torch.float64)
     return own + (bits / rate).to(own.device)
 
@@ -479,24 +491,44 @@ def start_code(
 ) -> None:
     """Begin with a good linear code: p the mean of each place, E the principal directions, D least squares at a ratio.
 
+    The model is asked as in evaluation, without dropout, and left in the mode in which it was.
+
     Args:
         transmitter: whose code is set, in place; it should send all tokens of these images.
         images: some hundred that were not held out.
         snr: the ratio in decibels at which D is fitted.
+
+    Raises:
+        TypeError: if encoder or decoder are no ``nn.Linear``, the images are not floating-point, or the ratio is no
+            number.
+        ValueError: if there are not at least two different images, they have another size, or the ratio is not finite.
     """
     model, encoder, decoder = transmitter.model, transmitter.encoder, transmitter.decoder
-    assert isinstance(encoder, nn.Linear)
-    assert isinstance(decoder, nn.Linear)
-    x = model.embed(images)
-    for block in model.blocks[: transmitter.after]:
-        x = block(x)
+    if not isinstance(encoder, nn.Linear) or not isinstance(decoder, nn.Linear):
+        raise TypeError(
+            "encoder and decoder must be nn.Linear, as their weights are set; got "
+            f"{type(encoder).__name__} and {type(decoder).__name__}"
+        )
+    noise = 10 ** (-check_number("snr", snr) / 10)
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        x = model.embed(images)
+        for block in model.blocks[: transmitter.after]:
+            x = block(x)
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    if (images == images[:1]).all():
+        raise ValueError(
+            f"need at least 2 different images, and some hundred for a good code; got {len(images)}, all alike"
+        )
     transmitter.expected.copy_(x.mean(0))
     rest = (x - transmitter.expected).flatten(0, 1).double()
     directions = torch.linalg.eigh(rest.T @ rest).eigenvectors[:, -2 * transmitter.symbols :].T
     symbols = rest @ directions.T
     symbols = symbols / symbols.square().mean(1, keepdim=True).sqrt()
     # the best D for y = e + σ ε, after the factor 1 / (1 + σ²)
-    noise = 10 ** (-check_number("snr", snr) / 10)
     gram = (symbols.T @ symbols + noise * len(symbols) * torch.eye(symbols.shape[1]).to(symbols)) / (1 + noise)
     encoder.weight.copy_(directions)
     decoder.weight.copy_(torch.linalg.solve(gram, symbols.T @ rest).T)

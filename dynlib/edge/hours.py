@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dynlib.edge.controller import LyapunovController
-from dynlib.inputs import check_number, check_whole
+from dynlib.inputs import check_number, check_tensor, check_whole
 
 
 class Slot(NamedTuple):
@@ -62,7 +62,7 @@ def bad_hour(
 
 
 def between(
-    snr: float | int, snrs: Sequence[float | int], table: Float[Tensor, "ratios ways"]
+    snr: float | int, snrs: Sequence[float | int] | Float[Tensor, " ratios"], table: Float[Tensor, "ratios ways"]
 ) -> Float[Tensor, " ways"]:
     """A row of the table at a ratio: along straight lines between the measured ones, and as at the ends beyond them.
 
@@ -72,15 +72,18 @@ def between(
         table: a row for each of them, and a column for each way to send.
 
     Raises:
-        TypeError, ValueError: if the ratio is no finite number, or the measured ones do not rise or are not as many as
-            the rows.
+        TypeError: if a ratio is no number, or the table no tensor.
+        ValueError: if a ratio is not finite, or the measured ones do not rise or are not as many as the rows.
     """
     snr = check_number("snr", snr)
-    if len(snrs) != len(table) or not snrs or any(a >= b for a, b in pairwise(snrs)):
-        raise ValueError(f"need one ratio for each of the {len(table)} rows, rising; got {list(snrs)}")
-    if snr <= snrs[0]:
+    check_tensor(table, "the table")
+    listed = snrs.tolist() if isinstance(snrs, Tensor) else snrs
+    measured = [check_number("each of snrs", one) for one in listed]
+    if len(measured) != len(table) or not measured or any(a >= b for a, b in pairwise(measured)):
+        raise ValueError(f"need one ratio for each of the {len(table)} rows, rising; got {measured}")
+    if snr <= measured[0]:
         return table[0]
-    for row, (low, high) in enumerate(pairwise(snrs)):
+    for row, (low, high) in enumerate(pairwise(measured)):
         if snr <= high:
             share = (snr - low) / (high - low)
             return (1 - share) * table[row] + share * table[row + 1]
@@ -91,7 +94,7 @@ def send_through(
     controller: LyapunovController,
     hours: Float[Tensor, " slots"],
     *,
-    snrs: Sequence[float | int],
+    snrs: Sequence[float | int] | Float[Tensor, " ratios"],
     values: Float[Tensor, "ratios ways"],
     costs: Float[Tensor, "ratios ways"],
 ) -> list[Slot]:

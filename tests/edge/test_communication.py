@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dynlib.backbone import CausalLM, ViT
+from dynlib.backbone import CausalLM, GatedFeedForward, ViT
 from dynlib.cost import count
 from dynlib.deciding import record, setting
 from dynlib.edge import (
@@ -25,6 +25,7 @@ from dynlib.edge import (
     unit_power,
 )
 from dynlib.edge.communication import GAIN
+from dynlib.width import acmize
 
 TOKENS, DEPTH, AFTER = 10, 5, 3
 
@@ -43,10 +44,21 @@ def pictures(batch: int = 6) -> Tensor:
     return torch.rand(batch, 1, 12, 12, generator=generator(7), dtype=torch.float64)
 
 
-def made(*, choosy: bool = True, channel: nn.Module | None = None, symbols: int = 3, **more: Any) -> TokenTransmitter:
+def made(
+    backbone: ViT | None = None,
+    *,
+    choosy: bool = True,
+    channel: nn.Module | None = None,
+    symbols: int = 3,
+    **more: Any,
+) -> TokenTransmitter:
     """A transmitter in float64; a choosy one drops different tokens of different images in every block."""
     model = TokenTransmitter(
-        vit(), after=AFTER, symbols=symbols, channel=AWGNChannel(10) if channel is None else channel, **more
+        vit() if backbone is None else backbone,
+        after=AFTER,
+        symbols=symbols,
+        channel=AWGNChannel(10) if channel is None else channel,
+        **more,
     )
     if choosy:
         draw = generator(11)
@@ -58,6 +70,7 @@ def made(*, choosy: bool = True, channel: nn.Module | None = None, symbols: int 
                 price.bias.fill_(-0.5 / GAIN)
             model.low.normal_(std=0.3, generator=draw)
             model.up.normal_(std=0.3, generator=draw)
+            model.expected.normal_(std=0.5, generator=draw)
     return model.eval()
 
 
@@ -145,6 +158,43 @@ def test_training_mode_computes_what_evaluation_computes() -> None:
     torch.testing.assert_close(trained, evaluated, rtol=0, atol=1e-10)
 
 
+def gradients(model: TokenTransmitter, images: Tensor) -> dict[str, Tensor]:
+    """Of the mean loss over these images; noise would be another in another batch, so there is to be none."""
+    model.train().zero_grad()
+    with record(model, TokenTransmitter) as records:
+        logits = model(images, budget=0.3)
+    transmission_loss(logits, torch.ones(len(images), dtype=torch.long), records[""][0]).total.backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+@pytest.mark.parametrize("threshold", [1e-3, 0.3])
+def test_gradients_are_the_same_of_both_executions_and_whoever_is_in_the_batch(threshold: float) -> None:
+    images = pictures()
+    gathered, masked = (
+        gradients(made(threshold=threshold, channel=AWGNChannel(None), execution=execution), images)
+        for execution in ("gathered", "masked")
+    )
+    model = made(threshold=threshold, channel=AWGNChannel(None))
+    alone = [{k: v.clone() for k, v in gradients(model, images[row : row + 1]).items()} for row in range(len(images))]
+    assert gathered.keys() == masked.keys() == dict(model.named_parameters()).keys()
+    for name, gradient in gathered.items():
+        torch.testing.assert_close(gradient, masked[name], rtol=0, atol=1e-12)
+        each = torch.stack([one[name] for one in alone])
+        torch.testing.assert_close(gradient, each.mean(0), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_record_of_who_is_still_there_is_the_same_of_both_executions_and_modes(training: bool) -> None:
+    _, one = run(made(), pictures(), budget=0.3)
+    _, other = run(made(execution="masked").train(training), pictures(), budget=0.3)
+    here = torch.cat([torch.ones_like(one.kept[:, :1]), one.kept[:, :-1]], 1)
+    assert not here.all()
+    for name in ("sent", "kept", "budget", "symbols", "flops"):
+        assert torch.equal(getattr(one, name), getattr(other, name))
+    for name in ("masks", "margins"):
+        torch.testing.assert_close(getattr(one, name)[here], getattr(other, name)[here], rtol=0, atol=1e-10)
+
+
 @pytest.mark.parametrize("execution", ["gathered", "masked"])
 def test_what_is_not_sent_changes_nothing(execution: Any) -> None:
     model = made(execution=execution)
@@ -218,9 +268,10 @@ def test_nothing_is_sent_for_a_token_that_is_not() -> None:
     assert torch.equal(sent.weight, sent.sent.double())
 
 
+@pytest.mark.parametrize("more", [{}, {"head_dim": 12}, {"feed_forward": GatedFeedForward, "hidden": 24}])
 @pytest.mark.parametrize("budget", [0.1, 1.0])
-def test_the_flops_of_the_record_are_those_that_are_counted(budget: float) -> None:
-    model, images = made(), pictures()
+def test_the_flops_of_the_record_are_those_that_are_counted(budget: float, more: dict[str, Any]) -> None:
+    model, images = made(vit(**more)), pictures()
     _, sent = run(model, images, budget=budget)
     with setting(model, TokenTransmitter, budget=budget):
         assert sent.flops.sum().item() == count(model.encode, images).flops
@@ -232,6 +283,35 @@ def test_the_flops_of_the_record_are_those_that_are_counted(budget: float) -> No
 def test_symbols_are_those_of_the_tokens_that_are_sent() -> None:
     _, sent = run(made(symbols=5), pictures())
     assert sent.symbols.tolist() == [5 * sum(row) for row in sent.sent.tolist()]
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("execution", ["gathered", "masked"])
+def test_the_code_is_the_formula_of_the_page(execution: Any, training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, images, states = made(execution=execution, channel=AWGNChannel(0)).train(training), pictures(), []
+    plain = model._block
+
+    def noted(layer: int, x: Tensor, kept: Tensor, mask: Tensor) -> Tensor:
+        states.append(x)
+        states.append(plain(layer, x, kept, mask))
+        return states[-1]
+
+    monkeypatch.setattr(model, "_block", noted)
+    sent = model.encode(images)
+    there = sent.sent
+    torch.testing.assert_close(sent.codewords[there], model.encoder(states[-1][:, :-1] - model.expected)[there])
+    received = model.send(sent, generator=generator(1))
+    states.clear()
+    model.decode(received)
+    expected = model.decoder(received.codewords / 2) + model.expected  # 1 + σ² = 2 at 0 dB
+    torch.testing.assert_close(states[0][there], expected[there])
+    states.clear()
+    weight = received.weight.detach().requires_grad_()
+    model.decode(received._replace(weight=weight)).sum().backward()
+    if training:
+        assert weight.grad is not None
+        assert weight.grad[:, 1:].abs().sum() > 0
+        assert sent.weight.requires_grad
 
 
 def test_a_budget_for_each_image_is_the_budget_of_each() -> None:
@@ -275,6 +355,47 @@ def test_every_part_that_is_used_gets_a_gradient() -> None:
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
         assert parameter.grad.abs().sum() > 0, name
+
+
+def test_gates_read_features_and_pull_at_none() -> None:
+    model, images = made().train(), pictures()
+    _, sent = run(model, images)
+    sent.margins[..., 1:].sum().backward()
+    assert all(gate.weight.grad is not None for gate in (*model.worth, *model.price))
+    others = [model.low, model.up, model.expected, *model.model.parameters(), *model.encoder.parameters()]
+    assert all(parameter.grad is None for parameter in others)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_model_in_half_precision_is_wrapped_with_an_orthogonal_code(dtype: torch.dtype) -> None:
+    model = TokenTransmitter(vit().to(dtype), after=2, symbols=4, channel=AWGNChannel(10))
+    weight = model.encoder.weight
+    assert isinstance(weight, Tensor)
+    assert weight.dtype == dtype
+    torch.testing.assert_close((weight.float() @ weight.float().T), torch.eye(8), rtol=0, atol=0.02)
+    for training in (False, True):
+        logits, sent = run(model.train(training), pictures().to(dtype))
+        loss = transmission_loss(logits, torch.zeros(6, dtype=torch.long), sent)
+        assert logits.dtype == dtype
+        assert loss.total.isfinite()
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("execution", ["gathered", "masked"])
+def test_under_autocast_it_computes_about_the_same_and_the_loss_has_a_gradient(execution: Any, training: bool) -> None:
+    model, images = made(execution=execution).float().train(training), pictures().float()
+    exact, _ = run(model, images, budget=0.3)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits, sent = run(model, images, budget=0.3)
+        loss = transmission_loss(logits, torch.zeros(6, dtype=torch.long), sent)
+    assert (logits - exact).abs().mean() < 0.1 * exact.abs().mean()
+    assert loss.budget.item() == pytest.approx(by_hand(sent, 0.02), abs=1e-6)
+    loss.total.backward()
+    for gate in (*model.worth, *model.price):
+        weight = gate.weight
+        assert isinstance(weight, Tensor)
+        assert weight.grad is not None
+        assert weight.grad.isfinite().all()
 
 
 def by_hand(sent: TokensSent, slack: float) -> float:
@@ -357,6 +478,13 @@ def test_a_model_that_has_stopped_to_send_learns_to_send_again() -> None:
     assert run(model.eval(), images)[1].sent.double().mean() > 0.8
 
 
+def test_the_loss_counts_tokens_of_half_precision_exactly() -> None:
+    sent, margins = torch.ones(1, 3001, dtype=torch.bool), torch.full((1, 1, 3001), 1.0, dtype=torch.bfloat16)
+    sent[0, 1:1001] = False
+    loss = transmission_loss(torch.zeros(1, 3), torch.zeros(1, dtype=torch.long), record_of(sent, margins, 0.5))
+    assert loss.budget.item() == pytest.approx(2001 / 3001 - 0.5 - 0.02, abs=1e-6)
+
+
 # The side information
 
 
@@ -373,6 +501,8 @@ def test_symbols_are_those_of_the_tokens_and_the_bits_over_what_a_symbol_carries
     sent = torch.tensor([[True, False, False, False], [True, True, True, False]])
     assert symbols_sent(sent, 8, None).tolist() == [8.0, 24.0]
     assert symbols_sent(sent, 8, 0.0).tolist() == [8.0 + 5, 24.0 + 5]  # one bit a symbol at 0 dB
+    faint = symbols_sent(sent, 8, -200.0).tolist()  # log₂(1 + x) = x / ln 2, and 1 + x is 1
+    assert faint == pytest.approx([8 + 5 * math.log(2) * 1e20, 24 + 5 * math.log(2) * 1e20])
     assert symbols_sent(sent, 8, 10 * math.log10(3)).tolist() == pytest.approx([8 + 5 / 2, 24 + 5 / 2])
 
 
@@ -401,6 +531,38 @@ def test_the_code_begins_as_the_best_linear_one_of_the_tokens() -> None:
             worse.decoder.weight.mul_(0.8 if seed == 0 else 1)
             worse.decoder.weight += 0.05 * torch.randn(16, 6, generator=generator(seed)).double() * (seed > 0)
         assert error(worse) > best
+
+
+def test_the_start_fits_the_decoder_behind_the_receivers_factor() -> None:
+    # as much noise as signal: D is the least-squares map of (e + σ ε) / (1 + σ²), written out
+    model, snr = made(choosy=False, channel=AWGNChannel(None)), 0.0
+    images = torch.rand(60, 1, 12, 12, generator=generator(), dtype=torch.float64)
+    start_code(model, images, snr=snr)
+    x = model.model.embed(images)
+    for block in model.model.blocks[:AFTER]:
+        x = block(x)
+    rest = (x - model.expected).flatten(0, 1)
+    symbols = unit_power(model.encoder(rest))
+    seen = (symbols + torch.randn(2000, *symbols.shape, generator=generator(2), dtype=torch.float64)).flatten(0, 1) / 2
+    gram, cross = seen.T @ seen / 2000, seen.T @ rest.repeat(2000, 1) / 2000
+    expected = torch.linalg.solve(gram, cross).T
+    weight = model.decoder.weight
+    assert isinstance(weight, Tensor)
+    assert (weight - expected).norm() < 0.02 * expected.norm()
+
+
+def test_the_start_asks_the_model_without_dropout_and_leaves_it_in_its_mode() -> None:
+    images = torch.rand(40, 1, 12, 12, generator=generator(), dtype=torch.float64)
+    codes = []
+    for training in (True, False):
+        model = made(vit(dropout=0.3), choosy=False).train(training)
+        model.model.blocks[1].eval()
+        start_code(model, images)
+        assert model.training == model.model.training == model.model.blocks[0].training == training
+        assert not model.model.blocks[1].training
+        codes.append((model.expected, model.encoder.weight, model.decoder.weight))
+    for one, other in zip(*codes, strict=True):
+        assert torch.equal(one, other)
 
 
 def test_drawn_budgets_are_spread_evenly_and_stay_in_their_range() -> None:
@@ -452,6 +614,8 @@ def test_a_budget_out_of_its_range_is_refused_at_every_use(budget: float) -> Non
             "must be a dynlib.backbone.ViT; got CausalLM",
         ),
         ({"model": vit(rotary=True)}, ValueError, "plain vision transformer"),
+        ({"model": vit(causal=True)}, ValueError, "plain vision transformer.*not causal"),
+        ({"model": acmize(vit(), learners=4)}, TypeError, "made of nn.Linear; got AdaptiveComputationModule"),
         ({"model": vit(key_value_heads=1)}, ValueError, "plain vision transformer"),
         ({"model": vit(norm_first=False)}, ValueError, "plain vision transformer"),
         ({"model": vit(distillation="token")}, ValueError, "plain vision transformer"),
@@ -475,6 +639,54 @@ def test_a_budget_for_other_images_and_images_of_another_size_are_refused() -> N
         model(torch.rand(2, 1, 16, 16).double())
     with pytest.raises(ValueError, match="snr"), setting(model, TokenTransmitter, snr=math.nan):
         pass
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+def test_a_start_from_images_that_are_all_alike_or_of_another_code_is_refused() -> None:
+    model = made()
+    before = copy.deepcopy(model.state_dict())
+    for images in (pictures(1), torch.zeros(5, 1, 12, 12, dtype=torch.float64)):
+        with pytest.raises(ValueError, match=f"at least 2 different images.*got {len(images)}, all alike"):
+            start_code(model, images)
+    with pytest.raises(ValueError, match="snr must be finite"):
+        start_code(model, pictures(), snr=math.inf)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    model.encoder = nn.Sequential(model.encoder)
+    with pytest.raises(TypeError, match=r"must be nn.Linear.*got Sequential and Linear"):
+        start_code(model, pictures())
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+def test_the_server_checks_the_knobs_too() -> None:
+    model = made()
+    sent = model.encode(pictures())
+    model.execution = "fast"  # type: ignore[assignment]
+    with pytest.raises(ValueError, match="execution must be"):
+        model.decode(sent)
+    model.execution, model.snr = "gathered", math.nan
+    with pytest.raises(ValueError, match="snr must be finite"):
+        model.decode(sent)
+
+
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_where_nobody_may_look_gathered_says_so_and_masked_computes() -> None:
+    model, images = made(channel=AWGNChannel(None)), pictures()
+    alphas = torch.linspace(0.1, 1.0, 6, dtype=torch.float64)
+
+    def one(image: Tensor, budget: Tensor) -> Tensor:
+        return model(image[None], budget=budget[None])[0]
+
+    with pytest.raises(RuntimeError, match="use execution='masked'"):
+        torch.vmap(one)(images, alphas)
+    with pytest.raises(RuntimeError, match="use execution='masked'"):
+        torch.export.export(model, (images,))
+    with setting(model, TokenTransmitter, execution="masked"):
+        torch.testing.assert_close(torch.vmap(one)(images, alphas), model(images, budget=alphas), rtol=0, atol=1e-10)
+        exported = torch.export.export(model, (images,), {"budget": alphas}).module()
+        torch.testing.assert_close(exported(images, budget=alphas), model(images, budget=alphas), rtol=0, atol=1e-10)
+        with pytest.raises(ValueError, match="every budget must lie"):
+            torch.vmap(one)(images, alphas + 0.1)
 
 
 @pytest.mark.usefixtures("as_users_run_it")

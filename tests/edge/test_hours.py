@@ -33,6 +33,11 @@ def test_between_the_rows_the_table_is_a_straight_line_and_beyond_them_it_is_fla
     torch.testing.assert_close(between(18, SNRS, VALUES), 0.2 * VALUES[1] + 0.8 * VALUES[2])
 
 
+def test_the_measured_ratios_may_be_a_tensor() -> None:
+    for snr in (-5, 2.5, 18, 40):
+        assert torch.equal(between(snr, torch.tensor(SNRS), VALUES), between(snr, SNRS, VALUES))
+
+
 @pytest.mark.parametrize("budget", [100.0, 200.0, 400.0])
 def test_the_mean_cost_keeps_to_the_budget_within_two_percent_through_a_bad_hour(budget: float) -> None:
     controller = LyapunovController(budget, V=2000.0, step=1e-3)
@@ -62,6 +67,8 @@ def test_a_slot_says_what_the_controller_would_have_chosen_and_booked() -> None:
         (lambda: between(1, (0, 10), VALUES), "one ratio for each of the 3 rows, rising"),
         (lambda: between(1, (0, 10, 10), VALUES), "one ratio for each of the 3 rows, rising"),
         (lambda: between(math.nan, SNRS, VALUES), "snr must be finite"),
+        (lambda: between(15, (0, math.nan, 20), VALUES), "each of snrs must be finite"),
+        (lambda: between(15, (0, 10, math.inf), VALUES), "each of snrs must be finite"),
         (lambda: bad_hour(slots=0), "slots must be at least 1"),
         (lambda: bad_hour(before=-1), "before must be at least 0"),
         (lambda: bad_hour(spread=-1), "spread must be at least 0"),
@@ -71,3 +78,13 @@ def test_a_slot_says_what_the_controller_would_have_chosen_and_booked() -> None:
 def test_what_cannot_be_is_refused(call: Any, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         call()
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+def test_what_is_no_number_and_no_table_is_refused() -> None:
+    strange: Any = ("0", "10", "20")
+    with pytest.raises(TypeError, match="each of snrs must be a number"):
+        between(15, strange, VALUES)
+    strange = VALUES.tolist()
+    with pytest.raises(TypeError, match="the table must be a tensor; got list"):
+        between(15, SNRS, strange)
