@@ -412,7 +412,7 @@ def _bytes(accesses: list[Access], stored: bool, names: tuple[str, ...]) -> int:
 
 @contextmanager
 def _library_interpreted() -> Iterator[None]:
-    """What a kernel calls, ``tl.zeros`` or a function of its own, as the interpreter takes it, however it was loaded."""
+    """What a kernel calls, Triton's functions or others, as the interpreter takes it, however it was loaded."""
     from triton.runtime.interpreter import InterpretedFunction
     from triton.runtime.jit import JITFunction
 
