@@ -12,8 +12,8 @@ value is undefined; here it is NaN, or a large whole number, so that a kernel th
 :func:`record` notes the launches of code that launches kernels itself, as :func:`dynlib.kernels.acm_forward` does.
 
 Whose memory a pointer points into is known from the argument that it was made of. One that ``tl.where`` chose from two
-arguments is looked up lane by lane: a lane that lies in no argument then is the argument ``"?"``'s, and outside.
-``tl.atomic_cas`` cannot be written down, and is an error.
+arguments, or a block pointer, is looked up lane by lane: a lane that lies in no argument then is the argument
+``"?"``'s, and outside. ``tl.atomic_cas`` cannot be written down, and is an error.
 
 The interpreter runs one program after the other, and multiplies in full precision whatever ``input_precision`` says:
 time and TF32 cannot be seen in it.
@@ -206,7 +206,9 @@ def launch(kernel: Any, grid: Grid, *arguments: Any, **options: Any) -> Run:
     """
     if triton is None:
         raise ModuleNotFoundError(MISSING)
-    if not hasattr(kernel, "fn"):
+    if not inspect.isfunction(
+        getattr(kernel, "fn", None)
+    ):  # what @triton.autotune makes holds a kernel, not a function
         raise TypeError(f"a kernel is a function under @triton.jit; got {type(kernel).__name__}")
     return _run(kernel, grid, arguments, options)
 

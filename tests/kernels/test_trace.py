@@ -251,11 +251,19 @@ def _broken(x):
     tl.store(x, 1 // 0)
 
 
+class Tuned:
+    """As @triton.autotune's, which chooses a BLOCK on a GPU."""
+
+    fn = add
+
+
 @pytest.mark.usefixtures("as_users_run_it")
 def test_what_cannot_be_launched_is_an_error() -> None:
     x = randn(4)
     with pytest.raises(TypeError, match=r"a kernel is a function under @triton\.jit; got function"):
         launch(add.fn, (1,), x, x, x, 4, BLOCK=4)
+    with pytest.raises(TypeError, match=r"a kernel is a function under @triton\.jit; got Tuned"):
+        launch(Tuned(), (1,), x, x, x, 4, BLOCK=4)
     for grid in ((), (0,), (1, 1, 1, 1), (1.0,), 3, lambda given: (given["n"] // 8,)):
         with pytest.raises(ValueError, match="a grid is a tuple of one to three whole numbers above 0"):
             launch(add, grid, x, x, x, 4, BLOCK=4)
