@@ -206,9 +206,7 @@ def launch(kernel: Any, grid: Grid, *arguments: Any, **options: Any) -> Run:
     """
     if triton is None:
         raise ModuleNotFoundError(MISSING)
-    if not inspect.isfunction(
-        getattr(kernel, "fn", None)
-    ):  # what @triton.autotune makes holds a kernel, not a function
+    if not inspect.isfunction(getattr(kernel, "fn", None)):  # an autotuner has an fn too, which is a kernel
         raise TypeError(f"a kernel is a function under @triton.jit; got {type(kernel).__name__}")
     return _run(kernel, grid, arguments, options)
 
