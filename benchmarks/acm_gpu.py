@@ -30,8 +30,8 @@ from torch.nn import functional as F
 from benchmarks.table import Case, Row, markdown
 from dynlib.backbone import FeedForward
 from dynlib.cost import timed
+from dynlib.kernels import acm as kernels_of_acm
 from dynlib.kernels import acm_forward
-from dynlib.kernels.acm import why_not
 from dynlib.width import AdaptiveComputationModule
 from dynlib.width.acm import gathered
 
@@ -65,7 +65,9 @@ def why_no_gpu(device: str = "cuda") -> str | None:
     """Why nothing can be measured on a device, in a sentence; None if it can."""
     if device.startswith("cuda") and not torch.cuda.is_available():
         return "nothing is measured, because no CUDA GPU is here: run python -m benchmarks.acm_gpu where one is"
-    reason = why_not(device)
+    if device.startswith("cuda") and kernels_of_acm.interpreted:
+        return "nothing is measured: TRITON_INTERPRET is set, so the kernels would not run on the GPU: unset it"
+    reason = kernels_of_acm.why_not(device)
     return None if reason is None else f"nothing is measured: {reason}"
 
 
@@ -245,7 +247,11 @@ def main(arguments: Sequence[str] | None = None) -> str:
 
 
 def _machine(device: str) -> str:
-    name = torch.cuda.get_device_name() if device.startswith("cuda") else f"{platform.machine()}, Triton's interpreter"
+    name = (
+        torch.cuda.get_device_name(device)
+        if device.startswith("cuda")
+        else f"{platform.machine()}, Triton's interpreter"
+    )
     return f"{name}, torch {torch.__version__}"
 
 

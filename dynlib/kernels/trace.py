@@ -11,11 +11,16 @@ value is undefined; here it is NaN, or a large whole number, so that a kernel th
 
 :func:`record` notes the launches of code that launches kernels itself, as :func:`dynlib.kernels.acm_forward` does.
 
+Whose memory a pointer points into is known from the argument that it was made of. One that ``tl.where`` chose from two
+arguments, or a block pointer, is looked up lane by lane: a lane that lies in no argument then is the argument
+``"?"``'s, and outside. ``tl.atomic_cas`` cannot be written down, and is an error.
+
 The interpreter runs one program after the other, and multiplies in full precision whatever ``input_precision`` says:
 time and TF32 cannot be seen in it.
 """
 
 import inspect
+import operator
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -43,8 +48,23 @@ OTHERWISE = (
 )
 
 
+NOT_ARGUMENTS = (
+    "num_warps",
+    "num_stages",
+    "num_ctas",
+    "maxnreg",
+    "enable_fp_fusion",
+    "launch_cooperative_grid",
+    "launch_pdl",
+    "debug",
+)
+"""What Triton takes beside a kernel's own arguments: how it is compiled, which cannot be seen here."""
+Grid = tuple[int, ...] | Callable[[dict[str, Any]], tuple[int, ...]]
+"""A tuple, or a function to one from the arguments by their names, as Triton has it."""
+
+
 class Access(NamedTuple):
-    """One load or store of one program."""
+    """One load or store of one program, in one argument."""
 
     argument: str
     stored: bool
@@ -173,23 +193,21 @@ def check(*, strict: bool = False) -> None:
         raise RuntimeError(OTHERWISE)
 
 
-def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> Run:
+def launch(kernel: Any, grid: Grid, *arguments: Any, **options: Any) -> Run:
     """Run a kernel in the interpreter and write down what it does; tensors that it stores to are written.
 
     It does not matter how Triton was loaded.
 
     Raises:
         ModuleNotFoundError: if Triton is not installed.
-        TypeError: if it is no kernel, or the arguments are not its arguments.
+        NotImplementedError: if it calls ``tl.atomic_cas``.
+        TypeError: if it is no kernel, or the arguments are not its arguments nor :data:`NOT_ARGUMENTS`.
         ValueError: if the grid is not one to three whole numbers above 0, or a tensor is not on the CPU.
     """
     if triton is None:
         raise ModuleNotFoundError(MISSING)
-    if not hasattr(kernel, "fn"):
+    if not inspect.isfunction(getattr(kernel, "fn", None)):  # an autotuner has an fn too, which is a kernel
         raise TypeError(f"a kernel is a function under @triton.jit; got {type(kernel).__name__}")
-    whole = isinstance(grid, tuple) and all(isinstance(size, int) and size > 0 for size in grid)
-    if not whole or not 1 <= len(grid) <= 3:
-        raise ValueError(f"a grid is a tuple of one to three whole numbers above 0; got {grid!r}")
     return _run(kernel, grid, arguments, options)
 
 
@@ -198,7 +216,7 @@ def record() -> Iterator[list[Run]]:
     """Note every launch inside the block: the list that it gives grows, a :class:`Run` a launch.
 
     Raises:
-        ModuleNotFoundError, RuntimeError: as :func:`check`, strict.
+        ModuleNotFoundError, RuntimeError: as :func:`check`, strict; and each launch what :func:`launch` does.
     """
     check(strict=True)
     from triton.runtime.interpreter import InterpretedFunction
@@ -207,7 +225,7 @@ def record() -> Iterator[list[Run]]:
 
     def run(self: Any, *arguments: Any, grid: Any, warmup: bool, **options: Any) -> None:
         if not warmup:
-            runs.append(_run(self, tuple(grid), arguments, options))
+            runs.append(_run(self, grid, arguments, options))
 
     before, InterpretedFunction.run = InterpretedFunction.run, run
     try:
@@ -216,14 +234,29 @@ def record() -> Iterator[list[Run]]:
         InterpretedFunction.run = before
 
 
-def _run(kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], options: dict[str, Any]) -> Run:
+def _sizes(grid: Any) -> tuple[int, ...]:
+    """A grid, checked."""
+    try:
+        sizes = tuple(operator.index(size) for size in grid)
+    except TypeError:
+        sizes = ()
+    if not 1 <= len(sizes) <= 3 or min(sizes) < 1:
+        raise ValueError(f"a grid is a tuple of one to three whole numbers above 0; got {grid!r}")
+    return sizes
+
+
+def _run(kernel: Any, grid: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> Run:
     """All programs, one after the other."""
     from triton.runtime import interpreter
 
     inner = inspect.unwrap(kernel.fn)  # without what checks a function's types in the tests
     named = inspect.signature(inner).parameters
-    executor = interpreter.GridExecutor(inner, list(named), grid)
+    unknown = [name for name in options if name not in named and name not in NOT_ARGUMENTS]
+    if unknown:
+        raise TypeError(f"{inner.__name__} has no argument {unknown[0]!r}; it has {', '.join(named)}")
     given = inspect.getcallargs(inner, *arguments, **{name: one for name, one in options.items() if name in named})
+    grid = _sizes(grid(given) if callable(grid) else grid)
+    executor = interpreter.GridExecutor(inner, list(named), grid)
     tensors = {name: one for name, one in given.items() if isinstance(one, Tensor)}
     elsewhere = [name for name, one in tensors.items() if one.device.type != "cpu"]
     if elsewhere:
@@ -271,12 +304,17 @@ def _watched(run: Run, tensors: dict[str, Tensor]) -> Iterator[Any]:
         mask = np.broadcast_to(where.data, pointers.data.shape).astype(bool)
         itemsize = max(1, pointers.get_element_ty().primitive_bitwidth // 8)
         address = pointers.data.astype(np.int64)
-        name = pointers.attr.get("argument") or _owner(address[mask], tensors)
-        offset = (address - tensors[name].data_ptr()) // itemsize if name in tensors else address
-        inside = (offset >= 0) & (offset < run.elements.get(name, 0))
-        accessed = Access(name, stored, offset[mask & inside], offset[mask & ~inside], itemsize)
-        run.programs[-1].accesses.append(accessed)
-        return mask & inside
+        known = pointers.attr.get("argument")
+        owner = _owner(address, tensors) if known is None else np.full(address.shape, known, dtype=object)
+        touched = np.zeros(address.shape, dtype=bool)
+        for name in list(dict.fromkeys(owner[mask].tolist())) or [known or "?"]:  # taken away whole, it is one as well
+            offset = (address - tensors[name].data_ptr()) // itemsize if name in tensors else address
+            lanes = mask & (owner == name)
+            inside = (offset >= 0) & (offset < run.elements.get(name, 0))
+            accessed = Access(name, stored, offset[lanes & inside], offset[lanes & ~inside], itemsize)
+            run.programs[-1].accesses.append(accessed)
+            touched |= lanes & inside
+        return touched
 
     def load(pointers: Any, mask: Any, other: Any, *rest: Any) -> Any:
         lanes = note(pointers, mask, False)
@@ -292,6 +330,15 @@ def _watched(run: Run, tensors: dict[str, Tensor]) -> Iterator[Any]:
     def add(kind: Any, pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
         lanes = note(pointers, mask, True)
         return before["create_atomic_rmw"](kind, pointers, value, TensorHandle(lanes, tl.int1), *rest)
+
+    def swap(*given: Any) -> Any:
+        raise NotImplementedError("tl.atomic_cas cannot be written down here")
+
+    def choose(condition: Any, a: Any, b: Any) -> Any:
+        result = before["create_select"](condition, a, b)
+        if a.attr.get("argument") == b.attr.get("argument") is not None:
+            result.attr["argument"] = a.attr["argument"]
+        return result
 
     def dot(a: Any, b: Any, total: Any, precision: Any, *rest: Any) -> Any:
         (rows, inner), columns = a.data.shape[-2:], b.data.shape[-1]
@@ -311,7 +358,7 @@ def _watched(run: Run, tensors: dict[str, Tensor]) -> Iterator[Any]:
 
         return made
 
-    noted = dict(zip(_NOTED, (load, store, add, dot), strict=True))
+    noted = dict(zip(_NOTED, (load, store, add, swap, choose, dot), strict=True))
     try:
         for name in _KEEP_NAME:
             setattr(builder, name, keeping(before[name]))
@@ -331,16 +378,23 @@ _KEEP_NAME = (
     "create_reshape",
     "create_trans",
 )
-_NOTED = ("create_masked_load", "create_masked_store", "create_atomic_rmw", "create_dot")
+_NOTED = (
+    "create_masked_load",
+    "create_masked_store",
+    "create_atomic_rmw",
+    "create_atomic_cas",
+    "create_select",
+    "create_dot",
+)
 
 
-def _owner(address: np.ndarray, tensors: dict[str, Tensor]) -> str:
-    """Whose memory it is, if the pointer does not say."""
-    for name, one in tensors.items():
+def _owner(address: np.ndarray, tensors: dict[str, Tensor]) -> np.ndarray:
+    """Whose memory each lane lies in, if the pointer does not say: names, of tensors that overlap the first."""
+    owner = np.full(address.shape, "?", dtype=object)
+    for name, one in reversed(tensors.items()):
         past = address - one.data_ptr()
-        if address.size and ((past >= 0) & (past < _span(one) * one.element_size())).any():
-            return name
-    return "?"
+        owner[(past >= 0) & (past < _span(one) * one.element_size())] = name
+    return owner
 
 
 def _undefined(kind: Any) -> float | int | bool:
@@ -358,7 +412,7 @@ def _bytes(accesses: list[Access], stored: bool, names: tuple[str, ...]) -> int:
 
 @contextmanager
 def _library_interpreted() -> Iterator[None]:
-    """Triton's own functions, ``tl.zeros`` or ``tl.sum``, as the interpreter takes them, however they were loaded."""
+    """What a kernel calls, Triton's functions or others, as the interpreter takes it, however it was loaded."""
     from triton.runtime.interpreter import InterpretedFunction
     from triton.runtime.jit import JITFunction
 
@@ -371,15 +425,22 @@ def _library_interpreted() -> Iterator[None]:
             for name, one in list(vars(place).items())
             if isinstance(one, JITFunction)
         ]
+    call = JITFunction.__call__
+
+    def interpret(function: Any, *given: Any, **options: Any) -> Any:
+        return InterpretedFunction(inspect.unwrap(function.fn))(*given, **options)
+
     knobs = vars(triton.knobs.runtime)  # set as an attribute, the knob would change os.environ as well
     before = knobs.get("interpret")
     try:
         knobs["interpret"] = True
+        JITFunction.__call__ = interpret
         for place, name, one in kept:
             interpreted = InterpretedFunction(one.fn)
             setattr(place, name, _method(interpreted) if place is tl.tensor else interpreted)
         yield
     finally:
+        JITFunction.__call__ = call
         knobs.pop("interpret") if before is None else knobs.update(interpret=before)
         for place, name, one in kept:
             setattr(place, name, one)

@@ -16,8 +16,16 @@
 
 All are small functions; the loop is :func:`dynlib.training.train`, or yours.
 
-Source: arXiv:2312.10193. Of the gates' targets the paper's code gives the k after ours; an error that is divided by
-the teacher's variance, and the entropy of probabilities in place of a sample, are ours.
+Source: arXiv:2312.10193. Where this differs from its public code, bartwojcik/adaptive_computation_modules:
+
+- gates' targets: the code compares norms, ‖h(z, k) − t(z)‖ < 1.2 ‖h(z, k + 1) − t(z)‖ being where more learners stop
+  helping. On the squares d that is τ = 1/1.44; the 1/1.2 here asks for less of a learner, and gives more of them. It
+  takes the k + 1 of that step where this takes k, and the last choice where already the first step does not help;
+- entropy: the code takes it of the drawn choices, sequence by sequence, and then the mean over sequences and modules;
+  here it is of the probabilities, over all tokens of a batch at once. One sequence may so be all of one choice;
+- diversity: the code compares what samples get over all modules together, here it is each module for itself, and a
+  sample is not compared with itself;
+- an error that is divided by the teacher's Σ ‖t(z)‖², in 1, is ours.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -149,13 +157,15 @@ def pretrain_gates(
         for name, (z, t) in _lessons(teacher, layers, batches(step)):
             layer = layers[name]
             with torch.no_grad():
-                errors = torch.stack([(one - t).square().sum(-1) for one in [torch.zeros_like(t), *layer.prefixes(z)]])
-            errors, logits = widen(errors[layer.least :]), widen(layer.gate(z))
+                t = widen(t)  # before it is squared: a sum of squares soon is more than float16 holds
+                given = [torch.zeros_like(t), *map(widen, layer.prefixes(z))]
+                errors = torch.stack([(one - t).square().sum(-1) for one in given[layer.least :]])
+            logits = widen(layer.gate(z))
             if scale is None:
                 # the logits themselves: the log of a drawn choice would be that of zeros
                 losses.append(F.cross_entropy(logits, gate_targets(errors, threshold)))
             else:
-                of_all = widen(t).square().sum(-1).clamp_min(torch.finfo(logits.dtype).tiny)
+                of_all = t.square().sum(-1).clamp_min(torch.finfo(logits.dtype).tiny)
                 losses.append(F.smooth_l1_loss(logits, -scale * (errors / of_all).clamp_max(3).movedim(0, -1)))
         return torch.stack(losses).mean()
 

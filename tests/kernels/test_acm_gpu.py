@@ -34,6 +34,21 @@ def test_without_a_gpu_one_sentence_says_so(monkeypatch, capsys) -> None:
     assert make().note == acm_gpu.why_no_gpu()
 
 
+def test_the_interpreter_is_not_timed_under_the_name_of_a_gpu(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(acm_gpu.kernels_of_acm, "interpreted", True)
+    monkeypatch.setattr(acm_gpu, "measure", lambda *_, **__: pytest.fail("it was measured"))
+    assert acm_gpu.main(["--device", "cuda:1"]).startswith("nothing is measured: TRITON_INTERPRET is set")
+    ((_, make),) = acm_gpu.listed()
+    assert make().note == acm_gpu.why_no_gpu("cuda")
+
+
+def test_the_table_names_the_gpu_that_was_asked_for(monkeypatch) -> None:
+    names = {"cuda:0": "the first", "cuda:1": "the second"}
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device="cuda:0": names[device])
+    assert acm_gpu._machine("cuda:1").startswith("the second, torch ")
+
+
 def test_with_a_gpu_the_table_gets_a_row_for_each_share_and_one_for_break_even(monkeypatch) -> None:
     monkeypatch.setattr(acm_gpu, "why_no_gpu", lambda: None)
     monkeypatch.setattr(acm_gpu, "measure", lambda share: timed(share, 0.1 + share))

@@ -78,6 +78,34 @@ def row_by_row(x, out, rows, columns, ROWS: tl.constexpr, LANES: tl.constexpr):
         tl.store(out + rows * columns + at, tl.load(x + at, mask=row < 1, other=0.0), mask=row < 1)
 
 
+@triton.jit
+def twice(value):
+    """What a kernel calls."""
+    return 2 * value
+
+
+@triton.jit
+def calling(x, out, n, LANES: tl.constexpr):
+    """Twice x, by another function under @triton.jit."""
+    at = tl.program_id(0) * LANES + tl.arange(0, LANES)
+    tl.store(out + at, twice(tl.load(x + at, mask=at < n, other=0.0)), mask=at < n)
+
+
+@triton.jit
+def swapping(out, LANES: tl.constexpr):
+    """Compares and swaps without a mask."""
+    at = tl.arange(0, LANES)
+    tl.atomic_cas(out + at, tl.zeros((LANES,), tl.int32), tl.full((LANES,), 7, tl.int32))
+
+
+@triton.jit
+def from_two(x, y, out, of_x, LANES: tl.constexpr):
+    """The first lanes of x, the others of y; stored to one argument, moved by one of two numbers."""
+    at = tl.arange(0, LANES)
+    value = tl.load(tl.where(at < of_x, x + at, y + at))
+    tl.store(tl.where(at < of_x, out + at, out + at + 2), value)
+
+
 def randn(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
@@ -168,14 +196,51 @@ def _column(x, out, width, LANES: tl.constexpr):
     tl.store(out + at, tl.load(x + at * width))
 
 
+def test_a_kernel_may_call_another_function() -> None:
+    x, out = randn(20), torch.empty(20)
+    run = launch(calling, (2,), x, out, 20, LANES=16)
+    assert torch.equal(out, 2 * x)
+    assert (run.loaded("x"), run.stored("out"), run.outside) == (80, 80, [])
+
+
+def test_a_grid_may_be_a_function_of_the_arguments() -> None:
+    x, out = randn(20), torch.empty(20)
+    run = launch(calling, lambda given: (triton.cdiv(given["n"], given["LANES"]),), x, out, n=20, LANES=8)
+    assert torch.equal(out, 2 * x)
+    assert (run.grid, len(run.programs)) == ((3,), 3)
+
+
+def test_a_pointer_into_one_of_two_arguments_is_told_lane_by_lane() -> None:
+    memory = torch.arange(100.0)
+    x, y, out = memory[:5], memory[20:28], memory[50:58]
+    run = launch(from_two, (1,), x, y, out, 4, LANES=8)
+    loads = {one.argument: one for one in run.programs[0].accesses if not one.stored}
+    assert {name: one.at.tolist() for name, one in loads.items()} == {"x": [0, 1, 2, 3], "y": [4, 5, 6, 7]}
+    assert (run.loaded(), run.loaded("x"), run.loaded("y"), run.stored("out")) == (32, 16, 16, 32)
+    # of one argument, the pointer is known, and the two last lanes lie beyond it
+    assert [(one.argument, one.outside.tolist()) for _, one in run.outside] == [("out", [8, 9])]
+    assert memory[50:60].tolist() == [0.0, 1, 2, 3, 54, 55, 24, 25, 58, 59]
+    run = launch(from_two, (1,), x, y, out, 8, LANES=8)
+    assert {one.argument for _, one in run.outside} == {"?"}
+    assert run.times("x", stored=False).tolist() == [1] * 5
+
+
+def test_what_compares_and_swaps_is_an_error_and_touches_nothing() -> None:
+    memory = torch.zeros(8, dtype=torch.int32)
+    with pytest.raises(NotImplementedError, match=r"tl\.atomic_cas cannot be written down here"):
+        launch(swapping, (1,), memory[:4], LANES=8)
+    assert not memory.any()
+
+
 def test_the_interpreter_is_as_it_was() -> None:
     from triton.runtime.interpreter import interpreter_builder
 
     variable, before = os.environ.get("TRITON_INTERPRET"), triton.knobs.runtime.interpret
-    zeros = tl.zeros
+    zeros, call = tl.zeros, triton.runtime.jit.JITFunction.__call__
     with pytest.raises(ZeroDivisionError):
         launch(_broken, (1,), randn(2))
     assert tl.zeros is zeros
+    assert triton.runtime.jit.JITFunction.__call__ is call
     assert os.environ.get("TRITON_INTERPRET") == variable
     assert triton.knobs.runtime.interpret == before
     assert "create_dot" not in vars(interpreter_builder)
@@ -186,18 +251,29 @@ def _broken(x):
     tl.store(x, 1 // 0)
 
 
+class Tuned:
+    """As @triton.autotune's, which chooses a BLOCK on a GPU."""
+
+    fn = add
+
+
 @pytest.mark.usefixtures("as_users_run_it")
 def test_what_cannot_be_launched_is_an_error() -> None:
     x = randn(4)
     with pytest.raises(TypeError, match=r"a kernel is a function under @triton\.jit; got function"):
         launch(add.fn, (1,), x, x, x, 4, BLOCK=4)
-    for grid in ((), (0,), (1, 1, 1, 1), (1.0,), 3):
+    with pytest.raises(TypeError, match=r"a kernel is a function under @triton\.jit; got Tuned"):
+        launch(Tuned(), (1,), x, x, x, 4, BLOCK=4)
+    for grid in ((), (0,), (1, 1, 1, 1), (1.0,), 3, lambda given: (given["n"] // 8,)):
         with pytest.raises(ValueError, match="a grid is a tuple of one to three whole numbers above 0"):
             launch(add, grid, x, x, x, 4, BLOCK=4)
     with pytest.raises(ValueError, match="the tensors must be on the CPU; out is not"):
         launch(add, (1,), x, x, x.to("meta"), 4, BLOCK=4)
     with pytest.raises(TypeError, match="missing"):
         launch(add, (1,), x, x, x, BLOCK=4)
+    with pytest.raises(TypeError, match="add has no argument 'BLOKC'; it has x, y, out, n, BLOCK"):
+        launch(add, (1,), x, x, x, 4, BLOCK=4, BLOKC=8)
+    assert launch(add, (1,), x, x, torch.empty(4), 4, BLOCK=4, num_warps=2, num_stages=3).loaded() == 32
 
 
 def told(code: str, *, interpret: str | None) -> str:
@@ -219,6 +295,27 @@ def test_launches_inside_other_code_are_recorded() -> None:
     )
     expected = "[('expand_kernel', (3, 4), 6, []), ('contract_kernel', (3, 1), 0, [])]"
     assert told(code, interpret="1").strip() == expected
+
+
+GRIDS = """
+import torch
+from dynlib.kernels import trace
+from tests.kernels.test_trace import calling
+x, out = torch.ones(20), torch.empty(20)
+with trace.record() as runs:
+    calling[lambda given: (-(-given["n"] // given["LANES"]),)](x, out, 20, LANES=8, num_warps=4)
+    for grid, more in (((0,), {}), (lambda given: (0,), {}), ((1,), {"LANE": 8})):
+        try:
+            calling[grid](x, out, 20, LANES=8, **more)
+        except (TypeError, ValueError) as error:
+            print(type(error).__name__)
+print([(run.kernel, run.grid, run.stored("out")) for run in runs], out.sum().item())
+"""
+
+
+def test_recorded_launches_take_what_others_take() -> None:
+    lines = told(GRIDS, interpret="1").splitlines()
+    assert lines == ["ValueError", "ValueError", "TypeError", "[('calling', (3,), 80)] 40.0"]
 
 
 LATE = """

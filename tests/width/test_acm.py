@@ -478,6 +478,42 @@ def test_gates_learn_the_errors_themselves_where_they_are_asked_to() -> None:
             pretrain_gates(model, teacher, batches, steps=1, scale=wrong)
 
 
+@pytest.mark.parametrize("scale", [None, 10.0])
+def test_in_half_precision_gates_learn_the_errors_of_large_features(scale: float | None) -> None:
+    """Squares of these features are beyond float16, and the features are not."""
+    torch.manual_seed(0)
+    teacher = FeedForward(64, 256).half()
+    model = acmize(teacher, added=("",))
+    with torch.no_grad():
+        for weight in (teacher.contract.weight, model.contract):
+            weight.mul_(400)
+        model.gate[2].bias[:] = torch.linspace(0, 40, N + 1)  # each other target is another loss
+    z = torch.randn(64, 64, generator=torch.Generator().manual_seed(0)).half()
+    t = teacher(z).detach()
+    assert t.isfinite().all()
+    assert t.square().sum(-1).isinf().any()
+
+    def losses(like: torch.dtype) -> list[float]:
+        """Of gates that are alike, with learners and a teacher in a precision."""
+        trained, taught = copy.deepcopy(model).to(like), copy.deepcopy(teacher).to(like)
+        return pretrain_gates(trained, taught, lambda _: z.to(like), steps=1, scale=scale, progress=False).losses
+
+    assert losses(torch.float16) == pytest.approx(losses(torch.float32), rel=0.02)
+
+
+def test_an_error_beyond_three_times_the_target_counts_as_three() -> None:
+    teacher = FeedForward(8, 16)
+    model = acmize(copy.deepcopy(teacher), added=("",))
+    with torch.no_grad():
+        model.contract.fill_(1e3)  # every prefix is far off
+        for one in model.gate.parameters():
+            one.zero_()
+    z = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
+    (loss,) = pretrain_gates(model, teacher, lambda _: z, steps=1, scale=10.0, progress=False).losses
+    wanted = torch.tensor([-10.0, *[-30.0] * model.learners])[model.least :]  # none is off by the target itself
+    assert loss == pytest.approx(F.smooth_l1_loss(torch.zeros_like(wanted), wanted).item())
+
+
 def test_a_gate_that_is_sure_and_wrong_has_a_gradient_of_ordinary_size() -> None:
     teacher = vit(seed=1)
     model = acmize(copy.deepcopy(teacher))
