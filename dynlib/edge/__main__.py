@@ -11,13 +11,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from dynlib.backbone import ViT
-from dynlib.data import cluttered_digits
+from dynlib.data import digits
 from dynlib.edge.halves import halves
 from dynlib.edge.link import PORT, Link, LinkError
 from dynlib.edge.messages import Compression
@@ -25,6 +25,8 @@ from dynlib.edge.split import SplitClient, SplitServer
 
 CONFIG: dict[str, Any] = {"image_size": 24, "patch_size": 4, "classes": 10, "dim": 64, "depth": 4, "heads": 4}
 SHAPE = {"tokens": 37, "dim": 64, "classes": 10}
+ENLARGED = 3
+"""Times the scans' eight pixels, to the image's size."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -48,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--every", type=int, default=50, help="steps between two checkpoints")
     parser.add_argument("--checkpoint", type=Path, help="a folder")
-    parser.add_argument("--images", type=int, default=1000, help="to test with")
+    parser.add_argument("--images", type=int, default=360, help="to test with, of 360")
     given = sys.argv[1:] if arguments is None else arguments
     options = parser.parse_args(given)
     if options.role == "both":
@@ -92,9 +94,12 @@ def _join(options: argparse.Namespace) -> None:
         SplitServer(second, optimizer, link, **numbers, checkpoint=options.checkpoint).serve()
         return
 
+    images, labels = _scans("train")
+
     def batches(step: int) -> tuple[Tensor, Tensor]:
-        batch = cluttered_digits(options.batch, seed=step * link.clients + link.number)
-        return batch.images, batch.labels
+        draw = torch.Generator().manual_seed(step * link.clients + link.number)
+        drawn = torch.randint(len(labels), (options.batch,), generator=draw)
+        return images[drawn], labels[drawn]
 
     client = SplitClient(
         first,
@@ -106,15 +111,21 @@ def _join(options: argparse.Namespace) -> None:
         checkpoint=options.checkpoint,
     )
     run = client.train(batches, options.steps, every=options.every)
-    test = cluttered_digits(options.images, split="test")
-    pairs = zip(test.images.split(options.batch), test.labels.split(options.batch), strict=True)
-    right = sum(int((client.predict(images).argmax(-1) == labels).sum()) for images, labels in pairs)
+    test = [part[: options.images] for part in _scans("test")]
+    pairs = zip(*(part.split(options.batch) for part in test), strict=True)
+    right = sum(int((client.predict(some).argmax(-1) == theirs).sum()) for some, theirs in pairs)
     client.close()
     print(
-        f"client {link.number}, {client.step} steps: {right / options.images:.1%} of {options.images} images right; "
+        f"client {link.number}, {client.step} steps: {right / len(test[1]):.1%} of {len(test[1])} images right; "
         f"{run.sent[-1] / 1e6:.2f} MB sent, {run.received[-1] / 1e6:.2f} MB received in training",
         flush=True,
     )
+
+
+def _scans(split: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
+    """Scans of digits and their labels."""
+    scans = digits(split)
+    return scans.images.repeat_interleave(ENLARGED, -1).repeat_interleave(ENLARGED, -2), scans.labels
 
 
 if __name__ == "__main__":
