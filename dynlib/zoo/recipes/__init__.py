@@ -28,6 +28,8 @@ FAMILIES = {
     "sudoku6": "puzzles",
     "digits_acm": "acm",
     "digits_transmitter": "transmitter",
+    "digits_acm_exits": "pairs",
+    "topics_matformer_mod": "pairs",
 }
 """The file of each backbone's recipe."""
 
