@@ -77,7 +77,7 @@ def curve(backbone: str, name: str) -> dict[str, Any]:
 
 def rivals(backbone: str) -> set[str | None]:
     """The trivial ones on a backbone."""
-    return {mechanism(backbone, name).rival for name in mechanisms(backbone)}
+    return {mechanism(backbone, name).rival for name in mechanisms(backbone) if PAIRS.get(backbone) != name}
 
 
 @torch.no_grad()

@@ -131,8 +131,8 @@ def live(made: Mechanism, curve: CostCurve, budget: Budget, number: int) -> None
             bar.set_postfix_str(f"{governor.left / whole:.0%} left, {worth / (place + 1):.0%} {made.worth}")
     often = ", ".join(f"{named(knob)} for {times}" for knob, times in used.items() if times)
     print(
-        f"{worth / number:.1%} {made.worth} with {governor.spent / whole:.1%} of the budget; {governor.refused} refused; "
-        f"{made.knob} {often or 'of none'}."
+        f"{worth / number:.1%} {made.worth} with {governor.spent / whole:.1%} of the budget; {governor.refused} "
+        f"refused; {made.knob} {often or 'of none'}."
     )
     if governor.left < 0:
         print("More was spent than there was: a request took more than any that the curve was measured on.")

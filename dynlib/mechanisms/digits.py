@@ -15,7 +15,6 @@ from torch.nn import functional as F
 from dynlib.backbone import ViT
 from dynlib.data import cluttered_digits
 from dynlib.deciding import setting
-from dynlib.depth import MultiExit
 from dynlib.inputs import check_whole
 from dynlib.mechanisms.interface import Mechanism, drawn, pieces
 from dynlib.tokens import AdaptiveViT

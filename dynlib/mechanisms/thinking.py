@@ -5,7 +5,6 @@ Each is its own backbone. The rival of what stops by itself is the same model wi
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from dynlib.data import chains, linear_regression, needles, sudoku

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from itertools import product
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from dynlib.backbone import CausalLM
