@@ -28,9 +28,9 @@ exits and ``digits_avit`` by the β of its halting. Each was trained for longer 
 "begun" are the models of β = 0.4 before the whole is trained on: distilled, with trained gates.
 "prices" are the zoo's ``digits_acm`` at other prices than the one that it was trained to, 0.
 
-After its training, the gates of each are moved by the same price until training images cost β; a static model costs it
-as it is. Accuracies are those on held-out images in evaluation mode, without noise. A share of FLOPs is counted, over those of
-``digits_vit``, on the first of these images, gates included.
+After its training, the gates of each are moved by one price until training images cost β; a static model costs it as it
+is. Accuracies are those on held-out images in evaluation mode, without noise. A share of FLOPs is counted, over those
+of ``digits_vit``, on the first of these images, gates included.
 """
 
 import argparse
@@ -60,6 +60,7 @@ from dynlib.width import (
     matformer,
     prefix_errors,
     sampled_loss,
+    shares_of_tokens,
 )
 from dynlib.width.acm_conversion import acm_layers
 from dynlib.zoo import load
@@ -219,7 +220,7 @@ def who_gets(model: nn.Module, test: ClutteredDigits) -> dict[str, Any]:
         variances.append(k.flatten(1).var(1, correction=0))
         between.append(k.mean(2).var(1, correction=0))
         by_module.append(k.mean((1, 2)))
-        shares.append(its.shares_of_tokens(records))
+        shares.append(shares_of_tokens(records))
     share = torch.cat(shares)
     patches, digit = share[:, 1:], digit_patches(test.masks)
     ink = F.max_pool2d(test.images, 4).flatten(1) > 0

@@ -2,7 +2,7 @@
 
 from dynlib.width.acm import AdaptiveComputationModule, LearnersChosen
 from dynlib.width.acm_conversion import acmize
-from dynlib.width.acm_price import fold_price, gates_share, price_for
+from dynlib.width.acm_price import fold_price, gates_share, price_for, shares_of_tokens
 from dynlib.width.acm_training import (
     acm_loss,
     budget_loss,
@@ -52,5 +52,6 @@ __all__ = [
     "price_for",
     "router_z_loss",
     "sampled_loss",
+    "shares_of_tokens",
     "upcycle",
 ]

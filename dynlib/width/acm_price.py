@@ -4,16 +4,34 @@ How many learners a gate gives is moved by a price λ, subtracted from its logit
 (:class:`dynlib.width.AdaptiveComputationModule`). Which price a share of the work is, is found by trying.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from dynlib.cost import count
 from dynlib.deciding import record, setting
 from dynlib.inputs import check_number
-from dynlib.width.acm import AdaptiveComputationModule
+from dynlib.width.acm import AdaptiveComputationModule, LearnersChosen
 from dynlib.width.acm_conversion import acm_layers
+
+
+def shares_of_tokens(records: Mapping[str, Sequence[LearnersChosen]]) -> Float[Tensor, "*tokens"]:
+    """What each token spends in the learners of all modules, over the most that it could.
+
+    Args:
+        records: of :func:`dynlib.deciding.record`, of modules that all saw tokens of the same shape.
+
+    Raises:
+        ValueError: if nothing was recorded.
+    """
+    every = [one for some in records.values() for one in some]
+    if not every:
+        raise ValueError("nothing was recorded: run the model within record(model, AdaptiveComputationModule)")
+    spent = torch.stack([one.learners.double() * one.flops for one in every]).sum(0)
+    return spent / sum(one.of * one.flops for one in every)
 
 
 def gates_share(model: nn.Module) -> float:
@@ -82,4 +100,4 @@ def fold_price(model: nn.Module, price: float | int) -> None:
     check_number("price", price)
     for layer in acm_layers(model).values():
         bias = cast(nn.Linear, layer.gate[-1]).bias
-        bias -= price * torch.arange(len(bias)).to(bias)
+        bias.sub_(price * torch.arange(len(bias)).to(bias))

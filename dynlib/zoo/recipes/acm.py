@@ -1,7 +1,7 @@
 """A vision transformer of adaptive computation modules: each token gets as many learners of each layer as it needs."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,9 @@ from dynlib.backbone import ViT
 from dynlib.cost import count
 from dynlib.data import cluttered_digits
 from dynlib.deciding import record
-from dynlib.width.acm import AdaptiveComputationModule, LearnersChosen
+from dynlib.width.acm import AdaptiveComputationModule
 from dynlib.width.acm_conversion import acmize
-from dynlib.width.acm_price import fold_price, gates_share, price_for
+from dynlib.width.acm_price import fold_price, gates_share, price_for, shares_of_tokens
 from dynlib.width.acm_training import acm_loss, distill, pretrain_gates
 from dynlib.zoo import load
 from dynlib.zoo.recipes import Numbers, Recipe
@@ -121,13 +121,6 @@ def digits_acm_loss(
         return task + acm_loss(records, budget=share, **weights).total
 
     return loss
-
-
-def shares_of_tokens(records: Mapping[str, Sequence[LearnersChosen]]) -> Tensor:
-    """What each token of each image spends in the learners, over the most that it could: [images, tokens]."""
-    every = [one for some in records.values() for one in some]
-    spent = torch.stack([one.learners.double() * one.flops for one in every]).sum(0)
-    return spent / sum(one.of * one.flops for one in every)
 
 
 @torch.no_grad()
