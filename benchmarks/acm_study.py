@@ -13,7 +13,6 @@ tried on a static model for 800 steps, and the last one was best):
 - *by threshold*, whose gates begin as in the paper: to say after which learner the next one no longer helps much. Those
   of *acm* begin by how large the error of each number of learners is;
 - *budget alone*, without the losses that keep the choices apart, with gates as those of *acm*;
-- *threshold, budget alone*, the same with gates as those of *by threshold*;
 - *matformer*, of which only the feed-forward parts are narrower: one model for all its widths, of which one is drawn in
   each step; its neurons are in the order of their size at the start; "budget" is the width of the feed-forward parts.
 
@@ -73,7 +72,7 @@ SEEDS, TEST, COUNTED = 3, 5000, 500
 BUDGETS = (its.BUDGET, 0.25, 0.6, 0.75)
 THRESHOLD = 0.5
 """τ of the gates' targets of *by threshold*: with it they begin near β = 0.4."""
-GATED = ("acm", "by threshold", "budget alone", "threshold, budget alone")
+GATED = ("acm", "by threshold", "budget alone")
 WIDTHS = (1 / 8, 1 / 4, 1 / 2, 3 / 4, 1)
 THRESHOLDS = (0.3, 0.45, 0.6, 0.7, 0.8, 0.9, 0.97)
 BETAS = (-5, -7, -9, -11, -15, -18, -22)
@@ -99,7 +98,7 @@ def tuned(arm: str, seed: int, budget: float | None, checkpoints: Path) -> nn.Mo
     checkpoint = checkpoints / f"{arm}-{budget}-{seed}.pt"
     if arm in GATED:
         assert budget is not None
-        alone = {"entropy_weight": 0.0, "diversity_weight": 0.0} if arm.endswith("alone") else {}
+        alone = {"entropy_weight": 0.0, "diversity_weight": 0.0} if arm == "budget alone" else {}
         weights = {**its.WEIGHTS, **alone}
         loss = its.digits_acm_loss(model, budget=budget, weights=weights, stream=seed)
     else:
@@ -120,7 +119,7 @@ def begun(arm: str, seed: int, budget: float | None, checkpoints: Path) -> nn.Mo
     assert budget is not None
     if arm == "static":
         return narrow(seed, budget, checkpoints)
-    threshold = THRESHOLD if "threshold" in arm else None
+    threshold = THRESHOLD if arm == "by threshold" else None
     return adaptive(seed, budget, checkpoints, threshold=threshold)
 
 
