@@ -66,6 +66,8 @@ class Recipe:
     """What puts that backbone, the second argument, into the model, the first; if None, they have the same weights."""
     learner: Callable[[nn.Module], Learner] | None = None
     """Makes of the model what is trained in its place, a module."""
+    end: Callable[[nn.Module], None] | None = None
+    """What is done to the trained model, in place."""
 
 
 def recipe(name: str) -> Recipe:
