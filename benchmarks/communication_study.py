@@ -1,14 +1,14 @@
 """Tokens sent across a channel under a budget, on cluttered digits; written to a JSON file.
 
 ``python -m benchmarks.communication_study`` makes a transmitter of the zoo's ``digits_vit``, two blocks on the device
-and four on the server, which first learns to send all tokens; that start is common to all of them. From there it trains:
+and four on the server. It first learns to send all tokens, a start that is common to all models. From there it trains
 *one model*, in which the budget α is drawn for each image; models *per α*, each trained at one budget; and rivals in
 which a rule says which tokens are sent, for all budgets, trained as long on the same images, through the same channel,
-the class token being sent by all. *random*: any. *ink*: the darkest patches,
-ties drawn. *class attention*: what the class token attends to most in the last block of the device. Rivals drop tokens
-after that block only; they are judged at the number of tokens that the one model of the same seed sends at a budget,
-rounded. The ratio is drawn for each batch, between the worst and the best that all are judged at. Interrupt and call it
-again to resume. ``--pilot`` runs a small part of it into another file.
+the class token being sent by all. *random*: any. *ink*: the darkest patches, ties drawn. *class attention*: what the
+class token attends to most in the last block of the device. Rivals drop tokens after that block only; they are judged
+at the number of tokens that the one model of the same seed sends at a budget, rounded. The ratio is drawn for each
+batch, between the worst and the best that all are judged at. Interrupt and call it again to resume. ``--pilot`` runs a
+small part of it into another file.
 
 The one model is also judged at as many tokens as each single one sends (``one model, as many tokens``). With what the
 one model of the first seed does, a controller then sends through a bad hour (``controller``).
@@ -140,10 +140,11 @@ class Arms:
         some, vit = self.test.images[:250], load("digits_vit")
         whole = count(vit, some).flops
         device = torch.cat([one.flops for one in records[""]]).double().mean().item() * len(some) / whole
+        with setting(model, TokenTransmitter, budget=asked):
+            share = count(model, some).flops / whole
         rows = []
         for snr in self.settings[snrs]:
-            with setting(model, TokenTransmitter, snr=snr, budget=asked):
-                share = count(model, some).flops / whole
+            with setting(model, TokenTransmitter, snr=snr):
                 noise = torch.Generator().manual_seed(1)
                 said = torch.cat([model.decode(model.send(piece, generator=noise)).argmax(-1) for piece in pieces])
             symbols, own = symbols_sent(sent, model.symbols, snr), sent.sum(1) * model.symbols
