@@ -10,8 +10,9 @@ at the number of tokens that the one model of the same seed sends at a budget, r
 batch, between the worst and the best that all are judged at. Interrupt and call it again to resume. ``--pilot`` runs a
 small part of it into another file.
 
-The one model is also judged at as many tokens as each single one sends (``one model, as many tokens``). With what the
-one model of the first seed does, a controller then sends through a bad hour (``controller``).
+The one model is also judged where it sends the share that was asked for, by another α or threshold, found on training
+images (``one model, calibrated``), and where it sends as many as each single one (``one model, as many tokens``). With
+what the one model of the first seed does, a controller then sends through a bad hour (``controller``).
 
 Accuracies are those on held-out images. ``tokens`` is the share of tokens that are sent, ``symbols`` the mean number of
 complex symbols an image, with those that say which tokens they are at the most that the channel could carry, and
@@ -57,7 +58,7 @@ SETTINGS: dict[str, Any] = {
     "snrs": [0.0, 5.0, 10.0, 20.0],
     "others at": [0.0, 10.0],
     "seeds": 3,
-    "test images": 2000,
+    "test images": 1000,
     "steps": int(recipe(NAME).training["steps"]),
 }
 PILOT: dict[str, Any] = {**SETTINGS, "seeds": 1, "test images": 1000, "steps": 100}
@@ -113,15 +114,17 @@ class Arms:
             model = Ruled(backbone, after=config["after"], symbols=config["symbols"], channel=channel)
             model.rule = arm
         assert isinstance(model, TokenTransmitter)
-        begin(model, backbone, checkpoint=self.checkpoints / "start.pt")
         name = f"{arm}-{seed}" if alpha is None else f"{arm}-{alpha:g}-{seed}"
+        checkpoint = self.checkpoints / f"{name.replace(' ', '_')}.pt"
+        if not checkpoint.exists():
+            begin(model, backbone, checkpoint=self.checkpoints / "start.pt")
         train(
             model,
             digits_transmitter_loss(model, stream=seed, budget=alpha),
             steps=self.settings["steps"],
             lr=made.training["lr"],
             weight_decay=made.training["weight_decay"],
-            checkpoint=self.checkpoints / f"{name.replace(' ', '_')}.pt",
+            checkpoint=checkpoint,
             description=name,
         )
         if isinstance(model, Ruled):
@@ -172,14 +175,15 @@ class Arms:
         """A model of one budget."""
         return self.judged(self.fitted("learned", seed, alpha), alpha, "others at")
 
-    def as_many(self, seed: int, alpha: float, *, single: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The model of all budgets, sending as many tokens as the model of one budget does: by α, or by the threshold.
+    def calibrated(
+        self, seed: int, alpha: float, *, single: list[dict[str, Any]] | None = None
+    ) -> list[dict[str, Any]]:
+        """The model of all budgets, sending a share α of the tokens, or as many as the model of one budget does.
 
-        Which α or threshold that is, is found on training images: a larger threshold, where too many are sent at α;
-        where too few, a larger α.
+        It does so by another α or by the threshold (:func:`knobs_for`).
         """
         model = self.fitted("learned", seed)
-        knobs = knobs_for(model, alpha, share_of(single, seed, alpha))
+        knobs = knobs_for(model, alpha, alpha if single is None else share_of(single, seed, alpha))
         with setting(model, TokenTransmitter, threshold=knobs["threshold"]):
             rows = self.judged(model, alpha, "others at", budget=knobs["budget"])
         return [{**row, **knobs} for row in rows]
@@ -208,7 +212,10 @@ def share_of(rows: list[dict[str, Any]], seed: int, alpha: float) -> float:
 
 @torch.no_grad()
 def knobs_for(model: TokenTransmitter, alpha: float, wanted: float) -> dict[str, float]:
-    """The budget and the threshold with which a model sends a wanted share of training images."""
+    """The budget and the threshold with which a model sends a wanted share of the tokens of training images.
+
+    A larger threshold, where too many are sent at α; where too few, a larger α.
+    """
     images = cluttered_digits(300, split="train", seed=10**8 + 1).images
 
     def share(**knobs: float) -> float:
@@ -309,12 +316,14 @@ def main() -> None:
     seeds = list(range(settings["seeds"]))
     for some in (seeds[:1], seeds[1:]):  # all of the first seed, then the others
         learned = results.sweep([{"seed": seed} for seed in some], arms.one_model, name="one model")
+        cases = [{"seed": seed, "alpha": alpha} for seed in some for alpha in settings["alphas"]]
+        results.sweep(cases, arms.calibrated, name="one model, calibrated")
         rivals = [{"arm": arm, "seed": seed} for seed in some for arm in RULES]
         results.sweep(rivals, partial(arms.rival, learned=learned), name="rivals")
         for alpha in settings["alphas"]:
             budgets = [{"seed": seed, "alpha": alpha} for seed in some]
             single = results.sweep(budgets, arms.per_alpha, name="per alpha")
-            results.sweep(budgets, partial(arms.as_many, single=single), name="one model, as many tokens")
+            results.sweep(budgets, partial(arms.calibrated, single=single), name="one model, as many tokens")
         results.once("controller", partial(_in_short, learned))  # of the first seed
 
 

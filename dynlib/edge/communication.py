@@ -54,7 +54,7 @@ from dynlib.edge.channel import AWGNChannel
 from dynlib.inputs import check_number, check_whole
 from dynlib.transforms import look
 
-GAIN = 5.0
+GAIN = 20.0
 """What gates multiply their sums by: they begin with nothing, beside a backbone that is only tuned, and are to learn
 faster than it does at the same rate."""
 

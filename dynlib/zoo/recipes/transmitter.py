@@ -131,7 +131,7 @@ RECIPES = {
         config={**CONFIG, "after": 2, "symbols": 16, "snr": 10.0},
         loss=digits_transmitter_loss,
         evaluate=_figures,
-        training={"steps": 250, "lr": 6e-4, "weight_decay": 0.05},
+        training={"steps": 150, "lr": 2e-4, "weight_decay": 0.05},
         start="digits_vit",
         begin=begin,
     )
