@@ -52,7 +52,9 @@ def main() -> None:
         figures = made.evaluate(load(options.name, folder=options.folder).to(options.device))
         save(options.name, model, figures, folder=options.folder)
         (options.folder / "README.md").write_text(_cards(options.folder))
-    print(made.evaluate(load(options.name, folder=options.folder).to(options.device)))
+    else:
+        figures = made.evaluate(load(options.name, folder=options.folder).to(options.device))
+    print(figures)
 
 
 def _cards(folder: Path) -> str:
