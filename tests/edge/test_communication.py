@@ -21,7 +21,7 @@ from dynlib.edge import (
 )
 from dynlib.edge.communication import GAIN
 from dynlib.width import acmize
-from tests.edge.transmitters import AFTER, TOKENS, generator, made, pictures, run, sigmoid, vit
+from tests.edge.transmitters import AFTER, TOKENS, budget_by_hand, generator, made, pictures, run, sigmoid, vit
 
 
 def test_the_choosy_one_drops_some_tokens_after_every_block_and_not_the_same_of_all_images() -> None:
@@ -329,7 +329,7 @@ def test_under_autocast_it_computes_about_the_same_and_the_loss_has_a_gradient(e
         logits, sent = run(model, images, budget=0.3)
         loss = transmission_loss(logits, torch.zeros(6, dtype=torch.long), sent)
     assert (logits - exact).abs().mean() < 0.1 * exact.abs().mean()
-    assert loss.budget.item() == pytest.approx(by_hand(sent, 0.02), abs=1e-6)
+    assert loss.budget.item() == pytest.approx(budget_by_hand(sent, 0.02), abs=1e-6)
     loss.total.backward()
     for gate in (*model.worth, *model.price):
         weight = gate.weight

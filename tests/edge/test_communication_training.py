@@ -11,12 +11,7 @@ from torch.nn import functional as F
 from dynlib.deciding import record
 from dynlib.edge import AWGNChannel, TokensSent, TokenTransmitter, draw_budgets, transmission_loss
 from dynlib.edge.communication import GAIN
-from tests.edge.transmitters import generator, made, pictures, run, sigmoid, vit
-
-
-def by_hand(sent: TokensSent, slack: float) -> float:
-    shares = [sum(row) / len(row) for row in sent.sent.tolist()]
-    return sum(max(0, abs(a - b) - slack) for a, b in zip(shares, sent.budget.tolist(), strict=True)) / len(shares)
+from tests.edge.transmitters import budget_by_hand, generator, made, pictures, run, sigmoid, vit
 
 
 @pytest.mark.parametrize("slack", [0.0, 0.02, 0.3])
@@ -24,7 +19,7 @@ def test_the_loss_is_its_terms_and_the_budget_counts_tokens(slack: float) -> Non
     logits, sent = run(made(), pictures(), budget=0.3)
     labels = torch.arange(6) % 4
     loss = transmission_loss(logits, labels, sent, weight=2.0, slack=slack, inner_weight=0.25)
-    assert loss.budget.item() == pytest.approx(by_hand(sent, slack), abs=1e-12)
+    assert loss.budget.item() == pytest.approx(budget_by_hand(sent, slack), abs=1e-12)
     assert loss.inner.item() == pytest.approx(sent.masks[:, :-1].mean().item(), abs=1e-12)
     assert loss.task.item() == pytest.approx(F.cross_entropy(logits, labels).item(), abs=1e-12)
     total = loss.task + 2.0 * loss.budget + 0.25 * loss.inner
@@ -82,7 +77,7 @@ def test_a_model_that_has_stopped_to_send_learns_to_send_again() -> None:
     with torch.no_grad():
         for worth in model.worth:
             worth.bias.fill_(-4 / GAIN)
-    optimizer = torch.optim.Adam([*model.worth.parameters(), *model.price.parameters()], lr=1e-2)
+    optimizer = torch.optim.Adam([*model.worth.parameters(), *model.price.parameters()], lr=0.02 / GAIN)
     images, labels = pictures(), torch.arange(6) % 4
     assert run(model, images)[1].sent.sum(1).tolist() == [1] * 6
     model.train()

@@ -66,3 +66,9 @@ def run(model: TokenTransmitter, images: Tensor, **more: Any) -> tuple[Tensor, T
     with record(model, TokenTransmitter) as records:
         logits = model(images, generator=generator(1), **more)
     return logits, records[""][0]
+
+
+def budget_by_hand(sent: TokensSent, slack: float) -> float:
+    """The budget's part of the loss."""
+    shares = [sum(row) / len(row) for row in sent.sent.tolist()]
+    return sum(max(0, abs(a - b) - slack) for a, b in zip(shares, sent.budget.tolist(), strict=True)) / len(shares)

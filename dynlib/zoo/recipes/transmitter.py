@@ -92,8 +92,8 @@ def digits_transmitter_loss(
 ) -> Callable[[int], Tensor]:
     """:func:`dynlib.edge.transmission_loss` on a stream of images that the start was not trained on.
 
-    Its task is to answer as ``digits_vit`` does, which in few steps teaches more than the labels do. The budget is
-    drawn for each image, if none is given; the ratio for each batch.
+    Its task is to answer as ``digits_vit`` does, in place of the labels. The budget is drawn for each image, if none is
+    given; the ratio for each batch.
     """
 
     def loss(step: int) -> Tensor:
