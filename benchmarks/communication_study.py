@@ -21,6 +21,7 @@ device alone.
 """
 
 import argparse
+import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -225,8 +226,8 @@ def knobs_for(model: TokenTransmitter, alpha: float, wanted: float) -> dict[str,
     knobs = {"budget": alpha, "threshold": 1e-3}
     name, most = ("threshold", 0.999) if share(**knobs) > wanted else ("budget", 1.0)
     low, high = knobs[name], most
-    for _ in range(10):
-        knobs[name] = (low + high) / 2
+    for _ in range(12):
+        knobs[name] = math.sqrt(low * high)
         too_many = share(**knobs) > wanted
         if too_many == (name == "budget"):
             high = knobs[name]
