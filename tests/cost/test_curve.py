@@ -153,7 +153,7 @@ def test_pairs_of_two_knobs_are_kept_and_found_again(tmp_path: Path) -> None:
         return Layers().run(pair[0] * (2 if pair[1] == "both" else 1), x)
 
     knobs = [(layers, how) for layers in (1, 2) for how in ("one", "both")]
-    with pytest.raises(ValueError, match=r"goes up and down.* at \(1, 'both'\)"):
+    with pytest.raises(ValueError, match=r"goes up and down.* at \(2, 'both'\)"):
         calibrate(run, [*knobs, (1, "one")], batches(), repeats=0)
     curve = calibrate(run, knobs, batches(), repeats=0, ordered=False, name="pairs")
     curve.save(tmp_path / "curve.json")
