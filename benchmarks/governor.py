@@ -55,7 +55,8 @@ def _measure(share: float, quick: bool) -> Row:
     governor = Governor(curve, budget, expected=expected)
 
     def decide() -> None:
-        governor.choose(0.5)
+        point = governor.choose(0.5)
+        governor.spend(0.0 if point is None else 1e-12)
 
     seconds = timed(decide, repeats=15).seconds[0]
     return Row(

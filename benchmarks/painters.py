@@ -42,7 +42,7 @@ def _rows(quick: bool) -> list[Row]:
     hidden = vit.embed(uniform(batch, 1, 32, 32))
     plans = {name: plan(vit.blocks, first, last) for name, plan in PLANS.items()}
     races = contest(
-        {f"{name}, layers {first + 1} to {last}": _ways(plan, hidden) for name, plan in plans.items()},
+        {f"painters, {name}, layers {first + 1} to {last}": _ways(plan, hidden) for name, plan in plans.items()},
         _ways(Plan(vit.blocks), hidden),
         repeats=7,
     )
