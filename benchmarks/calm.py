@@ -11,7 +11,7 @@ from dynlib.depth import calm_generate
 from dynlib.zoo import load
 
 PROMPT, LETTERS = 64, 64
-THRESHOLDS = {"λ = 0.9": 0.9, "λ = 0.8": 0.8, "λ = 0.6": 0.6}
+THRESHOLDS = {"λ = 0.9": 0.9, "λ = 0.8": 0.8}
 
 
 def cases(*, quick: bool = False) -> list[Case]:

@@ -18,7 +18,7 @@ from benchmarks.trained import pieces
 from dynlib.backbone import Block, ViT
 
 DEPTH, BATCH = 8, 32
-SIZES = ((256, 65), (256, 257), (96, 65))  # features of a token, tokens
+SIZES = ((256, 65), (96, 65))  # features of a token, tokens
 
 
 def cases(*, quick: bool = False) -> list[Case]:
@@ -39,7 +39,7 @@ def _layers(dim: int, tokens: int, quick: bool) -> Row:
     layer = nn.TransformerEncoderLayer(dim, dim // 32, 4 * dim, 0.0, "gelu", batch_first=True, norm_first=True)
     theirs = nn.TransformerEncoder(layer, depth, enable_nested_tensor=False).eval()
     x = normal(batch, tokens, dim)
-    run = race(pieces(ours, x, 4, 8, 16), pieces(theirs, x, 4, 8, 16), repeats=9)
+    run = race(pieces(ours, x, 4, 16), pieces(theirs, x, 4, 16), repeats=9)
     return _row(run, "dense transformer", transformer(dim, depth, batch, tokens), "torch.nn.TransformerEncoder")
 
 
@@ -62,7 +62,7 @@ def _vit(quick: bool, package: Any, named: str) -> Row:
     images = uniform(batch, 1, side, side)
 
     def ways(model: nn.Module) -> dict[str, Any]:
-        return dict(pieces(model, images, 4, 8, 16))
+        return dict(pieces(model, images, 4, 16))
 
     run = race(ways(ours), ways(theirs), repeats=9)
     return _row(run, "dense ViT", transformer(dim, depth, batch, 1 + (side // 4) ** 2), named)

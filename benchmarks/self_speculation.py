@@ -35,7 +35,7 @@ def _rows(quick: bool) -> list[Row]:
     races = contest(
         {name: {"a cache": partial(drafted, *how)} for name, how in DRAFTS.items()},
         {"a cache": full},
-        repeats=2 if quick else 9,
+        repeats=2 if quick else 7,
     )
     rows, theirs = [], full()
     for name, race in races.items():
