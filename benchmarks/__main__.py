@@ -1,8 +1,12 @@
-"""Run the benchmarks, print their table, and write it to ``benchmarks/RESULTS.md``."""
+"""Run the benchmarks, print their table, keep what was measured, and write the table to ``benchmarks/RESULTS.md``.
+
+What is measured is kept row by row in ``benchmarks/results.json``: called again after an interruption, this goes on
+where it was. Rows of another machine or of other versions of Python and PyTorch are not taken for those of this one.
+"""
 
 import argparse
-import os
-import platform
+import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +22,7 @@ from benchmarks import (
     cost,
     early_exit,
     experts,
+    governor,
     gumbel,
     looped,
     matformer,
@@ -29,6 +34,7 @@ from benchmarks import (
     sparse,
     split,
 )
+from benchmarks.kept import Kept, machine, versions
 from benchmarks.table import markdown
 
 BENCHMARKS = {
@@ -50,48 +56,85 @@ BENCHMARKS = {
     "acm": acm,
     "communication": communication,
     "split": split,
+    "governor": governor,
 }
-RESULTS = Path(__file__).with_name("RESULTS.md")
+ONLY_CPU = ("perturbed", "acm", "governor")  # or with rows of their own for a GPU
+RESULTS = Path(__file__).with_name("results.json")
 
 EXPLANATION = """\
-Made by `make bench`. A multiply-add is two FLOPs. Times are shares of the peer's: medians of repeats that take turns in
-one run, because a machine drifts. *Efficiency* is the share of FLOPs over the share of time; 1 means that every saved
-operation is saved time. The matmul rate is each side's FLOP/s over the best that this machine reaches in one large
-matrix product. "–" stands where a column does not apply.
+Made by `make bench`. All shares are of the peer's in the same column "against". *FLOPs* are counted while it runs, a
+multiply-add as two. *Time* is the median of ratios of repeats that take turns in one run, because a machine drifts,
+with its 95 % interval; each side runs in the fastest way that was found for it, the whole batch at once or in pieces
+that fit the cache. *Efficiency* is the share of FLOPs over the share of time: at 1, every saved operation is saved
+time. *Masked* are the shares of FLOPs and time where the same mechanism computes everything and throws away. *Quality*
+is measured in this run on held-out data where the row is of a trained model of `dynlib.zoo`; it is "–" where the
+weights are random, because of the size. *Matmul rate* is the FLOP/s of both sides, the peer's in brackets, over the
+best that this machine reaches in one large matrix product. "Its products run at x of the peer's rate, and y of its time
+goes elsewhere" tells where time is lost, from a call with a clock on its matrix products and attention: small products
+are slower than large ones, and gates, sorting and copies are no products. "–" stands where a column does not apply.
 """
 
 
-def machine() -> str:
-    """What the numbers were measured on, in one line."""
-    return (
-        f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
-        f"Python {platform.python_version()}, torch {torch.__version__}"
-    )
-
-
 def main(arguments: Sequence[str] | None = None) -> str:
-    """Measure, print, write where asked; the table is also returned."""
+    """Measure what is not there yet, print, write where asked; the table is also returned.
+
+    Raises:
+        SystemExit: after all others are measured, if something went wrong with a benchmark.
+    """
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--only", choices=list(BENCHMARKS), action="append", help="this one alone; may be repeated")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs")
-    parser.add_argument("--output", type=Path, help=f"the file to write; {RESULTS.name} if left out in a full run")
+    parser.add_argument("--again", action="store_true", help="measure anew what was measured before")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs; nothing is kept")
+    parser.add_argument("--results", type=Path, help=f"the file in which to keep them, {RESULTS.name} if left out")
+    parser.add_argument("--device", action="append", help="where; the CPU, and a CUDA device if there is one")
     options = parser.parse_args(arguments)
 
-    names = options.only or list(BENCHMARKS)
-    planned = [case for name in dict.fromkeys(names) for case in BENCHMARKS[name].cases(quick=options.quick)]
-    rows = []
-    bar = tqdm(planned, desc="benchmarks")
-    for name, measure in bar:
-        bar.set_postfix_str(name)
-        rows.append(measure())
-    table = markdown(rows)
-    print(f"{table}\n{machine()}")
+    path = options.results or (None if options.quick else RESULTS)
+    kept = Kept(path, quick=options.quick)
+    devices = dict.fromkeys(options.device or ["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
+    names = dict.fromkeys(options.only or BENCHMARKS)
+    todo = [
+        (device, *case)
+        for device in devices
+        for name in names
+        if device == "cpu" or name not in ONLY_CPU
+        for case in BENCHMARKS[name].cases(quick=options.quick)
+        if options.again or kept.rows(case[0], device) is None
+    ]
+    wrong = []
+    bar = tqdm(todo, desc="benchmarks")
+    for device, case, measure in bar:
+        bar.set_postfix_str(case if device == "cpu" else f"{case} on {device}")
+        try:
+            with torch.device(device):
+                kept.add(case, device, measure())
+        except Exception:  # the others are measured all the same; this one is tried again the next time
+            wrong.append(f"{case} on {device}")
+            traceback.print_exc()
 
-    full = options.only is None and not options.quick
-    output = options.output or (RESULTS if full else None)
-    if output is not None:
-        output.write_text(f"# Cost and time\n\n{EXPLANATION}\n{table}\nMeasured on: {machine()}.\n", encoding="utf-8")
-    return table
+    part = _table(kept, list(names), devices, quick=options.quick)
+    print(f"{part}\n{machine()}; {versions()}")
+    if path is not None:
+        whole = _table(kept, list(BENCHMARKS), dict.fromkeys([*devices, "cpu"]), quick=options.quick)
+        path.with_name(_markdown_name(path)).write_text(document(whole), encoding="utf-8")
+    if wrong:
+        sys.exit(f"not measured, for the errors above: {', '.join(wrong)}")
+    return part
+
+
+def _markdown_name(path: Path) -> str:
+    return "RESULTS.md" if path.name == RESULTS.name else f"{path.stem}.md"
+
+
+def _table(kept: Kept, names: list[str], devices: dict[str, None], *, quick: bool) -> str:
+    cases = [case for name in names for case, _ in BENCHMARKS[name].cases(quick=quick)]
+    elsewhere = {machine(device): kept.shown(cases, device) for device in devices if device != "cpu"}
+    return markdown(kept.shown(cases, "cpu"), {name: rows for name, rows in elsewhere.items() if rows})
+
+
+def document(table: str) -> str:
+    """The page of the results."""
+    return f"# Cost and time\n\n{EXPLANATION}\n{table}\nMeasured on: {machine()}; {versions()}.\n"
 
 
 if __name__ == "__main__":

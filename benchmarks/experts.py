@@ -1,88 +1,108 @@
-"""A mixture of experts against dense feed-forward parts, and against what others wrote, 8 experts, 2 a token.
+"""A mixture of experts against dense feed-forward parts, and against what others wrote, 8 experts, 1 or 2 a token.
 
 The router is what it is at the start: how many tokens an expert gets is decided, not planned, and costs what it costs.
-What others wrote takes a row only where it is installed: ``pip install transformers st-moe-pytorch``.
+The zoo has no model of experts: their quality is that of ``experts_study.json``, beside this file.
 """
 
-from collections.abc import Callable
+import json
 from functools import partial
-from importlib import import_module
-from importlib.util import find_spec
+from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.race import Race, Ways, pays, race
+from benchmarks.given import normal
+from benchmarks.peers import peer
+from benchmarks.race import Race, Step, against, compared, contest, pays
 from benchmarks.table import Case, Row
+from benchmarks.trained import pieces
 from dynlib.backbone import FeedForward
-from dynlib.cost import count, timed
+from dynlib.deciding import setting
 from dynlib.width import MixtureOfExperts
 
 EXPERTS, K, CAPACITY = 8, 2, 1.25
-SIZES = ((256, 4096), (256, 512), (96, 4096))  # features of a token, tokens
+BUDGETS = {"1 of 8": 1, "2 of 8": 2}
 FEW = (16, 64, 256, 1024, 4096)  # tokens, to find where it pays
-NARROW = (32, 64, 128, 256)  # features of a token, for the same
-Step = Callable[[], Any]
 
 
 def cases(*, quick: bool = False) -> list[Case]:
-    """Against a dense part of equal FLOPs, and of equal parameters; where it pays; and against others' layers."""
-    sizes = ((16, 64),) if quick else SIZES
-    others = {"transformers": _mixtral, "st_moe_pytorch": _st_moe}
+    """Against a dense part of equal parameters, and of equal FLOPs; where it pays; and against others' layers."""
+    dims, tokens = ((16,), 64) if quick else ((256, 96), 4096)
     return [
-        *((f"experts, dim {dim}, {tokens} tokens", partial(_row, dim, tokens, K, quick)) for dim, tokens in sizes),
-        (f"experts against {EXPERTS} in one", partial(_row, *sizes[0], EXPERTS, quick)),
-        ("experts, how many tokens", partial(_pays_by_tokens, quick)),
-        ("experts, how wide", partial(_pays_by_dim, quick)),
-        *((f"experts against {name}", partial(row, quick)) for name, row in others.items() if find_spec(name)),
+        *((f"experts, dim {dim}", partial(_rows, dim, tokens, quick)) for dim in dims),
+        (f"experts against {K} in one", partial(_equal_flops, dims[0], tokens, quick)),
+        ("experts, where it breaks even", partial(_pays, quick)),
+        peer(
+            "experts", "transformers", partial(_mixtral, quick), module="transformers.models.mixtral.modeling_mixtral"
+        ),
+        peer("experts", "st-moe-pytorch", partial(_st_moe, quick)),
     ]
 
 
 @torch.inference_mode()
-def _race(dim: int, tokens: int, as_wide_as: int, *, repeats: int = 15) -> Race:
+def _races(
+    dim: int, tokens: int, budgets: dict[str, int], as_wide_as: int, *, masked: bool, repeats: int = 9
+) -> dict[str, Race]:
     """Against one dense feed-forward part that has as many neurons as some of the experts together."""
     torch.manual_seed(0)
     ours = MixtureOfExperts(dim, EXPERTS, k=K).eval()
     dense = FeedForward(dim, as_wide_as * ours.hidden).eval()
-    x = torch.randn(tokens, dim, generator=torch.Generator().manual_seed(0))
+    x = normal(tokens, dim)
+    chunks = sorted({max(tokens // parts, 1) for parts in (16, 4)})
 
-    def run(model: nn.Module, chunk: int) -> Tensor:
-        return torch.cat([model(part) for part in x.split(chunk)])
+    def at(k: int, part: Tensor, execution: str = "gathered") -> Tensor:
+        with setting(ours, MixtureOfExperts, k=k, execution=execution):
+            return ours(part)
 
-    def ways(model: nn.Module) -> Ways:
-        chunks = sorted({max(tokens // parts, 1) for parts in (16, 4, 1)})
-        return {f"{chunk} tokens at a time": partial(run, model, chunk) for chunk in chunks}
-
-    return race(ways(ours), ways(dense), repeats=repeats)
-
-
-def _row(dim: int, tokens: int, as_wide_as: int, quick: bool) -> Row:
-    run = _race(dim, tokens, as_wide_as, repeats=7 if quick else 15)
-    peer = "as many FLOPs" if as_wide_as == K else "as many parameters"
-    return run.row(f"experts, {K} of {EXPERTS}, gathered", _size(dim, tokens), note=f"dense with {peer}")
+    return contest(
+        {name: pieces(partial(at, k), x, *chunks) for name, k in budgets.items()},
+        pieces(dense, x, *chunks),
+        masked={name: partial(at, k, x, "masked") for name, k in budgets.items()} if masked else {},
+        repeats=repeats,
+    )
 
 
-def _pays_by_tokens(quick: bool) -> Row:
+def _rows(dim: int, tokens: int, quick: bool) -> list[Row]:
+    races = _races(dim, tokens, BUDGETS, EXPERTS, masked=True)
+    aim = 1.0 if dim >= 256 else 0.9
+    return [
+        race.row(
+            f"experts, {name} run",
+            _size(dim, tokens),
+            peer="dense, as many parameters",
+            aim=aim,
+            quality=_studied(BUDGETS[name]),
+        )
+        for name, race in races.items()
+    ]
+
+
+def _equal_flops(dim: int, tokens: int, quick: bool) -> Row:
+    run = _races(dim, tokens, {"": K}, K, masked=False)[""]
+    note = "this is what routing costs: nothing is saved against a part of the size that runs"
+    return run.row(f"experts, {K} of {EXPERTS} run", _size(dim, tokens), peer="dense, as many FLOPs", note=note)
+
+
+def _studied(k: int) -> str:
+    """Bits per byte of the study's small models: of experts, and dense with as many parameters."""
+    runs = json.loads(Path(__file__).with_name("experts_study.json").read_text(encoding="utf-8"))["runs"]
+    ours, theirs = (
+        mean(run["bits"] for run in runs if run["arm"] == arm)
+        for arm in (f"top-{k} of {EXPERTS}", f"dense, {EXPERTS} times as wide")
+    )
+    return f"{compared('bits per byte', ours, theirs)}, of experts_study.json"
+
+
+def _pays(quick: bool) -> Row:
     dim, tokens = (16, FEW[:2]) if quick else (256, FEW)
-    return pays(
-        f"experts, {K} of {EXPERTS}, dense with as many parameters",
-        _size(dim, f"{tokens[0]} to {tokens[-1]}"),
-        "tokens",
-        tokens,
-        lambda number: _race(dim, number, EXPERTS, repeats=7),
-    )
 
+    def measure(number: int) -> Race:
+        return _races(dim, number, {"": K}, EXPERTS, masked=False, repeats=7)[""]
 
-def _pays_by_dim(quick: bool) -> Row:
-    tokens, dims = (64, NARROW[:2]) if quick else (4096, NARROW)
-    return pays(
-        f"experts, {K} of {EXPERTS}, dense with as many FLOPs",
-        _size(f"{dims[0]} to {dims[-1]}", tokens),
-        "dim",
-        dims,
-        lambda dim: _race(dim, tokens, K, repeats=7),
-    )
+    size = _size(dim, f"{tokens[0]} to {tokens[-1]}")
+    return pays(f"experts, {K} of {EXPERTS} run, as many parameters", size, "tokens", tokens, measure)
 
 
 def _size(dim: object, tokens: object) -> str:
@@ -102,10 +122,9 @@ def _there_and_back(layer: nn.Module, x: Tensor) -> Step:
     return step
 
 
-def _mixtral(quick: bool) -> Row:
+def _mixtral(quick: bool, mixtral: Any, named: str) -> list[Row]:
     """Gated experts, renormalised, with the same weights in both."""
     dim, tokens = (16, 64) if quick else (256, 4096)
-    mixtral = import_module("transformers.models.mixtral.modeling_mixtral")
     config = mixtral.MixtralConfig(
         hidden_size=dim, intermediate_size=4 * dim, num_local_experts=EXPERTS, num_experts_per_tok=K
     )
@@ -116,39 +135,44 @@ def _mixtral(quick: bool) -> Row:
         theirs.gate.weight.copy_(ours.router.weight)
         theirs.experts.gate_up_proj.copy_(torch.cat([ours.gate_weight, ours.expand_weight], dim=1))
         theirs.experts.down_proj.copy_(ours.contract_weight)
-    return _against("transformers' Mixtral block, eager", ours, theirs, _tokens(tokens, dim), quick)
+    return _both(f"{named}, Mixtral block, eager", ours, theirs, normal(4, tokens // 4, dim))
 
 
-def _st_moe(quick: bool) -> Row:
+def _st_moe(quick: bool, package: Any, named: str) -> list[Row]:
     """Gated experts with as many neurons and places: it always has a capacity, for each sequence, without k in it."""
     dim, tokens = (16, 64) if quick else (256, 4096)
-    package = import_module("st_moe_pytorch")
     theirs = package.MoE(
         dim,
         num_experts=EXPERTS,
         gating_top_n=K,
         expert_hidden_mult=6,  # of which it takes two thirds
         capacity_factor_train=CAPACITY * K,
+        capacity_factor_eval=CAPACITY * K,
     )
     ours = MixtureOfExperts(dim, EXPERTS, k=K, renormalise=True, gated=True, capacity=CAPACITY)
-    return _against(f"st-moe-pytorch, capacity {CAPACITY}", ours, theirs, _tokens(tokens, dim), quick)
+    note = "it fills up every expert's places, ours computes who is there"
+    return _both(f"{named}, capacity {CAPACITY}", ours, theirs, normal(4, tokens // 4, dim), note=note)
 
 
-def _tokens(tokens: int, dim: int) -> Tensor:
-    return torch.randn(4, tokens // 4, dim, generator=torch.Generator().manual_seed(0))
+def _both(named: str, ours: nn.Module, theirs: nn.Module, x: Tensor, *, note: str = "") -> list[Row]:
+    """Forward alone, and forward and backward."""
+    size = _size(x.shape[-1], x.shape[0] * x.shape[1])
 
+    def forward(layer: nn.Module) -> Step:
+        @torch.inference_mode()
+        def step() -> None:
+            layer.eval()(x)
 
-def _against(name: str, ours: nn.Module, theirs: nn.Module, x: Tensor, quick: bool) -> Row:
-    steps = _there_and_back(ours, x), _there_and_back(theirs, x)
-    timing = timed(*steps, repeats=7 if quick else 15, warmup=1)
-    share, low, high = timing.ratio(0, 1)
-    few, all_ = (count(step).flops for step in steps)
-    return Row(
-        mechanism=f"experts, {K} of {EXPERTS}, gathered, there and back",
-        size=f"one layer, dim {x.shape[-1]}, {x.shape[0] * x.shape[1]} tokens",
-        peer=name,
-        flops_share=few / all_,
-        time_share=share,
-        interval=(low, high),
-        note=" and ".join(f"{1e3 * seconds:.3g} ms" for seconds in timing.seconds),
+        return step
+
+    mechanism = f"experts, {K} of {EXPERTS} run"
+    back = against(
+        f"{mechanism}, there and back",
+        size,
+        named,
+        _there_and_back(ours.train(), x),
+        _there_and_back(theirs.train(), x),
+        note=note,
+        repeats=11,
     )
+    return [against(mechanism, size, named, forward(ours), forward(theirs), note=note, repeats=11), back]

@@ -1,43 +1,38 @@
-"""MatFormer at each width, sliced, against the fastest dense execution: the part alone, the model, and writing."""
+"""MatFormer at some widths, sliced, against the fastest dense execution: the part alone, the model, and writing."""
 
+from collections.abc import Mapping
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.race import Race, Ways, pays, race, transformer
+from benchmarks.given import normal, whole
+from benchmarks.race import Race, contest, pays, transformer
 from benchmarks.table import Case, Row
+from benchmarks.trained import on_text
 from dynlib.backbone import CausalLM
-from dynlib.cost import count, timed
+from dynlib.cost import timed
 from dynlib.deciding import setting
 from dynlib.width.matformer import MatFormerFeedForward, extract, matformer
+from dynlib.zoo import load
 
-WIDTHS = (1 / 8, 1 / 4, 1 / 2)
-SIZES = ((256, 256), (256, 65), (96, 256))  # features of a token, tokens; 32 samples each
+WIDTHS = {"a quarter of the neurons": 1 / 4, "half of the neurons": 1 / 2}
 DEPTH, BATCH, CHUNK = 8, 32, 4
-SMALL = (8, 16, 32, 64, 128)  # features of a token, to find where it pays
+SMALL = (16, 32, 64, 128)  # features of a token, to find where it pays
 WRITTEN = 64  # tokens, one by one
 
 
 def cases(*, quick: bool = False) -> list[Case]:
-    """The feed-forward part alone and a language model, at the sizes of the course and at every width."""
-    widths = WIDTHS[-1:] if quick else WIDTHS
-    sizes = ((32, 16),) if quick else SIZES
-    alone = [
-        (f"matformer part {dim}, {tokens} tokens, {width}", partial(_row, dim, tokens, width, quick, alone=True))
-        for dim, tokens in sizes[:2]
-        for width in (*widths, 1)
-    ]
-    whole = [
-        (f"matformer {dim}, {tokens} tokens, {width}", partial(_row, dim, tokens, width, quick, alone=False))
-        for dim, tokens in sizes
-        for width in widths
-    ]
+    """The feed-forward part alone and a language model, at the sizes of the course; the zoo's; and writing."""
+    sizes = ((32, 16, False),) if quick else ((256, 256, True), (256, 65, False), (256, 256, False), (96, 65, False))
     return [
-        *alone,
-        *whole,
-        ("matformer, where it pays", partial(_pays, quick)),
-        *((f"matformer, writing, {width}", partial(_steps, width, quick)) for width in widths),
+        *(
+            (f"matformer {'part ' if alone else ''}{dim}, {tokens} tokens", partial(_rows, dim, tokens, quick, alone))
+            for dim, tokens, alone in sizes
+        ),
+        ("matformer, trained", partial(_trained, quick)),
+        ("matformer, where it breaks even", partial(_pays, quick)),
+        ("matformer, writing", partial(_steps, quick)),
     ]
 
 
@@ -47,12 +42,22 @@ def _lm(dim: int, quick: bool) -> CausalLM:
 
 
 @torch.inference_mode()
-def _race(dim: int, tokens: int, width: float, quick: bool, *, alone: bool = False, repeats: int = 15) -> Race:
+def _races(
+    dim: int,
+    tokens: int,
+    widths: Mapping[str, float],
+    quick: bool,
+    *,
+    alone: bool = False,
+    masked: bool = False,
+    repeats: int = 9,
+) -> dict[str, Race]:
     batch = 8 if quick else BATCH
-    dense, ours = list(_lm(dim, quick).blocks), list(matformer(_lm(dim, quick)).blocks)
+    dense, model = list(_lm(dim, quick).blocks), matformer(_lm(dim, quick))
+    ours = list(model.blocks)
     if alone:  # the feed-forward part of one layer
         dense, ours = [dense[0].get_submodule("feed_forward")], [ours[0].get_submodule("feed_forward")]
-    x = torch.randn(batch, tokens, dim, generator=torch.Generator().manual_seed(0))
+    x = normal(batch, tokens, dim)
 
     def run(layers: list[nn.Module], chunk: int) -> list[Tensor]:
         """All layers for ``chunk`` samples at a time; the results stay in pieces."""
@@ -63,38 +68,49 @@ def _race(dim: int, tokens: int, width: float, quick: bool, *, alone: bool = Fal
             done.append(part)
         return done
 
-    def ways(layers: list[nn.Module]) -> Ways:
-        return {
-            "the whole batch at once": partial(run, layers, batch),
-            f"{4 * CHUNK} samples at a time": partial(run, layers, 4 * CHUNK),
-            f"{CHUNK} samples at a time": partial(run, layers, CHUNK),
-        }
+    def at(width: float, chunk: int, execution: str = "gathered") -> list[Tensor]:
+        with setting(model, MatFormerFeedForward, width=width, execution=execution):
+            return run(ours, chunk)
 
-    with setting(nn.ModuleList(ours), MatFormerFeedForward, width=width):
-        return race(ways(ours), ways(dense), repeats=repeats)
-
-
-def _row(dim: int, tokens: int, width: float, quick: bool, *, alone: bool) -> Row:
-    run = _race(dim, tokens, width, quick, alone=alone, repeats=7 if quick else 15)
-    if alone:
-        size = f"dim {dim}, hidden {4 * dim}, batch {8 if quick else BATCH}, {tokens} tokens"
-        return run.row(f"MatFormer, the feed-forward part alone, {_share(width)}", size)
-    return run.row(f"MatFormer, {_share(width)}", _size(dim, tokens, quick))
-
-
-def _pays(quick: bool) -> Row:
-    tokens, sizes = (16, SMALL[:2]) if quick else (65, SMALL)
-    return pays(
-        f"MatFormer, {_share(1 / 4)}",
-        _size(f"{sizes[0]} to {sizes[-1]}", tokens, quick),
-        "dim",
-        sizes,
-        lambda dim: _race(dim, tokens, 1 / 4, quick, repeats=7),
+    chunks = (batch, 4 * CHUNK, CHUNK)
+    return contest(
+        {name: {f"{chunk} at a time": partial(at, width, chunk) for chunk in chunks} for name, width in widths.items()},
+        {f"{chunk} at a time": partial(run, dense, chunk) for chunk in chunks},
+        masked={name: partial(at, width, CHUNK, "masked") for name, width in widths.items()} if masked else {},
+        repeats=repeats,
     )
 
 
-def _share(width: float) -> str:
-    return f"{100 * width:.3g} % of the neurons"
+def _rows(dim: int, tokens: int, quick: bool, alone: bool) -> list[Row]:
+    long = tokens > 65 and not alone
+    races = _races(dim, tokens, WIDTHS, quick, alone=alone, masked=not long, repeats=7 if long else 9)
+    what = "MatFormer, the feed-forward part alone" if alone else "MatFormer"
+    aim = 1.0 if dim >= 256 else 0.9
+    size = f"dim {dim}, hidden {4 * dim}, {BATCH} × {tokens} tokens" if alone else _size(dim, tokens, quick)
+    return [race.row(f"{what}, {name}", size, aim=aim) for name, race in races.items()]
+
+
+def _trained(quick: bool) -> list[Row]:
+    model = load("topics_matformer")
+
+    def run(width: float, tokens: Tensor, execution: str = "gathered") -> Tensor:
+        with setting(model, MatFormerFeedForward, width=width, execution=execution):
+            return model(tokens)
+
+    masked = partial(run, execution="masked")
+    return on_text(
+        "MatFormer", WIDTHS, run, masked, dense="topics_lm", size="topics_lm, dim 128, 8 layers", quick=quick
+    )
+
+
+def _pays(quick: bool) -> Row:
+    tokens, dims = (16, SMALL[:2]) if quick else (65, SMALL)
+    name = next(iter(WIDTHS))
+
+    def measure(dim: int) -> Race:
+        return _races(dim, tokens, {name: WIDTHS[name]}, quick, repeats=7)[name]
+
+    return pays(f"MatFormer, {name}", _size(f"{dims[0]} to {dims[-1]}", tokens, quick), "dim", dims, measure)
 
 
 def _size(dim: object, tokens: int, quick: bool) -> str:
@@ -102,29 +118,30 @@ def _size(dim: object, tokens: int, quick: bool) -> str:
 
 
 @torch.inference_mode()
-def _steps(width: float, quick: bool) -> Row:
-    """One sequence, token by token: sliced, against dense; what the extracted model takes stands in the note."""
+def _steps(quick: bool) -> list[Row]:
+    """One sequence, token by token: sliced, against dense; and what the extracted model takes."""
     dim, tokens = (32, 8) if quick else (256, WRITTEN)
     ours, dense = matformer(_lm(dim, quick)), _lm(dim, quick)
-    small = extract(ours, width)
-    text = torch.randint(256, (1, tokens), generator=torch.Generator().manual_seed(0))
+    text = whole(256, 1, tokens)
 
     def write(model: CausalLM) -> Tensor:
         cache = model.new_cache()
         return torch.cat([model(token, cache=cache) for token in text.split(1, dim=1)], dim=1)
 
-    with setting(ours, MatFormerFeedForward, width=width):
-        timing = timed(partial(write, ours), partial(write, dense), partial(write, small), repeats=9, warmup=1)
-        few = count(write, ours).flops
-    share, low, high = timing.ratio(0, 1)
-    return Row(
-        mechanism=f"MatFormer, {_share(width)}, writing with a cache",
-        size=f"dim {dim}, {len(ours.blocks)} layers, batch 1, {tokens} tokens one by one",
-        peer="dense, writing with a cache",
-        flops_share=few / count(write, dense).flops,
-        time_share=share,
-        interval=(low, high),
-        note=f"extracted: {timing.ratio(2, 1).median:.2f} of the dense time; "
-        f"{1e3 * timing.seconds[0] / tokens:.2f}, {1e3 * timing.seconds[2] / tokens:.2f} and "
-        f"{1e3 * timing.seconds[1] / tokens:.2f} ms a step sliced, extracted and dense",
+    def sliced(width: float) -> Tensor:
+        with setting(ours, MatFormerFeedForward, width=width):
+            return write(ours)
+
+    races = contest(
+        {name: {"a cache": partial(sliced, width)} for name, width in WIDTHS.items()},
+        {"a cache": partial(write, dense)},
+        repeats=7,
     )
+    rows = []
+    for name, race in races.items():
+        small = partial(write, extract(ours, WIDTHS[name]))
+        extracted = timed(small, partial(write, dense), repeats=5, warmup=1).ratio(0, 1).median
+        size = f"dim {dim}, {len(ours.blocks)} layers, 1 × {tokens} tokens, one by one"
+        note = f"extracted into a smaller model it takes {extracted:.2f} of the dense time"
+        rows.append(race.row(f"MatFormer, {name}, writing", size, note=note))
+    return rows

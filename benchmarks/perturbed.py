@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from functools import partial
+from importlib.metadata import version
 
 import networkx as nx
 import torch
 
+from benchmarks.race import against
 from benchmarks.table import Case, Row
 from dynlib.cost import timed
 from dynlib.data.terrain import path_cost, shortest_path, terrain
@@ -60,13 +62,13 @@ def _measure(name: str, draw: Callable[[int], torch.Tensor], quick: bool) -> Row
         row[path] = 1
     torch.testing.assert_close(path_cost(costs, shortest_path(costs)), path_cost(costs, expected.view_as(costs)))
 
-    timing = timed(partial(shortest_path, costs), partial(one_by_one, searches[peer]), repeats=7 if quick else 40)
-    share, low, high = timing.ratio(0, 1)
-    return Row(
-        mechanism=f"shortest_path {name}",
-        size=f"{len(costs)} maps of {SIZE} × {SIZE}",
-        peer=f"networkx.{peer}, map by map",
-        time_share=share,
-        interval=(low, high),
-        note=f"{1e3 * timing.seconds[0]:.2f} ms and {1e3 * timing.seconds[1]:.1f} ms: {1 / share:.0f} times as fast",
+    return against(
+        f"shortest_path {name}",
+        f"{len(costs)} maps of {SIZE} × {SIZE}",
+        f"networkx {version('networkx')}, {peer}, map by map",
+        partial(shortest_path, costs),
+        partial(one_by_one, searches[peer]),
+        note="ours solves all maps at once",
+        flops=False,
+        repeats=2 if quick else 25,
     )

@@ -3,6 +3,8 @@
 import json
 import re
 import sys
+import time
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -10,8 +12,9 @@ import pytest
 import torch
 
 import benchmarks.__main__ as command
-from benchmarks import study
-from benchmarks.race import Race, pays, race, where_it_pays
+from benchmarks import given, kept, peers, study
+from benchmarks.peers import peer
+from benchmarks.race import Race, against, contest, pays
 from benchmarks.table import HEADINGS, Row, markdown
 
 FULL = Row(
@@ -21,10 +24,13 @@ FULL = Row(
     flops_share=0.5,
     time_share=0.625,
     interval=(0.6, 0.65),
+    masked=(1.0, 1.25),
+    quality="accuracy 0.8",
     matmul_share=0.701,
     peer_matmul_share=0.75,
     note="two\nlines",
 )
+BARE = Row(mechanism="m", size="s")
 
 
 def cells(line: str) -> list[str]:
@@ -32,7 +38,7 @@ def cells(line: str) -> list[str]:
 
 
 def test_the_table_has_a_cell_for_every_heading():
-    head, rule, full, bare = (cells(line) for line in markdown([FULL, Row(mechanism="m", size="s")]).splitlines())
+    head, rule, full, bare = (cells(line) for line in markdown([FULL, BARE]).splitlines())
     assert head == list(HEADINGS)
     assert all(re.fullmatch("--[-:]", cell) for cell in rule)
     assert full == [
@@ -40,20 +46,31 @@ def test_the_table_has_a_cell_for_every_heading():
         "dim 8",
         "all of it",
         "0.50",
-        "0.62",
-        "0.60 … 0.65",
+        "0.62 (0.60 … 0.65)",
         "0.80",
-        "70 %",
-        "75 %",
+        "1.00, 1.25",
+        "accuracy 0.8",
+        "70 % (75 %)",
         "two lines",
     ]
     assert bare == ["m", "s", *["–"] * 8]
     assert len(head) == len(rule) == len(full) == len(bare)
 
 
+def test_another_device_gets_a_column_and_what_only_it_has_a_row():
+    there = replace(FULL, time_share=0.25, interval=(0.2, 0.3), note="not shown twice")
+    alone = replace(FULL, mechanism="fused", flops_share=None, note="on the other alone")
+    lines = [cells(line) for line in markdown([FULL, BARE], {"a GPU": [there, alone]}).splitlines()]
+    assert lines[0] == [*HEADINGS[:-1], "on a GPU", HEADINGS[-1]]
+    assert all(len(line) == len(lines[0]) for line in lines)
+    assert lines[2][-2:] == ["0.25 (0.20 … 0.30), efficiency 2.00", "two lines"]
+    assert lines[3][-2:] == ["–", "–"]
+    assert lines[4] == ["fused", "dim 8", "all of it", *["–"] * 6, "0.25 (0.20 … 0.30)", "on the other alone"]
+
+
 def test_efficiency_is_share_of_flops_over_share_of_time():
     assert FULL.efficiency == pytest.approx(0.8)
-    assert Row(mechanism="m", size="s", time_share=0.5).efficiency is None
+    assert replace(BARE, time_share=0.5).efficiency is None
 
 
 def test_every_benchmark_module_is_listed():
@@ -61,22 +78,156 @@ def test_every_benchmark_module_is_listed():
     assert set(command.BENCHMARKS) == {path.stem for path in files if "def cases(" in path.read_text(encoding="utf-8")}
 
 
+@pytest.mark.parametrize("quick", [True, False])
+def test_no_two_cases_have_a_name(quick):
+    names = [name for module in command.BENCHMARKS.values() for name, _ in module.cases(quick=quick)]
+    assert len(set(names)) == len(names) > 20
+
+
 @pytest.mark.parametrize("name", list(command.BENCHMARKS))
 def test_every_benchmark_runs(name, tmp_path, capsys):
-    output = tmp_path / "results.md"
-    table = command.main(["--quick", "--only", name, "--output", str(output)])
+    path = tmp_path / "results.json"
+    table = command.main(["--quick", "--device", "cpu", "--only", name, "--results", str(path)])
     lines = [cells(line) for line in table.splitlines()]
-    assert len(lines) == 2 + len(command.BENCHMARKS[name].cases(quick=True)) > 2
+    cases = command.BENCHMARKS[name].cases(quick=True)
+    assert len(lines) >= 2 + len(cases) > 2
     assert all(len(line) == len(HEADINGS) for line in lines)
-    assert table in output.read_text(encoding="utf-8")
+    assert all(line[-1].endswith((".", "is")) for line in lines[2:]), "a row says in words what to take from it"
+    assert table in (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
     assert table in capsys.readouterr().out
+    # two budgets of every mechanism, unless it is compared with a package alone
+    known = [line for line in lines[2:] if line[5] != "–"]
+    assert name in WITHOUT_BUDGETS or len(known) >= 2
 
 
-def test_a_part_of_the_benchmarks_does_not_replace_the_results(monkeypatch, tmp_path):
-    monkeypatch.setattr(command, "RESULTS", tmp_path / "RESULTS.md")
-    monkeypatch.setattr(command, "BENCHMARKS", {"gumbel": command.BENCHMARKS["gumbel"]})
+WITHOUT_BUDGETS = ("cost", "gumbel", "sparse", "perturbed", "governor")
+
+
+class Listed:
+    """Benchmarks of two cases that count how often they are run."""
+
+    def __init__(self) -> None:
+        self.ran: list[str] = []
+        self.wrong = False
+
+    def cases(self, *, quick: bool = False):
+        return [("first", self.first), ("second", self.second)]
+
+    def first(self) -> list[Row]:
+        self.ran.append("first")
+        return [FULL, replace(BARE, note="Said.")]
+
+    def second(self) -> Row:
+        if self.wrong:
+            raise KeyboardInterrupt
+        self.ran.append("second")
+        return replace(BARE, mechanism="n")
+
+
+@pytest.fixture
+def listed(monkeypatch):
+    made = Listed()
+    monkeypatch.setattr(command, "BENCHMARKS", {"listed": made})
+    monkeypatch.setattr(command, "ONLY_CPU", ())
+    return made
+
+
+def test_the_benchmarks_go_on_where_they_were_interrupted(listed, tmp_path):
+    path = tmp_path / "results.json"
+    run = ["--device", "cpu", "--results", str(path)]
+    listed.wrong = True
+    with pytest.raises(KeyboardInterrupt):
+        command.main(run)
+    assert listed.ran == ["first"]
+    listed.wrong = False
+    table = command.main(run)
+    assert listed.ran == ["first", "second"]
+    assert table == markdown([FULL, replace(BARE, note="Said."), replace(BARE, mechanism="n")])
+    assert command.main(run) == table
+    assert listed.ran == ["first", "second"]
+    assert command.main([*run, "--again"]) == table
+    assert listed.ran == ["first", "second"] * 2
+    assert (tmp_path / "RESULTS.md").read_text(encoding="utf-8") == command.document(table)
+    assert json.loads(path.read_text(encoding="utf-8"))["made by"] == "python -m benchmarks"
+
+
+def test_rows_of_other_machines_and_versions_are_kept_and_not_taken(listed, tmp_path, monkeypatch):
+    run = ["--device", "cpu", "--results", str(tmp_path / "results.json")]
+    command.main(run)
+    with monkeypatch.context() as other:
+        other.setattr(kept, "machine", lambda device="cpu": "another machine")
+        command.main(run)
+    with monkeypatch.context() as other:
+        other.setattr(kept, "versions", lambda: "torch 99")
+        command.main(run)
+    assert listed.ran == ["first", "second"] * 3
+    command.main(run)
+    assert len(listed.ran) == 6
+    assert len(json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["measured"]) == 3
+
+
+def test_a_quick_run_keeps_nothing_and_is_never_taken_for_a_full_one(listed, tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "RESULTS", tmp_path / "results.json")
     command.main(["--quick"])
-    assert not command.RESULTS.exists()
+    assert not list(tmp_path.iterdir())
+    run = ["--device", "cpu", "--results", str(tmp_path / "results.json")]
+    command.main([*run, "--quick"])
+    command.main(run)
+    assert len(listed.ran) == 6
+
+
+def test_a_benchmark_that_fails_does_not_stop_the_others(listed, tmp_path, capsys, monkeypatch):
+    def fail():
+        raise ValueError("of this case alone")
+
+    monkeypatch.setattr(listed, "first", fail)
+    with pytest.raises(SystemExit, match="not measured, for the errors above: first on cpu"):
+        command.main(["--device", "cpu", "--results", str(tmp_path / "results.json")])
+    assert listed.ran == ["second"]
+    assert "of this case alone" in capsys.readouterr().err
+
+
+def test_another_device_is_measured_as_well_and_joins_the_table(listed, tmp_path, monkeypatch):
+    where = []
+    monkeypatch.setattr(listed, "second", lambda: where.append(torch.get_default_device().type) or BARE)
+    for module in (command, kept):
+        monkeypatch.setattr(module, "machine", lambda device="cpu": {"cpu": "here"}.get(device, "a GPU"))
+    table = command.main(["--device", "cpu", "--device", "meta", "--results", str(tmp_path / "results.json")])
+    assert where == ["cpu", "meta"]
+    assert cells(table.splitlines()[0])[-2] == "on a GPU"
+
+
+def test_what_is_given_lies_on_the_default_device_and_is_the_same_everywhere():
+    with torch.device("meta"):
+        made = [given.normal(2, 3), given.uniform(2, 3), given.whole(4, 2), *given.digits(2), given.bytes_of_text(2, 8)]
+    assert {one.device.type for one in made} == {"meta"}
+    assert torch.equal(given.normal(2, 3), given.normal(2, 3))
+    assert given.whole(4, 1000).unique().tolist() == [0, 1, 2, 3]
+
+
+def test_a_package_that_is_not_there_is_skipped_with_a_sentence_and_tried_again(tmp_path):
+    name, measure = peer("a mechanism", "no-such-package", pytest.fail)
+    row = measure()
+    assert "no-such-package is not installed; pip install" in row.note
+    store = kept.Kept(tmp_path / "results.json")
+    store.add(name, "cpu", row)
+    assert store.rows(name, "cpu") is None
+    assert kept.Kept(tmp_path / "results.json").shown([name], "cpu") == [row]
+
+
+def test_of_a_package_out_of_the_extras_only_the_module_that_is_asked_for_is_imported(tmp_path, monkeypatch):
+    folder = tmp_path / "fronted"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("import what_nobody_has")
+    (folder / "part.py").write_text("VALUE = 7")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(peers, "version", lambda package: "1.0")
+    _, measure = peer("a", "fronted", lambda module, named: (module.VALUE, named), module="fronted.part", extra=False)
+    try:
+        assert measure() == (7, "fronted 1.0")
+    finally:
+        for name in ("fronted", "fronted.part"):
+            sys.modules.pop(name, None)
 
 
 def test_an_unknown_benchmark_is_an_error_that_names_the_known(capsys):
@@ -86,42 +237,84 @@ def test_an_unknown_benchmark_is_an_error_that_names_the_known(capsys):
     assert all(name in message for name in command.BENCHMARKS)
 
 
-def ran(time_share: float, flops_share: float) -> Race:
-    return Race("ours", "theirs", (round(100 * flops_share), 100), (time_share, 1.0), time_share, (0.0, 9.0))
+def ran(time_share: float, flops_share: float, **more) -> Race:
+    flops = (round(100 * flops_share), 100)
+    return Race("ours", "theirs", flops, (time_share, 1.0), time_share, (0.9 * time_share, 1.1 * time_share), **more)
 
 
-def test_a_race_takes_each_side_in_its_fastest_way_and_counts_that_way():
+def test_a_contest_takes_each_side_in_its_fastest_way_and_counts_that_way():
     small, large = torch.nn.Linear(8, 8), torch.nn.Linear(512, 512)
     few, many = torch.randn(64, 8), torch.randn(4096, 512)
     with torch.inference_mode():
-        run = race(
-            {"slow": lambda: large(many), "fast": lambda: small(few)},
-            {"one": lambda: large(many), "twice": lambda: (large(many), large(many))},
+        found = contest(
+            {
+                "little": {"slow": lambda: large(many), "fast": lambda: small(few)},
+                "all": {"slow": lambda: (large(many), large(many), large(many)), "once": lambda: large(many)},
+            },
+            {"one": lambda: large(many), "thrice": lambda: (large(many), large(many), large(many))},
+            masked={"little": lambda: (large(many), small(few))},
             repeats=7,
         )
-    assert (run.ours, run.peer) == ("fast", "one")
+    run = found["little"]
+    assert [(one.ours, one.peer) for one in found.values()] == [("fast", "one"), ("once", "one")]
     assert run.flops == (2 * 64 * 8 * 8, 2 * 4096 * 512 * 512)
+    assert found["all"].flops_share == 1
+    assert run.masked[0] == pytest.approx(1 + run.flops_share)
+    assert run.masked[1] > run.time_share
+    assert found["all"].masked is None
     assert run.efficiency == pytest.approx(run.flops_share / run.time_share)
     assert run.interval[0] <= run.time_share <= run.interval[1]
+    assert all(0 < inside < 1 for inside in run.inside)
     row = run.row("few", "small", note="how")
-    assert (row.mechanism, row.size, row.peer) == ("few, fast", "small", "dense, one")
+    assert (row.mechanism, row.size, row.peer) == ("few", "small", "dense")
     assert (row.flops_share, row.time_share, row.interval) == (run.flops_share, run.time_share, run.interval)
     assert row.efficiency == run.efficiency
     rates = [flops / seconds for flops, seconds in zip(run.flops, run.seconds, strict=True)]
     assert row.matmul_share / row.peer_matmul_share == pytest.approx(rates[0] / rates[1])
-    assert row.note == f"how; {run.milliseconds}"
-    assert run.row("few", "small").note == run.milliseconds
+    assert row.note == f"{run.saves()}; how."
+
+
+def test_a_row_says_what_is_saved_and_where_the_rest_is_lost():
+    assert ran(0.5, 0.5).saves() == "50 % of the time saved (500 ms against 1000 ms)"
+    assert ran(1.5, 0.5).saves() == "slower: 1.50 × the time (1500 ms against 1000 ms)"
+    assert ran(0.95, 0.5).saves().startswith("no clear difference in time")
+    assert ran(0.5, 0.5).says(None) == ""
+    assert ran(0.5, 0.5).says(1.0) == "at or above the aim, an efficiency of 1"
+    assert ran(0.52, 0.5).says(1.0) == "not clearly below the aim of 1"
+    # half the FLOPs in 0.4 seconds of products, where the peer took 0.8: 1.0 of its rate; and 0.4 against 0.2 elsewhere
+    assert ran(0.8, 0.5, inside=(0.5, 0.8)).says(1.0) == (
+        "below the aim of 1: its products run at 1.00 of the peer's rate, and 50 % of its time goes elsewhere "
+        "(peer's: 20 %)"
+    )
+
+
+def test_a_package_that_is_faster_is_called_so_and_why():
+    def slow():
+        time.sleep(3e-3)
+
+    def fast():
+        time.sleep(1e-4)
+
+    row = against("m", "s", "a package", fast, slow, slower="because", note="n", flops=False, repeats=7)
+    assert re.fullmatch(r"[\d.]+ times as fast as the package \(.* ms against .* ms\); n\.", row.note)
+    row = against("m", "s", "a package", slow, fast, slower="because", note="n", flops=False, repeats=7)
+    assert re.fullmatch(r"the package is faster \(.* ms against .* ms\): because; n\.", row.note)
+    assert row.interval[0] > 1
+    assert against("m", "s", "a package", fast, fast, slower="because", flops=False, repeats=7).flops_share is None
 
 
 def test_where_a_mechanism_pays_is_from_where_on_it_never_loses_again():
     runs = {1: ran(1.2, 0.5), 2: ran(0.9, 0.5), 3: ran(1.01, 0.5), 4: ran(0.6, 0.5), 5: ran(0.4, 0.5)}
-    said = where_it_pays("dim", list(runs), runs.__getitem__)
-    assert said.startswith("by dim: faster than dense from 4 on, efficiency of 1 and more from 5 on (1: 1.20 of")
-    assert "at none up to 3" in where_it_pays("dim", [1, 2, 3], runs.__getitem__)
-    assert "faster than dense at all from 4 on" in where_it_pays("dim", [4, 5], runs.__getitem__)
     row = pays("half", "dim 1 to 5", "dim", list(runs), runs.__getitem__)
-    assert (row.mechanism, row.size, row.note) == ("half: where it pays", "dim 1 to 5", said)
+    assert (row.mechanism, row.size) == ("half: where it breaks even", "dim 1 to 5")
+    assert row.note == (
+        "by dim: faster than dense from 4 on (share of its time 1: 1.20, 2: 0.90, 3: 1.01, 4: 0.60, 5: 0.40); "
+        "efficiency of 1 and more from 5 on."
+    )
     assert row.efficiency is None
+    assert "faster than dense at none up to 3" in pays("half", "s", "dim", [1, 2, 3], runs.__getitem__).note
+    assert "faster than dense at all from 4 on" in pays("half", "s", "dim", [4, 5], runs.__getitem__).note
+    assert pays("half", "s", "dim", [1, 4], runs.__getitem__).note.endswith("at none up to 4; the best is 0.83.")
 
 
 def test_a_file_of_results_is_short_and_holds_what_was_found(tmp_path):
@@ -223,5 +416,8 @@ def test_a_finished_study_runs_nothing_again_and_leaves_its_file_alone(name, tmp
 @pytest.mark.parametrize("path", sorted(Path(command.__file__).parent.glob("*.json")), ids=lambda path: path.stem)
 def test_a_file_of_results_names_the_study_that_is_there(path):
     made = json.loads(path.read_text(encoding="utf-8"))["made by"]
+    if path == command.RESULTS:
+        assert made == "python -m benchmarks"
+        return
     assert made == f"python -m benchmarks.{path.stem}"
     assert path.with_suffix(".py").exists()

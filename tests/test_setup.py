@@ -55,6 +55,16 @@ ONLY_PRETRAINED = {
 
 # What `make browser` brings.
 ONLY_BROWSER = {"greenlet", "playwright"}
+ONLY_PEERS = {
+    "colt5-attention",
+    "einops",
+    "hyper-connections",
+    "local-attention",
+    "st-moe-pytorch",
+    "tiny-recursive-model",
+    "torch-einops-utils",
+    "vit-pytorch",
+}
 
 
 def pins() -> dict[str, Requirement]:
@@ -98,7 +108,7 @@ def test_what_is_installed_is_what_the_constraints_say() -> None:
             try:
                 there = importlib.metadata.version(name)
             except importlib.metadata.PackageNotFoundError:
-                if name in ONLY_PRETRAINED | ONLY_BROWSER:
+                if name in ONLY_PRETRAINED | ONLY_BROWSER | ONLY_PEERS:
                     continue
                 there = "missing"
             if there != pinned(pin):
@@ -106,7 +116,7 @@ def test_what_is_installed_is_what_the_constraints_say() -> None:
     assert different == []
 
 
-@pytest.mark.parametrize("extra", [None, "course", "test", "oracles", "browser", "pretrained"])
+@pytest.mark.parametrize("extra", [None, "course", "test", "oracles", "peers", "browser", "pretrained"])
 def test_every_dependency_is_pinned_to_a_version_that_it_allows(extra: str | None) -> None:
     wanted = PROJECT["dependencies"] if extra is None else PROJECT["optional-dependencies"][extra]
     there = pins()
@@ -120,7 +130,8 @@ def test_every_dependency_is_pinned_to_a_version_that_it_allows(extra: str | Non
 
 def test_torch_and_what_comes_with_it_are_not_among_the_constraints() -> None:
     # They differ between machines with and without a GPU, and are pinned in the Makefile.
-    assert [name for name in pins() if name.startswith(("torch", "nvidia", "cuda"))] == []
+    comes = [name for name in pins() if name.startswith(("torch", "nvidia", "cuda")) and name != "torch-einops-utils"]
+    assert comes == []
     assert importlib.metadata.version("torch").split("+")[0] == VARIABLES["TORCH"]
 
 
@@ -137,7 +148,7 @@ def test_conda_gets_the_same_environment_as_make() -> None:
     assert re.findall(r"pip install .*-e '([^']+)'", MAKEFILE) == [".[browser]", ".[pretrained]"]
     assert ours == f"-e .[{VARIABLES['EXTRAS']}]"
     extras = set(VARIABLES["EXTRAS"].split(","))
-    assert extras == set(PROJECT["optional-dependencies"]) - {"kernels", "browser", "pretrained"}
+    assert extras == set(PROJECT["optional-dependencies"]) - {"kernels", "peers", "browser", "pretrained"}
     assert len(pip) == 4, "what else does conda install that make does not?"
 
 
