@@ -9,10 +9,12 @@ that doubles its reach with every layer needs ⌈log₂(hops)⌉ of them. All ot
 letter for an answer by one fixed table: no layer is needed. A mark in its embedding tells a name from a letter, and as
 many tokens may run in a layer of a mixture as there are names.
 
-All models see the same sequences in the same order, for as many steps. In a mixture every layer is a mixture of depths,
-where the paper has every other one: dense layers between would follow the chains by themselves. Its capacity begins at
-1 and narrows, as in unit 06. Two dense models have at least the FLOPs of the mixtures, and at most. What is counted is
-a forward pass at the final capacity, a multiply-add being 2 FLOPs.
+All models see the same sequences in the same order, for as many steps; a letter's loss weighs a tenth of a name's. In a
+mixture every layer is a mixture of depths, where the paper has every other one: dense layers between would follow the
+chains by themselves. Its capacity begins at 1 and narrows, as in unit 06, because a block hears of chosen tokens alone.
+Weights are σ(r), where the paper has r: while all tokens run, a layer may learn a negative r for names, and then loses
+them when it has to choose the largest; the last arm has r, to show it. What is counted is a forward pass at the final
+capacity, a multiply-add being 2 FLOPs.
 """
 
 import time
@@ -31,7 +33,7 @@ from dynlib.backbone import Block
 from dynlib.cost import count
 from dynlib.data import chains
 from dynlib.deciding import record
-from dynlib.tokens.mixture_of_depths import MixtureOfDepths
+from dynlib.tokens.mixture_of_depths import MixtureOfDepths, Routing, Weight
 from dynlib.training import train
 
 RESULTS = Path(__file__).with_suffix(".json")
@@ -42,22 +44,30 @@ SETTINGS: dict[str, Any] = {
     "names": 8,
     "ends": 2,
     "letters": 8,
+    "letters weigh": 0.1,
     "hard": 3,
     "batch": 32,
-    "narrowing": {"hold": 0.3, "end": 0.6},
-    "weight": "linear",
+    "narrowing": {"hold": 0.3, "end": 0.55},
     "model": {"dim": 32, "heads": 2, "hidden": 64},
     "depth": 6,
-    "training": {"steps": 600, "lr": 4e-3, "weight_decay": 0.01},
+    "training": {"steps": 750, "lr": 4e-3, "weight_decay": 0.01},
 }
 ARMS = {
     "dense": "all layers for all tokens",
-    "top-k": "every layer runs for the tokens that its router likes best",
+    "top-k": "every layer runs for the tokens that its router likes best, weighted by σ(r)",
     "oracle": "as top-k, but who is a name is told",
     "random": "who runs is drawn, and the weight is the router's",
     "gaussian": "a normal number is drawn for each token: the largest run, weighted by it",
-    "equal": "dense, fewer layers, at least the FLOPs of the mixtures",
-    "half": "dense, half of the layers",
+    "equal": "dense, one layer: more FLOPs than the mixtures have",
+    "top-k, linear": "as top-k, weighted by r itself",
+}
+
+
+ROUTED: dict[str, tuple[Routing, Weight]] = {
+    "top-k": ("top_k", "sigmoid"),
+    "random": ("random", "sigmoid"),
+    "gaussian": ("gaussian", "linear"),
+    "top-k, linear": ("top_k", "linear"),
 }
 
 
@@ -113,7 +123,7 @@ class Told(nn.Module):
         where = chosen.nonzero()[:, 1].view(len(x), -1)
         spread = where[..., None].expand(-1, -1, x.shape[-1])
         taken = x.gather(1, spread)
-        return x.scatter_add(1, spread, self.router(taken) * self.block.update(taken))
+        return x.scatter_add(1, spread, self.router(taken).sigmoid() * self.block.update(taken))
 
 
 class Reader(nn.Module):
@@ -122,16 +132,15 @@ class Reader(nn.Module):
     def __init__(self, arm: str) -> None:
         super().__init__()
         dim, names, letters = SETTINGS["model"]["dim"], SETTINGS["names"], SETTINGS["letters"]
-        depth = {"equal": 1, "half": SETTINGS["depth"] // 2}.get(arm, SETTINGS["depth"])
+        depth = 1 if arm == "equal" else SETTINGS["depth"]
         self.name, self.points_to, self.letter = (nn.Embedding(size, dim) for size in (names, names, letters))
         self.kind = nn.Embedding(2, dim)  # a letter, or a name: what a router has to find
         for table in (self.name, self.points_to, self.letter, self.kind):
             nn.init.normal_(table.weight, std=0.5)
         blocks: list[nn.Module] = [Block(**SETTINGS["model"]) for _ in range(depth)]
-        if arm in ("top-k", "random", "gaussian"):
+        if arm in ROUTED:
             capacity = names / SETTINGS["length"]
-            routing: Any = arm.replace("-", "_")
-            weight = SETTINGS["weight"]
+            routing, weight = ROUTED[arm]
             blocks = [MixtureOfDepths(block, capacity, routing=routing, weight=weight) for block in blocks]
         elif arm == "oracle":
             blocks = [Told(block, dim) for block in blocks]  # type: ignore[arg-type]
@@ -181,8 +190,11 @@ def measure(model: Reader, test: Strewn) -> dict[str, Any]:
         "letters": share(~test.is_name),
     }
     if routed:
-        taken = [one.mask for calls in routed.values() for one in calls]
-        found["names among the routed"] = [test.is_name[mask].double().mean().item() for mask in taken]
+        layers = [one for calls in routed.values() for one in calls]
+        found["names among the routed"] = [test.is_name[one.mask].double().mean().item() for one in layers]
+        scores = [one.scores for one in layers if one.scores is not None]
+        for name, mask in (("names", test.is_name), ("letters", ~test.is_name)):
+            found[f"r of {name}"] = [score[mask].mean().item() for score in scores]
     return found
 
 
@@ -196,7 +208,7 @@ def run(arm: str, seed: int) -> dict[str, Any]:
         narrow(step)
         given = strewn(SETTINGS["batch"], seed=seed * 10**6 + step)
         values = F.cross_entropy(model(given).mT, given.answers, reduction="none")
-        return values[given.is_name].mean() + values[~given.is_name].mean()
+        return values[given.is_name].mean() + SETTINGS["letters weigh"] * values[~given.is_name].mean()
 
     start = time.perf_counter()
     train(model, loss, description=f"{arm}, seed {seed}", **SETTINGS["training"])
@@ -212,7 +224,8 @@ def main() -> None:
     """Run what is missing and write the file after every run."""
     torch.set_num_threads(1)
     made = {**head("mixture_of_depths_hard_study"), "settings": SETTINGS, "arms": ARMS, "test sequences": TEST}
-    plan = [{"arm": arm, "seed": seed} for seed in SEEDS for arm in ARMS]
+    *main, last = ARMS
+    plan = [{"arm": arm, "seed": seed} for arms in (main, [last]) for seed in SEEDS for arm in arms]
     for row in Results(RESULTS, made).sweep(plan, run):
         print(f"{row['arm']:9} {row['seed']} hard {row['hard']:.3f} letters {row['letters']:.3f} {row['flops']:.0f}")
 
