@@ -51,6 +51,7 @@ COURSE = [
     "communication",
     "split_learning",
     "one_budget",
+    "claims",
 ]
 """All units in their order; some are to come."""
 

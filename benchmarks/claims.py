@@ -1,0 +1,704 @@
+"""What the papers claim, and what came out here: one row a claim, its number computed from the file of a study.
+
+``python -m benchmarks.claims`` prints the table; ``lectures/18_claims.ipynb`` shows it with pictures. No number of ours
+stands in this file. A claim says which rows of which file it rests on and how they make one number a seed; if the file
+has no such rows any more, it says so and gives no number. How a number is judged: :mod:`benchmarks.claim`.
+"""
+
+import argparse
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from math import log
+from pathlib import Path
+from typing import Any
+
+from benchmarks.claim import FOLDER, Claim, ClaimError, Read, Row, Study, look_up, mean_of
+from dynlib.page import markdown_table
+
+
+def gap(one: Mapping[int, float], other: Mapping[int, float], *, times: float = 1.0) -> list[float]:
+    """one − other for each seed that both have, ``times`` something: 100 makes points of shares."""
+    return [times * (one[seed] - other[seed]) for seed in one if seed in other]
+
+
+def percent(one: Mapping[int, float], other: Mapping[int, float]) -> list[float]:
+    """How much larger one is than the other, in per cent of the other, for each seed that both have."""
+    return [100 * (one[seed] / other[seed] - 1) for seed in one if seed in other]
+
+
+MIDDLE = 4
+"""Layers of MiniLM that the plans of unit 05 change: all but both ends."""
+
+
+def _of_plans(one: str, other: str) -> Callable[[Study], list[float]]:
+    """How much more one plan loses than the other, for each pair of texts."""
+
+    def values(study: Study) -> list[float]:
+        each = [study.one("plans", plan=plan, size=MIDDLE)["each"] for plan in (one, other)]
+        return [a - b for a, b in zip(*each, strict=True)]
+
+    return values
+
+
+def _over_orders(study: Study) -> list[float]:
+    """How much more the reverse order loses than each of the random orders, texts averaged."""
+    reverse, drawn = (study.one("plans", plan=plan, size=MIDDLE) for plan in ("reverse", "shuffle"))
+    return [reverse["loss"] - loss for loss in drawn["orders"]]
+
+
+def _points(part: str, key: str, one: dict[str, Any], other: dict[str, Any]) -> Callable[[Study], list[float]]:
+    """By how many points a share is larger in the rows of one kind than in those of the other."""
+    return lambda study: gap(study.seeds(part, key, **one), study.seeds(part, key, **other), times=100)
+
+
+def _solved(one: str, other: str, *, key: str = "solved") -> Callable[[Study], list[float]]:
+    """Points by which one arm solves more Sudoku than the other after its last step."""
+    return lambda study: gap(
+        study.seeds("runs", "solved", -1, arm=one), study.seeds("runs", key, -1, arm=other), times=100
+    )
+
+
+BITS = "bits_per_character_in_windows_of_128"
+
+
+def _above_dense(kind: str) -> Callable[[Study], list[float]]:
+    """Per cent by which a mixture's bits are below those of a dense model of its FLOPs, between those trained."""
+
+    def values(study: Study) -> list[float]:
+        depths = [study.rows("runs", kind=f"dense, {name}") for name in ("1 layer", "3 layers", "4 layers", "6 layers")]
+        gains = []
+        for seed, flops in study.seeds("runs", "flops", kind=kind).items():
+            dense = sorted((row["flops"], row[BITS]) for rows in depths for row in rows if row["seed"] == seed)
+            paid = study.seeds("runs", BITS, kind=kind)[seed]
+            gains.append(100 * (1 - paid / _between(flops, dense)))
+        return gains
+
+    return values
+
+
+def _between(flops: float, dense: list[tuple[float, float]]) -> float:
+    """What lies at ``flops`` on the broken line through points, over the logarithm of the FLOPs."""
+    for (less, there), (more, then) in pairwise(dense):
+        if less <= flops <= more:
+            return there + (then - there) * (log(flops) - log(less)) / (log(more) - log(less))
+    raise ClaimError(f"{flops:.0f} FLOPs lie outside the dense models that were trained: {dense}")
+
+
+def _matformer(study: Study) -> list[float]:
+    """Per cent by which joint training is above one training a width, the mean over the widths."""
+    joint, alone = (study.rows("runs", arm=arm) for arm in ("joint", "independent"))
+    return [
+        mean_of(100 * (ours / theirs - 1) for ours, theirs in zip(one["bits"], other["bits"], strict=True))
+        for one in joint
+        for other in alone
+        if one["seed"] == other["seed"]
+    ]
+
+
+def _looped_error(study: Study) -> list[float]:
+    """Per cent by which the looped layer's error is above that of the stack, at the loops of training."""
+    error = {
+        arm: {row["seed"]: row["loss"][row["trained_loops"] - 1 if arm == "k x L" else -1] for row in rows}
+        for arm in ("k x L", "kL x 1")
+        if (rows := study.rows("regression", arm=arm))
+    }
+    return percent(error["k x L"], error["kL x 1"])
+
+
+def _other_compressions(study: Study) -> list[float]:
+    """Points of double compression over the best of the others at a hundredth of the traffic."""
+    arms = {row["arm"] for row in study.rows("rows", ratio=0.01)}
+    ends = {arm: study.seeds("rows", "accuracy", arm=arm, ratio=0.01) for arm in sorted(arms)}
+    if "adc" not in ends or len(ends) < 2:
+        raise study.fail("rows of 'adc' and of another compression at the ratio 0.01")
+    ours = ends.pop("adc")
+    return gap(ours, max(ends.values(), key=lambda accuracy: mean_of(accuracy.values())), times=100)
+
+
+def _sent(rival: str) -> Callable[[Study], list[float]]:
+    """Points of the one model over a rule that sends as many tokens, at 10 dB, the mean over the budgets."""
+
+    def values(study: Study) -> list[float]:
+        where = {"snr": 10.0}
+        part, rest = ("per alpha", {}) if rival == "per alpha" else ("rivals", {"arm": rival})
+        ours = "one model, as many tokens" if rival == "per alpha" else "one model"
+        return gap(study.seeds(ours, "accuracy", **where), study.seeds(part, "accuracy", **where, **rest), times=100)
+
+    return values
+
+
+LIGHT = 0.003
+"""The smallest ponder weight of unit 10."""
+
+TRACE = "mixture_of_depths_study"
+CLAIMS = (
+    Claim(
+        "01_cost",
+        "the slides",
+        None,
+        "A model reaches more by thinking for longer",
+        "slides",
+        "accuracy with all steps written down − with none, small model, points",
+        "thinking_study",
+        _points("runs", "accuracy", {"size": "small", "thinking": 7, "votes": 1}, {"size": "small", "thinking": 0}),
+        "There large language models reason in words; here a small one writes down the partial results of a sum.",
+    ),
+    Claim(
+        "02_gumbel",
+        "Jang et al.",
+        "1611.01144",
+        "Networks trained with Gumbel-softmax end better than with score functions",
+        "abstract",
+        "loss with leave-one-out − with ST Gumbel, nats",
+        "gumbel_study",
+        lambda study: gap(
+            study.seeds("runs", "loss", estimator="score function, leave-one-out"),
+            study.seeds("runs", "loss", estimator="ST Gumbel"),
+        ),
+        "Ours is a small network, and every estimator is tuned; leave-one-out may be a better rival than theirs were.",
+        form="+.2f",
+    ),
+    Claim(
+        "02_gumbel",
+        "Liu et al., ReinMax",
+        "2304.08612",
+        "ReinMax trains better than straight-through estimators",
+        "abstract",
+        "loss with ST Gumbel − with ReinMax, nats",
+        "gumbel_study",
+        lambda study: gap(
+            study.seeds("runs", "loss", estimator="ST Gumbel"), study.seeds("runs", "loss", estimator="ReinMax")
+        ),
+        "Other tasks there (generative models, structured output); here one choice of ten inside a small network.",
+        form="+.2f",
+    ),
+    Claim(
+        "03_perturbed",
+        "Berthet et al.",
+        "2002.08676",
+        "Learning through the perturbed solver finds shortest paths that a squared loss does not",
+        "text not read here",
+        "perfect paths through the solver − by squared error with sight of the whole map, points",
+        "paths_study",
+        _points(
+            "runs",
+            "perfect",
+            {"arm": "through the solver", "maps": 4000, "passes": 15},
+            {"arm": "squared error, sees all of the map", "maps": 4000, "passes": 15},
+        ),
+        "Maps of a video game there; drawn terrain, three directions for eight, and a smaller network here.",
+    ),
+    *(
+        Claim(
+            "05_painters",
+            "Sun et al.",
+            "2407.09298",
+            says,
+            "text",
+            measured,
+            "painters_minilm",
+            values,
+            why,
+            form="+.2f",
+            of="pairs of texts",
+            also=also,
+        )
+        for says, measured, values, also, why in (
+            (
+                "Middle repeat, one layer in place of all, is the worst",
+                "loss of middle repeat − of skip, nats",
+                _of_plans("middle_repeat", "skip"),
+                None,
+                "Their models have 24 to 80 layers, of which many can be spared; MiniLM has six.",
+            ),
+            (
+                "A random order is gentler than the reverse",
+                "loss of reverse − of random orders, nats",
+                _of_plans("reverse", "shuffle"),
+                _over_orders,
+                "Benchmarks of tasks and ten orders there; the loss on pairs of texts and five orders here.",
+            ),
+            (
+                "Looping the parallel layers is gentler than running them once",
+                "loss of parallel − of looped parallel, nats",
+                _of_plans("parallel", "looped_parallel"),
+                None,
+                "The same three rounds as there, of four layers where they loop many.",
+            ),
+        )
+    ),
+    *(
+        Claim(
+            "06_colt5",
+            "Ainslie et al.",
+            "2303.09752",
+            says,
+            "text",
+            measured,
+            "colt5_study",
+            _points("runs", "accuracy", {"arm": "learned"}, {"arm": rival}),
+            why,
+            theirs=theirs,
+        )
+        for says, measured, rival, theirs, why in (
+            (
+                "Evenly spaced routing loses 2 points on average",
+                "learned − evenly spaced from the question on, points",
+                "anchored",
+                2.0,
+                "A guess: in long texts much is said twice and windows carry much; here one token holds the answer.",
+            ),
+            (
+                "One router for queries and keys loses half a point",
+                "learned − one vector for both, points",
+                "one for both",
+                0.5,
+                "Here the two jobs want different tokens, the question and the needles, by the way the data are made.",
+            ),
+        )
+    ),
+    Claim(
+        "07_mixture_of_depths",
+        "Raposo et al.",
+        "2404.02258",
+        "On text, up to 1.5 % better than a dense model of equal FLOPs",
+        "text not read here",
+        "bits of a dense model of as many FLOPs − of top-k at 12.5 %, per cent",
+        TRACE,
+        _above_dense("top-k, 12.5 %"),
+        "They fit size and steps to a budget of training; here six layers, on a text where depth is worth little.",
+        theirs=1.5,
+    ),
+    Claim(
+        "07_mixture_of_depths",
+        "Raposo et al.",
+        "2404.02258",
+        "Routing by random numbers is much worse than by a learned router",
+        "text not read here",
+        "bits with Gaussian numbers for routers − with top-k, on text",
+        TRACE,
+        lambda study: gap(
+            study.seeds("runs", BITS, kind="gaussian, 12.5 %"), study.seeds("runs", BITS, kind="top-k, 12.5 %")
+        ),
+        "The dense layers between the mixtures carry everybody, here as there; the models differ by a thousandfold.",
+        form="+.3f",
+    ),
+    Claim(
+        "07_mixture_of_depths",
+        "Raposo et al.",
+        "2404.02258",
+        "A causal predictor agrees with top-k in 97 % of the cases or more",
+        "text not read here",
+        "share of tokens on which they agree, per cent; above 97 is yes",
+        TRACE,
+        lambda study: [
+            100 * share for share in study.seeds("runs", "agreement_of_predictor", kind="top-k, 12.5 %").values()
+        ],
+        "A shorter training; a rule that always says no agrees in 87.5 %, there as here.",
+        form=".1f",
+        above=97.0,
+    ),
+    Claim(
+        "08_experts",
+        "Fedus et al.",
+        "2101.03961",
+        "At equal FLOPs, a layer of many experts is better than a dense one",
+        "text",
+        "bits per byte of dense − of top-1 of 8",
+        "experts_study",
+        lambda study: gap(study.seeds("runs", "bits", arm="dense"), study.seeds("runs", "bits", arm="top-1 of 8")),
+        "128 experts and a hundred thousand steps there; eight and a thousand here.",
+        form="+.3f",
+    ),
+    Claim(
+        "08_experts",
+        "Fedus et al.",
+        "2101.03961",
+        "One expert a token does as well as two",
+        "text",
+        "bits per byte of top-2 − of top-1; above 0 is yes",
+        "experts_study",
+        lambda study: gap(study.seeds("runs", "bits", arm="top-2 of 8"), study.seeds("runs", "bits", arm="top-1 of 8")),
+        "There the second expert costs FLOPs on top; here two of half the size cost as much as one.",
+        form="+.3f",
+    ),
+    Claim(
+        "08_experts",
+        "Roller et al.",
+        "2106.04426",
+        "A fixed table of hashes routes as well as a learned router, or better",
+        "abstract",
+        "bits per byte of learned − of hashed routing",
+        "experts_study",
+        lambda study: gap(study.seeds("runs", "bits", arm="top-1 of 8"), study.seeds("runs", "bits", arm="hash of 8")),
+        "A token is a byte here, for which a table is a strong hint; a word piece there.",
+        form="+.3f",
+    ),
+    Claim(
+        "09_matformer",
+        "Devvrit et al.",
+        "2310.07707",
+        "Models taken out of one training are comparable to models trained one by one",
+        "abstract",
+        "bits above those of single models, per cent, mean of four widths; within 2 is yes",
+        "matformer_study",
+        _matformer,
+        "2.6 billion parameters there; here four layers, whose attention was trained before.",
+        above=None,
+        within=2.0,
+    ),
+    Claim(
+        "10_avit",
+        "Yin et al.",
+        "2112.07658",
+        "62 % more images a second (DeiT-Tiny)",
+        "abstract",
+        "images a second above those of the plain model, per cent, smallest ponder weight",
+        "avit_study",
+        lambda study: [100 * (ratio - 1) for ratio in study.seeds("runs", "throughput", 0, weight=LIGHT).values()],
+        "197 tokens on a GPU there; 37 tokens on one thread of a CPU here, and a model that is not DeiT.",
+        form="+.0f",
+        theirs=62.0,
+    ),
+    Claim(
+        "10_avit",
+        "Yin et al.",
+        "2112.07658",
+        "…at 0.3 points less accuracy",
+        "abstract",
+        "accuracy − that of the plain model, points; within 1 is yes",
+        "avit_study",
+        _points("runs", "accuracy", {"weight": LIGHT}, {"weight": "plain"}),
+        "A hundred epochs on ImageNet there, 700 steps on digits in clutter here.",
+        above=None,
+        within=1.0,
+    ),
+    Claim(
+        "10_avit",
+        "Yin et al.",
+        "2112.07658",
+        "Depth filters the informative patches",
+        "abstract",
+        "AUC of a patch's depth for the digit − AUC of its ink",
+        "avit_study",
+        lambda study: [
+            auc - study.found["auc of the ink"] for auc in study.seeds("runs", "auc", weight=LIGHT).values()
+        ],
+        "They show maps; here masks are known, and a rule without a network, the ink, stands beside it.",
+        form="+.3f",
+    ),
+    Claim(
+        "11_looped",
+        "Yang et al.",
+        "2311.12424",
+        "A looped layer fits data as well as a deep stack, with a tenth of its parameters",
+        "abstract",
+        "error of one layer looped ten times above that of ten layers, per cent; within 25 is yes",
+        "looped_study",
+        _looped_error,
+        "Their model is wider, learns for longer, and loops 30 times; ours reads three features.",
+        above=None,
+        within=25.0,
+    ),
+    *(
+        Claim(
+            "11_looped",
+            "Saunshi et al.",
+            "2502.17416",
+            says,
+            "abstract",
+            measured,
+            "looped_study",
+            _points("hops", "accuracy", {"arm": "k x L"}, {"arm": rival}),
+            "Pointers are given as such here; p-hop induction has to find them in a text.",
+            above=above,
+            within=5.0,
+        )
+        for says, measured, rival, above in (
+            (
+                "k layers looped L times nearly match kL layers",
+                "hops followed rightly, looped − stack, points; within 5 is yes",
+                "kL x 1",
+                None,
+            ),
+            (
+                "…and are far better than k layers",
+                "hops followed rightly, looped − one pass, points",
+                "k x 1",
+                0.0,
+            ),
+        )
+    ),
+    *(
+        Claim(
+            "12_recursion",
+            "Jolicoeur-Martineau",
+            "2510.04871",
+            says,
+            "text",
+            measured,
+            "recursion_study",
+            values,
+            why,
+            theirs=theirs,
+        )
+        for says, measured, values, theirs, why in (
+            (
+                "A gradient through all calls of the last recursion: +30.9 points",
+                "solved with it − with a gradient through the last two calls alone, points",
+                _solved("whole", "one-step gradient"),
+                87.4 - 56.5,
+                "Two of three calls here, two of seven there; and at equal FLOPs the short one trains for longer.",
+            ),
+            (
+                "Averaging the weights: +7.5 points",
+                "solved by the average − by the last weights, points",
+                _solved("whole", "whole", key="solved_raw"),
+                87.4 - 79.9,
+                "A short training whose rate does not fall ends anywhere, and an average makes up for it.",
+            ),
+            (
+                "Supervising every step of 16 in place of one: +20 points (of HRM, by ARC Prize)",
+                "solved with 16 supervised steps − with one, points",
+                _solved("whole", "one supervision step"),
+                20.0,
+                "Puzzles are plenty here, and at equal FLOPs the time that one puzzle takes is missing for others.",
+            ),
+            (
+                "Recursion solves what one pass does not: 87.4 against 0 %",
+                "solved − by a plain model of as many parameters, points",
+                _solved("whole", "plain, equal parameters"),
+                87.4,
+                "Sudoku of 6 × 6 here, of which a plain model solves some.",
+            ),
+        )
+    ),
+    Claim(
+        "13_acm",
+        "Wójcik et al.",
+        "2312.10193",
+        "Better than other ways of conditional computation at the same cost",
+        "text",
+        "accuracy − that of layers that are simply narrower, at β = 0.4, points",
+        "acm_study",
+        _points("rows", "accuracy", {"arm": "acm", "budget": 0.4}, {"arm": "static", "budget": 0.4}),
+        "Their rivals are A-ViT, MoEfication and early exits on ImageNet, after 97 epochs; ours is the trivial one.",
+    ),
+    Claim(
+        "13_acm",
+        "Wójcik et al.",
+        "2312.10193",
+        "With the budget loss alone, the modules become static",
+        "text",
+        "variance over tokens of the share that runs, with that loss alone, in per cent of that with all three; within "
+        "50 is yes",
+        "acm_study",
+        lambda study: [
+            100 + more
+            for more in percent(
+                study.seeds("rows", "variance over tokens", arm="budget alone", budget=0.4),
+                study.seeds("rows", "variance over tokens", arm="acm", budget=0.4),
+            )
+        ],
+        "Few steps here, from gates that were trained to differ.",
+        form=".0f",
+        above=None,
+        within=50.0,
+    ),
+    Claim(
+        "13_acm",
+        "Wójcik et al.",
+        "2312.10193",
+        "The budget goes to the meaningful patches",
+        "text",
+        "AUC of what a patch gets, digit against pieces of digits, − 0.5",
+        "acm_study",
+        lambda study: [
+            auc - 0.5 for auc in study.seeds("rows", "auc against fragments", arm="acm", budget=0.4).values()
+        ],
+        "They show maps of photographs; here the rest of the picture is made of the same strokes as the digit.",
+        form="+.3f",
+    ),
+    *(
+        Claim(
+            "15_communication",
+            "Devoto et al.",
+            arxiv,
+            says,
+            "abstract",
+            measured,
+            "communication_study",
+            _sent(rival),
+            why,
+            above=above,
+            within=2.0,
+        )
+        for says, arxiv, measured, rival, above, why in (
+            (
+                "One model for every budget replaces a model for each",
+                "2405.02330",
+                "accuracy of the one model − of one trained for the budget, 10 dB, points; within 2 is yes",
+                "per alpha",
+                None,
+                "A short training, in which a model held to few tokens learns little.",
+            ),
+            (
+                "Choosing the tokens consistently beats the baselines: chance",
+                "2505.17604",
+                "accuracy − when any tokens are sent, as many, 10 dB, points",
+                "random",
+                0.0,
+                "Their baselines are others, and photographs have more to tell apart than digits.",
+            ),
+            (
+                "…and a rule: the ink",
+                "2505.17604",
+                "accuracy − when the patches with the most ink are sent, as many, 10 dB, points",
+                "ink",
+                0.0,
+                "Digits are ink, so that this rule, which costs nothing, is a strong rival; not so for photographs.",
+            ),
+        )
+    ),
+    Claim(
+        "16_split_learning",
+        "Alvetreti et al.",
+        "2509.15058",
+        "Double compression reaches more than other split learning at little communication",
+        "abstract",
+        "accuracy − that of the best other at 1/100 of the traffic, points",
+        "split_study",
+        _other_compressions,
+        "DeiT on CIFAR-100 and Food-101 there; a small model that learns to read turned digits here.",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Live:
+    """A claim whose number is measured on the reader's machine, in a lecture, and stands in no file."""
+
+    unit: str
+    paper: str
+    arxiv: str | None
+    says: str
+    read: Read
+    cell: str
+    """The cell of the lecture that measures it."""
+
+
+LIVE = (
+    Live(
+        "01_cost",
+        "Luccioni et al.",
+        "2311.16863",
+        "To generate a text takes more energy than to classify an image",
+        "text not read here",
+        "paper-here",
+    ),
+    Live(
+        "01_cost", "the slides", None, "Cost grows about linearly with the tokens of reasoning", "slides", "paper-here"
+    ),
+    Live(
+        "02_gumbel",
+        "Maddison et al.",
+        "1611.00712",
+        "Rounding a relaxed sample gives the exact law at every temperature",
+        "text not read here",
+        "paper-table",
+    ),
+    Live(
+        "03_perturbed",
+        "Peters et al.",
+        "1905.05702",
+        "α-entmax is sparse and scales to large vocabularies",
+        "abstract",
+        "paper-table",
+    ),
+    Live(
+        "03_perturbed",
+        "Ahmed et al.",
+        "2210.01941",
+        "Exact marginals give gradients of lower bias and variance",
+        "abstract",
+        "paper-table",
+    ),
+    Live(
+        "04_early_exit",
+        "Kaya et al.",
+        "1810.07052",
+        "Exits cut the mean cost by more than half and keep the accuracy",
+        "abstract",
+        "paper-table",
+    ),
+    Live(
+        "04_early_exit",
+        "Angelopoulos et al.",
+        "2110.01052",
+        "The promise is broken in at most ε of the calibrations",
+        "text not read here",
+        "paper-table",
+    ),
+    Live(
+        "04_early_exit",
+        "Schuster et al.",
+        "2207.07061",
+        "Up to 3 times as fast, with the quality kept",
+        "abstract",
+        "paper-table",
+    ),
+    Live(
+        "04_early_exit",
+        "Elhoushi et al.",
+        "2404.16710",
+        "By self-speculation up to 2.16 times as fast",
+        "abstract",
+        "paper-table",
+    ),
+    Live(
+        "06_colt5", "Ainslie et al.", "2303.09752", "50 to 100 % faster than LongT5 in inference", "text", "paper-table"
+    ),
+    Live(
+        "07_mixture_of_depths",
+        "Raposo et al.",
+        "2404.02258",
+        "A step of writing can be 50 % faster and more",
+        "abstract",
+        "paper-table",
+    ),
+    Live("13_acm", "Wójcik et al.", "2312.10193", "Latency is linear in the learners that run", "text", "paper-table"),
+)
+
+
+def rows(folder: Path = FOLDER) -> list[Row]:
+    """All claims with their numbers, by unit, in the order of :data:`CLAIMS`."""
+    return [look_up(claim, folder) for claim in sorted(CLAIMS, key=lambda claim: claim.unit)]
+
+
+HEADS = ("the claim", "whose", "read in", "here", "so", "made by", "what differs")
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """A row of the table under :data:`HEADS`."""
+    claim = row.claim
+    whose = f"[{claim.paper}](https://arxiv.org/abs/{claim.arxiv})" if claim.arxiv else claim.paper
+    return (
+        claim.says,
+        whose,
+        claim.read,
+        f"{claim.measured}: **{row.told}**",
+        f"**{row.verdict}**",
+        f"`{row.made_by}`",
+        claim.why,
+    )
+
+
+def main() -> None:
+    """Print the table."""
+    argparse.ArgumentParser(prog="python -m benchmarks.claims", description=__doc__).parse_args()
+    print(markdown_table(("unit", *HEADS), ((row.claim.unit, *cells(row)) for row in rows())))
+
+
+if __name__ == "__main__":
+    main()
