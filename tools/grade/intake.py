@@ -174,7 +174,8 @@ def _files(folder: Path, notes: list[str]) -> Iterator[_File]:
 
 def _from_disk(path: Path, name: str = "") -> _File:
     try:
-        return _File(name or path.name, _read(path, LARGEST))
+        raw = _read(path, LARGEST)
+        return _File(name or path.name, raw, "" if raw else "the file is empty")
     except Unreadable as error:
         return _File(name or path.name, why_not=str(error))
 
@@ -248,7 +249,7 @@ def _entries(archive: zipfile.ZipFile, zip_name: str, told: list[str], deep: boo
             left = max(left, 0)
             continue
         if not nested:
-            yield _File(name, raw)
+            yield _File(name, raw, "" if raw else "the file is empty")
             continue
         try:
             with zipfile.ZipFile(io.BytesIO(raw)) as inner:
