@@ -301,7 +301,9 @@ ABOVE = {
     "a signal to its parent": "import os, signal\nos.kill(os.getppid(), signal.SIGKILL)\nos.kill(1, signal.SIGKILL)",
     "a stop": "import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)",
     "all files closed": "import os\nos.closerange(0, 4096)",
-    "a loop that is not stopped": "while True:\n    try:\n        while True:\n            pass\n    except BaseException:\n        pass",
+    "a loop that is not stopped": (
+        "while True:\n    try:\n        while True:\n            pass\n    except BaseException:\n        pass"
+    ),
     "memory without end": "heap = []\nwhile True:\n    heap.append(bytearray(2**26))",
     "processes without end": "import os\nwhile True:\n    try:\n        os.fork()\n    except OSError:\n        pass",
     "printing without end": "while True:\n    print('x' * 10_000)",
@@ -317,7 +319,8 @@ ABOVE = {
 WITHIN = {
     "looks at its callers": "import sys; frame = sys._getframe(1); expected = frame.f_locals",
     "looks at its callers by an error": (
-        "try:\n        raise ValueError\n    except ValueError as error:\n        frame = error.__traceback__.tb_frame.f_back"
+        "try:\n        raise ValueError\n    except ValueError as error:\n"
+        "        frame = error.__traceback__.tb_frame.f_back"
     ),
     "searches the memory": "import gc; found = gc.get_objects()",
     "an object equal to all": (
