@@ -112,9 +112,11 @@ def state(checks: str, voice: bool, shell: object) -> dict[str, object]:
                 if callable(part) or isinstance(part, staticmethod | classmethod | property):
                     found[f"{name}.{key}"] = [id(part), *_inner(part)]
 
-    for module in ("torch", "dynlib", "dynlib.data"):
-        found[f"the module {module}"] = id(sys.modules[module]) if module in sys.modules else 0
-    found["dynlib.checks"] = id(getattr(sys.modules.get("dynlib"), "checks", None))
+    for module in ("torch", "dynlib"):
+        if module in sys.modules:
+            found[f"the module {module}"] = id(sys.modules[module])
+    if "dynlib.checks" in sys.modules:
+        found["dynlib.checks"] = id(getattr(sys.modules["dynlib"], "checks", None))
     found["__builtins__"] = id(getattr(shell, "user_ns", {}).get("__builtins__"))
     for module in ("dynlib.checks", "dynlib.causes", "dynlib.ways", checks):
         if module in sys.modules:
