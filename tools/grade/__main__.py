@@ -16,7 +16,7 @@ from pathlib import Path
 from sqlalchemy.exc import SAWarning
 from tqdm import tqdm
 
-from tools.grade import batch, book, pages, sandbox, tables
+from tools.grade import batch, book, pages, sandbox, similar, tables
 from tools.grade.intake import class_list, gather
 from tools.grade.rules import Late
 from tools.grade.sandbox import Limits
@@ -107,7 +107,7 @@ def give_back(course: Path, names: Sequence[str], people: list[dict[str, str]], 
     for unit in names:
         found = tables.rows(unit, results, people, marks, late)
         files = tables.put(course, unit, found, people)
-        page = pages.put(course, unit, found, told, late)
+        page = pages.put(course, unit, found, told, late, similar.of_unit(course / "graded", unit))
         states = Counter(row.state for row in found)
         print(f"{unit}: {', '.join(f'{count} {state}' for state, count in sorted(states.items())) or 'nobody'}")
         for row in found:

@@ -8,6 +8,7 @@ from pathlib import Path
 from tools.grade.files import write
 from tools.grade.room import points
 from tools.grade.rules import Late
+from tools.grade.similar import Pair
 from tools.grade.tables import Row
 
 STYLE = """
@@ -66,8 +67,8 @@ def feedback(unit: str, row: Row, late: Late) -> str:
     return _page(f"{unit}: your feedback", body)
 
 
-def teacher(unit: str, found: Sequence[Row], told: Sequence[str]) -> str:
-    """Who has what, how long it took, and which task fails most often with which misconception."""
+def teacher(unit: str, found: Sequence[Row], told: Sequence[str], alike: Sequence[Pair] = ()) -> str:
+    """Who has what, how long it took, which task fails most often with which misconception, and who wrote alike."""
     states = Counter(row.state for row in found)
     body = ["<p>" + ", ".join(f"{count} {state}" for state, count in sorted(states.items())) + ".</p>"]
     looks = [row for row in found if row.state in ("tampered", "unread") or (row.result and row.result["look"])]
@@ -82,6 +83,15 @@ def teacher(unit: str, found: Sequence[Row], told: Sequence[str]) -> str:
             body.append(f"<tr><td>{html.escape(row.student)}<td>{row.state}<td>{lines}")
         body.append("</table>")
     body += _misconceptions(unit, found)
+    if alike:
+        body.append(
+            "<h2>Alike beyond chance</h2>\n<p>The same beyond renaming, where few others wrote so: a hint, and "
+        )
+        body.append("no more.</p>\n<table><tr><th>student<th>student<th>bits<th>tasks")
+        for pair in alike[:50]:
+            names = f"{html.escape(pair.first)}<td>{html.escape(pair.second)}"
+            body.append(f"<tr><td>{names}<td class=number>{pair.bits:.1f}<td>{html.escape(', '.join(pair.tasks))}")
+        body.append("</table>")
     body.append("<h2>Everybody</h2>\n<table><tr><th>student<th>name<th>state<th>points<th>seconds<th>notes")
     for row in found:
         notes = "; ".join([*([row.why] if row.why else []), *(row.result or {"notes": []})["notes"]])
@@ -120,11 +130,13 @@ def _misconceptions(unit: str, found: Sequence[Row]) -> list[str]:
     return [*body, "</table>"]
 
 
-def put(course: Path, unit: str, found: Sequence[Row], told: Sequence[str], late: Late) -> Path:
+def put(
+    course: Path, unit: str, found: Sequence[Row], told: Sequence[str], late: Late, alike: Sequence[Pair] = ()
+) -> Path:
     """Write all pages of a unit; the teacher's path."""
     for row in found:
         if row.result is not None:
             write(course / "feedback" / row.student / unit / f"{unit}.html", feedback(unit, row, late))
     path = course / "grades" / f"{unit}.html"
-    write(path, teacher(unit, found, told))
+    write(path, teacher(unit, found, told, alike))
     return path
