@@ -36,7 +36,7 @@ endif
 # Jupyter refuses to serve as root, which is who one is in a container, unless told so.
 ROOT_FLAG := $(shell [ "$$(id -u)" = 0 ] && echo --allow-root)
 
-.PHONY: help setup lab update test lint types unit kernels notebooks browser lectures exercises progress changes kill-matrix bench pretrained clean
+.PHONY: help setup lab update test lint types unit kernels notebooks browser lectures exercises progress changes kill-matrix grade bench pretrained clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -96,6 +96,9 @@ changes: $(READY)  ## what changed in an exercise since yours was copied (UNITS=
 
 kill-matrix: $(READY)  ## every wrong answer and the check that stops it
 	@$(BIN)/python -m tests.graders $(UNITS)
+
+grade: $(READY)  ## grade a folder of submissions (ARGS="~/course 02_gumbel --jobs 2"), see classroom/README.md
+	@$(BIN)/python -m tools.grade $(ARGS)
 
 bench: $(READY)  ## cost and time of every mechanism against its dense or public peer
 	$(BIN)/python -m benchmarks $(ARGS)

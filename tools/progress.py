@@ -108,7 +108,7 @@ def grade(path: Path) -> dict[str, Points]:
     found = []
     for check in checks:
         got = float(determine_grade(cells[grade_id(check)])[0] or 0.0)
-        found.append((check, got, "" if got == check.metadata.nbgrader.points else _reason(check, notebook.cells)))
+        found.append((check, got, "" if got == check.metadata.nbgrader.points else reason(check, notebook.cells)))
     return _sum(found)
 
 
@@ -140,7 +140,7 @@ def _copy(path: Path, unit: str, folder: Path) -> None:
 # Why a task is not done.
 
 
-def _reason(check: NotebookNode, cells: Sequence[NotebookNode]) -> str:
+def reason(check: NotebookNode, cells: Sequence[NotebookNode]) -> str:
     """The first thing that stands in the way, and what was done to the notebook that may be the cause."""
     at = next(at for at, cell in enumerate(cells) if grade_id(cell) == grade_id(check))
     task, part_of = task_of(check), grader()["part_of"]
@@ -214,7 +214,7 @@ def _used_again(
     return found
 
 
-def _parsed(source: str) -> tuple[str, ast.Module]:
+def parsed(source: str) -> tuple[str, ast.Module]:
     try:
         plain = TransformerManager().transform_cell(source)
         return plain, ast.parse(plain)
@@ -246,7 +246,7 @@ def _bound(source: str) -> dict[str, str]:
                     found[node.name] = "assigned"
                 look(list(ast.iter_child_nodes(node)))
 
-    look(_parsed(source)[1].body)
+    look(parsed(source)[1].body)
     return found
 
 
@@ -260,7 +260,7 @@ def _needs(source: str) -> set[str]:
         for inner in table.get_children():
             yield from look(inner)
 
-    return set(look(symtable.symtable(_parsed(source)[0], "cell", "exec")))
+    return set(look(symtable.symtable(parsed(source)[0], "cell", "exec")))
 
 
 def notes(path: Path) -> list[str]:

@@ -1,0 +1,224 @@
+"""Submissions are found and read wherever they lie, and what cannot be read becomes a sentence."""
+
+import os
+import struct
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.classroom import hostile
+from tools.grade import clean as cleaning
+from tools.grade.clean import clean
+from tools.grade.intake import Submission, Unreadable, gather, safe_name
+from tools.notebooks import grade_id, is_check, read, solution
+
+UNIT = "00_start_here"
+BOOK = hostile.raw(hostile.solved(UNIT))
+
+
+def hand_in(course: Path, student: str, content: bytes = BOOK, name: str = f"{UNIT}.ipynb") -> Path:
+    path = course / "submitted" / student / UNIT / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def found(course: Path, *units: str) -> dict[str, Submission]:
+    return {submission.student: submission for submission in gather(course, units or [UNIT])[0]}
+
+
+# Cleaning
+
+
+@pytest.mark.parametrize("case", hostile.tidy(UNIT), ids=lambda case: case.name)
+def test_a_notebook_is_graded_by_its_answers_whatever_was_done_to_it(case: hostile.Case) -> None:
+    if case.outcome == "unread":
+        with pytest.raises(Unreadable, match=case.note):
+            clean(case.make(), UNIT)
+        return
+    cleaned = clean(case.make(), UNIT)
+    assert any(case.note in note for note in cleaned.notes) if case.note else True, cleaned.notes
+    ours = {grade_id(cell): cell.source for cell in read(solution(UNIT)).cells if is_check(cell)}
+    checks = [cell for cell in cleaned.cells if is_check(cell)]
+    assert {grade_id(cell): cell.source for cell in checks} == ours, "every check, as the teacher has it"
+    assert len(checks) == len(ours), "and once"
+    assert bool(cleaned.blank) == (case.outcome == "none")
+
+
+def test_an_honest_notebook_gets_no_note() -> None:
+    assert clean(BOOK, UNIT).notes == []
+    assert clean(hostile.raw(hostile.blank(UNIT)), UNIT).notes == []
+
+
+def test_the_notebook_of_another_unit_is_named() -> None:
+    with pytest.raises(Unreadable, match="but of 01_cost"):
+        clean(hostile.raw(hostile.blank("01_cost")), UNIT)
+
+
+def test_a_notebook_of_too_many_lines_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cleaning, "LINES", 10)
+    with pytest.raises(Unreadable, match="lines"):
+        clean(BOOK, UNIT)
+
+
+# As nbgrader lays them out
+
+
+def test_the_folders_of_nbgrader_are_read(tmp_path: Path) -> None:
+    hand_in(tmp_path, "ada")
+    hand_in(tmp_path, "bo", name=f"{UNIT}-Copy1.ipynb")
+    (tmp_path / "submitted" / "ada" / UNIT / "timestamp.txt").write_text("2026-11-01 12:00:00 UTC\n")
+    (tmp_path / "submitted" / "cy" / UNIT).mkdir(parents=True)
+    people = found(tmp_path)
+    assert people["ada"].raw == BOOK
+    assert people["ada"].when == "2026-11-01 12:00:00 UTC"
+    assert not people["ada"].notes
+    assert people["bo"].raw == BOOK
+    assert people["bo"].notes == [f"the notebook is called {UNIT}-Copy1.ipynb"]
+    assert people["cy"].why_not == "no notebook was handed in"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links and pipes of Unix")
+def test_no_link_is_followed_and_no_pipe_is_waited_for(tmp_path: Path) -> None:
+    secret = tmp_path / "secret.ipynb"
+    secret.write_bytes(BOOK)
+    for student in ("a", "b", "c", "d"):
+        (tmp_path / "submitted" / student).mkdir(parents=True)
+    for student in ("a", "b", "d"):
+        (tmp_path / "submitted" / student / UNIT).mkdir()
+    os.symlink(secret, tmp_path / "submitted" / "a" / UNIT / f"{UNIT}.ipynb")
+    os.mkfifo(tmp_path / "submitted" / "b" / UNIT / f"{UNIT}.ipynb")
+    os.symlink(tmp_path / "submitted" / "a" / UNIT, tmp_path / "submitted" / "c" / UNIT)
+    os.symlink("/", tmp_path / "submitted" / "d" / UNIT / "all")
+    os.symlink(tmp_path, tmp_path / "submitted" / "e")
+    people = found(tmp_path)
+    assert "is a link" in people["a"].why_not
+    assert "no plain file" in people["b"].why_not
+    assert "is a link" in people["c"].why_not
+    assert "no notebook" in people["d"].why_not
+    assert "e" not in people
+    assert not any(person.raw for person in people.values())
+
+
+def test_other_files_are_noted_and_not_used(tmp_path: Path) -> None:
+    hand_in(tmp_path, "ada")
+    hand_in(tmp_path, "ada", b"import os", "torch.py")
+    hand_in(tmp_path, "ada", b"pass", "checks_start_here.py")
+    hand_in(tmp_path, "ada", BOOK, "old/older.ipynb")
+    assert found(tmp_path)["ada"].notes == [
+        "other notebooks, not graded: old/older.ipynb",
+        "other files, not used: torch.py",
+    ]
+
+
+def test_of_several_notebooks_that_could_be_meant_none_is_taken(tmp_path: Path) -> None:
+    hand_in(tmp_path, "ada", name="mine.ipynb")
+    hand_in(tmp_path, "ada", name="final.ipynb")
+    assert "several notebooks" in found(tmp_path)["ada"].why_not
+
+
+def test_a_single_notebook_is_a_class_of_one(tmp_path: Path) -> None:
+    path = tmp_path / "ada.ipynb"
+    path.write_bytes(BOOK)
+    assert found(path)["ada"].raw == BOOK
+
+
+def test_a_folder_that_holds_nothing_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="collect"):
+        gather(tmp_path, [UNIT])
+
+
+# In a zip
+
+
+def test_a_zip_of_canvas_is_read(tmp_path: Path) -> None:
+    names = {
+        f"lovelaceada_1234_777_{UNIT}.ipynb": BOOK,
+        f"noetheremmy_LATE_88_778_{UNIT}-2.ipynb": BOOK,
+        "hopper_9_779_notes.txt": b"hello",
+        "turing_10_780_work.zip": hostile.zipped({f"work/{UNIT}.ipynb": BOOK}),
+    }
+    (tmp_path / "submissions.zip").write_bytes(hostile.zipped(names))
+    people = found(tmp_path)
+    ada, emmy = people["lovelaceada-1234"], people["noetheremmy-88"]
+    assert (ada.raw, ada.number, ada.late, ada.origin) == (BOOK, "1234", False, "canvas")
+    assert emmy.late
+    assert emmy.raw == BOOK
+    assert "no notebook" in people["hopper-9"].why_not
+    assert people["turing-10"].raw == BOOK
+
+
+def test_a_zip_of_moodle_is_read_and_the_class_list_gives_the_names(tmp_path: Path) -> None:
+    names = {
+        f"Ada Lovelace_1234_assignsubmission_file_/{UNIT}.ipynb": BOOK,
+        f"Emmy Noether_88_assignsubmission_file/{UNIT}.ipynb": BOOK,
+        f"Grace Hopper_9_assignsubmission_file_{UNIT}.ipynb": BOOK,
+        "Grace Hopper_9_assignsubmission_onlinetext_/onlinetext.html": b"<p>hello</p>",
+    }
+    (tmp_path / f"class-{UNIT}.zip").write_bytes(hostile.zipped(names))
+    (tmp_path / "students.csv").write_text("student,moodle\nada,1234\n")
+    people = found(tmp_path, UNIT, "01_cost")
+    assert set(people) == {"ada", "Emmy-Noether-88", "Grace-Hopper-9"}
+    assert all(person.raw == BOOK for person in people.values())
+    assert people["Grace-Hopper-9"].notes == ["other files, not used: onlinetext.html"]
+
+
+def test_nothing_leads_out_of_a_zip(tmp_path: Path) -> None:
+    names = {f"../../a_1_2_{UNIT}.ipynb": BOOK, f"/b_1_2_{UNIT}.ipynb": BOOK, f"C:\\c_1_2_{UNIT}.ipynb": BOOK}
+    (tmp_path / "class.zip").write_bytes(hostile.zipped(names))
+    submissions, told = gather(tmp_path, [UNIT])
+    assert submissions == []
+    assert sum("leads out" in line for line in told) == 3
+
+
+def test_a_link_in_a_zip_is_not_followed(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "class.zip", "w") as archive:
+        info = zipfile.ZipInfo(f"ada_1_2_{UNIT}.ipynb")
+        info.external_attr = 0o120777 << 16
+        archive.writestr(info, "/etc/passwd")
+    assert "is a link" in found(tmp_path)["ada-1"].why_not
+
+
+def test_a_bomb_in_a_zip_is_not_unpacked(tmp_path: Path) -> None:
+    bomb = hostile.zipped({f"ada_1_2_{UNIT}.ipynb": b" " * (65 * 2**20), f"bo_2_3_{UNIT}.ipynb": BOOK})
+    (tmp_path / "class.zip").write_bytes(bomb)
+    people = found(tmp_path)
+    assert "unpacks to more than" in people["ada-1"].why_not
+    assert people["bo-2"].raw == BOOK
+
+
+def test_a_damaged_zip_does_not_stop_the_others(tmp_path: Path) -> None:
+    whole = hostile.zipped({f"ada_1_2_{UNIT}.ipynb": BOOK})
+    (tmp_path / "a.zip").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "b.zip").write_bytes(whole)
+    flipped = bytearray(whole)
+    flipped[120] ^= 255
+    (tmp_path / "c.zip").write_bytes(bytes(flipped).replace(b"ada_1", b"bob_2"))
+    marked = bytearray(whole.replace(b"ada_1", b"cyd_3"))
+    for at in (6, whole.rindex(b"PK\x01\x02") + 8):
+        marked[at : at + 2] = struct.pack("<H", 1)  # says that it is encrypted
+    (tmp_path / "d.zip").write_bytes(bytes(marked))
+    submissions, told = gather(tmp_path, [UNIT])
+    people = {submission.student: submission for submission in submissions}
+    assert any("a.zip" in line for line in told)
+    assert people["ada-1"].raw == BOOK
+    assert not people["bob-2"].raw
+    assert people["bob-2"].why_not
+    assert "cannot be read" in people["cyd-3"].why_not
+
+
+def test_a_student_who_handed_in_twice_is_told_of(tmp_path: Path) -> None:
+    hand_in(tmp_path, "ada")
+    (tmp_path / "class.zip").write_bytes(hostile.zipped({f"ada/{UNIT}/{UNIT}.ipynb": BOOK}))
+    submissions, told = gather(tmp_path, [UNIT])
+    assert len(submissions) == 1
+    assert any("twice" in line for line in told)
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [("Ada Lovelace", "Ada-Lovelace"), ("../x", "x"), ("..", ""), ("a/b\\c:d", "a-b-c-d"), ("Zoë", "Zoë"), ("\n", "")],
+)
+def test_a_name_becomes_one_that_a_folder_can_have(given: str, name: str) -> None:
+    assert safe_name(given) == name

@@ -1,0 +1,213 @@
+"""A submission runs behind walls, comes to the points it earned, and is told of when it tampers with the checks."""
+
+import json
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import psutil
+import pytest
+from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell
+
+import tools.notebooks
+from tests.classroom import hostile
+from tests.notebooks import toys
+from tools.grade import room, sandbox, suspects
+from tools.grade.clean import clean
+from tools.grade.room import Probe, Ran
+from tools.grade.sandbox import TRUST, Limits
+from tools.notebooks import ROOT
+
+UNIT = "99_toys"
+QUICK = Limits(cell=20, total=120)
+FULL = {f"{task}-{part}": True for task in toys.POINTS for part in ("check", "hidden")}
+PROBES = [
+    Probe(task, "always four", toys.answer(task, "return 4"), (f"{task}-hidden",)) for task in ("double", "halve")
+]
+needs_walls = pytest.mark.skipif(
+    sandbox.find() is None, reason="there is no bubblewrap here: its walls cannot be tried"
+)
+
+
+@pytest.fixture(autouse=True)
+def course(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A course of one toy unit with three tasks, whose checks are bare asserts."""
+    monkeypatch.setattr(tools.notebooks, "SOLUTIONS", tmp_path / "solutions")
+    monkeypatch.setattr(tools.notebooks, "EXERCISES", tmp_path / "exercises")
+    path = tmp_path / "solutions" / UNIT / f"{UNIT}.ipynb"
+    path.parent.mkdir(parents=True)
+    nbformat.write(toys.unit(voice=False), path)
+    return tmp_path
+
+
+def solved(**bodies: str) -> NotebookNode:
+    return toys.answered(toys.released(toys.unit(voice=False)), **toys.RIGHT | bodies)
+
+
+def graded(notebook: NotebookNode, walls: sandbox.Walls = TRUST, limits: Limits = QUICK) -> Ran:
+    return room.run(clean(hostile.raw(notebook), UNIT).cells, UNIT, walls, limits, PROBES)
+
+
+def with_cell(source: str, above: str = "double-answer", **bodies: str) -> NotebookNode:
+    notebook = solved(**bodies)
+    notebook.cells.insert(notebook.cells.index(toys.cell_of(notebook, above)), new_code_cell(source))
+    return notebook
+
+
+def shown(ran: Ran) -> str:
+    """What the first own cell of a notebook printed."""
+    return "".join(output.get("text", "") for cell in ran.cells for output in cell.get("outputs", []))
+
+
+# What is run
+
+
+def test_hidden_checks_come_last_and_nothing_that_a_learner_is_shown_can_hold_them() -> None:
+    cells = clean(hostile.raw(solved()), UNIT).cells
+    steps = room.plan(cells, UNIT, PROBES)
+    first = next(at for at, step in enumerate(steps) if step.kind == "hidden")
+    assert not any("HIDDEN" in step.source for step in steps[:first])
+    assert {step.kind for step in steps[first:]} <= {"hidden", "back", "look", "probe", "asked"}
+    assert sum(step.kind == "hidden" for step in steps) == 3
+    for at, step in enumerate(steps):
+        if step.kind == "asked":
+            assert steps[at - 1].kind in ("probe", "asked")
+
+
+def test_an_honest_notebook_brings_every_point() -> None:
+    ran = graded(solved())
+    assert (ran.passed, ran.tampered, ran.look, ran.reason) == (FULL, {}, [], "")
+
+
+def test_a_hidden_check_sees_the_names_as_they_were_at_its_place() -> None:
+    ran = graded(with_cell("double = None", above="halve-answer"))
+    assert ran.passed == FULL
+
+
+def test_a_dead_kernel_costs_what_comes_behind_and_nothing_above(course: Path) -> None:
+    ran = graded(with_cell("import os\nos._exit(0)", above="halve-answer"))
+    assert {name for name, passed in ran.passed.items() if passed} == {"double-check", "double-hidden"}
+    assert "the kernel died in the cell" in ran.reason
+
+
+def test_a_cell_that_is_not_stopped_is_killed_with_all_that_it_started() -> None:
+    loop = (
+        "import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', 'import time; time.sleep(987)'],"
+        " start_new_session=True)\nwhile True:\n    try:\n        while True:\n            pass\n"
+        "    except BaseException:\n        pass"
+    )
+    began = time.monotonic()
+    ran = graded(with_cell(loop, above="halve-answer"), limits=QUICK._replace(cell=3))
+    assert ran.passed["double-hidden"]
+    assert not ran.passed.get("halve-check")
+    assert time.monotonic() - began < 150
+    left = [process.info["cmdline"] for process in psutil.process_iter(["cmdline"])]
+    assert not any("time.sleep(987)" in " ".join(line or []) for line in left)
+
+
+# Tampering
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("get_ipython().ast_transformers.append(__import__('ast').NodeTransformer())", "ast_transformers"),
+        ("import builtins\nbuiltins.abs = lambda x: 0", "built-in abs"),
+        ("import sys\nsys.modules['_room'].look = lambda name: None", "did not answer"),
+        ("import sys\nframe = sys._getframe(0)", "frames"),
+    ],
+)
+def test_who_reaches_into_the_machinery_is_told_of(source: str, says: str) -> None:
+    ran = graded(with_cell(source))
+    assert any(says in why for why in ran.tampered["double"]), ran.tampered
+
+
+def test_a_check_that_lets_a_known_wrong_answer_pass_is_told_of() -> None:
+    source = (
+        "shell = get_ipython()\nold = shell.transform_cell\n"
+        "shell.transform_cell = lambda text: old('pass' if 'assert' in text else text)"
+    )
+    ran = graded(with_cell(source, double="return 1"))
+    assert any("let a known wrong answer pass" in why for why in ran.tampered["double"])
+
+
+@pytest.mark.parametrize(
+    ("body", "name"),
+    [
+        ("return type('A', (int,), {'__eq__': lambda a, b: True})(3)", "__eq__"),
+        ("import sys; sys._getframe(1).f_locals", "_getframe"),
+        ("from dynlib import checks\nchecks.Task.close = print", "to checks.Task.close"),
+    ],
+)
+def test_the_text_of_an_answer_is_looked_at(body: str, name: str) -> None:
+    cells = clean(hostile.raw(solved(double=body)), UNIT).cells
+    told = suspects.found(cells, UNIT)
+    assert set(told) == {"double"}
+    assert any(name in line for line in told["double"])
+    assert suspects.found(clean(hostile.raw(solved()), UNIT).cells, UNIT) == {}
+
+
+# Walls
+
+PEEK = """
+import json, os, socket
+from pathlib import Path
+def can(act):
+    try:
+        act()
+        return True
+    except Exception:
+        return False
+print(json.dumps({
+    "solutions": Path(ROOT, "solutions").exists(), "tests": Path(ROOT, "tests").exists(),
+    "home": os.path.exists(HOME), "user": os.getuid(), "environment": sorted(os.environ),
+    "network": can(lambda: socket.create_connection(("127.0.0.1", PORT), 2)),
+    "write": can(lambda: Path(ROOT, "dynlib", "new.py").write_text("")),
+    "processes": len([name for name in os.listdir("/proc") if name.isdigit()]),
+}))
+"""
+
+
+@needs_walls
+def test_nothing_of_the_teachers_is_seen_from_inside(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET_TOKEN", "42")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        words = {"ROOT": repr(str(ROOT)), "HOME": repr(str(Path.home())), "PORT": str(server.getsockname()[1])}
+        source = PEEK
+        for word, value in words.items():
+            source = source.replace(word, value)
+        walls = sandbox.find()
+        assert walls is not None
+        ran = graded(with_cell(source), walls)
+    seen = json.loads(shown(ran).split("\n")[0])
+    assert ran.passed == FULL
+    assert seen["user"] == 65534
+    assert not seen["network"]
+    assert not seen["solutions"]
+    assert not seen["tests"]
+    assert not seen["write"]
+    assert seen["processes"] < 8
+    assert "SECRET_TOKEN" not in seen["environment"]
+    assert not seen["home"] or Path(sys.base_prefix).is_relative_to(Path.home())
+
+
+@needs_walls
+def test_memory_and_processes_have_an_end() -> None:
+    source = (
+        "import os\nheap, children = [], []\ntry:\n    while len(heap) < 1000:\n        heap.append(bytearray(2**25))\n"
+        "except MemoryError:\n    heap.clear()\n    print('no more memory')"
+    )
+    walls = sandbox.find()
+    assert walls is not None
+    ran = graded(with_cell(source, above="halve-answer"), walls, QUICK._replace(mib=1024))
+    assert ran.passed["double-hidden"]
+    assert "no more memory" in shown(ran) or "memory" in ran.reason
+
+
+def test_without_a_sandbox_the_command_asks_for_trust() -> None:
+    assert "--trust" in sandbox.NONE_FOUND
+    assert os.pathsep.join(sandbox.environment()).find("TOKEN") < 0

@@ -1,0 +1,231 @@
+"""What runs in a submission's kernel before the learner's first cell; it needs nothing but Python's library.
+
+It notes how the functions are that judge, and tells at every ``look`` which are no longer so. An audit hook, which no
+Python code can take out, tells when a cell of the learner's looks into the frames of its callers, searches the memory,
+writes to a function's code, or starts a process. ``keep`` and ``back`` note the names and bring them back, so that
+hidden checks run last, and no text that a learner is shown can hold what they hold.
+
+What it has to tell goes through a socket, each line behind a word that is drawn for each submission: all of it stands
+in closures, and who looks into these is told of.
+"""
+
+import builtins
+import contextlib
+import importlib
+import json
+import os
+import socket
+import sys
+import types
+from collections.abc import Callable
+
+SERIOUS = {
+    "sys._getframe": "looks into the frames of its callers",
+    "sys._current_frames": "looks into the frames of its callers",
+    "object.__getattr__": "looks into frames, closures or code",
+    "object.__setattr__": "writes to a function's code",
+    "code.__new__": "makes code out of bytes",
+    "function.__new__": "makes a function out of code",
+    "gc.get_objects": "searches the memory",
+    "gc.get_referrers": "searches the memory",
+    "gc.get_referents": "searches the memory",
+    "sys.settrace": "traces what runs",
+    "sys.setprofile": "traces what runs",
+    "sys.addaudithook": "listens to what runs",
+    "ctypes.dlopen": "reaches below Python",
+    "ctypes.dlsym": "reaches below Python",
+    "ctypes.string_at": "reaches below Python",
+}
+LIGHT = {
+    "subprocess.Popen": "starts a process",
+    "os.system": "starts a process",
+    "os.posix_spawn": "starts a process",
+    "os.exec": "starts a process",
+    "os.fork": "starts a process",
+    "os.kill": "sends a signal",
+    "os.killpg": "sends a signal",
+    "socket.connect": "wants the network",
+    "socket.getaddrinfo": "wants the network",
+    "open": "opens",
+    "os.listdir": "lists",
+    "os.scandir": "lists",
+    "os.remove": "deletes",
+}
+INNER = {"tb_frame", "gi_frame", "cr_frame", "ag_frame", "f_back", "f_locals", "__closure__", "__globals__", "__code__"}
+LENIENT = ("inspect.py", "traceback.py", "pathlib.py", "shutil.py", "glob.py", "subprocess.py", "os.py", "socket.py")
+"""Files of the library that do a thing for the one who calls them."""
+
+
+def start(line: str, word: str, checks: str, voice: bool) -> types.ModuleType:
+    """Begin to watch, and give a module with ``keep``, ``back`` and ``look``."""
+    sys.path.append(os.getcwd())
+    for name in ["dynlib.checks", "dynlib.causes", "dynlib.ways", checks] if voice else [checks]:
+        with contextlib.suppress(Exception):
+            importlib.import_module(name)
+    channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    channel.connect(line)
+
+    def tell(*said: object) -> None:
+        try:
+            channel.sendall((json.dumps([word, *said]) + "\n").encode())
+        except OSError:
+            os._exit(66)
+
+    kept: dict[str, dict[str, object]] = {}
+    shell = sys.modules["IPython"].get_ipython()
+
+    def keep(name: str) -> None:
+        kept[name] = dict(shell.user_ns)
+        tell("keep", name)
+
+    def back(name: str) -> None:
+        shell.user_ns.clear()
+        shell.user_ns.update(kept[name])
+        tell("back", name)
+
+    was = state(checks, voice, shell)
+
+    def look(name: str) -> None:
+        now = state(checks, voice, shell)
+        changed = sorted(key for key, value in was.items() if now.get(key) != value)
+        for key in ("torch", "math", "dynlib", checks):  # names that the checks' cells use
+            if key in shell.user_ns and key in sys.modules and shell.user_ns[key] is not sys.modules[key]:
+                changed.append(f"the name {key}")
+        tell("look", name, changed[:20])
+
+    sys.addaudithook(_hook(tell, checks))
+    room = types.ModuleType("_room")
+    for function in (keep, back, look):
+        setattr(room, function.__name__, function)
+    tell("start", "")
+    return room
+
+
+def state(checks: str, voice: bool, shell: object) -> dict[str, object]:
+    """What each function that judges is, by its name."""
+    found: dict[str, object] = {}
+
+    def note(name: str, value: object, deep: bool) -> None:
+        found[name] = [id(value), *_inner(value)]
+        if deep and isinstance(value, type):
+            for key, part in vars(value).items():
+                if callable(part) or isinstance(part, staticmethod | classmethod | property):
+                    found[f"{name}.{key}"] = [id(part), *_inner(part)]
+
+    for module in ("torch", "dynlib"):
+        if module in sys.modules:
+            found[f"the module {module}"] = id(sys.modules[module])
+    if "dynlib.checks" in sys.modules:
+        found["dynlib.checks"] = id(getattr(sys.modules["dynlib"], "checks", None))
+    found["__builtins__"] = id(getattr(shell, "user_ns", {}).get("__builtins__"))
+    for module in ("dynlib.checks", "dynlib.causes", "dynlib.ways", checks):
+        if module in sys.modules:
+            found[f"the module {module}"] = id(sys.modules[module])
+            for name, value in list(vars(sys.modules[module]).items()):
+                if name != "__builtins__":
+                    note(f"{module}.{name}", value, getattr(value, "__module__", "") == module)
+    for name, value in list(vars(builtins).items()):
+        if callable(value) and name not in ("_", "exit", "quit", "input"):  # IPython sets these anew
+            found[f"the built-in {name}"] = id(value)
+    if voice and "torch" in sys.modules:
+        torch = sys.modules["torch"]
+        for place, holder in (
+            ("torch", torch),
+            ("torch.Tensor", torch.Tensor),
+            ("torch.Tensor", torch.Tensor.__mro__[1]),
+            ("torch.special", torch.special),
+            ("torch.autograd", torch.autograd),
+            ("torch.random", torch.random),
+            ("torch.Generator", torch.Generator),
+        ):
+            for name, value in list(vars(holder).items()):
+                if callable(value) and not isinstance(value, types.ModuleType):
+                    found[f"{place}.{name}"] = [id(value), *_inner(value)]
+    for name in ("math", "warnings", "contextlib", "signal"):
+        for key, value in list(vars(sys.modules[name]).items()) if name in sys.modules else ():
+            if callable(value):
+                found[f"{name}.{key}"] = [id(value), *_inner(value)]
+    kinds = type(shell).__mro__
+    for kind in kinds:
+        for name, value in vars(kind).items():
+            if isinstance(value, types.FunctionType):
+                found[f"IPython's {name}"] = [id(value), *_inner(value)]
+    own = set(vars(shell)) & {name for kind in kinds for name, value in vars(kind).items() if callable(value)}
+    found["IPython's own functions"] = sorted((name, id(vars(shell)[name])) for name in own if name != "showtraceback")
+    if "showtraceback" in vars(shell):
+        found["IPython's showtraceback here"] = id(vars(shell)["showtraceback"])
+    manager = shell.input_transformer_manager  # type: ignore[attr-defined]
+    for name in ("cleanup_transforms", "line_transforms", "token_transformers"):
+        found[f"IPython's {name}"] = [id(part) for part in getattr(manager, name, [])]
+    for name in ("input_transformers_post", "ast_transformers", "custom_exceptions"):
+        found[f"IPython's {name}"] = [id(part) for part in getattr(shell, name, [])]
+    for name, calls in getattr(shell, "events").callbacks.items():  # noqa: B009
+        found[f"IPython's event {name}"] = [
+            id(call)
+            for call in calls
+            if not getattr(call, "__module__", "").startswith(("matplotlib", "IPython", "ipyk"))
+        ]
+    kernel = getattr(shell, "kernel", None)
+    for kind in type(kernel).__mro__:
+        for name, value in vars(kind).items():
+            if isinstance(value, types.FunctionType):
+                found[f"the kernel's {name}"] = [id(value), *_inner(value)]
+    found["sys.meta_path"] = [id(part) for part in sys.meta_path if type(part).__module__ == "__main__"]
+    return found
+
+
+def _inner(value: object) -> list[object]:
+    if isinstance(value, staticmethod | classmethod):
+        value = value.__func__
+    if isinstance(value, property):
+        value = value.fget
+    if not isinstance(value, types.FunctionType):
+        return []
+    cells = [id(cell.cell_contents) for cell in value.__closure__ or () if _filled(cell)]
+    return [id(value.__code__), id(value.__defaults__), id(value.__kwdefaults__), cells]
+
+
+def _filled(cell: types.CellType) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:
+        return False
+    return True
+
+
+def _hook(tell: Callable[..., None], checks: str) -> Callable[[str, tuple[object, ...]], None]:
+    """An audit hook that tells of what the learner's own code does."""
+    kinds, busy, seen = SERIOUS | LIGHT, set[int](), set[str]()
+    frame_of, thread_of = sys._getframe, sys.modules["_thread"].get_ident
+    home = [sys.prefix, sys.base_prefix, os.path.dirname(os.__file__), "<frozen"]
+    home += [os.path.dirname(sys.modules[name].__file__ or "/") for name in ("dynlib", "torch") if name in sys.modules]
+    homes, mine = tuple(home), (f"{checks}.py", "<room>")
+    free = (os.getcwd(), "/tmp", "/dev/null", "/dev/shm", *homes)
+
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        if event not in kinds or (thread := thread_of()) in busy:
+            return
+        busy.add(thread)
+        try:
+            frame = frame_of(1)
+            for _ in range(12):
+                if frame is None or not frame.f_code.co_filename.endswith(LENIENT):
+                    break
+                frame = frame.f_back
+            if frame is None or frame.f_code.co_filename.startswith(homes) or frame.f_code.co_filename.endswith(mine):
+                return
+            if event == "object.__getattr__" and arguments[1] not in INNER:
+                return
+            said = kinds[event]
+            if event in ("open", "os.listdir", "os.scandir", "os.remove"):
+                path = os.path.abspath(os.fsdecode(arguments[0])) if isinstance(arguments[0], str | bytes) else ""
+                if not path or path.startswith(free):
+                    return
+                said += f" {path[:80]}"
+            if said not in seen and len(seen) < 50:
+                seen.add(said)
+                tell("event", event in SERIOUS, said)
+        finally:
+            busy.discard(thread)
+
+    return hook
