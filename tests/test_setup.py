@@ -57,6 +57,16 @@ ONLY_PRETRAINED = {
 ONLY_BROWSER = {"greenlet", "playwright"}
 
 
+# What `make site` brings.
+ONLY_SITE = {
+    *("accessible-pygments", "alabaster", "docutils", "imagesize", "importlib-metadata", "jupyter-cache"),
+    *("lazy-importer", "mdit-py-plugins", "myst-nb", "myst-parser", "pydata-sphinx-theme", "roman-numerals"),
+    *("snowballstemmer", "sphinx", "sphinx-book-theme", "tabulate", "zipp"),
+    *(f"sphinxcontrib-{kind}help" for kind in ("apple", "dev", "html", "qt")),
+    *("sphinxcontrib-jsmath", "sphinxcontrib-serializinghtml"),
+}
+
+
 def pins() -> dict[str, Requirement]:
     """constraints.txt, by package."""
     lines = [line.split("#")[0].strip() for line in (ROOT / "constraints.txt").read_text().splitlines()]
@@ -98,7 +108,7 @@ def test_what_is_installed_is_what_the_constraints_say() -> None:
             try:
                 there = importlib.metadata.version(name)
             except importlib.metadata.PackageNotFoundError:
-                if name in ONLY_PRETRAINED | ONLY_BROWSER:
+                if name in ONLY_PRETRAINED | ONLY_BROWSER | ONLY_SITE:
                     continue
                 there = "missing"
             if there != pinned(pin):
@@ -106,7 +116,7 @@ def test_what_is_installed_is_what_the_constraints_say() -> None:
     assert different == []
 
 
-@pytest.mark.parametrize("extra", [None, "course", "test", "oracles", "browser", "pretrained"])
+@pytest.mark.parametrize("extra", [None, "course", "test", "oracles", "browser", "site", "pretrained"])
 def test_every_dependency_is_pinned_to_a_version_that_it_allows(extra: str | None) -> None:
     wanted = PROJECT["dependencies"] if extra is None else PROJECT["optional-dependencies"][extra]
     there = pins()
@@ -134,10 +144,10 @@ def test_conda_gets_the_same_environment_as_make() -> None:
     assert f"--extra-index-url {VARIABLES['TORCH_CPU_INDEX']}" in pip
     assert "-c constraints.txt" in pip
     (ours,) = [line for line in pip if line.startswith("-e ")]
-    assert re.findall(r"pip install .*-e '([^']+)'", MAKEFILE) == [".[browser]", ".[pretrained]"]
+    assert re.findall(r"pip install .*-e '([^']+)'", MAKEFILE) == [".[browser]", ".[site]", ".[pretrained]"]
     assert ours == f"-e .[{VARIABLES['EXTRAS']}]"
     extras = set(VARIABLES["EXTRAS"].split(","))
-    assert extras == set(PROJECT["optional-dependencies"]) - {"kernels", "browser", "pretrained"}
+    assert extras == set(PROJECT["optional-dependencies"]) - {"kernels", "browser", "site", "pretrained"}
     assert len(pip) == 4, "what else does conda install that make does not?"
 
 
