@@ -138,7 +138,7 @@ def test_conda_gets_the_same_environment_as_make() -> None:
     python, pip, told = environment()
     assert python in SUPPORTED
     assert SpecifierSet(PROJECT["requires-python"]).contains(python)
-    assert told["name"] == PROJECT["name"]
+    assert told["name"] == "dynlib", "as the README activates it"
     assert told["channels"] == ["conda-forge", "nodefaults"]
     assert [line for line in pip if line.startswith("torch")] == [f"torch=={VARIABLES['TORCH']}"]
     assert f"--extra-index-url {VARIABLES['TORCH_CPU_INDEX']}" in pip
@@ -467,7 +467,7 @@ def test_the_container_of_codespaces_builds_the_same_way() -> None:
 def test_the_version_is_the_same_everywhere() -> None:
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     version = PROJECT["version"]
-    assert str(cited["version"]) == version == importlib.metadata.version("dynlib")
+    assert str(cited["version"]) == version == importlib.metadata.version("dynlib-course")
     assert {"cff-version", "message", "title", "authors", "license"} <= set(cited)
     assert cited["license"] == PROJECT["license"]
     assert Version(version).release
