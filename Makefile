@@ -25,7 +25,7 @@ ARGS   ?=
 AGAIN  := $(MAKE)# not in a recipe itself: `make -n` would run that line
 
 # `make progress 02_gumbel work/03_perturbed/03_perturbed.ipynb` is as good as UNITS="…".
-ifneq ($(filter progress changes kill-matrix lectures exercises,$(firstword $(MAKECMDGOALS))),)
+ifneq ($(filter progress changes kill-matrix lectures exercises slides,$(firstword $(MAKECMDGOALS))),)
   NAMED := $(foreach g,$(wordlist 2,99,$(MAKECMDGOALS)),$(if $(findstring /,$(g))$(filter 0% 1% %.ipynb,$(g)),$(g)))
   ifneq ($(NAMED),)
     UNITS := $(NAMED)
@@ -36,7 +36,7 @@ endif
 # Jupyter refuses to serve as root, which is who one is in a container, unless told so.
 ROOT_FLAG := $(shell [ "$$(id -u)" = 0 ] && echo --allow-root)
 
-.PHONY: help setup lab update test lint types unit kernels notebooks browser lectures exercises progress changes kill-matrix grade bench pretrained clean
+.PHONY: help setup lab update test lint types unit kernels notebooks browser site slides lectures exercises progress changes kill-matrix grade bench pretrained clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -78,9 +78,18 @@ notebooks: $(READY)  ## run every lecture and solution, and hold the lectures to
 	$(BIN)/python -m pytest $(NBVAL) lectures
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(NBVAL) solutions
 
-browser: $(READY)  ## every lecture and an exercise in a Chromium that is on this machine, every control moved
+browser: $(READY) site-packages  ## every lecture, an exercise, the site and the decks in a Chromium that is on this machine
 	@$(BIN)/python -c 'import playwright' 2>/dev/null || $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[browser]'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 tests/browser
+
+site: $(READY) site-packages  ## the course as a site, in build/site: lectures, hand-outs, decks, the API (needs npm once)
+	@$(BIN)/python -m tools.site
+
+slides: $(READY)  ## a deck of each lecture with notes for its speaker, in build/slides (UNITS="02_gumbel"; needs npm once)
+	@$(BIN)/python -m tools.slides $(UNITS)
+
+site-packages: $(READY)
+	@$(BIN)/python -c 'import myst_nb, sphinx_book_theme' 2>/dev/null || $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[site]'
 
 lectures: $(READY)  ## execute again the lectures whose code changed (UNITS="02_gumbel")
 	$(BIN)/python -m tools.lectures $(UNITS)

@@ -12,7 +12,7 @@ try:
     from matplotlib.backends import BackendFilter, backend_registry
     from matplotlib.figure import Figure
 except ModuleNotFoundError as error:  # the package alone does without it
-    says = f"dynlib.plotting is for notebooks and needs {error.name}: pip install 'dynlib[course]' brings it"
+    says = f"dynlib.plotting is for notebooks and needs {error.name}: pip install 'dynlib-course[course]' brings it"
     raise ModuleNotFoundError(says, name=error.name) from None
 
 # Okabe and Ito's palette, dark colours first; black and grey are for references.

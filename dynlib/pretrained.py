@@ -14,7 +14,7 @@ What these cannot express is an error and never left out. Three things guard tha
 model itself and asked for what they are; every parameter of the model must have found its place; and in the end both
 run once on a random input and must agree.
 
-``pip install dynlib[pretrained]`` brings ``transformers``, which is not imported here: who has a model has it already.
+``pip install dynlib-course[pretrained]`` brings ``transformers``, which is not imported here: who has a model has it.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -310,7 +310,8 @@ def _family(model: object) -> Callable[..., Any]:
         return FAMILIES[kind.__name__]
     if find_spec("transformers") is None:
         raise ImportError(
-            "from_transformers reads models of transformers, which is not installed: pip install dynlib[pretrained]"
+            "from_transformers reads models of transformers, which is not installed: "
+            "pip install dynlib-course[pretrained]"
         )
     name = repr(model) if isinstance(model, str) else kind.__name__
     inner = [type(part).__name__ for part in model.modules()] if isinstance(model, nn.Module) else []

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dynlib.pretrained import from_transformers
 
-transformers = pytest.importorskip("transformers", reason="pip install dynlib[pretrained] brings transformers")
+transformers = pytest.importorskip("transformers", reason="pip install dynlib-course[pretrained] brings transformers")
 transformers.logging.set_verbosity_error()
 
 VOCABULARY, CLASSES = 37, 5

@@ -372,4 +372,5 @@ def test_without_matplotlib_help_works_and_a_figure_says_what_to_install() -> No
     )
     head, *told = said.split("\n")
     assert head.startswith("dynlib - Networks that spend only what is needed")
-    assert told == ["dynlib.plotting is for notebooks and needs matplotlib: pip install 'dynlib[course]' brings it"] * 2
+    brings = "pip install 'dynlib-course[course]' brings it"
+    assert told == [f"dynlib.plotting is for notebooks and needs matplotlib: {brings}"] * 2

@@ -584,7 +584,7 @@ def test_without_transformers_it_can_be_imported_and_says_what_to_install() -> N
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=120)
     assert done.stdout == (
         "False\nfrom_transformers reads models of transformers, which is not installed: pip install "
-        "dynlib[pretrained]\n"
+        "dynlib-course[pretrained]\n"
     ), done.stderr
 
 

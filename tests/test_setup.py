@@ -67,6 +67,16 @@ ONLY_PEERS = {
 }
 
 
+# What `make site` brings.
+ONLY_SITE = {
+    *("accessible-pygments", "alabaster", "docutils", "imagesize", "importlib-metadata", "jupyter-cache"),
+    *("lazy-importer", "mdit-py-plugins", "myst-nb", "myst-parser", "pydata-sphinx-theme", "roman-numerals"),
+    *("snowballstemmer", "sphinx", "sphinx-book-theme", "tabulate", "zipp"),
+    *(f"sphinxcontrib-{kind}help" for kind in ("apple", "dev", "html", "qt")),
+    *("sphinxcontrib-jsmath", "sphinxcontrib-serializinghtml"),
+}
+
+
 def pins() -> dict[str, Requirement]:
     """constraints.txt, by package."""
     lines = [line.split("#")[0].strip() for line in (ROOT / "constraints.txt").read_text().splitlines()]
@@ -108,7 +118,7 @@ def test_what_is_installed_is_what_the_constraints_say() -> None:
             try:
                 there = importlib.metadata.version(name)
             except importlib.metadata.PackageNotFoundError:
-                if name in ONLY_PRETRAINED | ONLY_BROWSER | ONLY_PEERS:
+                if name in ONLY_PRETRAINED | ONLY_BROWSER | ONLY_SITE | ONLY_PEERS:
                     continue
                 there = "missing"
             if there != pinned(pin):
@@ -116,7 +126,7 @@ def test_what_is_installed_is_what_the_constraints_say() -> None:
     assert different == []
 
 
-@pytest.mark.parametrize("extra", [None, "course", "test", "oracles", "peers", "browser", "pretrained"])
+@pytest.mark.parametrize("extra", [None, "course", "test", "oracles", "peers", "browser", "site", "pretrained"])
 def test_every_dependency_is_pinned_to_a_version_that_it_allows(extra: str | None) -> None:
     wanted = PROJECT["dependencies"] if extra is None else PROJECT["optional-dependencies"][extra]
     there = pins()
@@ -139,16 +149,16 @@ def test_conda_gets_the_same_environment_as_make() -> None:
     python, pip, told = environment()
     assert python in SUPPORTED
     assert SpecifierSet(PROJECT["requires-python"]).contains(python)
-    assert told["name"] == PROJECT["name"]
+    assert told["name"] == "dynlib", "as the README activates it"
     assert told["channels"] == ["conda-forge", "nodefaults"]
     assert [line for line in pip if line.startswith("torch")] == [f"torch=={VARIABLES['TORCH']}"]
     assert f"--extra-index-url {VARIABLES['TORCH_CPU_INDEX']}" in pip
     assert "-c constraints.txt" in pip
     (ours,) = [line for line in pip if line.startswith("-e ")]
-    assert re.findall(r"pip install .*-e '([^']+)'", MAKEFILE) == [".[browser]", ".[pretrained]"]
+    assert re.findall(r"pip install .*-e '([^']+)'", MAKEFILE) == [".[browser]", ".[site]", ".[pretrained]"]
     assert ours == f"-e .[{VARIABLES['EXTRAS']}]"
     extras = set(VARIABLES["EXTRAS"].split(","))
-    assert extras == set(PROJECT["optional-dependencies"]) - {"kernels", "peers", "browser", "pretrained"}
+    assert extras == set(PROJECT["optional-dependencies"]) - {"kernels", "peers", "browser", "site", "pretrained"}
     assert len(pip) == 4, "what else does conda install that make does not?"
 
 
@@ -468,7 +478,7 @@ def test_the_container_of_codespaces_builds_the_same_way() -> None:
 def test_the_version_is_the_same_everywhere() -> None:
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     version = PROJECT["version"]
-    assert str(cited["version"]) == version == importlib.metadata.version("dynlib")
+    assert str(cited["version"]) == version == importlib.metadata.version("dynlib-course")
     assert {"cff-version", "message", "title", "authors", "license"} <= set(cited)
     assert cited["license"] == PROJECT["license"]
     assert Version(version).release

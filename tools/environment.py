@@ -103,7 +103,7 @@ def missing(torch: str, extras: str) -> list[str]:
                 todo += [(Requirement(line), asked) for line in here.requires or ()]
     ours = importlib.util.find_spec("dynlib")
     where = Path(ours.origin).resolve().parent if ours and ours.origin else None
-    version = next((d.version for d in importlib.metadata.distributions(name="dynlib")), "")
+    version = next((d.version for d in importlib.metadata.distributions(name=project["name"])), "")
     return [*sorted(found.values()), *(["dynlib"] if where != ROOT / "dynlib" or version != project["version"] else [])]
 
 
@@ -217,6 +217,7 @@ def install(torch: str, index: str, extras: str) -> None:
         good = _pip("--no-deps", "--no-build-isolation", "-e", ".") or _pip("--no-deps", "-e", ".")
     lacks = _missing(torch, extras) if good else lacks
     if good and not lacks:
+        _forget("dynlib")
         return
     if once_complete and "dynlib" not in lacks:
         print(
@@ -233,6 +234,12 @@ def install(torch: str, index: str, extras: str) -> None:
         "pip could not install all packages: what it says stands above. Without network the set-up cannot be done; "
         f"`make setup` goes on where it stopped. If it stops there again: {ANEW}."
     )
+
+
+def _forget(name: str) -> None:
+    """Take away what the course was installed as before it had its name of today; its files are those of the folder."""
+    if any(VENV.glob(f"lib/python*/site-packages/{name}-*.dist-info")):
+        run(PYTHON, "-I", "-m", "pip", "uninstall", "--quiet", "--yes", name)
 
 
 def _missing(torch: str, extras: str) -> list[str]:

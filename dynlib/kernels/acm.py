@@ -113,7 +113,7 @@ if triton is not None:
 def why_not(device: torch.device | str) -> str | None:
     """Why the kernels cannot run on a device, in a sentence; None if they can."""
     if triton is None:
-        return "Triton is not installed, and so the gathered execution runs: pip install 'dynlib[kernels]' brings it"
+        return "Triton is not installed, so the gathered execution runs: pip install 'dynlib-course[kernels]' brings it"
     if torch.device(device).type == "cuda" or interpreted:
         return None
     return (

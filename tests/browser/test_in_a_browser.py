@@ -20,20 +20,17 @@ from typing import Any
 import nbformat
 import pytest
 
+from tests.browser.chromium import BROWSER, FLAGS, NONE
 from tools.notebooks import EXERCISES, ROOT, grade_id, lectures, read, solution, tasks, units
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright here: `make browser` installs it")
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
-QUIET = "--disable-background-networking --disable-component-update --disable-gpu --disable-quic --disable-sync"
-FLAGS = ["--no-sandbox", "--no-first-run", "--disable-dev-shm-usage", *QUIET.split()]
 TOKEN = "a-token-for-the-tests"
 SECONDS = 300
 """For a lecture on a machine that is busy with other things too."""
 
 pytestmark = [
-    pytest.mark.skipif(BROWSER is None, reason=f"no browser here: one of {', '.join(NAMES)} on the PATH would do"),
+    pytest.mark.skipif(BROWSER is None, reason=NONE),
     pytest.mark.timeout(2 * SECONDS),
     pytest.mark.slow,
 ]

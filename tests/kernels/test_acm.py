@@ -78,7 +78,7 @@ def example() -> tuple[torch.Tensor, ...]:
 
 def test_without_triton_one_sentence_says_so_and_the_gathered_execution_runs(monkeypatch) -> None:
     monkeypatch.setattr(acm, "triton", None)
-    with pytest.warns(UserWarning, match="Triton is not installed, and so the gathered execution runs: pip") as told:
+    with pytest.warns(UserWarning, match="Triton is not installed, so the gathered execution runs: pip") as told:
         out = acm_forward(*example(), each=2)
     assert len(told) == 1
     assert torch.equal(out, gathered(*example(), each=2))

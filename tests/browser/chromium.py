@@ -1,0 +1,64 @@
+"""The Chromium of this machine, for every test that needs a browser."""
+
+import functools
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
+QUIET = "--disable-background-networking --disable-component-update --disable-gpu --disable-quic --disable-sync"
+FLAGS = ["--no-sandbox", "--no-first-run", "--disable-dev-shm-usage", *QUIET.split()]
+NONE = f"no browser here: one of {', '.join(NAMES)} on the PATH would do"
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """A folder as a site of this machine; its address."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+class Tab:
+    """A tab that may load from one address alone; what it asked for elsewhere, and what went wrong."""
+
+    def __init__(self, browser: Any, address: str, **options: Any) -> None:
+        self.context = browser.new_context(**options)
+        self.page, self.outside, self.wrong = self.context.new_page(), list[str](), list[str]()
+        self.page.set_default_timeout(60_000)
+
+        def route(asked: Any) -> None:
+            if asked.request.url.startswith((address, "data:", "blob:", "about:")):
+                asked.continue_()
+            else:
+                self.outside.append(asked.request.url)
+                asked.abort()
+
+        self.context.route("**/*", route)
+        self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
+        self.page.on("console", lambda said: self.wrong.append(said.text) if said.type == "error" else None)
+        self.page.on(
+            "response", lambda got: self.wrong.append(f"{got.status} {got.url}") if got.status >= 400 else None
+        )
+
+    def _answered(self, got: Any) -> None:
+        if got.status >= 400:
+            self.wrong.append(f"{got.status} {got.url}")
+
+    def close(self) -> None:
+        """Close it with all that it holds."""
+        self.context.close()

@@ -1,0 +1,159 @@
+"""What lays out the site: texts taken from where they stand, links that lead somewhere, pinned scripts."""
+
+import base64
+import hashlib
+import io
+import re
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.browser.pages import broken, weight, wordless
+from tools import assets, site
+from tools.notebooks import ROOT, lectures, read
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_links_of_the_readme_lead_to_pages_or_become_words() -> None:
+    text = "[a](lectures/09_x.ipynb) [b](exercises/09_x/09_x.ipynb) [c](benchmarks/RESULTS.md) [d](dynlib/cost.py)"
+    assert site.to_pages(text) == "[a](lectures/09_x.ipynb) [b](exercises/09_x.ipynb) [c](benchmarks.md) d"
+    assert site.to_pages("[e](https://x.org) [f](#g) ![h](i.png)") == "[e](https://x.org) [f](#g) ![h](i.png)"
+    assert site.to_pages("[j](../work/09_x/09_x.ipynb), [k](01_cost.ipynb)", "../") == (
+        "[j](../exercises/09_x.ipynb), [k](01_cost.ipynb)"
+    )
+
+
+def test_every_unit_of_the_readme_is_found_with_its_minutes() -> None:
+    units = site.units_of(README)
+    there = {folder.name for folder in site.exercises()}
+    assert there & {"00_start_here", "09_matformer"} == {"00_start_here", "09_matformer"}
+    assert {name for name in units if name in there} >= {"00_start_here", "09_matformer"}
+    assert all(told["runs"] and told["minutes"] for told in units.values())
+
+
+def test_a_heading_that_is_not_there_is_an_error() -> None:
+    assert site.section("# a\n\n## b\n\nc\n\n## d\n\ne\n", "b") == "c"
+    with pytest.raises(ValueError, match="no heading 'x'"):
+        site.section(README, "x")
+
+
+def test_the_map_of_the_field_has_every_unit_that_decides_something_once() -> None:
+    titles = {path.stem: site.title_of(read(path)) for path in lectures()}
+    drawn = site.field_map(titles)
+    nothing = {"01_cost", "14_kernel", "18_claims"}  # they count, make faster, compare
+    assert {name for name in titles if f"lectures/{name}.html" not in drawn} <= nothing
+    assert all(drawn.count(f"lectures/{name}.html") <= 1 for name in titles)
+
+
+def test_the_table_of_the_benchmarks_is_framed_whole() -> None:
+    page = site.sortable((ROOT / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8"))
+    inside = page.split('<div class="sortable">')[1].split("</div>")[0].strip()
+    assert all(line.startswith("| ") for line in inside.splitlines())
+    assert page.count("\n| ") == inside.count("\n| ") + 1
+
+
+def test_a_lecture_page_says_its_pictures_in_words_and_keeps_its_code() -> None:
+    page = site.lecture_page("00_start_here", decks=True)
+    source = read(ROOT / "lectures" / "00_start_here.ipynb")
+    assert [c.source for c in page.cells if c.cell_type == "code"] == [
+        c.source for c in source.cells if c.cell_type == "code"
+    ]
+    drawn = [c for c in page.cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})]
+    assert drawn
+    assert all(cell.metadata.mystnb.image.alt for cell in drawn)
+    text = "\n".join(cell.source for cell in page.cells)
+    assert "../work/" not in text
+    assert "../exercises/00_start_here.html" in text
+
+
+def test_every_part_of_the_package_that_others_use_has_a_page() -> None:
+    described = {part for parts in site.PARTS.values() for part in parts}
+    kept = {"causes", "inputs", "transforms", "ways"}  # they serve the others
+    import dynlib
+
+    assert described | kept == set(dynlib.__all__) - {"__version__"}
+
+
+# Links.
+
+
+def test_what_is_wrong_with_a_site_is_found(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "s.css").write_text("x" * 1024)
+    (tmp_path / "index.html").write_text(
+        '<link rel="stylesheet" href="s.css?v=1"><a href="a/b.html#here">b</a> <a href="a/b.html#there">b</a>'
+        '<a href="c.html">c</a><a href="/d">d</a><a href="https://x.org">e</a><img src="p.png">'
+        '<script src="https://x.org/s.js"></script><a href="#nowhere">n</a><a href="../out.html">o</a>'
+    )
+    (tmp_path / "a" / "b.html").write_text('<p id="here"><a href="../index.html">i</a><img alt="words" src="../s.css">')
+    assert sorted(broken(tmp_path)) == [
+        "index.html loads https://x.org/s.js",
+        "index.html: #nowhere has no such place",
+        "index.html: ../out.html leads nowhere",
+        "index.html: /d is not relative",
+        "index.html: a/b.html#there has no such place",
+        "index.html: c.html leads nowhere",
+        "index.html: p.png leads nowhere",
+    ]
+    assert wordless(tmp_path) == ["index.html: p.png"]
+    assert weight(tmp_path / "a" / "b.html") > 1024 / 2**20
+
+
+# What is fetched.
+
+
+def packed(name: str, content: bytes) -> bytes:
+    """An archive with one file, as npm packs it."""
+    whole = io.BytesIO()
+    with tarfile.open(fileobj=whole, mode="w:gz") as archive:
+        member = tarfile.TarInfo(f"package/{name}")
+        member.size = len(content)
+        archive.addfile(member, io.BytesIO(content))
+    return whole.getvalue()
+
+
+def test_an_archive_that_is_another_is_refused_and_of_the_right_one_only_the_named_files_are_taken(
+    tmp_path: Path,
+) -> None:
+    archive = packed("dist/a.js", b"1")
+    digest = base64.b64encode(hashlib.sha512(archive).digest()).decode()
+    assets.unpack(archive, digest, r"dist/.*\.js", tmp_path / "kept", "a")
+    assert (tmp_path / "kept" / "dist" / "a.js").read_bytes() == b"1"
+    assets.unpack(archive, digest, r"dist/.*\.css", tmp_path / "none", "a")
+    assert not (tmp_path / "none").exists()
+    with pytest.raises(SystemExit, match="not the one that was pinned"):
+        assets.unpack(packed("dist/a.js", b"2"), digest, ".*", tmp_path / "other", "a")
+    assert not (tmp_path / "other").exists()
+    climbing = packed("../up.js", b"3")
+    assets.unpack(climbing, base64.b64encode(hashlib.sha512(climbing).digest()).decode(), ".*", tmp_path / "deep", "a")
+    assert not (tmp_path / "up.js").exists()
+
+
+def test_without_npm_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(assets, "KEPT", tmp_path)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(SystemExit, match=r"mathjax 3\.2\.2 is fetched with npm"):
+        assets.asset("mathjax")
+
+
+def test_an_asset_that_is_here_needs_no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(assets, "KEPT", tmp_path)
+    monkeypatch.setattr(subprocess, "run", lambda *a, **k: pytest.fail("asked the network"))
+    (tmp_path / f"mathjax-{assets.PINNED['mathjax'][0]}").mkdir()
+    assert assets.asset("mathjax").is_dir()
+
+
+def test_the_workflow_of_github_pages_builds_what_make_builds() -> None:
+    told = yaml.safe_load((ROOT / ".github" / "workflows" / "pages.yml").read_text())
+    steps = told["jobs"]["site"]["steps"]
+    assert [step["run"] for step in steps if "run" in step] == ["make setup", "make site"]
+    assert [step["with"]["path"] for step in steps if "path" in step.get("with", {})] == [
+        site.BUILT.relative_to(ROOT).as_posix()
+    ]
+    assert all(re.search(r"@v\d+$", step["uses"]) for step in steps if "uses" in step)
+    targets = (ROOT / "Makefile").read_text()
+    assert all(re.search(rf"^{name}:.*$", targets, re.MULTILINE) for name in ("setup", "site", "slides"))

@@ -1,0 +1,77 @@
+// What a page does by itself: columns that sort, pictures that open, controls whose frames were drawn beforehand.
+
+const number = (text) => {
+  const found = text.replace(/,/g, "").match(/^\s*[−-]?\d+(\.\d+)?/);
+  return found ? Number(found[0].replace("−", "-")) : NaN;
+};
+
+/** Sort the rows of a table by a column; what is no number stands last, in the order of words. */
+function sort(table, column, down) {
+  const body = table.tBodies[0];
+  const rows = [...body.rows].map((row) => ({ row, text: row.cells[column].textContent.trim() }));
+  const numbers = rows.some(({ text }) => !Number.isNaN(number(text)));
+  rows.sort((a, b) => {
+    const [x, y] = [number(a.text), number(b.text)];
+    if (!numbers || (Number.isNaN(x) && Number.isNaN(y))) return (down ? -1 : 1) * a.text.localeCompare(b.text);
+    if (Number.isNaN(x) || Number.isNaN(y)) return Number.isNaN(x) ? 1 : -1;
+    return (down ? -1 : 1) * (x - y);
+  });
+  body.append(...rows.map(({ row }) => row));
+}
+
+for (const table of document.querySelectorAll(".sortable table")) {
+  [...table.tHead.rows[0].cells].forEach((head, column) => {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.append(...head.childNodes);
+    head.append(button);
+    head.setAttribute("aria-sort", "none");
+    button.addEventListener("click", () => {
+      const down = head.getAttribute("aria-sort") === "ascending";
+      for (const other of table.tHead.rows[0].cells) other.setAttribute("aria-sort", "none");
+      head.setAttribute("aria-sort", down ? "descending" : "ascending");
+      sort(table, column, down);
+    });
+  });
+}
+
+for (const picture of document.querySelectorAll(".bd-article .output img")) {
+  const link = document.createElement("a");
+  link.className = "whole";
+  link.href = picture.src;
+  link.title = "The picture alone, to look at it closely";
+  picture.replaceWith(link);
+  link.append(picture);
+  const told = document.createElement("p"); // on a phone the words in the picture are too small to read
+  told.className = "told";
+  told.setAttribute("aria-hidden", "true");
+  told.textContent = picture.alt;
+  link.after(told);
+}
+
+for (const part of document.querySelectorAll(".frames")) {
+  const slider = part.querySelector("input");
+  const picture = part.querySelector("img");
+  const told = part.querySelector("output");
+  const frames = JSON.parse(part.dataset.frames);
+  const show = () => {
+    const [place, file, alt] = frames[Number(slider.value)];
+    picture.src = file;
+    picture.alt = alt;
+    told.textContent = place;
+    slider.setAttribute("aria-valuetext", place);
+  };
+  slider.addEventListener("input", show);
+  show();
+}
+
+// A block that scrolls sideways is reached by keyboard, too.
+const reach = () => {
+  const blocks = ".bd-article :is(pre, .pst-scrollable-table-container, div.math, mjx-container[display='true'])";
+  for (const block of document.querySelectorAll(blocks)) {
+    if (block.scrollWidth > block.clientWidth + 1 && !block.hasAttribute("tabindex")) block.tabIndex = 0;
+  }
+};
+window.addEventListener("load", () => setTimeout(reach, 0));
+window.addEventListener("resize", reach);
+document.addEventListener("toggle", reach, true);
