@@ -43,7 +43,7 @@ HULLS: tuple[Measured, ...] = (
     ("one point", [2.0], [0.5]),
     ("beaten points", [1.0, 2.0, 3.0, 4.0], [0.5, 0.25, 0.75, 0.625]),
     ("under a line", [1.0, 2.0, 4.0, 5.0], [0.0, 0.25, 2.0, 2.25]),
-    ("under a line", [1.0, 2.0, 3.0, 4.0, 9.0], [0.0, 1.0, 1.125, 1.375, 4.0]),
+    ("under a line", [1.0, 2.0, 3.0, 4.0, 5.0], [0.0, 1.0, 1.5, 1.75, 5.0]),
     ("on a line", [1.0, 2.0, 3.0, 5.0], [0.0, 0.5, 1.0, 1.25]),
     ("equal points", [1.0, 3.0, 1.0, 3.0, 2.0, 4.0], [0.5, 1.5, 0.5, 1.5, 1.25, 1.5]),
     points_at_random(25, seed=1),
@@ -256,7 +256,7 @@ PRICES: tuple[Pricing, ...] = (
     ("two kinds", {"easy": EASY, "hard": HARD}, {"easy": 2, "hard": 30}, 130.0),
     ("points in any order", {"odd": ((4.0, 0.62), (3.0, 0.4), (1.0, 0.3), (5.0, 0.55), (2.0, 0.5))}, {"odd": 4}, 13.0),
     ("points in any order", {"odd": ((3.0, 0.1), (1.0, 0.3), (2.0, 0.31), (4.0, 0.9))}, {"odd": 4}, 12.0),
-    ("nobody came", {"easy": EASY, "hard": HARD}, {"easy": 0, "hard": 7}, 20.0),
+    ("nobody came", {"easy": EASY, "hard": HARD}, {"easy": 0, "hard": 7}, 28.0),
     ("small joules", {"any": tuple((c / 1000, q) for c, q in HARD)}, {"any": 100}, 0.3),
 )
 _PRICE = {
