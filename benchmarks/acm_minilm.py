@@ -53,8 +53,17 @@ from dynlib.data import topics
 from dynlib.deciding import record, setting
 from dynlib.pretrained import from_transformers
 from dynlib.training import train
-from dynlib.width import AdaptiveComputationModule, acm_loss, acmize, distill, prefix_errors, pretrain_gates
-from dynlib.width.acm_conversion import acm_layers
+from dynlib.width import (
+    AdaptiveComputationModule,
+    acm_loss,
+    acmize,
+    distill,
+    gates_share,
+    prefix_errors,
+    pretrain_gates,
+    price_for,
+    shares_of_tokens,
+)
 from dynlib.zoo import load
 
 RESULTS = Path(__file__).with_suffix(".json")
@@ -312,20 +321,8 @@ class Study:
     @torch.no_grad()
     def prices(self, model: nn.Module) -> dict[float, float]:
         """Those at which training texts cost, gates included, what the same share of the learners costs without."""
-        tokens = self.batch_of(self.settings["calibration"])
-        layers = acm_layers(model).values()
-        asked = sum(count(one.gate, torch.zeros(1, one.dim)).flops for one in layers)
-        gates = asked / sum(2 * one.hidden * (one.dim + one.out) for one in layers)
-        found = {}
-        for budget in BUDGETS:
-            low, high = -16.0, 16.0
-            for _ in range(11):
-                price = (low + high) / 2
-                with setting(model, AdaptiveComputationModule, price=price):
-                    spent = shares(model, tokens)[0].mean().item()
-                low, high = (price, high) if spent > budget - gates else (low, price)
-            found[budget] = high  # not above the budget
-        return found
+        tokens, gates = self.batch_of(self.settings["calibration"]), gates_share(model)
+        return {budget: price_for(model, tokens, budget - gates, halvings=11) for budget in BUDGETS}
 
     def batch_of(self, size: int) -> Tensor:
         """Training stretches that no seed chooses."""
@@ -420,9 +417,7 @@ def shares(model: nn.Module, tokens: Tensor) -> tuple[Float[Tensor, "texts token
     """The share of the learners' work that each token gets, over all modules; and that of each module."""
     with record(model, AdaptiveComputationModule) as records:
         model(tokens)
-    all_ = [one for some in records.values() for one in some]
-    spent = torch.stack([one.learners.double() * one.flops for one in all_]).sum(0)
-    return spent / sum(one.of * one.flops for one in all_), [one.share() for one in all_]
+    return shares_of_tokens(records), [one.share() for some in records.values() for one in some]
 
 
 def found(first: Tensor, second: Tensor) -> float:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from dynlib.cost import Budget, CostCurve, Governor, Point, count
 from dynlib.cost.curve import Measure
 from dynlib.inputs import check_whole
-from dynlib.mechanisms import MECHANISMS, Mechanism, mechanism
+from dynlib.mechanisms import MECHANISMS, Mechanism, mechanism, named, title
 
 SUPPLIES = Path("/sys/class/power_supply")
 """Where Linux keeps what it knows of batteries."""
@@ -70,7 +70,7 @@ def percent(said: str) -> float:
     return value
 
 
-def show(curve: CostCurve, knob: str) -> None:
+def show(curve: CostCurve, knob: str, worth: str = "right") -> None:
     """The curve as a table; "–" for what was not measured."""
 
     def cell(point: Point, measure: Measure, form: str) -> str:
@@ -79,29 +79,30 @@ def show(curve: CostCurve, knob: str) -> None:
             return "–"
         return format(cost / whole if form.endswith("%") else cost, form)
 
-    print(f"\n{knob:>12} {'of the FLOPs':>13} {'of the time':>12} {'joules':>10} {'right':>22}")
-    for point in (*curve.points, curve.dense):
-        name = "dense" if point is curve.dense and point.knob is None else f"{point.knob:g}"
+    names = ["dense" if point.knob is None else named(point.knob) for point in (*curve.points, curve.dense)]
+    wide = max(12, len(knob), *map(len, names))
+    print(f"\n{knob:>{wide}} {'of the FLOPs':>13} {'of the time':>12} {'joules':>10} {worth:>22}")
+    for name, point in zip(names, (*curve.points, curve.dense), strict=True):
         quality = f"{point.quality.mean:.1%} ({point.quality.low:.1%} – {point.quality.high:.1%})"
         print(
-            f"{name:>12} {cell(point, 'flops', '.1%'):>13} {cell(point, 'seconds', '.1%'):>12} "
+            f"{name:>{wide}} {cell(point, 'flops', '.1%'):>13} {cell(point, 'seconds', '.1%'):>12} "
             f"{cell(point, 'joules', '.3g'):>10} {quality:>22}"
         )
 
 
-def plan(curve: CostCurve, budget: Budget, knob: str) -> None:
+def plan(curve: CostCurve, budget: Budget, knob: str, worth: str = "right") -> None:
     """What the budget buys, in words."""
     point, mix = budget.point(curve), budget.mix(curve)
     unit = UNITS[budget.measure]
     print(f"\nThe budget allows {budget.limit(curve):.4g} {unit} a request.")
     print(
-        f"Best single knob: {knob} {point.knob:g}, {point.cost(budget.measure):.4g} {unit}, right in "
-        f"{point.quality.mean:.1%} of the requests."
+        f"Best single setting: {knob} {named(point.knob)}, {point.cost(budget.measure):.4g} {unit}, "
+        f"{point.quality.mean:.1%} {worth}."
     )
     if 0 < mix.share < 1:
         print(
-            f"Two in turn: {knob} {mix.cheap.knob:g} for {1 - mix.share:.1%} of the requests and {mix.dear.knob:g} for "
-            f"{mix.share:.1%}, right in {mix.quality:.1%}."
+            f"Two in turn: {knob} {named(mix.cheap.knob)} for {1 - mix.share:.1%} of the requests and "
+            f"{named(mix.dear.knob)} for {mix.share:.1%}, {mix.quality:.1%} {worth}."
         )
 
 
@@ -110,7 +111,7 @@ def live(made: Mechanism, curve: CostCurve, budget: Budget, number: int) -> None
     whole = budget.limit(curve) * number * (1 + 1e-9)  # so that rounding does not take a knob away
     # how many come is known here: the forecast is sharp, and this one is no longer to come
     governor = Governor(curve, whole, expected=number, spread=0.01, clump=1, caution=0, measure=budget.measure)
-    right, used = 0, dict.fromkeys((point.knob for point in curve.points), 0)
+    worth, used = 0.0, dict.fromkeys((point.knob for point in curve.points), 0)
     unit = UNITS[budget.measure]
     print(
         f"\n{number} requests, one by one, of a budget of {whole:.4g} {unit}. What one takes is its counted FLOPs",
@@ -125,13 +126,13 @@ def live(made: Mechanism, curve: CostCurve, budget: Budget, number: int) -> None
             said = []
             flops = count(lambda: said.append(made.run(point.knob, inputs))).flops  # noqa: B023, called at once
             governor.spend(point.cost(budget.measure) * flops / point.flops)
-            right += int((said[0].argmax(-1) == targets).sum())
+            worth += made.judge(said[0], targets).sum().item()
             used[point.knob] += 1
-            bar.set_postfix_str(f"{governor.left / whole:.0%} left, {right / (place + 1):.0%} right")
-    often = ", ".join(f"{knob:g} for {times}" for knob, times in used.items() if times)
+            bar.set_postfix_str(f"{governor.left / whole:.0%} left, {worth / (place + 1):.0%} {made.worth}")
+    often = ", ".join(f"{named(knob)} for {times}" for knob, times in used.items() if times)
     print(
-        f"{right / number:.1%} right with {governor.spent / whole:.1%} of the budget; {governor.refused} refused; "
-        f"{made.knob} {often or 'of none'}."
+        f"{worth / number:.1%} {made.worth} with {governor.spent / whole:.1%} of the budget; {governor.refused} "
+        f"refused; {made.knob} {often or 'of none'}."
     )
     if governor.left < 0:
         print("More was spent than there was: a request took more than any that the curve was measured on.")
@@ -177,19 +178,19 @@ def _budget(given: argparse.Namespace) -> None:
         budget = Budget(share=given.share, seconds=given.seconds)
     if given.curve is not None and given.curve.exists():
         curve = CostCurve.load(given.curve)
-        if curve.name != made.name or not {point.knob for point in curve.points} <= set(made.knobs):
+        if curve.name != title(made) or not {point.knob for point in curve.points} <= set(made.knobs):
             raise ValueError(
-                f"{given.curve} is the curve of {curve.name or 'something else'}, not of {made.name}: name another "
-                "file, or take this one away"
+                f"{given.curve} is the curve of {curve.name or 'something else'}, not of {title(made)} at its knobs: "
+                "name another file, or take this one away"
             )
         print(f"The curve is read from {given.curve}.")
     else:
         curve = made.calibrate(given.count)
         if given.curve is not None:
             curve.save(given.curve)
-    print(f"{made.name} on {made.backbone}. Energy is {curve.energy}.")
-    show(curve, made.knob)
-    plan(curve, budget, made.knob)
+    print(f"{title(made)}. Energy is {curve.energy}.")
+    show(curve, made.knob, made.worth)
+    plan(curve, budget, made.knob, made.worth)
     live(made, curve, budget, given.requests)
 
 

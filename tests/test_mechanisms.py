@@ -64,7 +64,7 @@ def test_the_command_plans_spends_and_keeps_its_curve(kept: list[str], capsys: p
     before = path.read_bytes()
     command.main([*kept, "--share", "50%"])
     told = capsys.readouterr().out
-    assert "Best single knob: layers 2," in told
+    assert "Best single setting: layers 2," in told
     assert re.search(r"Two in turn: layers \d for [\d.]+% of the requests", told)
     spent = re.search(r"with ([\d.]+)% of the budget; 0 refused", told)
     assert spent is not None
@@ -83,7 +83,7 @@ def test_a_budget_of_a_knob_is_that_knob_for_every_request(kept: list[str], caps
     for number in ("1", "5"):
         command.main([*kept[:-1], number, "--share", str(curve.share(curve.points[2]))])
         told = capsys.readouterr().out
-        assert "Best single knob: layers 3," in told
+        assert "Best single setting: layers 3," in told
         assert f"layers 3 for {number}." in told
         assert "100.0% of the budget" in told
 
@@ -108,7 +108,7 @@ def test_requests_that_cost_more_and_less_stay_within_the_budget() -> None:
         (["--share", "50%", "--requests", "0"], "--requests"),
         (["--share", "50%", "--count", "0"], "--count"),
         (["--share", "50%", "--watt-hours", "3"], "--battery"),
-        (["--share", "50%", "--mechanism", "early_exit"], "is the curve of layers, not of early_exit"),
+        (["--share", "50%", "--mechanism", "early_exit"], "is the curve of layers on digits_vit, not of early_exit"),
         (["--share", "50%", "--curve", "no/such/folder/x.json"], "there is no folder"),
     ],
 )

@@ -40,7 +40,7 @@ class Point(NamedTuple):
     """One value of a knob, for one request on average."""
 
     knob: Any
-    """As the mechanism takes it: a number, a list of them, a name; None for the dense model."""
+    """As the mechanism takes it: a number, a name, a tuple of them; None for the dense model."""
     flops: float
     """Counted."""
     seconds: float | None
@@ -188,39 +188,54 @@ class CostCurve:
         """Write a JSON file, whole or not at all.
 
         Raises:
-            TypeError: if a knob is something else than a finite number, a name, or a list of them.
+            TypeError: if a knob is something else than a finite number, a name, or a tuple of them.
         """
         path = Path(path)
-        made = {
-            "name": self.name,
-            "energy": self.energy,
-            "dense": self.dense._asdict(),
-            "points": [point._asdict() for point in self.points],
-        }
         try:
-            text = json.dumps(made, indent=1, allow_nan=False) + "\n"
+            text = json.dumps(self.plain(), indent=1, allow_nan=False) + "\n"
         except (TypeError, ValueError) as error:
             knobs = [point.knob for point in self.points]
-            raise TypeError(f"knobs must be finite numbers, names, or lists of them; got {knobs}: {error}") from error
+            raise TypeError(f"knobs must be finite numbers, names, or tuples of them; got {knobs}: {error}") from error
         beside = path.with_name(f"{path.name}.part")
         beside.write_text(text, encoding="utf-8")
         beside.replace(path)
 
     @classmethod
     def load(cls, path: str | Path) -> "CostCurve":
-        """Read what :meth:`save` wrote; a tuple has become a list.
+        """Read what :meth:`save` wrote; a list, as a pair of two knobs, is a tuple.
 
         Raises:
             ValueError: if the file is something else.
         """
         try:
-            made = json.loads(Path(path).read_text(encoding="utf-8"))
-            dense, *points = (
-                Point(**{**one, "quality": Interval(*one["quality"])}) for one in (made["dense"], *made["points"])
-            )
-            return cls(points, dense=dense, name=made["name"], energy=made["energy"])
-        except (KeyError, TypeError, AttributeError, ValueError) as error:  # the last: bytes that are no text, too
+            return cls.of(json.loads(Path(path).read_text(encoding="utf-8")))
+        except ValueError as error:  # bytes that are no text, too
             raise ValueError(f"{path} holds no cost curve: {error}") from error
+
+    def plain(self) -> dict[str, Any]:
+        """What a JSON file keeps of it, alone or among others."""
+        return {
+            "name": self.name,
+            "energy": self.energy,
+            "dense": self.dense._asdict(),
+            "points": [point._asdict() for point in self.points],
+        }
+
+    @classmethod
+    def of(cls, plain: Any) -> "CostCurve":
+        """The curve of which :meth:`plain` is the content, also after it was in a file.
+
+        Raises:
+            ValueError: if it is something else.
+        """
+        try:
+            dense, *points = (
+                Point(**{**one, "knob": _tupled(one["knob"]), "quality": Interval(*one["quality"])})
+                for one in (plain["dense"], *plain["points"])
+            )
+            return cls(points, dense=dense, name=plain["name"], energy=plain["energy"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"this is not what a curve is made of: {error}") from error
 
     def plot(self, axes: Any, measure: Measure = "flops", **style: Any) -> None:
         """Draw the points with their intervals and the hull on matplotlib axes, in shares of the dense cost."""
@@ -363,6 +378,10 @@ def _right(outputs: Any, targets: Tensor) -> Tensor:
             f"{list(outputs.shape)}: give quality=… for another kind"
         )
     return (outputs.argmax(-1) == targets).double()
+
+
+def _tupled(knob: Any) -> Any:
+    return tuple(map(_tupled, knob)) if isinstance(knob, list) else knob
 
 
 def _slope(one: Point, other: Point, measure: Measure) -> float:

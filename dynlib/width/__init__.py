@@ -2,6 +2,7 @@
 
 from dynlib.width.acm import AdaptiveComputationModule, LearnersChosen
 from dynlib.width.acm_conversion import acmize
+from dynlib.width.acm_price import fold_price, gates_share, price_for, shares_of_tokens
 from dynlib.width.acm_training import (
     acm_loss,
     budget_loss,
@@ -37,7 +38,9 @@ __all__ = [
     "diversity_loss",
     "entropy_loss",
     "extract",
+    "fold_price",
     "gate_targets",
+    "gates_share",
     "hash_by_token",
     "joint_loss",
     "layer_widths",
@@ -46,7 +49,9 @@ __all__ = [
     "mix_and_match",
     "prefix_errors",
     "pretrain_gates",
+    "price_for",
     "router_z_loss",
     "sampled_loss",
+    "shares_of_tokens",
     "upcycle",
 ]

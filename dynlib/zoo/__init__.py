@@ -45,14 +45,16 @@ def names() -> tuple[str, ...]:
 @overload
 def load(name: Literal["digits_vit", "digits_acm"], *, folder: str | Path | None = None) -> "ViT": ...
 @overload
-def load(name: Literal["digits_exits"], *, folder: str | Path | None = None) -> "MultiExit": ...
+def load(name: Literal["digits_exits", "digits_acm_exits"], *, folder: str | Path | None = None) -> "MultiExit": ...
 @overload
 def load(name: Literal["digits_avit"], *, folder: str | Path | None = None) -> "AdaptiveViT": ...
 @overload
 def load(name: Literal["digits_transmitter"], *, folder: str | Path | None = None) -> "TokenTransmitter": ...
 @overload
 def load(
-    name: Literal["topics_lm", "topics_exits", "topics_small", "topics_mod", "topics_matformer"],
+    name: Literal[
+        "topics_lm", "topics_exits", "topics_small", "topics_mod", "topics_matformer", "topics_matformer_mod"
+    ],
     *,
     folder: str | Path | None = None,
 ) -> "CausalLM": ...
@@ -73,11 +75,12 @@ def load(name: str, *, folder: str | Path | None = None) -> nn.Module:
 
     ================================================================  ============================================
     ``"digits_vit"``, ``"digits_acm"``                                :class:`dynlib.backbone.ViT`
-    ``"digits_exits"``                                                :class:`dynlib.depth.early_exit.MultiExit`
+    ``"digits_exits"``, ``"digits_acm_exits"``                        :class:`dynlib.depth.early_exit.MultiExit`
     ``"digits_avit"``                                                 :class:`dynlib.tokens.avit.AdaptiveViT`
     ``"digits_transmitter"``                                          :class:`dynlib.edge.TokenTransmitter`
     ``"topics_lm"``, ``"topics_exits"``, ``"topics_small"``,          :class:`dynlib.backbone.CausalLM`
-    ``"topics_mod"``, ``"topics_matformer"``
+    ``"topics_mod"``, ``"topics_matformer"``,
+    ``"topics_matformer_mod"``
     ``"needles_colt5"``                                               :class:`dynlib.zoo.needles.NeedleReader`
     ``"looped_regression"``                                           :class:`dynlib.zoo.regression.RegressionReader`
     ``"looped_chains"``                                               :class:`dynlib.zoo.chains.ChainReader`

@@ -46,6 +46,8 @@ def main() -> None:
             **{**made.training, "steps": int(made.training["steps"])},  # type: ignore[arg-type]
         )
         model = getattr(learner, "average", learner)
+        if made.end is not None:
+            made.end(model)
         # The figures are those of the weights as they ship, in half precision.
         save(options.name, model, {}, folder=options.folder)
         figures = made.evaluate(load(options.name, folder=options.folder).to(options.device))

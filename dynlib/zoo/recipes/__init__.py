@@ -28,6 +28,8 @@ FAMILIES = {
     "sudoku6": "puzzles",
     "digits_acm": "acm",
     "digits_transmitter": "transmitter",
+    "digits_acm_exits": "pairs",
+    "topics_matformer_mod": "pairs",
 }
 """The file of each backbone's recipe."""
 
@@ -64,6 +66,8 @@ class Recipe:
     """What puts that backbone, the second argument, into the model, the first; if None, they have the same weights."""
     learner: Callable[[nn.Module], Learner] | None = None
     """Makes of the model what is trained in its place, a module."""
+    end: Callable[[nn.Module], None] | None = None
+    """What is done to the trained model, in place."""
 
 
 def recipe(name: str) -> Recipe:

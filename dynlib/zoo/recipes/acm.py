@@ -1,7 +1,7 @@
 """A vision transformer of adaptive computation modules: each token gets as many learners of each layer as it needs."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ from dynlib.backbone import ViT
 from dynlib.cost import count
 from dynlib.data import cluttered_digits
 from dynlib.deciding import record
-from dynlib.width.acm import AdaptiveComputationModule, LearnersChosen
+from dynlib.width.acm import AdaptiveComputationModule
 from dynlib.width.acm_conversion import acmize
+from dynlib.width.acm_price import fold_price, gates_share, price_for, shares_of_tokens
 from dynlib.width.acm_training import acm_loss, distill, pretrain_gates
 from dynlib.zoo import load
 from dynlib.zoo.recipes import Numbers, Recipe
@@ -25,10 +26,11 @@ from dynlib.zoo.scores import depth_auc, digit_patches
 LINEAR = ("query_key_value", "attention.output")
 """The linear layers that become modules, beside the feed-forward parts: all of a block."""
 BATCH = 32
-DISTIL: Numbers = {"steps": 200, "lr": 2e-3}
-GATES: Numbers = {"steps": 75, "lr": 1e-2}
-BUDGET, THRESHOLD = 0.4, 0.5
-"""β, and the τ of the gates' targets with which they begin near it."""
+DISTIL: Numbers = {"steps": 1500, "lr": 2e-3}
+GATES: Numbers = {"steps": 300, "lr": 1e-2, "scale": 20.0}
+"""The gates begin by the error of each number of learners: ``scale`` of :func:`dynlib.width.pretrain_gates`."""
+BUDGET = 0.4
+"""β, the share of the work of the layers that became learners, gates included."""
 WEIGHTS: dict[str, float] = {"budget_weight": 1.0, "entropy_weight": 0.05, "diversity_weight": 0.05}
 """Of the losses on what is spent. The paper's budget weighs 0.1; here the steps are few."""
 
@@ -49,11 +51,15 @@ def begin_acm(
     model: nn.Module,
     backbone: nn.Module,
     *,
-    threshold: float = THRESHOLD,
+    budget: float = BUDGET,
+    threshold: float | None = None,
     stream: int = 0,
     checkpoints: Path | None = None,
 ) -> None:
-    """Put the backbone's layers into the learners, distil these, and train the gates."""
+    """Put the backbone's layers into the learners, distil these, and train the gates until they spend a budget.
+
+    With a ``threshold`` the gates begin as in the paper, with the targets of that τ, and spend what comes of it.
+    """
 
     def images(step: int) -> Tensor:
         return acm_images(step, stream=stream).images
@@ -65,10 +71,22 @@ def begin_acm(
     start = acmize(copy.deepcopy(backbone), learners=learners, linear=LINEAR)
     model.load_state_dict(start.state_dict())
     distill(model, backbone, images, steps=int(DISTIL["steps"]), lr=DISTIL["lr"], checkpoint=kept("learners"))
-    gates = kept(f"gates-{threshold}")
-    pretrain_gates(
-        model, backbone, images, threshold=threshold, steps=int(GATES["steps"]), lr=GATES["lr"], checkpoint=gates
-    )
+    steps, lr = int(GATES["steps"]), GATES["lr"]
+    if threshold is not None:
+        gates = kept(f"gates-{threshold}")
+        pretrain_gates(model, backbone, images, threshold=threshold, steps=steps, lr=lr, checkpoint=gates)
+        return
+    pretrain_gates(model, backbone, images, scale=GATES["scale"], steps=steps, lr=lr, checkpoint=kept("gates"))
+    meet_budget(model, budget, stream=stream)
+
+
+def meet_budget(model: nn.Module, budget: float = BUDGET, *, stream: int = 0) -> None:
+    """Move the gates' biases until training images that no step saw cost β, gates included.
+
+    After the training too: with the noise of the choice a model spends more than without it.
+    """
+    images = torch.cat([acm_images(10**6 + number, stream=stream).images for number in range(8)])
+    fold_price(model, price_for(model, images, budget - gates_share(model)))
 
 
 def agreement_loss(model: nn.Module, *, stream: int = 0) -> Callable[[int], Tensor]:
@@ -90,22 +108,19 @@ def agreement_loss(model: nn.Module, *, stream: int = 0) -> Callable[[int], Tens
 def digits_acm_loss(
     model: nn.Module, *, budget: float = BUDGET, weights: dict[str, float] | None = None, stream: int = 0
 ) -> Callable[[int], Tensor]:
-    """:func:`agreement_loss` + the losses on what is spent, by step; their weights are those above, if left out."""
+    """:func:`agreement_loss` + the losses on what is spent, by step; their weights are those above, if left out.
+
+    The budget includes the gates: they and the learners together are to cost its share of the layers.
+    """
     agreement, weights = agreement_loss(model, stream=stream), WEIGHTS if weights is None else weights
+    share = budget - gates_share(model)
 
     def loss(step: int) -> Tensor:
         with record(model, AdaptiveComputationModule) as records:
             task = agreement(step)
-        return task + acm_loss(records, budget=budget, **weights).total
+        return task + acm_loss(records, budget=share, **weights).total
 
     return loss
-
-
-def shares_of_tokens(records: Mapping[str, Sequence[LearnersChosen]]) -> Tensor:
-    """What each token of each image spends in the learners, over the most that it could: [images, tokens]."""
-    every = [one for some in records.values() for one in some]
-    spent = torch.stack([one.learners.double() * one.flops for one in every]).sum(0)
-    return spent / sum(one.of * one.flops for one in every)
 
 
 @torch.no_grad()
@@ -136,8 +151,9 @@ RECIPES = {
         config={**CONFIG, "learners": 4},
         loss=digits_acm_loss,
         evaluate=_digits_acm_figures,
-        training={"steps": 400, "lr": 1e-3, "weight_decay": 0.0},
+        training={"steps": 1000, "lr": 3e-4, "weight_decay": 0.0},
         start="digits_vit",
         begin=begin_acm,
+        end=meet_budget,
     )
 }

@@ -1,0 +1,235 @@
+"""Every mechanism of the course on trained models, its cost curve and its trivial rival's; written to a JSON file.
+
+``python -m benchmarks.one_budget_study`` turns the knob of each entry of :mod:`dynlib.mechanisms` through its values,
+on as many held-out requests for all that share a backbone, and measures two pairs of mechanisms in one model. Nothing
+is trained. Interrupt and call it again to resume.
+
+"curves" are rows, one an entry of the registry, mechanisms and rivals alike:
+
+- ``backbone``, ``mechanism``; ``rival``, the name of the trivial one on the same backbone or null; ``is rival``,
+  whether it is somebody's;
+- ``knob``, what the knob is called; ``worth``, what the quality is ("right": the share of right answers);
+- ``requests``, how many were held out;
+- ``curve``, a :class:`dynlib.cost.CostCurve` as ``CostCurve.of(row["curve"])`` reads it: FLOPs counted, seconds
+  measured, joules modelled or read (its ``energy`` says which), quality with its 95 % interval.
+
+"combinations" are rows, one a pair of mechanisms in one model:
+
+- ``backbone``, ``mechanism``, ``knob``, ``worth``, ``requests`` as above; ``names``, of the two; ``full``, the pair of
+  values at which neither saves anything;
+- ``curve``, all pairs of values; the points at which one of the two is full are those of the other one alone, and
+  ``singles`` are these two curves;
+- ``multiply``, a row for each quality that was asked for: ``lost``, how much less than at ``full``; ``quality``;
+  ``shares``, of the FLOPs at ``full``, the least at which each single one reaches it; ``product``, of the two;
+  ``pair``, the least share of the pair; ``best single``, the smaller of the two. Then, as [estimate, low, high] of a
+  bootstrap over the held-out requests, ``pair less product`` and ``pair over best single``. Shares are read on the
+  concave hull of a curve: two values in turn reach what lies between them.
+"""
+
+import argparse
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from benchmarks.study import Results, head
+from dynlib.cost import CostCurve, count
+from dynlib.cost.curve import Point
+from dynlib.cost.interval import Interval, wilson
+from dynlib.mechanisms import Mechanism, mechanism, mechanisms
+
+RESULTS = Path(__file__).with_suffix(".json")
+REQUESTS: dict[str, int] = {
+    "digits_vit": 600,
+    "topics_lm": 300,
+    "topics_small": 300,
+    "looped_regression": 300,
+    "looped_chains": 300,
+    "needles_colt5": 300,
+    "sudoku6": 100,
+}
+"""Held-out ones, for all on a backbone; beside them a few that come alone."""
+SIZE, ALONE, REPEATS = 50, 8, 3
+PAIRS = {"digits_vit": "early_exit_acm", "topics_lm": "matformer_mod"}
+BATCHES = {"digits_vit": (40, 20), "topics_lm": (40, 10)}
+"""Of the pairs: so many batches of so many requests; the bootstrap draws batches."""
+LOST = (0.0, 0.01, 0.02, 0.04)
+DRAWS = 2000
+
+
+def curve(backbone: str, name: str) -> dict[str, Any]:
+    """An entry of the registry and its curve."""
+    made = mechanism(backbone, name)
+    found = made.calibrate(REQUESTS[backbone], size=SIZE, alone=ALONE, repeats=REPEATS)
+    return {
+        "rival": made.rival,
+        "is rival": name in rivals(backbone),
+        "knob": made.knob,
+        "worth": made.worth,
+        "requests": REQUESTS[backbone] + ALONE,
+        "curve": found.plain(),
+    }
+
+
+def rivals(backbone: str) -> set[str | None]:
+    """The trivial ones on a backbone."""
+    return {mechanism(backbone, name).rival for name in mechanisms(backbone) if PAIRS.get(backbone) != name}
+
+
+@torch.no_grad()
+def table(made: Mechanism, batches: int, size: int) -> tuple[Tensor, Tensor]:
+    """FLOPs a request and quality, [knobs and the dense model, batches]."""
+    parts = made.requests(batches * size, size, 1)
+    runs = [*(partial(made.run, knob) for knob in made.knobs), made.dense]
+    flops, worth = torch.zeros(2, len(runs), len(parts), dtype=torch.float64)
+    for row, run in enumerate(tqdm(runs, desc=made.name, leave=False)):
+        for column, (inputs, targets) in enumerate(parts):
+            said: list[Tensor] = []
+            flops[row, column] = count(lambda: said.append(run(inputs))).flops / size  # noqa: B023, called at once
+            worth[row, column] = made.judge(said[0], targets).mean()
+    return flops, worth
+
+
+def combination(backbone: str) -> dict[str, Any]:
+    """Two mechanisms in one model: all pairs of their knobs, each alone, and whether what they save multiplies."""
+    made = mechanism(backbone, PAIRS[backbone])
+    batches, size = BATCHES[backbone]
+    flops, worth = table(made, batches, size)
+    full = made.knobs[-1]
+    whole = _curve(made, made.knobs, flops, worth, size)
+    alone = [_of(made.knobs, full, which) for which in (0, 1)]
+    return {
+        "mechanism": made.name,
+        "knob": made.knob,
+        "names": made.knob.split(", "),
+        "worth": made.worth,
+        "requests": batches * size,
+        "full": full,
+        "curve": whole.plain(),
+        "singles": [
+            CostCurve([whole.points[place] for place in some], dense=whole.dense, name=name).plain()
+            for some, name in zip(alone, made.knob.split(", "), strict=True)
+        ],
+        "multiply": multiply(flops[:-1], worth[:-1], alone),
+    }
+
+
+def _of(knobs: Sequence[tuple[Any, Any]], full: tuple[Any, Any], which: int) -> list[int]:
+    """The places of the pairs in which only one of the two saves anything."""
+    return [place for place, pair in enumerate(knobs) if pair[1 - which] == full[1 - which]]
+
+
+def _curve(made: Mechanism, knobs: Sequence[Any], flops: Tensor, worth: Tensor, size: int) -> CostCurve:
+    requests = worth.shape[1] * size
+
+    def point(knob: Any, row: int) -> Point:
+        mean = flops[row].mean().item()
+        hits = round(worth[row].sum().item() * size)
+        return Point(knob, mean, None, None, wilson(hits, requests), flops[row].max().item() / mean)
+
+    points = [point(knob, row) for row, knob in enumerate(knobs)]
+    return CostCurve(points, dense=point(None, len(knobs)), name=made.name)
+
+
+def multiply(flops: Tensor, worth: Tensor, alone: list[list[int]]) -> list[dict[str, Any]]:
+    """At each quality, the shares that each knob alone needs, their product, and what the pair needs.
+
+    Args:
+        flops, worth: [knobs, batches]; the last knob is the full one.
+        alone: which knobs are those of each single mechanism.
+    """
+    draws = torch.randint(flops.shape[1], (DRAWS, flops.shape[1]), generator=torch.Generator().manual_seed(0))
+    means = [(flops.mean(1), worth.mean(1)), *((flops[:, some].mean(1), worth[:, some].mean(1)) for some in draws)]
+    rows = []
+    for lost in LOST:
+        each = [_shares(cost, value, alone, lost) for cost, value in means]
+        first, second, pair = each[0]
+        rows.append(
+            {
+                "lost": lost,
+                "quality": worth[-1].mean().item() - lost,
+                "shares": [first, second],
+                "product": first * second,
+                "pair": pair,
+                "best single": min(first, second),
+                "pair less product": _spread([c - a * b for a, b, c in each]),
+                "pair over best single": _spread([c / min(a, b) for a, b, c in each]),
+            }
+        )
+    return rows
+
+
+def _shares(flops: Tensor, worth: Tensor, alone: list[list[int]], lost: float) -> tuple[float, float, float]:
+    """The least shares of the full FLOPs with which each single mechanism, and the pair, reach the quality."""
+    wanted = worth[-1].item() - lost
+    first, second, pair = (least(flops[some], worth[some], wanted) for some in (*alone, slice(None)))
+    whole = flops[-1].item()
+    return first / whole, second / whole, pair / whole
+
+
+def least(flops: Tensor, worth: Tensor, wanted: float) -> float:
+    """The least FLOPs on the concave hull of some points with which a quality is reached.
+
+    Raises:
+        ValueError: if none of them reaches it.
+    """
+    points = [
+        Point(place, cost, None, None, Interval(value, value, value), 1.0)
+        for place, (cost, value) in enumerate(zip(flops.tolist(), worth.tolist(), strict=True))
+    ]
+    hull = CostCurve(points).hull()
+    for place, point in enumerate(hull):
+        if point.quality.mean >= wanted:
+            if place == 0:
+                return point.flops
+            before = hull[place - 1]
+            way = (wanted - before.quality.mean) / (point.quality.mean - before.quality.mean)
+            return before.flops + way * (point.flops - before.flops)
+    raise ValueError(f"no knob reaches {wanted:.4g}: the best has {hull[-1].quality.mean:.4g}")
+
+
+def _spread(values: list[float]) -> list[float]:
+    """What was measured, and the middle 95 % of the bootstrap."""
+    estimate, *drawn = values
+    low, high = torch.tensor(drawn).double().quantile(torch.tensor([0.025, 0.975]).double()).tolist()
+    return [estimate, low, high]
+
+
+def main() -> None:
+    """Run everything and write the file."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.one_budget_study", description=__doc__)
+    parser.add_argument("--again", nargs="*", default=[], help="mechanisms to measure again: their weights are new")
+    parser.add_argument("--only", nargs="*", default=list(REQUESTS), help="backbones to measure now")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    settings = {
+        "requests": REQUESTS,
+        "size": SIZE,
+        "alone": ALONE,
+        "repeats": REPEATS,
+        "pairs": BATCHES,
+        "draws": DRAWS,
+    }
+    results = Results(RESULTS, {**head("one_budget_study"), "settings": settings}, digits=10)
+    for part in ("curves", "combinations"):
+        kept = [row for row in results.found.get(part, []) if row["mechanism"] not in options.again]
+        if part in results.found:
+            results.found[part] = kept
+    entries = [
+        {"backbone": backbone, "mechanism": name}
+        for backbone in options.only
+        for name in mechanisms(backbone)
+        if PAIRS.get(backbone) != name
+    ]
+    results.sweep(entries, lambda backbone, mechanism: curve(backbone, mechanism), name="curves")
+    results.sweep(
+        [{"backbone": backbone} for backbone in PAIRS if backbone in options.only], combination, name="combinations"
+    )
+
+
+if __name__ == "__main__":
+    main()
