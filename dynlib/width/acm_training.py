@@ -31,7 +31,7 @@ Source: arXiv:2312.10193. Where this differs from its public code, bartwojcik/ad
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -152,23 +152,30 @@ def pretrain_gates(
         check_scale("scale", scale)
     layers = acm_layers(model)
 
+    @torch.no_grad()
+    def lesson(layer: AdaptiveComputationModule, z: Tensor, t: Tensor) -> Tensor:
+        """What the gate is to say of each token: a choice, or with a scale the logits."""
+        t = widen(t)  # before it is squared: a sum of squares soon is more than float16 holds
+        given = [torch.zeros_like(t), *map(widen, layer.prefixes(z))]
+        errors = torch.stack([(one - t).square().sum(-1) for one in given[layer.least :]])
+        if scale is None:
+            return gate_targets(errors, threshold)
+        of_all = t.square().sum(-1).clamp_min(torch.finfo(t.dtype).tiny)
+        return -scale * (errors / of_all).clamp_max(3).movedim(0, -1)
+
     def loss(step: int) -> Tensor:
         losses = []
         for name, (z, t) in _lessons(teacher, layers, batches(step)):
-            layer = layers[name]
-            with torch.no_grad():
-                t = widen(t)  # before it is squared: a sum of squares soon is more than float16 holds
-                given = [torch.zeros_like(t), *map(widen, layer.prefixes(z))]
-                errors = torch.stack([(one - t).square().sum(-1) for one in given[layer.least :]])
-            logits = widen(layer.gate(z))
-            if scale is None:
-                # the logits themselves: the log of a drawn choice would be that of zeros
-                losses.append(F.cross_entropy(logits, gate_targets(errors, threshold)))
-            else:
-                of_all = t.square().sum(-1).clamp_min(torch.finfo(logits.dtype).tiny)
-                losses.append(F.smooth_l1_loss(logits, -scale * (errors / of_all).clamp_max(3).movedim(0, -1)))
+            wanted, logits = lesson(layers[name], z, t), widen(layers[name].gate(z))
+            # of a choice, the logits themselves: the log of a drawn choice would be that of zeros
+            losses.append(F.cross_entropy(logits, wanted) if scale is None else F.smooth_l1_loss(logits, wanted))
         return torch.stack(losses).mean()
 
+    if scale is not None:  # a bias moves by about lr a step: from 0 it might not arrive at the mean, which may be -c
+        for name, (z, t) in _lessons(teacher, layers, batches(0)):
+            last = cast(nn.Linear, layers[name].gate[-1])
+            with torch.no_grad():
+                last.bias.copy_(lesson(layers[name], z, t).mean(0))
     gates = nn.ModuleList(layer.gate for layer in layers.values())
     return train(
         gates,

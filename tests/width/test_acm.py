@@ -511,7 +511,20 @@ def test_an_error_beyond_three_times_the_target_counts_as_three() -> None:
     z = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
     (loss,) = pretrain_gates(model, teacher, lambda _: z, steps=1, scale=10.0, progress=False).losses
     wanted = torch.tensor([-10.0, *[-30.0] * model.learners])[model.least :]  # none is off by the target itself
-    assert loss == pytest.approx(F.smooth_l1_loss(torch.zeros_like(wanted), wanted).item())
+    torch.testing.assert_close(model.gate[-1].bias.detach(), wanted)
+    assert loss == pytest.approx(0, abs=1e-9)
+
+
+def test_gates_of_small_features_know_the_mean_errors_from_the_first_step_on() -> None:
+    torch.manual_seed(0)
+    teacher, scale = FeedForward(8, 16), 20.0
+    model = acmize(copy.deepcopy(teacher), added=("",))
+    z = 1e-3 * torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
+    pretrain_gates(model, teacher, lambda _: z, steps=5, scale=scale, progress=False)
+    t = teacher(z)
+    errors = torch.stack([(one - t).square().sum(-1) for one in (t * 0, *model.prefixes(z))]) / t.square().sum(-1)
+    torch.testing.assert_close(model.gate(z).mean(0), -scale * errors.mean(1), rtol=0, atol=0.6)
+    assert model.gate(z)[:, 0].max() < -19
 
 
 def test_a_gate_that_is_sure_and_wrong_has_a_gradient_of_ordinary_size() -> None:
