@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -17,6 +17,7 @@ from dynlib.cost import CostCurve, Governor, count
 from dynlib.deciding import setting
 from dynlib.mechanisms import MECHANISMS, mechanism, mechanisms, named
 from dynlib.mechanisms.digits import darkest
+from dynlib.tokens import MixtureOfDepths
 from dynlib.tokens.colt5 import Router
 from dynlib.width import AdaptiveComputationModule
 from dynlib.zoo import load
@@ -40,11 +41,13 @@ def of_text(name: str) -> Callable[[Tensor], Tensor]:
     return lambda tokens: load(name)(tokens)[:, -1]
 
 
-def small_mixture(routing: str) -> Callable[[Tensor], Tensor]:
+def small_mixture(routing: Literal["top_k", "random"]) -> Callable[[Tensor], Tensor]:
     def run(tokens: Tensor) -> Tensor:
         model, generator = load("topics_mod"), torch.Generator().manual_seed(0)
         for block in model.blocks[1::2]:
-            block.routing, block.generator = routing, generator
+            assert isinstance(block, MixtureOfDepths)
+            block.generator = generator
+            block.routing = routing
         return model(tokens)[:, -1]
 
     return run
