@@ -168,7 +168,7 @@ def multiply(flops: Tensor, worth: Tensor, alone: list[list[int]]) -> list[dict[
 def _shares(flops: Tensor, worth: Tensor, alone: list[list[int]], lost: float) -> tuple[float, float, float]:
     """The least shares of the full FLOPs with which each single mechanism, and the pair, reach the quality."""
     wanted = worth[-1].item() - lost
-    first, second, pair = (least(flops[some], worth[some], wanted) for some in (*alone, slice(None)))
+    first, second, pair = (least(flops[some], worth[some], wanted) for some in (*alone, list(range(len(flops)))))
     whole = flops[-1].item()
     return first / whole, second / whole, pair / whole
 

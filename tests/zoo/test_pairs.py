@@ -1,6 +1,7 @@
 """The shipped models of two mechanisms: they begin as what they go on from, and their cards tell the truth."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -15,10 +16,12 @@ from dynlib.zoo.recipes import pairs as its
 from dynlib.zoo.recipes import recipe
 
 
-def begun(name: str) -> torch.nn.Module:
+def begun(name: str) -> Any:
     made = recipe(name)
     torch.manual_seed(0)
     model = made.build(**made.config)
+    assert made.start is not None
+    assert made.begin is not None
     made.begin(model, load(made.start))
     return model
 
