@@ -59,7 +59,7 @@ def test_the_table_has_a_cell_for_every_heading():
 
 def test_another_device_gets_a_column_and_what_only_it_has_a_row():
     there = replace(FULL, time_share=0.25, interval=(0.2, 0.3), note="not shown twice")
-    alone = replace(FULL, mechanism="fused", flops_share=None, note="on the other alone")
+    alone = replace(there, mechanism="fused", flops_share=None, note="on the other alone")
     lines = [cells(line) for line in markdown([FULL, BARE], {"a GPU": [there, alone]}).splitlines()]
     assert lines[0] == [*HEADINGS[:-1], "on a GPU", HEADINGS[-1]]
     assert all(len(line) == len(lines[0]) for line in lines)
