@@ -37,7 +37,7 @@ from benchmarks import (
     split,
 )
 from benchmarks.kept import Kept, machine, versions
-from benchmarks.table import markdown
+from benchmarks.table import in_short, markdown
 
 BENCHMARKS = {
     "cost": cost,
@@ -117,8 +117,10 @@ def main(arguments: Sequence[str] | None = None) -> str:
     part = _table(kept, list(names), devices, quick=options.quick)
     print(f"{part}\n{machine()}; {versions()}")
     if path is not None:
-        whole = _table(kept, list(BENCHMARKS), dict.fromkeys([*devices, "cpu"]), quick=options.quick)
-        path.with_name(_markdown_name(path)).write_text(document(whole), encoding="utf-8")
+        every = list(BENCHMARKS)
+        whole = _table(kept, every, dict.fromkeys([*devices, "cpu"]), quick=options.quick)
+        short = in_short(kept.shown(_cases(every, quick=options.quick), "cpu"))
+        path.with_name(_markdown_name(path)).write_text(document(whole, short), encoding="utf-8")
     if wrong:
         sys.exit(f"not measured, for the errors above: {', '.join(wrong)}")
     return part
@@ -134,14 +136,19 @@ def _markdown_name(path: Path) -> str:
 
 
 def _table(kept: Kept, names: list[str], devices: dict[str, None], *, quick: bool) -> str:
-    cases = [case for name in names for case, _ in BENCHMARKS[name].cases(quick=quick)]
+    cases = _cases(names, quick=quick)
     elsewhere = {machine(device): kept.shown(cases, device) for device in devices if device != "cpu"}
     return markdown(kept.shown(cases, "cpu"), {name: rows for name, rows in elsewhere.items() if rows})
 
 
-def document(table: str) -> str:
+def _cases(names: list[str], *, quick: bool) -> list[str]:
+    return [case for name in names for case, _ in BENCHMARKS[name].cases(quick=quick)]
+
+
+def document(table: str, short: str = "") -> str:
     """The page of the results."""
-    return f"# Cost and time\n\n{EXPLANATION}\n{table}\nMeasured on: {machine()}; {versions()}.\n"
+    short = f"{short}\n\n" if short else ""
+    return f"# Cost and time\n\n{EXPLANATION}\n{short}{table}\nMeasured on: {machine()}; {versions()}.\n"
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import benchmarks.__main__ as command
 from benchmarks import given, kept, peers, study
 from benchmarks.peers import peer
 from benchmarks.race import Race, against, contest, pays
-from benchmarks.table import HEADINGS, Row, markdown
+from benchmarks.table import HEADINGS, Row, in_short, markdown
 
 FULL = Row(
     mechanism="half | of it",
@@ -66,6 +66,16 @@ def test_another_device_gets_a_column_and_what_only_it_has_a_row():
     assert lines[2][-2:] == ["0.25 (0.20 … 0.30), efficiency 2.00", "two lines"]
     assert lines[3][-2:] == ["–", "–"]
     assert lines[4] == ["fused", "dim 8", "all of it", *["–"] * 6, "0.25 (0.20 … 0.30)", "on the other alone"]
+
+
+def test_the_page_says_how_many_rows_reach_their_aim():
+    met, open_, below = replace(FULL, aim=0.8), replace(FULL, aim=0.82), replace(FULL, aim=1.0)
+    assert in_short([met, met, open_, below, BARE, FULL]) == (
+        "Of 4 rows with an aim at the efficiency (1 at dim 256, 0.9 below it), 2 reach it, 1 are not clearly below it, "
+        "and 1 are below it; each of these says where the time goes."
+    )
+    assert in_short([BARE, FULL]) == ""
+    assert "\n\nOf 4 rows" in command.document("table", in_short([met, met, open_, below]))
 
 
 def test_efficiency_is_share_of_flops_over_share_of_time():
@@ -300,6 +310,9 @@ def test_a_package_that_is_faster_is_called_so_and_why():
     row = against("m", "s", "a package", slow, fast, slower="because", note="n", flops=False, repeats=7)
     assert re.fullmatch(r"the package is faster \(.* ms against .* ms\): because; n\.", row.note)
     assert row.interval[0] > 1
+    product = torch.randn(256, 256)
+    row = against("m", "s", "p", lambda: (product @ product, slow()), lambda: product[:16] @ product, repeats=7)
+    assert "ours runs 16.00 × its FLOPs" in row.note
     assert against("m", "s", "a package", fast, fast, slower="because", flops=False, repeats=7).flops_share is None
 
 
