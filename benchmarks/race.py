@@ -123,7 +123,7 @@ def contest(
         repeats: rounds.
     """
     sides, masked = [*ours.values(), peer], masked or {}
-    heats = timed(*(step for ways in sides for step in ways.values()), repeats=2, warmup=1, least_seconds=0)
+    heats = timed(*(step for ways in sides for step in ways.values()), repeats=2, warmup=1, least_seconds=0.0)
     seconds = iter(heats.seconds)
     best = [min((next(seconds), name) for name in ways)[1] for ways in sides]
     steps = [ways[name] for ways, name in zip(sides, best, strict=True)]

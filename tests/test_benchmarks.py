@@ -3,7 +3,6 @@
 import json
 import re
 import sys
-import time
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -13,9 +12,11 @@ import torch
 
 import benchmarks.__main__ as command
 from benchmarks import given, kept, peers, study
+from benchmarks import race as races
 from benchmarks.peers import peer
 from benchmarks.race import Race, against, contest, pays
 from benchmarks.table import HEADINGS, Row, in_short, markdown
+from dynlib.cost import Timing
 
 FULL = Row(
     mechanism="half | of it",
@@ -298,22 +299,21 @@ def test_a_row_says_what_is_saved_and_where_the_rest_is_lost():
     )
 
 
-def test_a_package_that_is_faster_is_called_so_and_why():
-    def slow():
-        time.sleep(3e-3)
+def test_a_package_that_is_faster_is_called_so_and_why(monkeypatch):
+    def says(ours: float, theirs: float, **options) -> Row:
+        samples = tuple(tuple(seconds * (1 + turn / 100) for turn in range(9)) for seconds in (ours, theirs))
+        monkeypatch.setattr(races, "timed", lambda *functions, **_: Timing(samples, (1, 1)))
+        product = torch.ones(16, 16)
+        return against("m", "s", "p", lambda: product @ product, lambda: product[:8] @ product, **options)
 
-    def fast():
-        time.sleep(1e-4)
-
-    row = against("m", "s", "a package", fast, slow, slower="because", note="n", flops=False, repeats=7)
-    assert re.fullmatch(r"[\d.]+ times as fast as the package \(.* ms against .* ms\); n\.", row.note)
-    row = against("m", "s", "a package", slow, fast, slower="because", note="n", flops=False, repeats=7)
-    assert re.fullmatch(r"the package is faster \(.* ms against .* ms\): because; n\.", row.note)
-    assert row.interval[0] > 1
-    product = torch.randn(256, 256)
-    row = against("m", "s", "p", lambda: (product @ product, slow()), lambda: product[:16] @ product, repeats=7)
-    assert "ours runs 16.00 × its FLOPs" in row.note
-    assert against("m", "s", "a package", fast, fast, slower="because", flops=False, repeats=7).flops_share is None
+    assert says(0.01, 0.04, note="n").note == "4 times as fast as the package (10.4 ms against 41.6 ms); n."
+    faster = "the package is faster (41.6 ms against 10.4 ms)"
+    assert says(0.04, 0.01, slower="because", note="n").note == f"{faster}: because; n."
+    assert says(0.04, 0.01).note == f"{faster}: ours runs 2.00 × its FLOPs."
+    assert says(0.04, 0.01, flops=False).note == f"{faster}."
+    row = says(0.02, 0.01)
+    assert (row.flops_share, row.time_share, row.efficiency) == pytest.approx((2, 2, 1))
+    assert says(0.02, 0.01, flops=False).flops_share is None
 
 
 def test_where_a_mechanism_pays_is_from_where_on_it_never_loses_again():
