@@ -69,8 +69,8 @@ multiply-add as two. *Time* is the median of ratios of repeats that take turns i
 with its 95 % interval; each side runs in the fastest way that was found for it, the whole batch at once or in pieces
 that fit the cache. *Efficiency* is the share of FLOPs over the share of time: at 1, every saved operation is saved
 time. *Masked* are the shares of FLOPs and time where the same mechanism computes everything and throws away. *Quality*
-is measured in this run on held-out data where the row is of a trained model of `dynlib.zoo`; it is "–" where the
-weights are random, because of the size. *Matmul rate* is the FLOP/s of both sides, the peer's in brackets, over the
+is measured in this run on held-out data where the row is of a trained model of `dynlib.zoo`; that of experts is of a study;
+it is "–" where the weights are random, because of the size. *Matmul rate* is the FLOP/s of both sides, the peer's in brackets, over the
 best that this machine reaches in one large matrix product. "Its products run at x of the peer's rate, and y of its time
 goes elsewhere" tells where time is lost, from a call with a clock on its matrix products and attention: small products
 are slower than large ones, and gates, sorting and copies are no products. "–" stands where a column does not apply.

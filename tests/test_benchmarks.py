@@ -216,6 +216,20 @@ def test_what_is_given_lies_on_the_default_device_and_is_the_same_everywhere():
     assert given.whole(4, 1000).unique().tolist() == [0, 1, 2, 3]
 
 
+@pytest.mark.skipif(not command.RESULTS.exists(), reason="nothing was measured yet: make bench")
+def test_the_page_shows_the_rows_that_are_kept():
+    page = command.RESULTS.with_name("RESULTS.md").read_text(encoding="utf-8")
+    measured = json.loads(command.RESULTS.read_text(encoding="utf-8"))["measured"]
+    cases = {name for module in command.BENCHMARKS.values() for name, _ in module.cases()}
+    shown = [
+        all(row["mechanism"].replace("|", "") in page for case in cases for row in part["rows"].get(case, []))
+        for part in measured
+        if f"Measured on: {part['machine']}; {part['versions']}." in page
+    ]
+    assert shown == [True]
+    assert not any(part["quick"] for part in measured)
+
+
 def test_a_package_that_is_not_there_is_skipped_with_a_sentence_and_tried_again(tmp_path):
     name, measure = peer("a mechanism", "no-such-package", pytest.fail)
     row = measure()
