@@ -67,11 +67,11 @@ EXPLANATION = """\
 Made by `make bench`. All shares are of what stands under "against"; "–" stands where a column does not apply.
 
 - *FLOPs* are counted while it runs, a multiply-add as two.
-- *Time* is the median of ratios of repeats that take turns in one run, because a machine drifts, with its 95 % interval.
+- *Time* is the median of ratios of repeats that take turns in one run, as a machine drifts, with its 95 % interval.
   Each side runs in the fastest way that was found for it: the whole batch at once, or in pieces that fit the cache.
 - *Efficiency* is the share of FLOPs over the share of time: at 1, every saved operation is saved time.
 - *Masked* are the shares of FLOPs and time where the same mechanism computes everything, and throws away.
-- *Quality* is measured in this run, on held-out data, where a row is of a trained model of `dynlib.zoo`; that of experts
+- *Quality* is measured in this run on held-out data where a row is of a trained model of `dynlib.zoo`; that of experts
   is of their study. It is "–" where the weights are random: there the size is the point.
 - *Matmul rate* is the FLOP/s of both sides, the peer's in brackets, over the best of this machine in one large product.
 - "Its products run at x of the peer's rate, and y of its time goes elsewhere" tells where time is lost, from one call
