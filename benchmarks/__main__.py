@@ -8,7 +8,9 @@ import argparse
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm.auto import tqdm
@@ -35,7 +37,7 @@ from benchmarks import (
     split,
 )
 from benchmarks.kept import Kept, machine, versions
-from benchmarks.table import markdown
+from benchmarks.table import in_short, markdown
 
 BENCHMARKS = {
     "cost": cost,
@@ -62,16 +64,19 @@ ONLY_CPU = ("perturbed", "acm", "governor")  # or with rows of their own for a G
 RESULTS = Path(__file__).with_name("results.json")
 
 EXPLANATION = """\
-Made by `make bench`. All shares are of the peer's in the same column "against". *FLOPs* are counted while it runs, a
-multiply-add as two. *Time* is the median of ratios of repeats that take turns in one run, because a machine drifts,
-with its 95 % interval; each side runs in the fastest way that was found for it, the whole batch at once or in pieces
-that fit the cache. *Efficiency* is the share of FLOPs over the share of time: at 1, every saved operation is saved
-time. *Masked* are the shares of FLOPs and time where the same mechanism computes everything and throws away. *Quality*
-is measured in this run on held-out data where the row is of a trained model of `dynlib.zoo`; it is "–" where the
-weights are random, because of the size. *Matmul rate* is the FLOP/s of both sides, the peer's in brackets, over the
-best that this machine reaches in one large matrix product. "Its products run at x of the peer's rate, and y of its time
-goes elsewhere" tells where time is lost, from a call with a clock on its matrix products and attention: small products
-are slower than large ones, and gates, sorting and copies are no products. "–" stands where a column does not apply.
+Made by `make bench`. All shares are of what stands under "against"; "–" stands where a column does not apply.
+
+- *FLOPs* are counted while it runs, a multiply-add as two.
+- *Time* is the median of ratios of repeats that take turns in one run, as a machine drifts, with its 95 % interval.
+  Each side runs in the fastest way that was found for it: the whole batch at once, or in pieces that fit the cache.
+- *Efficiency* is the share of FLOPs over the share of time: at 1, every saved operation is saved time.
+- *Masked* are the shares of FLOPs and time where the same mechanism computes everything, and throws away.
+- *Quality* is measured in this run on held-out data where a row is of a trained model of `dynlib.zoo`; that of experts
+  is of their study. It is "–" where the weights are random: there the size is the point.
+- *Matmul rate* is the FLOP/s of both sides, the peer's in brackets, over the best of this machine in one large product.
+- "Its products run at x of the peer's rate, and y of its time goes elsewhere" tells where time is lost, from one call
+  with a clock on its matrix products and attention. Small products are slower than large ones; gates, sorting and
+  copies are no products.
 """
 
 
@@ -106,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> str:
     for device, case, measure in bar:
         bar.set_postfix_str(case if device == "cpu" else f"{case} on {device}")
         try:
-            with torch.device(device):
+            with _default(device):
                 kept.add(case, device, measure())
         except Exception:  # the others are measured all the same; this one is tried again the next time
             wrong.append(f"{case} on {device}")
@@ -115,11 +120,18 @@ def main(arguments: Sequence[str] | None = None) -> str:
     part = _table(kept, list(names), devices, quick=options.quick)
     print(f"{part}\n{machine()}; {versions()}")
     if path is not None:
-        whole = _table(kept, list(BENCHMARKS), dict.fromkeys([*devices, "cpu"]), quick=options.quick)
-        path.with_name(_markdown_name(path)).write_text(document(whole), encoding="utf-8")
+        every = list(BENCHMARKS)
+        whole = _table(kept, every, dict.fromkeys([*devices, "cpu"]), quick=options.quick)
+        short = in_short(kept.shown(_cases(every, quick=options.quick), "cpu"))
+        path.with_name(_markdown_name(path)).write_text(document(whole, short), encoding="utf-8")
     if wrong:
         sys.exit(f"not measured, for the errors above: {', '.join(wrong)}")
     return part
+
+
+def _default(device: str) -> AbstractContextManager[Any]:
+    """A default device; none for the CPU, since it makes every call some microseconds longer."""
+    return nullcontext() if device == "cpu" else torch.device(device)
 
 
 def _markdown_name(path: Path) -> str:
@@ -127,14 +139,19 @@ def _markdown_name(path: Path) -> str:
 
 
 def _table(kept: Kept, names: list[str], devices: dict[str, None], *, quick: bool) -> str:
-    cases = [case for name in names for case, _ in BENCHMARKS[name].cases(quick=quick)]
+    cases = _cases(names, quick=quick)
     elsewhere = {machine(device): kept.shown(cases, device) for device in devices if device != "cpu"}
     return markdown(kept.shown(cases, "cpu"), {name: rows for name, rows in elsewhere.items() if rows})
 
 
-def document(table: str) -> str:
+def _cases(names: list[str], *, quick: bool) -> list[str]:
+    return [case for name in names for case, _ in BENCHMARKS[name].cases(quick=quick)]
+
+
+def document(table: str, short: str = "") -> str:
     """The page of the results."""
-    return f"# Cost and time\n\n{EXPLANATION}\n{table}\nMeasured on: {machine()}; {versions()}.\n"
+    short = f"{short}\n\n" if short else ""
+    return f"# Cost and time\n\n{EXPLANATION}\n{short}{table}\nMeasured on: {machine()}; {versions()}.\n"
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ def cases(*, quick: bool = False) -> list[Case]:
 def _rows(quick: bool) -> list[Row]:
     model = load("topics_exits")
     prompts = bytes_of_text(1 if quick else 4, PROMPT)[:, :PROMPT].split(1)
-    letters = 4 if quick else LETTERS
+    letters = 2 if quick else LETTERS
 
     def full() -> list[torch.Tensor]:
         return [model.generate(prompt, letters) for prompt in prompts]

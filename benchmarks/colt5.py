@@ -33,7 +33,7 @@ def cases(*, quick: bool = False) -> list[Case]:
     lengths = (64,) if quick else LENGTHS
     return [
         *((f"colt5, {length} tokens", partial(_rows, length, quick)) for length in lengths),
-        (f"colt5, {lengths[-1]} tokens, local", partial(_rows, lengths[-1], quick, local=True)),
+        *((f"colt5, {length} tokens, local", partial(_rows, length, quick, local=True)) for length in lengths[1:]),
         ("colt5, trained", partial(_trained, quick)),
         ("colt5, where it breaks even", partial(_pays, quick)),
         peer("colt5", "colt5-attention", partial(_other, quick)),

@@ -117,7 +117,7 @@ def _told(row: Row, share: float) -> Row:
 
 @torch.inference_mode()
 def _share_sent(model: TokenTransmitter, budget: float, quick: bool) -> float:
-    images = here(digits(40 if quick else 500)[0])
+    images = here(digits(16 if quick else 500)[0])
     with record(model, TokenTransmitter) as records, setting(model, TokenTransmitter, budget=budget):
         model(images)
     return records[""][0].sent.double().mean().item()

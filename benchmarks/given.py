@@ -48,7 +48,8 @@ def digits(count: int) -> tuple[Tensor, Tensor]:
 def bytes_of_text(count: int, length: int) -> Tensor:
     """Held-out stretches of text, one byte longer than the length, so that each has a next one."""
     with torch.device("cpu"):
-        return here(windows(encode(text("test")), count, length + 1, generator=_drawing()))
+        some = windows(encode(text("test")), count, length + 1, generator=_drawing())
+    return here(some)
 
 
 @torch.inference_mode()

@@ -120,7 +120,7 @@ def _size(dim: object, tokens: int, quick: bool) -> str:
 @torch.inference_mode()
 def _steps(quick: bool) -> list[Row]:
     """One sequence, token by token: sliced, against dense; and what the extracted model takes."""
-    dim, tokens = (32, 8) if quick else (256, WRITTEN)
+    dim, tokens = (32, 4) if quick else (256, WRITTEN)
     ours, dense = matformer(_lm(dim, quick)), _lm(dim, quick)
     text = whole(256, 1, tokens)
 

@@ -135,7 +135,7 @@ def _size(dim: object, tokens: int, quick: bool) -> str:
 @torch.inference_mode()
 def _steps(quick: bool) -> Row:
     """One sequence, token by token, every other layer routing as many of its tokens as the capacity says."""
-    dim, tokens = (32, 16) if quick else (256, WRITTEN)
+    dim, tokens = (32, 8) if quick else (256, WRITTEN)
     ours, dense = _models(dim, 2, quick, predictor=True)
     text = whole(256, 1, tokens)
     routed = _calibrate(ours, text)

@@ -74,6 +74,7 @@ class Race:
             quality=quality,
             matmul_share=ours,
             peer_matmul_share=theirs,
+            aim=aim,
             note=sentences(self.saves(), self.says(aim), note),
         )
 
@@ -122,7 +123,7 @@ def contest(
         repeats: rounds.
     """
     sides, masked = [*ours.values(), peer], masked or {}
-    heats = timed(*(step for ways in sides for step in ways.values()), repeats=2, warmup=1, least_seconds=0)
+    heats = timed(*(step for ways in sides for step in ways.values()), repeats=2, warmup=1, least_seconds=0.0)
     seconds = iter(heats.seconds)
     best = [min((next(seconds), name) for name in ways)[1] for ways in sides]
     steps = [ways[name] for ways, name in zip(sides, best, strict=True)]
@@ -179,13 +180,14 @@ def against(
     timing = timed(ours, theirs, repeats=repeats, warmup=1)
     share, low, high = timing.ratio(0, 1)
     times = " against ".join(milliseconds(seconds) for seconds in timing.seconds)
+    few, all_ = (count(step).flops for step in (ours, theirs)) if flops else (0, 0)
     if high < 1:
         says = f"{1 / share:.3g} times as fast as the package ({times})"
     elif low <= 1:
         says = f"as fast as the package, as far as this run can tell ({times})"
     else:
+        slower = slower or (f"ours runs {few / all_:.2f} × its FLOPs" if all_ and few > 1.02 * all_ else "")
         says = f"the package is faster ({times}){': ' + slower if slower else ''}"
-    few, all_ = (count(step).flops for step in (ours, theirs)) if flops else (0, 0)
     return Row(
         mechanism=mechanism,
         size=size,

@@ -17,6 +17,7 @@ class Row:
         masked: the shares of FLOPs and of time of the same mechanism where it computes everything and masks.
         quality: of the mechanism and of its peer, in words; empty where the weights are random.
         matmul_share, peer_matmul_share: FLOP/s of each side, over this machine's best in a matrix product.
+        aim: at the efficiency, where this size has one.
         note: what a reader should take from the row.
         skipped: that nothing was measured, and why stands in the note; tried again the next time.
     """
@@ -31,6 +32,7 @@ class Row:
     quality: str = ""
     matmul_share: float | None = None
     peer_matmul_share: float | None = None
+    aim: float | None = None
     note: str = ""
     skipped: bool = False
 
@@ -62,6 +64,28 @@ HEADINGS = (
     "matmul rate",
     "what to take from it",
 )
+
+
+def in_short(rows: Sequence[Row]) -> str:
+    """How many of the rows that have an aim reach it."""
+    aimed = [row for row in rows if row.aim is not None and row.efficiency is not None]
+    reached = [row for row in aimed if row.efficiency >= row.aim]  # type: ignore[operator]
+    open_ = [row for row in aimed if row not in reached and not _surely_below(row)]
+    if not aimed:
+        return ""
+    below = len(aimed) - len(reached) - len(open_)
+    return (
+        f"Of {len(aimed)} rows with an aim at the efficiency (1 at dim 256, 0.9 below it), {len(reached)} reach it, "
+        f"{len(open_)} are not clearly below it, and {below} are below it; each of these says where the time goes."
+    )
+
+
+def _surely_below(row: Row) -> bool:
+    """Whether the whole interval of the efficiency is below the aim."""
+    assert row.aim is not None
+    if row.interval is None or row.flops_share is None:
+        return True
+    return row.flops_share < row.aim * row.interval[0]
 
 
 def markdown(rows: Sequence[Row], elsewhere: Mapping[str, Sequence[Row]] | None = None) -> str:

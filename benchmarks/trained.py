@@ -39,7 +39,7 @@ def on_digits(
         quick: few images.
         aim, note: as in :meth:`benchmarks.race.Race.row`.
     """
-    images, labels = digits(40 if quick else JUDGED)
+    images, labels = digits(16 if quick else JUDGED)
     some = images[: 8 if quick else IMAGES]
     vit = load("digits_vit")
     theirs = accuracy(vit, images, labels)

@@ -3,7 +3,6 @@
 import json
 import re
 import sys
-import time
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -13,9 +12,11 @@ import torch
 
 import benchmarks.__main__ as command
 from benchmarks import given, kept, peers, study
+from benchmarks import race as races
 from benchmarks.peers import peer
 from benchmarks.race import Race, against, contest, pays
-from benchmarks.table import HEADINGS, Row, markdown
+from benchmarks.table import HEADINGS, Row, in_short, markdown
+from dynlib.cost import Timing
 
 FULL = Row(
     mechanism="half | of it",
@@ -59,13 +60,23 @@ def test_the_table_has_a_cell_for_every_heading():
 
 def test_another_device_gets_a_column_and_what_only_it_has_a_row():
     there = replace(FULL, time_share=0.25, interval=(0.2, 0.3), note="not shown twice")
-    alone = replace(FULL, mechanism="fused", flops_share=None, note="on the other alone")
+    alone = replace(there, mechanism="fused", flops_share=None, note="on the other alone")
     lines = [cells(line) for line in markdown([FULL, BARE], {"a GPU": [there, alone]}).splitlines()]
     assert lines[0] == [*HEADINGS[:-1], "on a GPU", HEADINGS[-1]]
     assert all(len(line) == len(lines[0]) for line in lines)
     assert lines[2][-2:] == ["0.25 (0.20 … 0.30), efficiency 2.00", "two lines"]
     assert lines[3][-2:] == ["–", "–"]
     assert lines[4] == ["fused", "dim 8", "all of it", *["–"] * 6, "0.25 (0.20 … 0.30)", "on the other alone"]
+
+
+def test_the_page_says_how_many_rows_reach_their_aim():
+    met, open_, below = replace(FULL, aim=0.8), replace(FULL, aim=0.82), replace(FULL, aim=1.0)
+    assert in_short([met, met, open_, below, BARE, FULL]) == (
+        "Of 4 rows with an aim at the efficiency (1 at dim 256, 0.9 below it), 2 reach it, 1 are not clearly below it, "
+        "and 1 are below it; each of these says where the time goes."
+    )
+    assert in_short([BARE, FULL]) == ""
+    assert "\n\nOf 4 rows" in command.document("table", in_short([met, met, open_, below]))
 
 
 def test_efficiency_is_share_of_flops_over_share_of_time():
@@ -205,6 +216,20 @@ def test_what_is_given_lies_on_the_default_device_and_is_the_same_everywhere():
     assert given.whole(4, 1000).unique().tolist() == [0, 1, 2, 3]
 
 
+@pytest.mark.skipif(not command.RESULTS.exists(), reason="nothing was measured yet: make bench")
+def test_the_page_shows_the_rows_that_are_kept():
+    page = command.RESULTS.with_name("RESULTS.md").read_text(encoding="utf-8")
+    measured = json.loads(command.RESULTS.read_text(encoding="utf-8"))["measured"]
+    cases = {name for module in command.BENCHMARKS.values() for name, _ in module.cases()}
+    shown = [
+        all(row["mechanism"].replace("|", "") in page for case in cases for row in part["rows"].get(case, []))
+        for part in measured
+        if f"Measured on: {part['machine']}; {part['versions']}." in page
+    ]
+    assert shown == [True]
+    assert not any(part["quick"] for part in measured)
+
+
 def test_a_package_that_is_not_there_is_skipped_with_a_sentence_and_tried_again(tmp_path):
     name, measure = peer("a mechanism", "no-such-package", pytest.fail)
     row = measure()
@@ -288,19 +313,21 @@ def test_a_row_says_what_is_saved_and_where_the_rest_is_lost():
     )
 
 
-def test_a_package_that_is_faster_is_called_so_and_why():
-    def slow():
-        time.sleep(3e-3)
+def test_a_package_that_is_faster_is_called_so_and_why(monkeypatch):
+    def says(ours: float, theirs: float, **options) -> Row:
+        samples = tuple(tuple(seconds * (1 + turn / 100) for turn in range(9)) for seconds in (ours, theirs))
+        monkeypatch.setattr(races, "timed", lambda *functions, **_: Timing(samples, (1, 1)))
+        product = torch.ones(16, 16)
+        return against("m", "s", "p", lambda: product @ product, lambda: product[:8] @ product, **options)
 
-    def fast():
-        time.sleep(1e-4)
-
-    row = against("m", "s", "a package", fast, slow, slower="because", note="n", flops=False, repeats=7)
-    assert re.fullmatch(r"[\d.]+ times as fast as the package \(.* ms against .* ms\); n\.", row.note)
-    row = against("m", "s", "a package", slow, fast, slower="because", note="n", flops=False, repeats=7)
-    assert re.fullmatch(r"the package is faster \(.* ms against .* ms\): because; n\.", row.note)
-    assert row.interval[0] > 1
-    assert against("m", "s", "a package", fast, fast, slower="because", flops=False, repeats=7).flops_share is None
+    assert says(0.01, 0.04, note="n").note == "4 times as fast as the package (10.4 ms against 41.6 ms); n."
+    faster = "the package is faster (41.6 ms against 10.4 ms)"
+    assert says(0.04, 0.01, slower="because", note="n").note == f"{faster}: because; n."
+    assert says(0.04, 0.01).note == f"{faster}: ours runs 2.00 × its FLOPs."
+    assert says(0.04, 0.01, flops=False).note == f"{faster}."
+    row = says(0.02, 0.01)
+    assert (row.flops_share, row.time_share, row.efficiency) == pytest.approx((2, 2, 1))
+    assert says(0.02, 0.01, flops=False).flops_share is None
 
 
 def test_where_a_mechanism_pays_is_from_where_on_it_never_loses_again():
