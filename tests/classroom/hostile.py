@@ -206,7 +206,9 @@ def _many(unit: str) -> NotebookNode:
 # What is tried inside the kernel
 
 WRONG = {
-    "00_start_here": {"blank-share": "def blank_share(images):\n    {}\n    return 0.25"},
+    "00_start_here": {
+        "blank-share": "def blank_share(images, patch):\n    {}\n    return torch.full((len(images),), 0.25)"
+    },
     "02_gumbel": {"straight-through": "def straight_through(hard, soft):\n    {}\n    return soft"},
 }
 """For some units a task and a wrong answer to it, with a place for what an attack does when it is called."""

@@ -23,7 +23,7 @@ from tools.grade.sandbox import TRUST, Limits
 from tools.notebooks import ROOT
 
 UNIT = "99_toys"
-QUICK = Limits(cell=20, total=120)
+QUICK = Limits(cell=60, total=300)
 FULL = {f"{task}-{part}": True for task in toys.POINTS for part in ("check", "hidden")}
 PROBES = [
     Probe(task, "always four", toys.answer(task, "return 4"), (f"{task}-hidden",)) for task in ("double", "halve")
@@ -183,6 +183,7 @@ def test_nothing_of_the_teachers_is_seen_from_inside(monkeypatch: pytest.MonkeyP
         walls = sandbox.find()
         assert walls is not None
         ran = graded(with_cell(source), walls)
+    assert shown(ran), (ran.reason, [cell.get("outputs") for cell in ran.cells])
     seen = json.loads(shown(ran).split("\n")[0])
     assert ran.passed == FULL
     assert seen["user"] == 65534
