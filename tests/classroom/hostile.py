@@ -277,6 +277,9 @@ ABOVE = {
         "import sys\nfrom dynlib import checks\nroom = sys.modules['_room']\nroom.look = lambda name: None\n"
         "checks.Task._fail = lambda self, check, *rest: self._pass(check)"
     ),
+    "code under another's name": (
+        "source = 'import sys\\nframe = sys._getframe(0)'\nexec(compile(source, torch.__file__, 'exec'))"
+    ),
     "a trace": (
         "import sys\ndef trace(frame, event, argument):\n    if event == 'call' and frame.f_code.co_name == '_fail':\n"
         "        frame.f_trace_lines = False\n    return None\nsys.settrace(trace)"

@@ -6,6 +6,7 @@ answers, and must refuse them.
 """
 
 import json
+import os
 import re
 import secrets
 import shutil
@@ -95,7 +96,9 @@ class Step(NamedTuple):
 def run(cells: Sequence[NotebookNode], unit: str, walls: Walls, limits: Limits, probes: Sequence[Probe] = ()) -> Ran:
     """Run the cleaned cells of a submission."""
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="dyn", ignore_cleanup_errors=True) as place:
+    # a socket's path must be short, and what TMPDIR names need not be
+    short = "/tmp" if os.path.isdir("/tmp") else None
+    with tempfile.TemporaryDirectory(prefix="dyn", dir=short, ignore_cleanup_errors=True) as place:
         steps = plan(cells, unit, probes)
         ran, dead = _attempt(list(cells), steps, unit, walls, limits, Path(place) / "a")
         if dead is not None and dead.at >= 0 and _hidden(cells[: dead.at], unit):
@@ -199,7 +202,7 @@ def _attempt(
             try:
                 runner.preprocess(notebook, {"metadata": {"path": str(folder)}})
             except Exception as error:
-                runner.reason = runner.reason or f"it could not be run: {type(error).__name__}: {error}"[:300]
+                runner.broken = f"it could not be run: {type(error).__name__}: {error}"[:300]
         runner.close()
     return _judged(cells, steps, notebook.cells, runner)
 
@@ -214,6 +217,8 @@ def _judged(
     cells: list[NotebookNode], steps: list[Step], done: list[NotebookNode], runner: Any
 ) -> tuple[Ran, Step | None]:
     """What the steps came to."""
+    if runner.broken:
+        return Ran({}, cells, reason=runner.broken, started=False), None
     ran = Ran({}, cells, reason=runner.reason)
     dead: Step | None = None
     alive = True
@@ -314,7 +319,7 @@ def runner_class() -> type:
             self.door, self.word, self.channel = door, word, None
             self.said: dict[int, list[list[Any]]] = {}
             self.reached: set[int] = set()
-            self.bytes = 0
+            self.bytes, self.broken = 0, ""
             self.rest = b""
             self.until = time.monotonic() + limits.total
             self.kernel_manager_class = Manager
