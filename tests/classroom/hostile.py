@@ -332,6 +332,9 @@ WITHIN = {
         "return type('Any', (float,), {'__eq__': lambda a, b: True, '__ne__': lambda a, b: False})(0)"
     ),
     "ends the kernel": "import os; os._exit(0)",
+    "ends the kernel before its checks are asked": (
+        "import os, sys; sys.calls = getattr(sys, 'calls', 0) + 1; sys.calls > 40 and os._exit(0)"
+    ),
     "raises the voice's own error": "from dynlib.checks import Unfilled; raise Unfilled('not filled in yet')",
     "an exit": "raise SystemExit",
 }

@@ -126,6 +126,15 @@ def test_who_reaches_into_the_machinery_is_told_of(source: str, says: str) -> No
     assert any(says in why for why in ran.tampered["double"]), ran.tampered
 
 
+def test_who_ends_the_kernel_before_the_checks_are_asked_is_told_of() -> None:
+    cell = new_code_cell("import os\nnegate = lambda x: -x if x != -3 else os._exit(0)")
+    notebook = solved()
+    notebook.cells.insert(notebook.cells.index(toys.cell_of(notebook, "negate-check")), cell)
+    ran = graded(notebook)
+    assert ran.passed["double-hidden"]
+    assert "ended before" in ran.tampered["double"][0]
+
+
 def test_a_check_that_lets_a_known_wrong_answer_pass_is_told_of() -> None:
     source = (
         "shell = get_ipython()\nold = shell.transform_cell\n"

@@ -68,6 +68,7 @@ class Ran:
         hidden_error: for hidden checks that did not pass, the text of the error.
         look: what a person may want to know besides.
         started: the kernel came up, and was watched, before the first cell.
+        unasked: tasks whose checks could not be asked about a wrong answer, though there are some.
         reason: why the run did not come to its end, or nothing.
         seconds: that it took.
     """
@@ -78,6 +79,7 @@ class Ran:
     hidden_error: dict[str, str] = field(default_factory=dict)
     look: list[str] = field(default_factory=list)
     started: bool = True
+    unasked: set[str] = field(default_factory=set)
     reason: str = ""
     seconds: float = 0.0
 
@@ -111,6 +113,12 @@ def run(cells: Sequence[NotebookNode], unit: str, walls: Walls, limits: Limits, 
             for task, why in second.tampered.items():
                 ran.tampered.setdefault(task, []).extend(why)
             ran.look += second.look
+            ran.unasked -= set(points_of(cells[: dead.at]).values()) - second.unasked
+    for name, passed in ran.passed.items():
+        task = points(unit)[name][0]
+        if passed and task in ran.unasked:
+            why = "it ended before its checks could be asked about a wrong answer"
+            ran.tampered[task] = list(dict.fromkeys([*ran.tampered.get(task, []), why]))
     ran.look = list(dict.fromkeys(ran.look))
     ran.seconds = time.monotonic() - began
     return ran
@@ -223,7 +231,7 @@ def _judged(
     dead: Step | None = None
     alive = True
     task_name = points_of(cells)
-    good_probe = False
+    good_probe, asked = False, set[str]()
     for at, (step, cell) in enumerate(zip(steps, done, strict=True)):
         error = next((output for output in cell.get("outputs", []) if output.output_type == "error"), None)
         ended = at in runner.reached
@@ -252,8 +260,10 @@ def _judged(
                 ran.tampered.setdefault(task, []).append(f"not as it was imported: {names}")
         elif step.kind == "probe":
             good_probe = alive and error is None
-        elif step.kind == "asked" and alive and good_probe and error is None:
-            ran.tampered.setdefault(task_name[step.name], []).append(f"'{step.name}' let a known wrong answer pass")
+        elif step.kind == "asked" and alive and good_probe:
+            asked.add(task_name[step.name])
+            if error is None:
+                ran.tampered.setdefault(task_name[step.name], []).append(f"'{step.name}' let a known wrong answer pass")
         for line in said:
             if line[1] == "event":
                 where = f" (in {step.name})" if step.name else ""
@@ -261,6 +271,7 @@ def _judged(
                 if line[2] and step.kind in ("cell", "hidden"):
                     for name in _touched(step, steps, at, task_name):
                         ran.tampered.setdefault(name, []).append(line[3])
+    ran.unasked = {task_name[step.name] for step in steps if step.kind == "asked"} - asked
     for task, why in ran.tampered.items():
         ran.tampered[task] = list(dict.fromkeys(why))
     return ran, dead
