@@ -55,7 +55,7 @@ def main() -> int:
         hand_in(asked.folder, unit, its)
     began = time.monotonic()
     command = [sys.executable, "-m", "tools.grade", str(asked.folder), *asked.units, f"--jobs={asked.jobs}"]
-    done = subprocess.run([*command, "--cell-seconds=120", "--seconds=900"], cwd=ROOT)
+    done = subprocess.run([*command, "--cell-seconds=90", "--seconds=900"], cwd=ROOT)
     wrong = 0
     for unit, its in cases.items():
         for case in its:

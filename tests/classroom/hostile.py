@@ -206,7 +206,9 @@ def _many(unit: str) -> NotebookNode:
 # What is tried inside the kernel
 
 WRONG = {
-    "00_start_here": {"blank-share": "def blank_share(images):\n    {}\n    return 0.25"},
+    "00_start_here": {
+        "blank-share": "def blank_share(images, patch):\n    {}\n    return torch.full((len(images),), 0.25)"
+    },
     "02_gumbel": {"straight-through": "def straight_through(hard, soft):\n    {}\n    return soft"},
 }
 """For some units a task and a wrong answer to it, with a place for what an attack does when it is called."""
@@ -275,6 +277,9 @@ ABOVE = {
         "import sys\nfrom dynlib import checks\nroom = sys.modules['_room']\nroom.look = lambda name: None\n"
         "checks.Task._fail = lambda self, check, *rest: self._pass(check)"
     ),
+    "code under another's name": (
+        "source = 'import sys\\nframe = sys._getframe(0)'\nexec(compile(source, torch.__file__, 'exec'))"
+    ),
     "a trace": (
         "import sys\ndef trace(frame, event, argument):\n    if event == 'call' and frame.f_code.co_name == '_fail':\n"
         "        frame.f_trace_lines = False\n    return None\nsys.settrace(trace)"
@@ -327,6 +332,9 @@ WITHIN = {
         "return type('Any', (float,), {'__eq__': lambda a, b: True, '__ne__': lambda a, b: False})(0)"
     ),
     "ends the kernel": "import os; os._exit(0)",
+    "ends the kernel before its checks are asked": (
+        "import os, sys; sys.calls = getattr(sys, 'calls', 0) + 1; sys.calls > 40 and os._exit(0)"
+    ),
     "raises the voice's own error": "from dynlib.checks import Unfilled; raise Unfilled('not filled in yet')",
     "an exit": "raise SystemExit",
 }

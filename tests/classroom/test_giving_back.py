@@ -147,9 +147,9 @@ def test_late_days_are_free_first_and_cost_then(tmp_path: Path) -> None:
     on_time = result("ada") | {"when": "2026-11-01 12:00:00 UTC"}
     late = result("bo") | {"when": "2026-11-03 11:00:00.5 UTC"}
     rules = Late(tmp_path, [on_time, late])
-    assert (rules.days(on_time), rules.off(on_time), rules.says(on_time)) == ((0, 0), 0.0, "")
-    assert (rules.days(late), rules.off(late)) == ((2, 1), 0.5)
-    assert rules.says(late) == "2 days late, 1 of them free; 0.5 points off"
+    assert (rules.days(on_time), rules.off(on_time, 5), rules.says(on_time)) == ((0, 0), 0.0, "")
+    assert (rules.days(late), rules.off(late, 5)) == ((2, 1), 0.5)
+    assert rules.says(late) == "2 days late, 1 of them free; 10 % of the points off"
     assert "not known" in rules.says(result("cy") | {"late": True})
 
 

@@ -23,7 +23,7 @@ from tools.grade.sandbox import TRUST, Limits
 from tools.notebooks import ROOT
 
 UNIT = "99_toys"
-QUICK = Limits(cell=20, total=120)
+QUICK = Limits(cell=60, total=300)
 FULL = {f"{task}-{part}": True for task in toys.POINTS for part in ("check", "hidden")}
 PROBES = [
     Probe(task, "always four", toys.answer(task, "return 4"), (f"{task}-hidden",)) for task in ("double", "halve")
@@ -126,6 +126,15 @@ def test_who_reaches_into_the_machinery_is_told_of(source: str, says: str) -> No
     assert any(says in why for why in ran.tampered["double"]), ran.tampered
 
 
+def test_who_ends_the_kernel_before_the_checks_are_asked_is_told_of() -> None:
+    cell = new_code_cell("import os\nnegate = lambda x: -x if x != -3 else os._exit(0)")
+    notebook = solved()
+    notebook.cells.insert(notebook.cells.index(toys.cell_of(notebook, "negate-check")), cell)
+    ran = graded(notebook)
+    assert ran.passed["double-hidden"]
+    assert "ended before" in ran.tampered["double"][0]
+
+
 def test_a_check_that_lets_a_known_wrong_answer_pass_is_told_of() -> None:
     source = (
         "shell = get_ipython()\nold = shell.transform_cell\n"
@@ -183,6 +192,7 @@ def test_nothing_of_the_teachers_is_seen_from_inside(monkeypatch: pytest.MonkeyP
         walls = sandbox.find()
         assert walls is not None
         ran = graded(with_cell(source), walls)
+    assert shown(ran), (ran.reason, [cell.get("outputs") for cell in ran.cells])
     seen = json.loads(shown(ran).split("\n")[0])
     assert ran.passed == FULL
     assert seen["user"] == 65534

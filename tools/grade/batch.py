@@ -290,6 +290,8 @@ def _judged(submission: Submission, cleaned: Cleaned, ran: Ran, known: Sequence[
             found["check"] = mistakes.named(said)
             found["mistake"] = mistakes.name_of(known, task, name, said)
     for task, found in tasks.items():
+        if ran.tampered.get(task) and not found["got"]:
+            ran.look += [f"{task}, without points: {why}" for why in ran.tampered[task]]
         if ran.tampered.get(task) and found["got"]:
             found["state"], found["why"] = "tampered", "; ".join(ran.tampered[task])
             found["got"], found["cells"] = None, dict.fromkeys(found["cells"])

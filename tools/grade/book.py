@@ -76,7 +76,8 @@ def enter(
             if grade.name in points:
                 grade.auto_score = points[grade.name]
                 grade.needs_manual_grade = grade.auto_score is None and grade.manual_score is None
-        notebook.late_submission_penalty = late.off(result) or None
+        book.db.commit()
+        notebook.late_submission_penalty = late.off(result, notebook.score) or None
         book.db.commit()
         _hand_over(course, unit, student)
 

@@ -25,6 +25,7 @@ SERIOUS = {
     "object.__getattr__": "looks into frames, closures or code",
     "object.__setattr__": "writes to a function's code",
     "code.__new__": "makes code out of bytes",
+    "compile": "gives its code the name of another's file",
     "function.__new__": "makes a function out of code",
     "gc.get_objects": "searches the memory",
     "gc.get_referrers": "searches the memory",
@@ -215,6 +216,8 @@ def _hook(tell: Callable[..., None], checks: str) -> Callable[[str, tuple[object
             if frame is None or frame.f_code.co_filename.startswith(homes) or frame.f_code.co_filename.endswith(mine):
                 return
             if event == "object.__getattr__" and arguments[1] not in INNER:
+                return
+            if event == "compile" and not str(arguments[1]).startswith(homes) and not str(arguments[1]).endswith(mine):
                 return
             said = kinds[event]
             if event in ("open", "os.listdir", "os.scandir", "os.remove"):

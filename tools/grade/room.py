@@ -6,6 +6,7 @@ answers, and must refuse them.
 """
 
 import json
+import os
 import re
 import secrets
 import shutil
@@ -29,6 +30,8 @@ from tools.grade.sandbox import Limits, Walls
 from tools.notebooks import HIDDEN, grade_id, is_check, read, solution, task_of
 from tools.progress import GRACE, grader
 
+START_SECONDS = 300
+"""For importing what the checks need, on a busy machine: not a learner's matter."""
 INSIDE = Path(__file__).parent / "inside.py"
 BEGIN = """
 def _begin():
@@ -65,6 +68,7 @@ class Ran:
         hidden_error: for hidden checks that did not pass, the text of the error.
         look: what a person may want to know besides.
         started: the kernel came up, and was watched, before the first cell.
+        unasked: tasks whose checks could not be asked about a wrong answer, though there are some.
         reason: why the run did not come to its end, or nothing.
         seconds: that it took.
     """
@@ -75,6 +79,7 @@ class Ran:
     hidden_error: dict[str, str] = field(default_factory=dict)
     look: list[str] = field(default_factory=list)
     started: bool = True
+    unasked: set[str] = field(default_factory=set)
     reason: str = ""
     seconds: float = 0.0
 
@@ -93,7 +98,9 @@ class Step(NamedTuple):
 def run(cells: Sequence[NotebookNode], unit: str, walls: Walls, limits: Limits, probes: Sequence[Probe] = ()) -> Ran:
     """Run the cleaned cells of a submission."""
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="dyn", ignore_cleanup_errors=True) as place:
+    # a socket's path must be short, and what TMPDIR names need not be
+    short = "/tmp" if os.path.isdir("/tmp") else None
+    with tempfile.TemporaryDirectory(prefix="dyn", dir=short, ignore_cleanup_errors=True) as place:
         steps = plan(cells, unit, probes)
         ran, dead = _attempt(list(cells), steps, unit, walls, limits, Path(place) / "a")
         if dead is not None and dead.at >= 0 and _hidden(cells[: dead.at], unit):
@@ -106,6 +113,12 @@ def run(cells: Sequence[NotebookNode], unit: str, walls: Walls, limits: Limits, 
             for task, why in second.tampered.items():
                 ran.tampered.setdefault(task, []).extend(why)
             ran.look += second.look
+            ran.unasked -= set(points_of(cells[: dead.at]).values()) - second.unasked
+    for name, passed in ran.passed.items():
+        task = points(unit)[name][0]
+        if passed and task in ran.unasked:
+            why = "it ended before its checks could be asked about a wrong answer"
+            ran.tampered[task] = list(dict.fromkeys([*ran.tampered.get(task, []), why]))
     ran.look = list(dict.fromkeys(ran.look))
     ran.seconds = time.monotonic() - began
     return ran
@@ -197,7 +210,7 @@ def _attempt(
             try:
                 runner.preprocess(notebook, {"metadata": {"path": str(folder)}})
             except Exception as error:
-                runner.reason = runner.reason or f"it could not be run: {type(error).__name__}: {error}"[:300]
+                runner.broken = f"it could not be run: {type(error).__name__}: {error}"[:300]
         runner.close()
     return _judged(cells, steps, notebook.cells, runner)
 
@@ -212,11 +225,13 @@ def _judged(
     cells: list[NotebookNode], steps: list[Step], done: list[NotebookNode], runner: Any
 ) -> tuple[Ran, Step | None]:
     """What the steps came to."""
+    if runner.broken:
+        return Ran({}, cells, reason=runner.broken, started=False), None
     ran = Ran({}, cells, reason=runner.reason)
     dead: Step | None = None
     alive = True
     task_name = points_of(cells)
-    good_probe = False
+    good_probe, asked = False, set[str]()
     for at, (step, cell) in enumerate(zip(steps, done, strict=True)):
         error = next((output for output in cell.get("outputs", []) if output.output_type == "error"), None)
         ended = at in runner.reached
@@ -245,8 +260,10 @@ def _judged(
                 ran.tampered.setdefault(task, []).append(f"not as it was imported: {names}")
         elif step.kind == "probe":
             good_probe = alive and error is None
-        elif step.kind == "asked" and alive and good_probe and error is None:
-            ran.tampered.setdefault(task_name[step.name], []).append(f"'{step.name}' let a known wrong answer pass")
+        elif step.kind == "asked" and alive and good_probe:
+            asked.add(task_name[step.name])
+            if error is None:
+                ran.tampered.setdefault(task_name[step.name], []).append(f"'{step.name}' let a known wrong answer pass")
         for line in said:
             if line[1] == "event":
                 where = f" (in {step.name})" if step.name else ""
@@ -254,6 +271,7 @@ def _judged(
                 if line[2] and step.kind in ("cell", "hidden"):
                     for name in _touched(step, steps, at, task_name):
                         ran.tampered.setdefault(name, []).append(line[3])
+    ran.unasked = {task_name[step.name] for step in steps if step.kind == "asked"} - asked
     for task, why in ran.tampered.items():
         ran.tampered[task] = list(dict.fromkeys(why))
     return ran, dead
@@ -312,7 +330,7 @@ def runner_class() -> type:
             self.door, self.word, self.channel = door, word, None
             self.said: dict[int, list[list[Any]]] = {}
             self.reached: set[int] = set()
-            self.bytes = 0
+            self.bytes, self.broken = 0, ""
             self.rest = b""
             self.until = time.monotonic() + limits.total
             self.kernel_manager_class = Manager
@@ -347,6 +365,7 @@ def runner_class() -> type:
             if not self.reason and time.monotonic() > self.until:
                 self.reason = f"the notebook ran for more than {self.limits.total} s"
             at_rest = not self.reason
+            self.timeout = START_SECONDS if self.steps[index].kind == "start" else self.limits.cell
             done = super().preprocess_cell(cell, resources, index)
             if at_rest and not self.reason:
                 self.reached.add(index)

@@ -79,10 +79,9 @@ class Late:
         """Days begun after the deadline, and how many of them were free."""
         return self._days.get((result["unit"], result["student"]), (0, 0))
 
-    def off(self, result: dict[str, Any]) -> float:
-        """Points taken off."""
+    def off(self, result: dict[str, Any], got: float) -> float:
+        """Points taken off from those that were got."""
         days, free = self.days(result)
-        got = sum(task["got"] or 0.0 for task in result["tasks"].values())
         return round(min(1.0, (days - free) * self.rate) * got, 2)
 
     def says(self, result: dict[str, Any]) -> str:
@@ -90,7 +89,7 @@ class Late:
         days, free = self.days(result)
         if days:
             some = f"{days} day{'s' if days > 1 else ''} late, {free} of them free"
-            return f"{some}; {self.off(result):g} points off" if days > free else some
+            return f"{some}; {self.off(result, 100):g} % of the points off" if days > free else some
         if result["late"] and not result["when"]:
             return "marked as late, by how much is not known"
         return ""

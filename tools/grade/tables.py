@@ -67,7 +67,8 @@ def _row(student: str, name: str, result: dict[str, Any] | None, note: str, mark
         scores = [_score(book.get(cell), got) for cell, got in found["cells"].items()]
         tasks[task] = None if None in scores else sum(score for score in scores if score is not None)
     open_tasks = [task for task, got in tasks.items() if got is None]
-    total = None if open_tasks else round(sum(got or 0.0 for got in tasks.values()) - late.off(result), 2)
+    got = sum(got or 0.0 for got in tasks.values())
+    total = None if open_tasks else round(got - late.off(result, got), 2)
     told = [note, f"tampered, a person must look: {', '.join(open_tasks)}" if open_tasks else "", late.says(result)]
     told += [result["why"]] if result["why"] else []
     state = "tampered" if open_tasks else "graded"
