@@ -22,7 +22,8 @@ PINNED = {
     "mathjax": (
         "3.2.2",
         "Bt+SSVU8eBG27zChVewOicYs7Xsdt40qm4+UpHyX7k0/O9NliPc+x77k1/FEsPsjKPZGJvtRZM1vO+geW0OhGw==",
-        r"LICENSE|es5/(tex-chtml\.js|output/chtml/fonts/woff-v2/.*\.woff)",
+        r"LICENSE|es5/((startup|core|input/tex|input/tex/extensions/.*|a11y/assistive-mml|output/chtml|output/chtml/fonts/tex)"
+        r"\.js|output/chtml/fonts/woff-v2/.*\.woff)",
     ),
     "reveal.js": (
         "5.2.1",

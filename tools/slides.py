@@ -22,8 +22,6 @@ DECKS = ROOT / "build" / "slides"
 PARTS = ROOT / "web" / "slides"
 FEWEST, MOST = 12, 20
 """Slides of a deck."""
-LINES = 24
-"""Of code on a slide."""
 
 
 @dataclass
@@ -38,6 +36,11 @@ class Slide:
 def tagged(cell: NotebookNode) -> bool:
     """A cell that is to be a slide."""
     return "slide" in cell.metadata.get("tags", [])
+
+
+def is_open(cell: NotebookNode) -> bool:
+    """A cell of code that a reader sees without a click."""
+    return cell.cell_type == "code" and not cell.metadata.get("jupyter", {}).get("source_hidden", False)
 
 
 SENTENCE = re.compile(r"(?<!et al)(?<!e\.g)(?<!i\.e)(?<!Eq)(?<!Fig)[.?]\)?\*{0,2}(?=\s+[A-ZÀ-ÞΑ-Ω*$`(“])")
@@ -126,7 +129,7 @@ def rendered_line(text: str) -> str:
 def shown(cell: NotebookNode) -> tuple[str, str]:
     """A cell of code on a slide, and what kind of slide that is."""
     parts, kind = [], ""
-    if not cell.metadata.get("jupyter", {}).get("source_hidden"):
+    if is_open(cell):
         parts.append(f"<pre><code>{html.escape(cell.source)}</code></pre>")
     for output in cell.get("outputs", []):
         data = output.get("data", {})
@@ -155,14 +158,18 @@ PAGE = """<!doctype html>
 <link rel="stylesheet" href="_deck/reveal.css">
 <link rel="stylesheet" href="_deck/deck.css">
 <script>
-window.MathJax = {{tex: {{inlineMath: [["$", "$"], ["\\\\(", "\\\\)"]]}}, options: {{enableMenu: false}}}};
+window.MathJax = {{
+  loader: {{load: ["core", "input/tex", "output/chtml", "a11y/assistive-mml"]}},
+  tex: {{inlineMath: [["$", "$"], ["\\\\(", "\\\\)"]]}},
+  options: {{enableMenu: false}},
+}};
 </script>
 </head>
 <body>
 <main class="reveal"><div class="slides">
 {slides}
 </div></main>
-<script src="_deck/mathjax/tex-chtml.js"></script>
+<script src="_deck/mathjax/startup.js"></script>
 <script src="_deck/reveal.js"></script>
 <script src="_deck/notes.js"></script>
 <script src="_deck/deck.js"></script>

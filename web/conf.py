@@ -45,9 +45,12 @@ nb_code_prompt_hide = "Hide the code"
 myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors = 3
 myst_links_external_new_tab = False
-mathjax_path = "mathjax/tex-chtml.js"
+mathjax_path = "mathjax/startup.js"
 mathjax_options = {"defer": "defer"}
-mathjax3_config = {"options": {"enableMenu": False}}
+mathjax3_config = {
+    "loader": {"load": ["core", "input/tex", "output/chtml", "a11y/assistive-mml"]},
+    "options": {"enableMenu": False},
+}
 
 autodoc_typehints_format = "short"
 autodoc_member_order = "bysource"
@@ -81,24 +84,7 @@ def _once(app: Any, what: str, name: str, obj: Any, skip: bool, options: Any) ->
     return True if _DESCRIBED.setdefault(id(obj), page) != page else None
 
 
-# The theme's drawing of its icons by script (1.6 MB a page) is left out: the same icons stand in its style sheet.
-_SCRIPTED_ICONS = re.compile(r"\s*<(?:script|link)\b[^>]*fontawesome\.js[^>]*>(?:</script>)?")
-
-
-def _lighter(app: Any, error: Exception | None) -> None:
-    if error is None and app.builder.format == "html":
-        from pathlib import Path
-
-        out = Path(app.outdir)
-        for page in out.rglob("*.html"):
-            text = page.read_text(encoding="utf-8")
-            page.write_text(_SCRIPTED_ICONS.sub("", text), encoding="utf-8")
-        for unused in [*out.rglob("*.map"), *out.rglob("fontawesome.js*"), out / "objects.inv", out / ".buildinfo"]:
-            unused.unlink(missing_ok=True)
-
-
 def setup(app: Any) -> None:
     """Sphinx calls it."""
     app.connect("autodoc-process-docstring", _literal)
     app.connect("autodoc-skip-member", _once)
-    app.connect("build-finished", _lighter)

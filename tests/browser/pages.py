@@ -31,6 +31,7 @@ class Page(HTMLParser):
 
 def broken(root: Path) -> list[str]:
     """Links and loaded files that lead nowhere within the site, and what would be loaded from elsewhere."""
+    root = root.resolve()
     pages = {path: Page(path.read_text(encoding="utf-8")) for path in sorted(root.rglob("*.html"))}
     wrong = []
     for path, page in pages.items():
@@ -46,10 +47,10 @@ def broken(root: Path) -> list[str]:
                 continue
             address, fragment = urldefrag(target)
             file = (path.parent / unquote(address.split("?")[0])).resolve() if address else path
-            if not file.is_relative_to(root.resolve()) or not file.is_file():
+            if not file.is_relative_to(root) or not file.is_file():
                 wrong.append(f"{here}: {target} leads nowhere")
             elif fragment and file.suffix == ".html" and not fragment.startswith("/"):
-                known = pages.get(root / file.relative_to(root.resolve()), page) if address else page
+                known = pages[file] if address else page
                 if unquote(fragment) not in known.ids:
                     wrong.append(f"{here}: {target} has no such place")
     return wrong
@@ -71,6 +72,6 @@ def mib(files: list[Path]) -> float:
 
 def weight(page: Path) -> float:
     """MiB of a page with all that it names to be loaded: pictures, scripts, styles."""
-    loads = Page(page.read_text(encoding="utf-8")).loads
+    loads = [target for target in Page(page.read_text(encoding="utf-8")).loads if not target.startswith("data:")]
     files = {(page.parent / unquote(urldefrag(target)[0].split("?")[0])).resolve() for target in loads}
     return mib([page, *(file for file in files if file.is_file())])
