@@ -215,6 +215,7 @@ def _used_again(
 
 
 def parsed(source: str) -> tuple[str, ast.Module]:
+    """A cell's code with its magics made Python, and its syntax tree; nothing of either if it is no Python."""
     try:
         plain = TransformerManager().transform_cell(source)
         return plain, ast.parse(plain)

@@ -53,7 +53,17 @@ LIGHT = {
     "os.remove": "deletes",
 }
 INNER = {"tb_frame", "gi_frame", "cr_frame", "ag_frame", "f_back", "f_locals", "__closure__", "__globals__", "__code__"}
-LENIENT = ("inspect.py", "traceback.py", "pathlib.py", "shutil.py", "glob.py", "subprocess.py", "os.py", "socket.py")
+LENIENT = (
+    "<frozen os>",
+    "inspect.py",
+    "traceback.py",
+    "pathlib.py",
+    "shutil.py",
+    "glob.py",
+    "subprocess.py",
+    "os.py",
+    "socket.py",
+)
 """Files of the library that do a thing for the one who calls them."""
 
 
