@@ -358,9 +358,23 @@ def clear() -> None:
             page.unlink()
 
 
-# The theme draws its icons by a script of 1.6 MB; the same icons stand in its style sheet, with 1,900 others.
+# The theme draws its icons by a script of 1.6 MB; the same icons stand in its style sheet, with 1,900 others. And its
+# search is needed on one page alone.
 SCRIPTED_ICONS = re.compile(r"\s*<(?:script|link)\b[^>]*fontawesome\.js[^>]*>(?:</script>)?")
+SEARCH = re.compile(r'\s*<script src="[^"]*(?:searchtools|language_data|searchindex)\.js[^"]*"[^>]*></script>')
 ICON = re.compile(r'(?:\.fa-[\w-]+(?:,\.fa-[\w-]+)*)\{--fa:"[^"]*"\}')
+
+# What readers who listen to a page would miss: names that differ from what is written, or are not there, and lists that
+# are none.
+SPOKEN = (
+    (re.compile(r' aria-label="Toggle hidden content"'), ""),
+    (re.compile(r'(<button[^>]*search-button-field[^>]*) aria-label="Search"'), r"\1"),
+    (re.compile(r'<summary>(?=<span class="toctree-toggle")'), '<summary aria-label="Pages below">'),
+    (
+        re.compile(r'<dl>\n((?:<dd><em class="sig-param">.*?</dd>\n?)+)</dl>', re.DOTALL),
+        lambda found: '<div class="sig-lines">' + re.sub(r"(</?)dd>", r"\1div>", found[1]) + "</div>",
+    ),
+)
 
 
 def lighten() -> None:
@@ -377,6 +391,9 @@ def lighten() -> None:
     icons, shown = set(), set()
     for page in BUILT.rglob("*.html"):
         text = SCRIPTED_ICONS.sub("", page.read_text(encoding="utf-8"))
+        text = text if page.name == "search.html" else SEARCH.sub("", text)
+        for heard, better in SPOKEN:
+            text = heard.sub(better, text)
         text = re.sub(r"(?<=_images/)[\w.-]+\.png", lambda found: smaller.get(found[0], found[0]), text)
         icons |= set(re.findall(r"\bfa-[\w-]+", text))
         shown |= set(re.findall(r"(?<=_images/)[\w.-]+", text))
@@ -413,6 +430,7 @@ def build(decks: bool = True) -> None:
     """The whole site; pages whose source did not change are kept from the last time."""
     lay(decks)
     command = [sys.executable, "-m", "sphinx", "-b", "html", "-q", "-W", "--keep-going", "-d", str(DOCTREES)]
+    shutil.rmtree(BUILT / "_static", ignore_errors=True)
     done = subprocess.run([*command, str(SOURCE), str(BUILT)], cwd=ROOT, check=False)
     if done.returncode:
         raise SystemExit("The site is not as it should be: see the warnings above.")

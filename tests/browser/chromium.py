@@ -59,6 +59,11 @@ class Tab:
         if got.status >= 400:
             self.wrong.append(f"{got.status} {got.url}")
 
+    def mib(self) -> float:
+        """What the page that is open has loaded so far, itself with all its files, as they lie on the server."""
+        kinds = "[...performance.getEntriesByType('navigation'), ...performance.getEntriesByType('resource')]"
+        return self.page.evaluate(f"{kinds}.reduce((sum, one) => sum + one.encodedBodySize, 0)") / 2**20
+
     def close(self) -> None:
         """Close it with all that it holds."""
         self.context.close()

@@ -89,12 +89,13 @@ def test_a_page_is_readable_loads_nothing_from_elsewhere_and_has_no_serious_faul
     tab = Tab(browser, address, viewport={"width": width, "height": 900}, color_scheme=scheme)
     for name in names():
         tab.page.goto(f"{address}/{name}", wait_until="load")
-        if "tex-chtml" in tab.page.content():
+        if "mathjax" in tab.page.content():
             tab.page.evaluate("() => window.MathJax?.startup?.promise?.then(() => 1)")
             raw = tab.page.evaluate("document.querySelector('.math') && !document.querySelector('mjx-container')")
             faults += [f"{name}: formulas are not drawn"] if raw else []
         across = tab.page.evaluate("document.documentElement.scrollWidth")
         faults += [f"{name}: {across} px wide"] if across > width else []
+        faults += [f"{name}: {tab.mib():.2f} MiB"] if tab.mib() >= PAGE_MIB else []
         dark = tab.page.evaluate("document.documentElement.dataset.theme")
         faults += [f"{name}: its theme is {dark}"] if dark != scheme else []
         tab.page.evaluate(axe)

@@ -1,4 +1,4 @@
-// What a page does by itself: columns that sort, pictures that open, controls whose frames were drawn beforehand.
+// What a page does by itself: columns that sort, pictures that open, blocks that scroll by keyboard.
 
 const number = (text) => {
   const found = text.replace(/,/g, "").match(/^\s*[−-]?\d+(\.\d+)?/);
@@ -47,22 +47,6 @@ for (const picture of document.querySelectorAll(".bd-article .output img")) {
   told.setAttribute("aria-hidden", "true");
   told.textContent = picture.alt;
   link.after(told);
-}
-
-for (const part of document.querySelectorAll(".frames")) {
-  const slider = part.querySelector("input");
-  const picture = part.querySelector("img");
-  const told = part.querySelector("output");
-  const frames = JSON.parse(part.dataset.frames);
-  const show = () => {
-    const [place, file, alt] = frames[Number(slider.value)];
-    picture.src = file;
-    picture.alt = alt;
-    told.textContent = place;
-    slider.setAttribute("aria-valuetext", place);
-  };
-  slider.addEventListener("input", show);
-  show();
 }
 
 // A block that scrolls sideways is reached by keyboard, too.
