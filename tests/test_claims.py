@@ -33,7 +33,8 @@ def row_of(study: str, words: str) -> Row:
     return look_up(claim)
 
 
-def test_every_paper_of_the_slides_has_a_claim() -> None:
+def test_every_paper_of_the_slides_has_a_claim_and_every_claim_words_of_its_own() -> None:
+    assert len({claim.says for claim in CLAIMS}) == len(CLAIMS), "they are the names of the rows"
     assert set(DECK) <= {claim.arxiv for claim in CLAIMS} | {live.arxiv for live in LIVE}
 
 
@@ -219,6 +220,21 @@ def test_a_row_that_should_be_single_and_is_not_is_an_error() -> None:
     study = Study("toys", {"plans": [{"plan": "skip"}, {"plan": "skip"}]}, "toys skip")
     with pytest.raises(ClaimError, match="single row"):
         study.one("plans", plan="skip")
+
+
+def test_the_page_as_it_is_committed_says_what_the_files_say() -> None:
+    outputs = [
+        output.get("data", {}).get("text/markdown", "")
+        for cell in read(LECTURES / "18_claims.ipynb").cells
+        if cell.id == "tables"
+        for output in cell.outputs
+    ]
+    page = "\n".join(outputs)
+    again = "a study has changed since: `python -m tools.lectures --all 18_claims`"
+    for row in claims.rows():
+        line = next((line for line in page.split("\n") if line.startswith(f"| {row.claim.says} |")), "")
+        assert f"**{row.told}**" in line, again
+        assert f"| **{row.verdict}** |" in line, again
 
 
 def test_the_command_prints_all_rows(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
