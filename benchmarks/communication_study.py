@@ -1,16 +1,18 @@
 """Tokens sent across a channel under a budget, on cluttered digits; written to a JSON file.
 
 ``python -m benchmarks.communication_study`` makes a transmitter of the zoo's ``digits_vit``, two blocks on the device
-and four on the server, and trains it on: *one model*, in which the budget α is drawn for each image; models *per α*,
-each trained at one budget; and rivals in which a rule says which tokens are sent, for all budgets, trained as long on
-the same images, through the same channel, the class token being sent by all. *random*: any. *ink*: the darkest patches,
-ties drawn. *class attention*: what the class token attends to most in the last block of the device. Rivals drop tokens
-after that block only; they are judged at the number of tokens that the one model of the same seed sends at a budget,
-rounded. The ratio is drawn for each batch, between the worst and the best that all are judged at. Interrupt and call it
-again to resume. ``--pilot`` runs a small part of it into another file.
+and four on the server. It first learns to send all tokens, a start that is common to all models. From there it trains
+*one model*, in which the budget α is drawn for each image; models *per α*, each trained at one budget; and rivals in
+which a rule says which tokens are sent, for all budgets, trained as long on the same images, through the same channel,
+the class token being sent by all. *random*: any. *ink*: the darkest patches, ties drawn. *class attention*: what the
+class token attends to most in the last block of the device. Rivals drop tokens after that block only; they are judged
+at the number of tokens that the one model of the same seed sends at a budget, rounded. The ratio is drawn for each
+batch, between the worst and the best that all are judged at. Interrupt and call it again to resume. ``--pilot`` runs a
+small part of it into another file.
 
-The one model is also judged at as many tokens as each single one sends (``one model, as many tokens``). With what the
-one model of the first seed does, a controller then sends through a bad hour (``controller``).
+The one model is also judged where it sends the share that was asked for, by another α or threshold, found on training
+images (``one model, calibrated``), and where it sends as many as each single one (``one model, as many tokens``). With
+what the one model of the first seed does, a controller then sends through a bad hour (``controller``).
 
 Accuracies are those on held-out images. ``tokens`` is the share of tokens that are sent, ``symbols`` the mean number of
 complex symbols an image, with those that say which tokens they are at the most that the channel could carry, and
@@ -19,6 +21,8 @@ device alone.
 """
 
 import argparse
+import math
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -28,7 +32,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.study import Results, head
-from dynlib.backbone import Block, ViT
+from dynlib.backbone import Block
 from dynlib.cost import count
 from dynlib.data import ClutteredDigits, cluttered_digits
 from dynlib.deciding import record, setting
@@ -46,19 +50,19 @@ from dynlib.edge import (
 from dynlib.training import train
 from dynlib.zoo import load
 from dynlib.zoo.recipes import recipe
-from dynlib.zoo.recipes.transmitter import BATCH, BEST, LOW, WEIGHTS, WORST, begin, digits_transmitter_loss
+from dynlib.zoo.recipes.transmitter import BATCH, BEST, LOW, START, WEIGHTS, WORST, begin, digits_transmitter_loss
 
 RESULTS = Path(__file__).with_suffix(".json")
 NAME = "digits_transmitter"
 SETTINGS: dict[str, Any] = {
     "alphas": [0.1, 0.3, 0.6, 1.0],
     "snrs": [0.0, 5.0, 10.0, 20.0],
-    "rivals at": [0.0, 10.0],
+    "others at": [0.0, 10.0],
     "seeds": 3,
-    "test images": 2000,
+    "test images": 1000,
     "steps": int(recipe(NAME).training["steps"]),
 }
-PILOT: dict[str, Any] = {**SETTINGS, "seeds": 1, "test images": 1000, "steps": 300}
+PILOT: dict[str, Any] = {**SETTINGS, "seeds": 1, "test images": 1000, "steps": 100}
 BEFORE, HOURS = 2, 6  # good hours before the bad one, and all hours, of dynlib.edge.bad_hour
 RULES = ("random", "ink", "class attention")
 
@@ -67,7 +71,8 @@ class Ruled(TokenTransmitter):
     """A transmitter in which a rule says which tokens are sent, as many as the budget says, after the last block."""
 
     rule: str = "random"
-    draws: torch.Generator
+    draws: torch.Generator | None = None
+    """Of ties, and of tokens that are any; torch's own if None, which a resumed training goes on with."""
     alpha: Tensor
 
     def _choose(
@@ -90,99 +95,128 @@ class Ruled(TokenTransmitter):
         return self.alpha
 
 
-def fitted(
-    arm: str, seed: int, alpha: float | None, *, settings: dict[str, Any], checkpoints: Path
-) -> TokenTransmitter:
-    """A trained model of an arm, read where it was trained before; "learned" at one budget if there is one."""
-    made, backbone = recipe(NAME), load("digits_vit")
-    torch.manual_seed(seed)
-    if arm == "learned":
-        model = made.build(**made.config)
-    else:
-        config = made.config
-        model = Ruled(backbone, after=config["after"], symbols=config["symbols"], channel=AWGNChannel(config["snr"]))
-        model.rule, model.draws = arm, torch.Generator().manual_seed(seed)
-    assert isinstance(model, TokenTransmitter)
-    begin(model, backbone)
-    name = f"{arm}-{seed}" if alpha is None else f"{arm}-{alpha:g}-{seed}"
-    train(
-        model,
-        digits_transmitter_loss(model, stream=seed, budget=alpha),
-        steps=settings["steps"],
-        lr=made.training["lr"],
-        weight_decay=made.training["weight_decay"],
-        checkpoint=checkpoints / f"{name.replace(' ', '_')}.pt",
-        description=name,
-    )
-    return model.eval()
+@dataclass(frozen=True)
+class Arms:
+    """All models that are compared. Each is read where it was trained before; a row is of a budget α and a ratio."""
 
+    settings: dict[str, Any]
+    test: ClutteredDigits
+    checkpoints: Path
 
-@torch.no_grad()
-def judge(
-    model: TokenTransmitter, alpha: float, snrs: list[float], test: ClutteredDigits, *, budget: float | None = None
-) -> list[dict[str, Any]]:
-    """What a model says at a budget α, and what it sends, for each ratio; at another budget if one is given."""
-    asked = alpha if budget is None else budget
-    with record(model, TokenTransmitter) as records:
-        pieces = [model.encode(images, budget=asked) for images in test.images.split(250)]
-    sent = torch.cat([piece.sent for piece in pieces])
-    some, vit = test.images[:250], load("digits_vit")
-    whole = count(vit, some).flops
-    device = torch.cat([one.flops for one in records[""]]).double().mean().item() * len(some) / whole
-    rows = []
-    for snr in snrs:
-        with setting(model, TokenTransmitter, snr=snr, budget=asked):
-            share = count(model, some).flops / whole
-            noise = torch.Generator().manual_seed(1)
-            said = torch.cat([model.decode(model.send(piece, generator=noise)).argmax(-1) for piece in pieces])
-        symbols, own = symbols_sent(sent, model.symbols, snr), sent.sum(1) * model.symbols
-        rows.append(
-            {
-                "alpha": alpha,
-                "snr": snr,
-                "accuracy": (said == test.labels).double().mean().item(),
-                "tokens": sent.double().mean().item(),
-                "tokens spread": sent.double().sum(1).std().item(),
-                "symbols": symbols.mean().item(),
-                "symbols for places": (symbols - own).mean().item(),
-                "share of FLOPs": share,
-                "share of FLOPs on the device": device,
-            }
+    def fitted(self, arm: str, seed: int, alpha: float | None = None) -> TokenTransmitter:
+        """A trained model: "learned", at one budget if there is one, or of a rule."""
+        made, backbone = recipe(NAME), load("digits_vit")
+        torch.manual_seed(seed)
+        if arm == "learned":
+            model = made.build(**made.config)
+        else:
+            config = made.config
+            channel = AWGNChannel(config["snr"])
+            model = Ruled(backbone, after=config["after"], symbols=config["symbols"], channel=channel)
+            model.rule = arm
+        assert isinstance(model, TokenTransmitter)
+        name = f"{arm}-{seed}" if alpha is None else f"{arm}-{alpha:g}-{seed}"
+        checkpoint = self.checkpoints / f"{name.replace(' ', '_')}.pt"
+        if not checkpoint.exists():
+            begin(model, backbone, checkpoint=self.checkpoints / "start.pt")
+        train(
+            model,
+            digits_transmitter_loss(model, stream=seed, budget=alpha),
+            steps=self.settings["steps"],
+            lr=made.training["lr"],
+            weight_decay=made.training["weight_decay"],
+            checkpoint=checkpoint,
+            description=name,
         )
-    return rows
+        if isinstance(model, Ruled):
+            model.draws = torch.Generator().manual_seed(seed)
+        return model.eval()
+
+    @torch.no_grad()
+    def judged(
+        self, model: TokenTransmitter, alpha: float, snrs: str, *, budget: float | None = None
+    ) -> list[dict[str, Any]]:
+        """What a model says at a budget α, and what it sends, for each ratio; at another budget if one is given."""
+        asked = alpha if budget is None else budget
+        with record(model, TokenTransmitter) as records:
+            pieces = [model.encode(images, budget=asked) for images in self.test.images.split(250)]
+        sent = torch.cat([piece.sent for piece in pieces])
+        some, vit = self.test.images[:250], load("digits_vit")
+        whole = count(vit, some).flops
+        device = torch.cat([one.flops for one in records[""]]).double().mean().item() * len(some) / whole
+        with setting(model, TokenTransmitter, budget=asked):
+            share = count(model, some).flops / whole
+        rows = []
+        for snr in self.settings[snrs]:
+            with setting(model, TokenTransmitter, snr=snr):
+                noise = torch.Generator().manual_seed(1)
+                said = torch.cat([model.decode(model.send(piece, generator=noise)).argmax(-1) for piece in pieces])
+            symbols, own = symbols_sent(sent, model.symbols, snr), sent.sum(1) * model.symbols
+            rows.append(
+                {
+                    "alpha": alpha,
+                    "snr": snr,
+                    "accuracy": (said == self.test.labels).double().mean().item(),
+                    "tokens": sent.double().mean().item(),
+                    "tokens spread": sent.double().sum(1).std().item(),
+                    "symbols": symbols.mean().item(),
+                    "symbols for places": (symbols - own).mean().item(),
+                    "share of FLOPs": share,
+                    "share of FLOPs on the device": device,
+                }
+            )
+        return rows
+
+    def one_model(self, seed: int) -> list[dict[str, Any]]:
+        """The model of all budgets, at each of them."""
+        model = self.fitted("learned", seed)
+        return [row for alpha in self.settings["alphas"] for row in self.judged(model, alpha, "snrs")]
+
+    def per_alpha(self, seed: int, alpha: float) -> list[dict[str, Any]]:
+        """A model of one budget."""
+        return self.judged(self.fitted("learned", seed, alpha), alpha, "others at")
+
+    def calibrated(
+        self, seed: int, alpha: float, *, single: list[dict[str, Any]] | None = None
+    ) -> list[dict[str, Any]]:
+        """The model of all budgets, sending a share α of the tokens, or as many as the model of one budget does.
+
+        It does so by another α or by the threshold (:func:`knobs_for`).
+        """
+        model = self.fitted("learned", seed)
+        knobs = knobs_for(model, alpha, alpha if single is None else share_of(single, seed, alpha))
+        with setting(model, TokenTransmitter, threshold=knobs["threshold"]):
+            rows = self.judged(model, alpha, "others at", budget=knobs["budget"])
+        return [{**row, **knobs} for row in rows]
+
+    def rival(self, arm: str, seed: int, *, learned: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """A rule, at as many tokens as the one model of this seed sends."""
+        model = self.fitted(arm, seed)
+        return [
+            row
+            for alpha in self.settings["alphas"]
+            for row in self.judged(model, alpha, "others at", budget=share_of(learned, seed, alpha))
+        ]
+
+    @torch.no_grad()
+    def dense(self) -> float:
+        """The accuracy of the model that all of them start from, without a channel."""
+        model = load("digits_vit")
+        said = torch.cat([model(images).argmax(-1) for images in self.test.images.split(250)])
+        return (said == self.test.labels).double().mean().item()
 
 
-def one_model(seed: int, *, settings: dict[str, Any], test: ClutteredDigits, checkpoints: Path) -> list[dict[str, Any]]:
-    """The model of all budgets, at each of them."""
-    model = fitted("learned", seed, None, settings=settings, checkpoints=checkpoints)
-    return [row for alpha in settings["alphas"] for row in judge(model, alpha, settings["snrs"], test)]
-
-
-def per_alpha(
-    seed: int, alpha: float, *, settings: dict[str, Any], test: ClutteredDigits, checkpoints: Path
-) -> list[dict[str, Any]]:
-    """A model of one budget."""
-    model = fitted("learned", seed, alpha, settings=settings, checkpoints=checkpoints)
-    return judge(model, alpha, settings["snrs"], test)
+def share_of(rows: list[dict[str, Any]], seed: int, alpha: float) -> float:
+    """The share of tokens that was sent."""
+    return next(row["tokens"] for row in rows if (row["seed"], row["alpha"]) == (seed, alpha))
 
 
 @torch.no_grad()
-def as_many(
-    seed: int,
-    alpha: float,
-    *,
-    settings: dict[str, Any],
-    test: ClutteredDigits,
-    checkpoints: Path,
-    single: list[dict[str, Any]],
-) -> list[dict[str, Any]]:
-    """The model of all budgets, sending as many tokens as the model of one budget does: by α, or by the threshold.
+def knobs_for(model: TokenTransmitter, alpha: float, wanted: float) -> dict[str, float]:
+    """The budget and the threshold with which a model sends a wanted share of the tokens of training images.
 
-    Which α or threshold that is, is found on training images: a larger threshold, where too many are sent at α; where
-    too few, a larger α.
+    A larger threshold, where too many are sent at α; where too few, a larger α.
     """
-    model = fitted("learned", seed, None, settings=settings, checkpoints=checkpoints)
-    wanted = next(row["tokens"] for row in single if (row["seed"], row["alpha"]) == (seed, alpha))
     images = cluttered_digits(300, split="train", seed=10**8 + 1).images
 
     def share(**knobs: float) -> float:
@@ -192,35 +226,14 @@ def as_many(
     knobs = {"budget": alpha, "threshold": 1e-3}
     name, most = ("threshold", 0.999) if share(**knobs) > wanted else ("budget", 1.0)
     low, high = knobs[name], most
-    for _ in range(10):
-        knobs[name] = (low + high) / 2
+    for _ in range(12):
+        knobs[name] = math.sqrt(low * high)
         too_many = share(**knobs) > wanted
         if too_many == (name == "budget"):
             high = knobs[name]
         else:
             low = knobs[name]
-    with setting(model, TokenTransmitter, threshold=knobs["threshold"]):
-        rows = judge(model, alpha, settings["snrs"], test, budget=knobs["budget"])
-    return [{**row, **knobs} for row in rows]
-
-
-def rival(
-    arm: str,
-    seed: int,
-    *,
-    settings: dict[str, Any],
-    test: ClutteredDigits,
-    checkpoints: Path,
-    learned: list[dict[str, Any]],
-) -> list[dict[str, Any]]:
-    """A rule, at as many tokens as the one model of this seed sends."""
-    model = fitted(arm, seed, None, settings=settings, checkpoints=checkpoints)
-    shares = {row["alpha"]: row["tokens"] for row in learned if row["seed"] == seed}
-    return [
-        row
-        for alpha in settings["alphas"]
-        for row in judge(model, alpha, settings["rivals at"], test, budget=shares[alpha])
-    ]
+    return knobs
 
 
 def tables(rows: list[dict[str, Any]]) -> tuple[list[float], list[float], Tensor, Tensor]:
@@ -285,15 +298,6 @@ def _in_short(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {key: value for key, value in controlled(rows).items() if key != "slots"}
 
 
-@torch.no_grad()
-def dense(test: ClutteredDigits) -> float:
-    """The accuracy of the model that all of them start from, without a channel."""
-    model = load("digits_vit")
-    assert isinstance(model, ViT)
-    said = torch.cat([model(images).argmax(-1) for images in test.images.split(250)])
-    return (said == test.labels).double().mean().item()
-
-
 def main() -> None:
     """Run everything and write the file."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.communication_study", description=__doc__)
@@ -304,20 +308,23 @@ def main() -> None:
     settings, path, folder = SETTINGS, RESULTS, options.checkpoints
     if options.pilot:
         settings, path, folder = PILOT, options.pilot, options.checkpoints / "pilot"
-    training = {**recipe(NAME).training, **WEIGHTS, "batch": BATCH, "least budget": LOW, "snr": [WORST, BEST]}
+    start = {f"{key} of the start": value for key, value in START.items()}
+    training = {**recipe(NAME).training, **start, **WEIGHTS, "batch": BATCH, "least budget": LOW, "snr": [WORST, BEST]}
     made = {**head("communication_study"), "settings": settings, "config": recipe(NAME).config, "training": training}
-    test = cluttered_digits(settings["test images"], split="test", seed=0)
-    common: dict[str, Any] = {"settings": settings, "test": test, "checkpoints": folder}
+    arms = Arms(settings, cluttered_digits(settings["test images"], split="test", seed=0), folder)
     results = Results(path, made, digits=5)
-    results.once("dense", partial(dense, test))
+    results.once("dense", arms.dense)
     seeds = list(range(settings["seeds"]))
     for some in (seeds[:1], seeds[1:]):  # all of the first seed, then the others
-        learned = results.sweep([{"seed": seed} for seed in some], partial(one_model, **common), name="one model")
+        learned = results.sweep([{"seed": seed} for seed in some], arms.one_model, name="one model")
+        cases = [{"seed": seed, "alpha": alpha} for seed in some for alpha in settings["alphas"]]
+        results.sweep(cases, arms.calibrated, name="one model, calibrated")
         rivals = [{"arm": arm, "seed": seed} for seed in some for arm in RULES]
-        results.sweep(rivals, partial(rival, learned=learned, **common), name="rivals")
-        budgets = [{"seed": seed, "alpha": alpha} for seed in some for alpha in settings["alphas"]]
-        single = results.sweep(budgets, partial(per_alpha, **common), name="per alpha")
-        results.sweep(budgets, partial(as_many, single=single, **common), name="one model, as many tokens")
+        results.sweep(rivals, partial(arms.rival, learned=learned), name="rivals")
+        for alpha in settings["alphas"]:
+            budgets = [{"seed": seed, "alpha": alpha} for seed in some]
+            single = results.sweep(budgets, arms.per_alpha, name="per alpha")
+            results.sweep(budgets, partial(arms.calibrated, single=single), name="one model, as many tokens")
         results.once("controller", partial(_in_short, learned))  # of the first seed
 
 

@@ -2,17 +2,10 @@
 
 from dynlib.edge.channel import AWGNChannel, RayleighChannel, unit_power
 from dynlib.edge.clusters import k_means
-from dynlib.edge.communication import (
-    Sent,
-    TokensSent,
-    TokenTransmitter,
-    TransmissionLoss,
-    draw_budgets,
-    side_bits,
-    start_code,
-    symbols_sent,
-    transmission_loss,
-)
+from dynlib.edge.communication import Sent, TokensSent, TokenTransmitter
+from dynlib.edge.communication_cost import side_bits, symbols_sent
+from dynlib.edge.communication_start import start_code
+from dynlib.edge.communication_training import TransmissionLoss, draw_budgets, transmission_loss
 from dynlib.edge.compression import (
     Dense,
     DoublyCompressed,

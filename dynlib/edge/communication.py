@@ -22,7 +22,8 @@ p_i is what is expected at the place i, which both sides know. The receiver know
 anyway, and 1 / (1 + σ²) is the factor with the least squared error for symbols of power one that do not fade.
 
 *Which* tokens these are is told beside it, without errors: ⌈log₂(n + 1)⌉ bits for their number k, and ⌈log₂ C(n, k)⌉
-for the choice. :func:`symbols_sent` counts them in symbols, at the log₂(1 + SNR) bits a symbol that no code exceeds.
+for the choice. :func:`dynlib.edge.symbols_sent` counts them in symbols, at the log₂(1 + SNR) bits a symbol that no code
+exceeds.
 
 One model serves every budget: α is drawn for each image in training, and is a knob afterwards.
 
@@ -32,7 +33,7 @@ is otherwise that
 - a token is there or it is not, in training too, and the gradient of m is that of a factor m on everybody's attention
   to it. A factor m on the token itself would be taken out again by the norm that a block begins with.
 - the budget term counts tokens. The mean mask is α also where all masks are α, and all tokens are sent. And it sees
-  behind the ReLU, so that who is not sent may be sent again (:func:`transmission_loss`).
+  behind the ReLU, so that who is not sent may be sent again (:func:`dynlib.edge.transmission_loss`).
 - gates stand after a block, and read features as they are, normalised, without a gradient into them: with one, the
   budget pulls at the features that the answer is read from.
 """
@@ -50,10 +51,10 @@ from dynlib.backbone import Block, ViT
 from dynlib.choice import straight_through
 from dynlib.deciding import Execution, check_execution, chosen, knob_of, report
 from dynlib.edge.channel import AWGNChannel
-from dynlib.inputs import check_number, check_tensor, check_whole, widen
+from dynlib.inputs import check_number, check_whole
 from dynlib.transforms import look
 
-GAIN = 2.0
+GAIN = 20.0
 """What gates multiply their sums by: they begin with nothing, beside a backbone that is only tuned, and are to learn
 faster than it does at the same rate."""
 
@@ -105,7 +106,8 @@ class TokenTransmitter(nn.Module):
 
     ``budget``, ``snr`` (of the channel, in decibels; a larger one is less noise), ``threshold`` and ``execution`` are
     knobs (:func:`dynlib.deciding.setting`), checked at every use. Records (:func:`dynlib.deciding.record`) are
-    :class:`TokensSent`, one for each call of :meth:`encode`.
+    :class:`TokensSent`, one for each call of :meth:`encode`. Hooks on the model's blocks run only where a block gets
+    all tokens: otherwise its parts are called, on those that are left or with their masks.
 
     Raises:
         TypeError: if the model is no ViT, its blocks have weights in other layers than ``nn.Linear``, or a number is
@@ -382,153 +384,3 @@ def _gathered(block: Block, x: Tensor, kept: Tensor) -> Tensor:
     flat = numbers.flatten()[chosen(kept[order])]
     ran = block.packed(x.flatten(0, 1).index_select(0, flat), counts[order].tolist())
     return x.flatten(0, 1).index_copy(0, flat, ran).view_as(x)
-
-
-class TransmissionLoss(NamedTuple):
-    """The loss, and what it is made of."""
-
-    total: Float[Tensor, ""]
-    task: Float[Tensor, ""]
-    """The cross-entropy."""
-    budget: Float[Tensor, ""]
-    """Mean of how far the share of tokens sent is from α, beyond the slack."""
-    inner: Float[Tensor, ""]
-    """Mean mask after the blocks of the device but the last; 0 if there is one block only."""
-
-
-def transmission_loss(
-    logits: Float[Tensor, "batch classes"],
-    labels: Int[Tensor, " batch"],
-    record: TokensSent,
-    *,
-    weight: float | int = 1.0,
-    slack: float | int = 0.02,
-    inner_weight: float | int = 0.5,
-) -> TransmissionLoss:
-    """Cross-entropy + weight · mean ReLU(|share sent − α| − slack) + inner_weight · mean mask inside the device.
-
-    The share counts tokens. Its gradient is that of the product of σ(margin) over the blocks: of the tokens that are
-    nearest to the edge, on both sides of it. The masks' own gradient is only that of tokens that are sent, as a ReLU
-    that gives 0 has none, and a model that has once stopped to send would never send again.
-
-    Args:
-        logits, labels: of the images.
-        record: of :func:`dynlib.deciding.record`, from the pass that gave the logits.
-        weight, slack, inner_weight: not negative.
-
-    Raises:
-        TypeError: if one of the last is no number.
-        ValueError: if it is negative, or the record is of another number of images.
-    """
-    for name, value in (("weight", weight), ("slack", slack), ("inner_weight", inner_weight)):
-        check_number(name, value, least=0)
-    if len(record.sent) != len(logits):
-        raise ValueError(f"the record is of {len(record.sent)} images, the logits of {len(logits)}")
-    task = F.cross_entropy(logits, labels)
-    reach = widen(record.margins).sigmoid().prod(1)  # half precision cannot count the tokens of a large image
-    share = straight_through(record.sent.to(reach.dtype), reach).mean(1)
-    # ReLU(|share − α| − slack)
-    budget = ((share - record.budget).abs() - slack).relu().mean()
-    earlier = widen(record.masks[:, :-1])
-    inner = earlier.mean() if earlier.numel() else torch.zeros_like(task)
-    return TransmissionLoss(task + weight * budget + inner_weight * inner, task, budget, inner)
-
-
-def draw_budgets(
-    count: int, *, low: float | int = 0.05, high: float | int = 1.0, generator: torch.Generator | None = None
-) -> Float[Tensor, " count"]:
-    """A budget for each image of a batch: one at a random place in each of ``count`` equal parts of low … high.
-
-    Raises:
-        TypeError, ValueError: if there are none, or not 0 < low ≤ high ≤ 1.
-    """
-    check_whole("count", count, least=1)
-    if not check_budget(low) <= check_budget(high):
-        raise ValueError(f"low must not exceed high; got {low} and {high}")
-    return low + (high - low) * (torch.arange(count) + torch.rand(count, generator=generator)) / count
-
-
-def side_bits(sent: int, tokens: int) -> int:
-    """Bits that say which tokens are sent: ⌈log₂(n + 1)⌉ for their number k, and ⌈log₂ C(n, k)⌉ for the choice.
-
-    Raises:
-        TypeError, ValueError: if these are no whole numbers with 0 ≤ sent ≤ tokens.
-    """
-    check_whole("tokens", tokens, least=1)
-    check_whole("sent", sent, least=0, most=tokens)
-    return tokens.bit_length() + (math.comb(tokens, sent) - 1).bit_length()
-
-
-def symbols_sent(sent: Bool[Tensor, "batch tokens"], symbols: int, snr: float | int | None) -> Float[Tensor, " batch"]:
-    """Complex symbols of each image: those of its tokens, and those that say which tokens they are.
-
-    The second are their :func:`side_bits` over log₂(1 + SNR), the bits a symbol that a channel carries at most that
-    does not fade: a real code needs more of them. Without noise they are none.
-
-    Args:
-        sent: which tokens.
-        symbols: complex symbols a token.
-        snr: the signal-to-noise ratio in decibels; None for a channel without noise.
-
-    Raises:
-        TypeError, ValueError: if there are no tokens, ``symbols`` is below 1, or the ratio is no number.
-    """
-    check_tensor(sent, "sent")
-    check_whole("symbols", symbols, least=1)
-    counts = sent.sum(1)
-    own = counts.double() * symbols
-    if snr is None:
-        return own
-    # log₂(1 + SNR)
-    rate = math.log1p(10 ** (check_number("snr", snr) / 10)) / math.log(2)
-    bits = torch.tensor([side_bits(count, sent.shape[1]) for count in counts.tolist()], dtype=torch.float64)
-    return own + (bits / rate).to(own.device)
-
-
-@torch.no_grad()
-def start_code(
-    transmitter: TokenTransmitter, images: Float[Tensor, "batch channels height width"], *, snr: float | int = 10.0
-) -> None:
-    """Begin with a good linear code: p the mean of each place, E the principal directions, D least squares at a ratio.
-
-    The model is asked as in evaluation, without dropout, and left in the mode in which it was.
-
-    Args:
-        transmitter: whose code is set, in place; it should send all tokens of these images.
-        images: some hundred that were not held out.
-        snr: the ratio in decibels at which D is fitted.
-
-    Raises:
-        TypeError: if encoder or decoder are no ``nn.Linear``, the images are not floating-point, or the ratio is no
-            number.
-        ValueError: if there are not at least two different images, they have another size, or the ratio is not finite.
-    """
-    model, encoder, decoder = transmitter.model, transmitter.encoder, transmitter.decoder
-    if not isinstance(encoder, nn.Linear) or not isinstance(decoder, nn.Linear):
-        raise TypeError(
-            "encoder and decoder must be nn.Linear, as their weights are set; got "
-            f"{type(encoder).__name__} and {type(decoder).__name__}"
-        )
-    noise = 10 ** (-check_number("snr", snr) / 10)
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        x = model.embed(images)
-        for block in model.blocks[: transmitter.after]:
-            x = block(x)
-    finally:
-        for module, training in modes.items():
-            module.training = training
-    if (images == images[:1]).all():
-        raise ValueError(
-            f"need at least 2 different images, and some hundred for a good code; got {len(images)}, all alike"
-        )
-    transmitter.expected.copy_(x.mean(0))
-    rest = (x - transmitter.expected).flatten(0, 1).double()
-    directions = torch.linalg.eigh(rest.T @ rest).eigenvectors[:, -2 * transmitter.symbols :].T
-    symbols = rest @ directions.T
-    symbols = symbols / symbols.square().mean(1, keepdim=True).sqrt()
-    # the best D for y = e + σ ε, after the factor 1 / (1 + σ²)
-    gram = (symbols.T @ symbols + noise * len(symbols) * torch.eye(symbols.shape[1]).to(symbols)) / (1 + noise)
-    encoder.weight.copy_(directions)
-    decoder.weight.copy_(torch.linalg.solve(gram, symbols.T @ rest).T)

@@ -23,10 +23,10 @@ from dynlib.zoo import load
 
 NEVER, ALWAYS = 2.0, 0.0
 """Thresholds that no confidence reaches, and that each one does."""
-PRICES = (1.0, 0.5, 0.0, -0.5, -1.0, -2.0, -4.0, -8.0)
+PRICES = (2.0, 1.0, 0.5, 0.0, -0.25, -0.5, -1.0, -2.0, -4.0)
 THRESHOLDS = (0.2, 0.35, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, NEVER)
 PATCHES = (4, 6, 9, 12, 16, 20, 24, 30, 36)
-PAIRS = tuple(product((0.35, 0.5, 0.65, 0.8, 0.9, NEVER), (0.5, 0.0, -0.5, -1.0, -2.0, -8.0)))
+PAIRS = tuple(product((0.35, 0.5, 0.65, 0.8, 0.9, NEVER), (1.0, 0.5, 0.0, -0.5, -1.0, -4.0)))
 """Of a threshold and a price."""
 BUDGETS = (0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8, 1.0)
 DEEP = -1e3  # a β with which no token halts by itself

@@ -20,7 +20,7 @@ from dynlib.tokens import MixtureOfDepths
 from dynlib.width import MatFormerFeedForward
 from dynlib.zoo import load
 
-LENGTH = 128
+LENGTH = 64
 """Bytes of a request."""
 WIDTHS = (0.125, 0.25, 0.5, 1.0)
 THRESHOLDS = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99, NEVER)

@@ -29,7 +29,8 @@ def main() -> None:
     if options.action == "train":
         torch.manual_seed(0)
         model = made.build(**made.config)
-        if made.start is not None:
+        checkpoint = options.checkpoints / f"{options.name}.pt"
+        if made.start is not None and not checkpoint.exists():  # what is half trained has begun
             backbone = load(made.start)
             if made.begin is None:
                 model.load_state_dict(backbone.state_dict())
@@ -41,7 +42,7 @@ def main() -> None:
             learner,
             made.loss(learner),
             after=getattr(learner, "follow", None),
-            checkpoint=options.checkpoints / f"{options.name}.pt",
+            checkpoint=checkpoint,
             description=options.name,
             **{**made.training, "steps": int(made.training["steps"])},  # type: ignore[arg-type]
         )
@@ -53,7 +54,9 @@ def main() -> None:
         figures = made.evaluate(load(options.name, folder=options.folder).to(options.device))
         save(options.name, model, figures, folder=options.folder)
         (options.folder / "README.md").write_text(_cards(options.folder))
-    print(made.evaluate(load(options.name, folder=options.folder).to(options.device)))
+    else:
+        figures = made.evaluate(load(options.name, folder=options.folder).to(options.device))
+    print(figures)
 
 
 def _cards(folder: Path) -> str:

@@ -148,6 +148,32 @@ def test_it_is_saved_and_read_back(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["curve.json"]
 
 
+def test_pairs_of_two_knobs_are_kept_and_found_again(tmp_path: Path) -> None:
+    def run(pair: tuple[int, str], x: Tensor) -> Tensor:
+        return Layers().run(pair[0] * (2 if pair[1] == "both" else 1), x)
+
+    knobs = [(layers, how) for layers in (1, 2) for how in ("one", "both")]
+    with pytest.raises(ValueError, match=r"goes up and down.* at \(2, 'both'\)"):
+        calibrate(run, [*knobs, (1, "one")], batches(), repeats=0)
+    curve = calibrate(run, knobs, batches(), repeats=0, ordered=False, name="pairs")
+    curve.save(tmp_path / "curve.json")
+    again = CostCurve.load(tmp_path / "curve.json")
+    assert again.points == curve.points
+    assert {point.knob for point in again.points} == set(knobs)
+    assert again.best(curve.points[0].flops).knob == (1, "one")
+    assert [point.knob for point in again.envelope()] == [point.knob for point in curve.envelope()]
+    assert again.hull() == curve.hull()
+
+
+def test_a_curve_is_plain_data_among_others() -> None:
+    kept = json.loads(json.dumps({"curves": [BENT.plain()]}))
+    again = CostCurve.of(kept["curves"][0])
+    assert (again.points, again.dense, again.name) == (BENT.points, BENT.dense, BENT.name)
+    for other in (None, [], {}, {**BENT.plain(), "points": [{"knob": 1}]}, {**BENT.plain(), "dense": {"flops": 1.0}}):
+        with pytest.raises(ValueError, match="not what a curve is made of"):
+            CostCurve.of(other)
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"name": "", "energy": "", "dense": {"knob": 1}, "points": []}'])
 def test_a_file_that_holds_something_else(tmp_path: Path, text: str) -> None:
     (tmp_path / "curve.json").write_text(text)

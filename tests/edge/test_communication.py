@@ -1,6 +1,5 @@
 """dynlib.edge.communication: who is sent, that nobody else counts, what it costs, and what training must not break."""
 
-import copy
 import math
 from typing import Any
 
@@ -9,79 +8,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dynlib.backbone import CausalLM, GatedFeedForward, ViT
+from dynlib.backbone import CausalLM, GatedFeedForward
 from dynlib.cost import count
 from dynlib.deciding import record, setting
 from dynlib.edge import (
     AWGNChannel,
     RayleighChannel,
-    TokensSent,
     TokenTransmitter,
     draw_budgets,
-    side_bits,
-    start_code,
-    symbols_sent,
     transmission_loss,
     unit_power,
 )
 from dynlib.edge.communication import GAIN
 from dynlib.width import acmize
-
-TOKENS, DEPTH, AFTER = 10, 5, 3
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def vit(**more: Any) -> ViT:
-    torch.manual_seed(0)
-    given = {"image_size": 12, "patch_size": 4, "classes": 4, "dim": 16, "depth": DEPTH, "heads": 2} | more
-    return ViT(**given).double()
-
-
-def pictures(batch: int = 6) -> Tensor:
-    return torch.rand(batch, 1, 12, 12, generator=generator(7), dtype=torch.float64)
-
-
-def made(
-    backbone: ViT | None = None,
-    *,
-    choosy: bool = True,
-    channel: nn.Module | None = None,
-    symbols: int = 3,
-    **more: Any,
-) -> TokenTransmitter:
-    """A transmitter in float64; a choosy one drops different tokens of different images in every block."""
-    model = TokenTransmitter(
-        vit() if backbone is None else backbone,
-        after=AFTER,
-        symbols=symbols,
-        channel=AWGNChannel(10) if channel is None else channel,
-        **more,
-    )
-    if choosy:
-        draw = generator(11)
-        with torch.no_grad():
-            for worth, price in zip(model.worth, model.price, strict=True):
-                worth.weight.normal_(std=0.5 / GAIN, generator=draw)
-                worth.bias.fill_(0.5 / GAIN)
-                price.weight.normal_(std=0.3 / GAIN, generator=draw)
-                price.bias.fill_(-0.5 / GAIN)
-            model.low.normal_(std=0.3, generator=draw)
-            model.up.normal_(std=0.3, generator=draw)
-            model.expected.normal_(std=0.5, generator=draw)
-    return model.eval()
-
-
-def sigmoid(x: float) -> float:
-    return 1 / (1 + math.exp(-x))
-
-
-def run(model: TokenTransmitter, images: Tensor, **more: Any) -> tuple[Tensor, TokensSent]:
-    with record(model, TokenTransmitter) as records:
-        logits = model(images, generator=generator(1), **more)
-    return logits, records[""][0]
+from tests.edge.transmitters import AFTER, TOKENS, budget_by_hand, generator, made, pictures, run, sigmoid, vit
 
 
 def test_the_choosy_one_drops_some_tokens_after_every_block_and_not_the_same_of_all_images() -> None:
@@ -389,186 +329,13 @@ def test_under_autocast_it_computes_about_the_same_and_the_loss_has_a_gradient(e
         logits, sent = run(model, images, budget=0.3)
         loss = transmission_loss(logits, torch.zeros(6, dtype=torch.long), sent)
     assert (logits - exact).abs().mean() < 0.1 * exact.abs().mean()
-    assert loss.budget.item() == pytest.approx(by_hand(sent, 0.02), abs=1e-6)
+    assert loss.budget.item() == pytest.approx(budget_by_hand(sent, 0.02), abs=1e-6)
     loss.total.backward()
     for gate in (*model.worth, *model.price):
         weight = gate.weight
         assert isinstance(weight, Tensor)
         assert weight.grad is not None
         assert weight.grad.isfinite().all()
-
-
-def by_hand(sent: TokensSent, slack: float) -> float:
-    shares = [sum(row) / len(row) for row in sent.sent.tolist()]
-    return sum(max(0, abs(a - b) - slack) for a, b in zip(shares, sent.budget.tolist(), strict=True)) / len(shares)
-
-
-@pytest.mark.parametrize("slack", [0.0, 0.02, 0.3])
-def test_the_loss_is_its_terms_and_the_budget_counts_tokens(slack: float) -> None:
-    logits, sent = run(made(), pictures(), budget=0.3)
-    labels = torch.arange(6) % 4
-    loss = transmission_loss(logits, labels, sent, weight=2.0, slack=slack, inner_weight=0.25)
-    assert loss.budget.item() == pytest.approx(by_hand(sent, slack), abs=1e-12)
-    assert loss.inner.item() == pytest.approx(sent.masks[:, :-1].mean().item(), abs=1e-12)
-    assert loss.task.item() == pytest.approx(F.cross_entropy(logits, labels).item(), abs=1e-12)
-    total = loss.task + 2.0 * loss.budget + 0.25 * loss.inner
-    assert loss.total.item() == pytest.approx(total.item(), abs=1e-12)
-
-
-def record_of(sent: Tensor, margins: Tensor, alpha: float) -> TokensSent:
-    none = torch.zeros(len(sent), dtype=torch.long)
-    return TokensSent(
-        sent, margins.sigmoid().cumprod(1), margins, sent[:, None], torch.full((len(sent),), alpha), none, none
-    )
-
-
-def test_masks_of_alpha_throughout_meet_no_budget_while_all_tokens_are_sent() -> None:
-    everyone, margins = torch.ones(2, 10, dtype=torch.bool), torch.full((2, 1, 10), 0.3)
-    loss = transmission_loss(torch.zeros(2, 3), torch.zeros(2, dtype=torch.long), record_of(everyone, margins, 0.3))
-    assert loss.budget.item() == pytest.approx(0.68, abs=1e-6)
-
-
-@pytest.mark.parametrize("alpha", [0.25, 0.75])
-def test_the_budget_moves_all_margins_the_more_the_nearer_they_are_to_the_edge(alpha: float) -> None:
-    sent = torch.tensor([[True, True, False, False]])
-    margins = torch.tensor([[[math.inf, 0.2, -0.1, -3.0], [math.inf, 1.2, 2.0, -2.0]]], requires_grad=True)
-    logits, labels = torch.zeros(1, 3), torch.zeros(1, dtype=torch.long)
-    transmission_loss(logits, labels, record_of(sent, margins, alpha), inner_weight=0).total.backward()
-    assert margins.grad is not None
-    for block in (0, 1):
-        for token in range(4):
-            here, other = (sigmoid(margins[0, one, token].item()) for one in (block, 1 - block))
-            slope = here * (1 - here) * other / 4 * (1 if alpha < 0.5 else -1)
-            assert margins.grad[0, block, token].item() == pytest.approx(slope, abs=1e-7)
-
-
-def test_training_lets_a_larger_budget_send_more() -> None:
-    torch.manual_seed(0)
-    model = TokenTransmitter(vit().float(), after=2, symbols=4, channel=AWGNChannel(10))
-    images, labels = torch.rand(32, 1, 12, 12, generator=generator()), torch.arange(32) % 4
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    draws = generator(9)
-    model.train()
-    for _ in range(100):
-        with record(model, TokenTransmitter) as records:
-            logits = model(images, budget=draw_budgets(32, low=0.1, generator=draws), generator=draws)
-        optimizer.zero_grad()
-        transmission_loss(logits, labels, records[""][0], weight=10.0, inner_weight=0.05).total.backward()
-        optimizer.step()
-    model.eval()
-    shares = [run(model, images, budget=alpha)[1].sent.float().mean().item() for alpha in (0.2, 0.5, 0.9)]
-    assert shares[0] < 0.4, shares
-    assert shares[0] < shares[1] < shares[2] - 0.2, shares
-
-
-def test_a_model_that_has_stopped_to_send_learns_to_send_again() -> None:
-    model = made(choosy=False)
-    with torch.no_grad():
-        for worth in model.worth:
-            worth.bias.fill_(-4 / GAIN)
-    optimizer = torch.optim.Adam([*model.worth.parameters(), *model.price.parameters()], lr=1e-2)
-    images, labels = pictures(), torch.arange(6) % 4
-    assert run(model, images)[1].sent.sum(1).tolist() == [1] * 6
-    model.train()
-    for _ in range(40):
-        logits, sent = run(model, images)
-        optimizer.zero_grad()
-        transmission_loss(logits, labels, sent).total.backward()
-        optimizer.step()
-    assert run(model.eval(), images)[1].sent.double().mean() > 0.8
-
-
-def test_the_loss_counts_tokens_of_half_precision_exactly() -> None:
-    sent, margins = torch.ones(1, 3001, dtype=torch.bool), torch.full((1, 1, 3001), 1.0, dtype=torch.bfloat16)
-    sent[0, 1:1001] = False
-    loss = transmission_loss(torch.zeros(1, 3), torch.zeros(1, dtype=torch.long), record_of(sent, margins, 0.5))
-    assert loss.budget.item() == pytest.approx(2001 / 3001 - 0.5 - 0.02, abs=1e-6)
-
-
-# The side information
-
-
-def test_the_bits_name_every_choice() -> None:
-    assert [side_bits(k, 4) for k in range(5)] == [3, 5, 6, 5, 3]
-    for tokens in (1, 5, 65):
-        for sent in range(tokens + 1):
-            choices = math.comb(tokens, sent)
-            assert 2 ** (side_bits(sent, tokens) - math.ceil(math.log2(tokens + 1))) >= choices
-            assert side_bits(sent, tokens) - math.ceil(math.log2(tokens + 1)) == math.ceil(math.log2(choices))
-
-
-def test_symbols_are_those_of_the_tokens_and_the_bits_over_what_a_symbol_carries() -> None:
-    sent = torch.tensor([[True, False, False, False], [True, True, True, False]])
-    assert symbols_sent(sent, 8, None).tolist() == [8.0, 24.0]
-    assert symbols_sent(sent, 8, 0.0).tolist() == [8.0 + 5, 24.0 + 5]  # one bit a symbol at 0 dB
-    faint = symbols_sent(sent, 8, -200.0).tolist()  # log₂(1 + x) = x / ln 2, and 1 + x is 1
-    assert faint == pytest.approx([8 + 5 * math.log(2) * 1e20, 24 + 5 * math.log(2) * 1e20])
-    assert symbols_sent(sent, 8, 10 * math.log10(3)).tolist() == pytest.approx([8 + 5 / 2, 24 + 5 / 2])
-
-
-# The start
-
-
-def test_the_code_begins_as_the_best_linear_one_of_the_tokens() -> None:
-    model = made(choosy=False, channel=AWGNChannel(None))
-    images = torch.rand(40, 1, 12, 12, generator=generator(), dtype=torch.float64)
-    x = model.model.embed(images)
-    for block in model.model.blocks[:AFTER]:
-        x = block(x)
-
-    def error(one: TokenTransmitter) -> float:
-        symbols = unit_power(one.encoder(x - one.expected))
-        noisy = symbols + torch.randn(symbols.shape, generator=generator(2), dtype=torch.float64) * 0.1**0.5
-        return (one.decoder(noisy / 1.1) + one.expected - x).square().mean().item()
-
-    start_code(model, images)
-    best = error(model)
-    torch.testing.assert_close(model.expected, x.mean(0))
-    assert best < (x - x.mean(0)).square().mean().item()
-    for seed in range(5):
-        worse = copy.deepcopy(model)
-        with torch.no_grad():
-            worse.decoder.weight.mul_(0.8 if seed == 0 else 1)
-            worse.decoder.weight += 0.05 * torch.randn(16, 6, generator=generator(seed)).double() * (seed > 0)
-        assert error(worse) > best
-
-
-def test_the_start_fits_the_decoder_behind_the_receivers_factor() -> None:
-    # as much noise as signal: D is the least-squares map of (e + σ ε) / (1 + σ²), written out
-    model, snr = made(choosy=False, channel=AWGNChannel(None)), 0.0
-    images = torch.rand(60, 1, 12, 12, generator=generator(), dtype=torch.float64)
-    start_code(model, images, snr=snr)
-    x = model.model.embed(images)
-    for block in model.model.blocks[:AFTER]:
-        x = block(x)
-    rest = (x - model.expected).flatten(0, 1)
-    symbols = unit_power(model.encoder(rest))
-    seen = (symbols + torch.randn(2000, *symbols.shape, generator=generator(2), dtype=torch.float64)).flatten(0, 1) / 2
-    gram, cross = seen.T @ seen / 2000, seen.T @ rest.repeat(2000, 1) / 2000
-    expected = torch.linalg.solve(gram, cross).T
-    weight = model.decoder.weight
-    assert isinstance(weight, Tensor)
-    assert (weight - expected).norm() < 0.02 * expected.norm()
-
-
-def test_the_start_asks_the_model_without_dropout_and_leaves_it_in_its_mode() -> None:
-    images = torch.rand(40, 1, 12, 12, generator=generator(), dtype=torch.float64)
-    codes = []
-    for training in (True, False):
-        model = made(vit(dropout=0.3), choosy=False).train(training)
-        model.model.blocks[1].eval()
-        start_code(model, images)
-        assert model.training == model.model.training == model.model.blocks[0].training == training
-        assert not model.model.blocks[1].training
-        codes.append((model.expected, model.encoder.weight, model.decoder.weight))
-    for one, other in zip(*codes, strict=True):
-        assert torch.equal(one, other)
-
-
-def test_drawn_budgets_are_spread_evenly_and_stay_in_their_range() -> None:
-    drawn = draw_budgets(8, low=0.2, high=0.6, generator=generator())
-    assert ((drawn - 0.2) / 0.05).floor().tolist() == list(range(8))
-    assert draw_budgets(3, low=1.0, high=1.0).tolist() == [1.0] * 3
 
 
 # Bad input
@@ -642,21 +409,6 @@ def test_a_budget_for_other_images_and_images_of_another_size_are_refused() -> N
 
 
 @pytest.mark.usefixtures("as_users_run_it")
-def test_a_start_from_images_that_are_all_alike_or_of_another_code_is_refused() -> None:
-    model = made()
-    before = copy.deepcopy(model.state_dict())
-    for images in (pictures(1), torch.zeros(5, 1, 12, 12, dtype=torch.float64)):
-        with pytest.raises(ValueError, match=f"at least 2 different images.*got {len(images)}, all alike"):
-            start_code(model, images)
-    with pytest.raises(ValueError, match="snr must be finite"):
-        start_code(model, pictures(), snr=math.inf)
-    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
-    model.encoder = nn.Sequential(model.encoder)
-    with pytest.raises(TypeError, match=r"must be nn.Linear.*got Sequential and Linear"):
-        start_code(model, pictures())
-
-
-@pytest.mark.usefixtures("as_users_run_it")
 def test_the_server_checks_the_knobs_too() -> None:
     model = made()
     sent = model.encode(pictures())
@@ -687,31 +439,3 @@ def test_where_nobody_may_look_gathered_says_so_and_masked_computes() -> None:
         torch.testing.assert_close(exported(images, budget=alphas), model(images, budget=alphas), rtol=0, atol=1e-10)
         with pytest.raises(ValueError, match="every budget must lie"):
             torch.vmap(one)(images, alphas + 0.1)
-
-
-@pytest.mark.usefixtures("as_users_run_it")
-def test_a_loss_of_other_images_or_with_a_negative_weight_is_refused() -> None:
-    logits, sent = run(made(), pictures())
-    labels = torch.zeros(6, dtype=torch.long)
-    with pytest.raises(ValueError, match="of 6 images, the logits of 5"):
-        transmission_loss(logits[:5], labels[:5], sent)
-    for name in ("weight", "slack", "inner_weight"):
-        with pytest.raises(ValueError, match=f"^{name} must be at least 0"):
-            transmission_loss(logits, labels, sent, **{name: -1})
-
-
-@pytest.mark.usefixtures("as_users_run_it")
-@pytest.mark.parametrize(
-    ("call", "says"),
-    [
-        (lambda: side_bits(5, 4), "sent must be 0 … 4"),
-        (lambda: side_bits(-1, 4), "sent must be"),
-        (lambda: draw_budgets(0), "count must be at least 1"),
-        (lambda: draw_budgets(4, low=0.6, high=0.5), "low must not exceed high"),
-        (lambda: symbols_sent(torch.ones(1, 4, dtype=torch.bool), 0, 3.0), "symbols must be at least 1"),
-        (lambda: symbols_sent(torch.ones(1, 4, dtype=torch.bool), 2, math.inf), "snr must be finite"),
-    ],
-)
-def test_counts_that_cannot_be_are_refused(call: Any, says: str) -> None:
-    with pytest.raises(ValueError, match=says):
-        call()

@@ -1,6 +1,7 @@
 """Tokens across a channel: the loss of the recipe is the one it names, and what is said of the shipped model is so."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from dynlib.deciding import record, setting
 from dynlib.edge import AWGNChannel, TokenTransmitter, transmission_loss
 from dynlib.zoo import card, load
 from dynlib.zoo.recipes import recipe, transmitter
-from dynlib.zoo.recipes.transmitter import BATCH, BEST, LOW, WEIGHTS, WORST, digits_transmitter_loss
+from dynlib.zoo.recipes.transmitter import BATCH, BEST, GATES, LOW, WEIGHTS, WORST, begin, digits_transmitter_loss
 
 BUDGETS = (0.1, 0.3, 0.6, 1.0)
 
@@ -25,8 +26,9 @@ def test_the_loss_draws_a_budget_for_each_image_and_one_ratio_and_is_the_same_fo
     seen = []
 
     def spied(logits: torch.Tensor, labels: torch.Tensor, sent: object, **weights: float) -> object:
-        seen.append((model.snr, sent, weights))
-        return transmission_loss(logits, labels, sent, **weights)  # type: ignore[arg-type]
+        parts = transmission_loss(logits, labels, sent, **weights)  # type: ignore[arg-type]
+        seen.append((logits, sent, weights, parts))
+        return parts
 
     ratios: list[float] = []
     plain = model.send
@@ -49,8 +51,34 @@ def test_the_loss_draws_a_budget_for_each_image_and_one_ratio_and_is_the_same_fo
     assert seen[-1][1].budget.tolist() == [0.25] * BATCH
     assert all(WORST <= ratio <= BEST for ratio in ratios)
     assert ratios[0] == ratios[1] != ratios[2]
-    assert seen[0][2] == WEIGHTS
+    logits, _, weights, parts = seen[0]
+    assert weights == WEIGHTS
+    answers = load("digits_vit")(cluttered_digits(BATCH, split="train", seed=20 * 10**6 + 3).images).softmax(-1)
+    apart = (answers * (answers.log() - logits.log_softmax(-1))).sum() / BATCH  # KL, in place of the cross-entropy
+    expected = apart + WEIGHTS["weight"] * parts.budget + WEIGHTS["inner_weight"] * parts.inner
+    assert losses[0] == pytest.approx(expected.item(), abs=1e-4)
     assert model.snr == recipe("digits_transmitter").config["snr"]
+
+
+def test_the_start_is_the_same_for_all_models_and_leaves_to_each_its_own_gates(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(transmitter.START, "steps", 2)
+    made, vit, weights = recipe("digits_transmitter"), load("digits_vit"), []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        model = made.build(**made.config)
+        own = {name: value.clone() for name, value in model.state_dict().items()}
+        begin(model, vit, checkpoint=tmp_path / "start.pt")
+        weights.append(model.state_dict())
+        assert all(part.requires_grad for part in model.parameters())
+        for name, value in weights[-1].items():
+            assert torch.equal(value, own[name]) == (name.split(".")[0] in GATES), name
+    both = {name: torch.equal(value, weights[1][name]) for name, value in weights[0].items()}
+    assert all(same for name, same in both.items() if name.split(".")[0] not in GATES)
+    assert not both["low"]
+    assert not both["worth.0.weight"]
+    assert not torch.equal(weights[0]["model.blocks.0.norm1.weight"], vit.state_dict()["blocks.0.norm1.weight"])
 
 
 @torch.no_grad()

@@ -235,6 +235,17 @@ def test_training_ships_the_weights_their_card_and_their_checksum(
 
 
 @pytest.mark.usefixtures("quick")
+def test_what_is_half_trained_does_not_begin_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = []
+    recipes = import_module("dynlib.zoo.recipes.transmitter").RECIPES
+    changed = dataclasses.replace(recipes["digits_transmitter"], begin=lambda model, backbone: begun.append(model))
+    monkeypatch.setitem(recipes, "digits_transmitter", changed)
+    for _ in range(2):
+        run(monkeypatch, "train", "digits_transmitter", "--folder", tmp_path, "--checkpoints", tmp_path / "half")
+        assert len(begun) == 1
+
+
+@pytest.mark.usefixtures("quick")
 def test_what_ships_of_a_learner_is_its_average(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(monkeypatch, "train", "sudoku4", "--folder", tmp_path, "--checkpoints", tmp_path / "half")
     kept = torch.load(tmp_path / "half" / "sudoku4.pt", weights_only=True)["model"]

@@ -27,7 +27,7 @@ from dynlib.zoo.recipes.matformer import matformer_lm
 from dynlib.zoo.recipes.topics import CONFIG as TOPICS
 from dynlib.zoo.scores import WINDOW, window_bits
 
-PRICES = (0.5, 0.0, -0.5, -1.0, -2.0, -8.0)
+PRICES = (1.0, 0.5, 0.0, -0.5, -1.0, -4.0)
 CAPACITIES = (1 / 8, 1 / 4, 1 / 2, 1.0)
 HALVINGS = 3
 
@@ -67,7 +67,7 @@ def acm_exits_loss(model: nn.Module) -> Callable[[int], Tensor]:
 def acm_exits_figures(model: nn.Module) -> Numbers:
     """Accuracy after each layer, at the price that the gates were trained to and with nearly all learners."""
     test, figures = cluttered_digits(5000, split="test", seed=0), dict[str, float]()
-    for price in (0.0, -8.0):
+    for price in (0.0, -4.0):
         with setting(model, AdaptiveComputationModule, price=price):
             said = [model(images).argmax(-1) for images in tqdm(test.images.split(500), leave=False)]
         right = (torch.cat(said, dim=1) == test.labels).double().mean(1).tolist()
@@ -144,7 +144,7 @@ RECIPES = {
         config={**DIGITS, "learners": 4},
         loss=acm_exits_loss,
         evaluate=acm_exits_figures,
-        training={"steps": 240, "lr": 2e-3, "weight_decay": 0.05},
+        training={"steps": 300, "lr": 3e-3, "weight_decay": 0.05},
         start="digits_acm",
         begin=begin_exits,
     ),
