@@ -112,17 +112,17 @@ def test_a_dearer_knob_costs_more_and_at_one_it_is_its_own_model(backbone: str, 
     lines = [list(made.knobs)]
     if made.pair:  # along each of the two, the other one saving nothing
         lines = [[knob for knob in made.knobs if knob[1 - which] == full[1 - which]] for which in (0, 1)]
+    lines = [[line[0], line[len(line) // 2], line[-1]] for line in lines]  # the study's file has all of them
     costs = {knob: flops(knob) for line in lines for knob in line}
     dense = made.dense(inputs)
     assert {one.shape for one in said.values()} == {dense.shape}
     assert made.judge(dense, targets).shape == (FEW,)
     assert max(costs[line[0]] for line in lines) < min(costs[full], count(made.dense, inputs).flops)
     for line in lines:
-        assert len(line) > 2
         for cheap, dear in pairwise(line):
             assert costs[cheap] <= costs[dear] + 0.01 * max(costs.values()), (cheap, dear)
     knob, own = OWN[backbone, name]
-    torch.testing.assert_close(said[knob], own(inputs), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(made.run(knob, inputs), own(inputs), rtol=1e-3, atol=1e-3)
 
 
 def test_each_has_a_rival_that_is_trivial_or_is_one() -> None:

@@ -1,7 +1,7 @@
 """The study of one budget: how it reads curves and combinations, and that its file is whole."""
 
 import json
-from itertools import product
+from itertools import pairwise, product
 from typing import Any
 
 import pytest
@@ -71,6 +71,8 @@ def test_the_file_has_the_curve_of_each_mechanism_at_its_knobs(row: dict[str, An
     made, curve = mechanism(row["backbone"], row["mechanism"]), CostCurve.of(row["curve"])
     assert (row["rival"], row["knob"], row["worth"]) == (made.rival, made.knob, made.worth)
     assert [point.knob for point in curve.points] == pytest.approx(list(made.knobs))
+    costs = [point.flops for point in curve.points]
+    assert all(dear > cheap - 0.01 * max(costs) for cheap, dear in pairwise(costs)), "from the cheapest to the dearest"
     assert row["requests"] == study.REQUESTS[row["backbone"]][0] + study.ALONE
     assert all(point.seconds for point in (*curve.points, curve.dense))
     assert row["is rival"] == (row["mechanism"] in study.rivals(row["backbone"]))
