@@ -55,5 +55,6 @@ def _without_front(name: str) -> None:
         spec = find_spec(name)
         assert spec is not None
         front = ModuleType(name)
+        front.__spec__ = spec  # else it could not be found again
         front.__path__ = list(spec.submodule_search_locations or [])
         sys.modules[name] = front

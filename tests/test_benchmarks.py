@@ -249,7 +249,7 @@ def test_of_a_package_out_of_the_extras_only_the_module_that_is_asked_for_is_imp
     monkeypatch.setattr(peers, "version", lambda package: "1.0")
     _, measure = peer("a", "fronted", lambda module, named: (module.VALUE, named), module="fronted.part", extra=False)
     try:
-        assert measure() == (7, "fronted 1.0")
+        assert [measure(), measure()] == [(7, "fronted 1.0")] * 2
     finally:
         for name in ("fronted", "fronted.part"):
             sys.modules.pop(name, None)
