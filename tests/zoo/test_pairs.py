@@ -100,9 +100,11 @@ def test_the_shipped_mixture_is_as_good_as_its_card_says() -> None:
     got = []
     for name, said in card("topics_matformer_mod")["figures"].items():
         width, capacity = re.findall(r"[\d.]+", name)
-        with setting(model, MatFormerFeedForward, width=float(width)):
-            with setting(model, MixtureOfDepths, capacity=float(capacity)):
-                nats = F.cross_entropy(model(rows[:, :-1]).flatten(0, 1), rows[:, 1:].flatten()).item()
+        with (
+            setting(model, MatFormerFeedForward, width=float(width)),
+            setting(model, MixtureOfDepths, capacity=float(capacity)),
+        ):
+            nats = F.cross_entropy(model(rows[:, :-1]).flatten(0, 1), rows[:, 1:].flatten()).item()
         got.append(nats / math.log(2))
         assert got[-1] == pytest.approx(said, rel=0.1), name
     whole, narrow, few, both = got
