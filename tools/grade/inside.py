@@ -53,6 +53,8 @@ LIGHT = {
     "os.remove": "deletes",
 }
 INNER = {"tb_frame", "gi_frame", "cr_frame", "ag_frame", "f_back", "f_locals", "__closure__", "__globals__", "__code__"}
+COMPLETE = ("IPython's ", "the kernel's ", "torch.Tensor.", "dynlib.checks.Task.")
+"""What gains nothing after the start: a new function there stands in front of one of a base class."""
 LENIENT = (
     "<frozen os>",
     "inspect.py",
@@ -99,6 +101,7 @@ def start(line: str, word: str, checks: str, voice: bool) -> types.ModuleType:
     def look(name: str) -> None:
         now = state(checks, voice, shell)
         changed = sorted(key for key, value in was.items() if now.get(key) != value)
+        changed += sorted(key for key in now if key not in was and key.startswith(COMPLETE))
         for key in ("torch", "math", "dynlib", checks):  # names that the checks' cells use
             if key in shell.user_ns and key in sys.modules and shell.user_ns[key] is not sys.modules[key]:
                 changed.append(f"the name {key}")
@@ -143,7 +146,7 @@ def state(checks: str, voice: bool, shell: object) -> dict[str, object]:
         for place, holder in (
             ("torch", torch),
             ("torch.Tensor", torch.Tensor),
-            ("torch.Tensor", torch.Tensor.__mro__[1]),
+            ("torch's base of Tensor", torch.Tensor.__mro__[1]),
             ("torch.special", torch.special),
             ("torch.autograd", torch.autograd),
             ("torch.random", torch.random),
@@ -160,7 +163,7 @@ def state(checks: str, voice: bool, shell: object) -> dict[str, object]:
     for kind in kinds:
         for name, value in vars(kind).items():
             if isinstance(value, types.FunctionType):
-                found[f"IPython's {name}"] = [id(value), *_inner(value)]
+                found[f"IPython's {kind.__name__}.{name}"] = [id(value), *_inner(value)]
     own = set(vars(shell)) & {name for kind in kinds for name, value in vars(kind).items() if callable(value)}
     found["IPython's own functions"] = sorted((name, id(vars(shell)[name])) for name in own if name != "showtraceback")
     if "showtraceback" in vars(shell):
@@ -180,7 +183,7 @@ def state(checks: str, voice: bool, shell: object) -> dict[str, object]:
     for kind in type(kernel).__mro__:
         for name, value in vars(kind).items():
             if isinstance(value, types.FunctionType):
-                found[f"the kernel's {name}"] = [id(value), *_inner(value)]
+                found[f"the kernel's {kind.__name__}.{name}"] = [id(value), *_inner(value)]
     found["sys.meta_path"] = [id(part) for part in sys.meta_path if type(part).__module__ == "__main__"]
     return found
 
