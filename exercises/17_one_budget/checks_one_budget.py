@@ -315,8 +315,8 @@ def _spent(curves: Mapping[str, Any], counts: Mapping[str, int], at: float) -> f
     """What the plan costs at a price; of equals the cheaper."""
     total = 0.0
     for kind, points in curves.items():
-        cost, _ = max(points, key=lambda point: (point[1] - at * point[0], -point[0]))
-        total += counts[kind] * cost
+        _, less = max((worth - at * cost, -cost) for cost, worth in points)
+        total -= counts[kind] * less
     return total
 
 
@@ -341,11 +341,11 @@ def _mistaken_prices(curves: Mapping[str, Any], counts: Mapping[str, int], budge
         return _by_halving(curves, counts, budget) if fits else None
 
     steps = [
-        (more - less) / (dear - cheap)
+        (other[1] - one[1]) / (other[0] - one[0])
         for points in curves.values()
-        for cheap, less in points
-        for dear, more in points
-        if dear > cheap
+        for one in points
+        for other in points
+        if other[0] > one[0]
     ]
     ways = {
         "the requests of each kind count": other(dict.fromkeys(counts, 1), budget),
