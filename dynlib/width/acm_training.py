@@ -171,7 +171,8 @@ def pretrain_gates(
             losses.append(F.cross_entropy(logits, wanted) if scale is None else F.smooth_l1_loss(logits, wanted))
         return torch.stack(losses).mean()
 
-    if scale is not None:  # a bias moves by about lr a step: from 0 it might not arrive at the mean, which may be -c
+    begun = checkpoint is not None and Path(checkpoint).exists()
+    if scale is not None and not begun:  # a bias moves by about lr a step: from 0 it might not arrive at a mean of -c
         for name, (z, t) in _lessons(teacher, layers, batches(0)):
             last = cast(nn.Linear, layers[name].gate[-1])
             with torch.no_grad():
