@@ -348,7 +348,9 @@ def _mistaken_prices(curves: Mapping[str, Any], counts: Mapping[str, int], budge
         if other[0] > one[0]
     ]
     ways = {
-        "the requests of each kind count": other(dict.fromkeys(counts, 1), budget),
+        "the requests of each kind count; a kind takes its largest quality − λ · cost, no ratio": other(
+            dict.fromkeys(counts, 1), budget
+        ),
         "the budget is for all requests, not for one": other(counts, budget * everyone),
         "each kind counts alike here: its requests are to be counted": other(
             dict.fromkeys(counts, 1), budget / max(1, everyone) * len(counts)
@@ -456,7 +458,8 @@ def at_most_loss(
             checks.gradient(right, ours).to(dtype),
             tested=f"of the logits: {on}",
             tolerance=100 * near,
-            likely="the loss stays a tensor, made of the probabilities; λ and the miss are numbers",
+            likely="the loss stays a tensor, made of the probabilities; λ and the miss are numbers. nan: the logarithm "
+            "of 1 − σ(ℓ) is −∞ where ℓ is large, so multiply the probabilities",
         )
 
 
@@ -692,7 +695,8 @@ def govern(check: Task, answer: Policy, *, days: Iterable[Days] = SEEN, near: bo
                 tested=f"the mean quality: {on}",
                 expected=f"at least {other + ABOVE:.3f}: {other:.3f} and {ABOVE:g} more",
                 got=f"{found:.3f}",
-                likely=f"{why}: look for one price at which what is left lasts for what is to come",
+                likely=f"{why}: look for one price at which what is left lasts for what is to come, by the forecast in "
+                "the morning and more and more by the rate of the day",
             )
         if near:
             check.true(
