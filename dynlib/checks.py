@@ -29,6 +29,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from typing import Any, Never
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -75,7 +76,10 @@ class Task:
         got: Any = None,
         likely: str | None = None,
     ) -> None:
-        """The condition holds."""
+        """The condition holds: a bool, a tensor, or whatever else of Python's own types can be true."""
+        condition = plain(condition)
+        if type(condition) not in _TRUTHS:
+            self._fail(check, tested, "True or False", _show(condition), likely)
         if not bool(condition):
             self._fail(check, tested, expected, None if got is None else _show(got), likely)
         self._pass(check)
@@ -92,6 +96,8 @@ class Task:
     ) -> None:
         """The same to the last bit: numbers, shapes, strings, dtypes, whole tensors.
 
+        A value of a class of its own is read as :func:`plain` reads it: none says itself what it equals.
+
         Args:
             check: name of the check.
             got, expected: what the learner's code gave, and what is right.
@@ -100,15 +106,16 @@ class Task:
             mistakes: sentences about known mistakes, each with the result it leads to; when ``got`` is that result,
                 the sentence is shown in place of ``likely``.
         """
+        got = plain(got)
         if isinstance(expected, Tensor):
             self._like(check, got, expected, tested, likely)
             if not torch.equal(got, expected):
                 self._differ(check, got, expected, got != expected, tested, _fingerprint(got, mistakes, 0.0) or likely)
         else:
-            got = tuple(got) if isinstance(expected, tuple) and isinstance(got, list | tuple | torch.Size) else got
-            if isinstance(got, Tensor) and got.numel() == 1:
-                got = got.item()
-            if (type(got) is not type(expected) and not (_number(got) and _number(expected))) or got != expected:
+            expected = plain(expected)
+            got = tuple(got) if type(expected) is tuple and type(got) is list else _one(got)
+            alike = type(got) is type(expected) or (_number(got) and _number(expected))
+            if not (alike and _same(got, expected)):
                 told = _tell_apart(expected, got)
                 self._fail(check, tested, *told, _fingerprint(got, mistakes, 0.0) or likely)
         self._pass(check)
@@ -125,9 +132,10 @@ class Task:
         mistakes: Mapping[str, Any] | None = None,
     ) -> None:
         """Equal within ``tolerance`` · max(1, |expected|), the same shape and dtype; arguments as :meth:`equal`."""
+        got = plain(got)
         if isinstance(expected, Tensor):
             self._like(check, got, expected, tested, likely)
-        elif not (_number(got) or (isinstance(got, Tensor) and got.numel() == 1)):
+        elif not (_number(got) or (type(got) is Tensor and got.numel() == 1)):
             self._fail(check, tested, f"one number, about {_show(expected)}", _show(got), likely)
         else:
             got, expected = (torch.tensor(float(value), dtype=torch.float64) for value in (got, expected))
@@ -148,7 +156,7 @@ class Task:
         except NotImplementedError:
             raise
         except Exception as caught:
-            if not isinstance(caught, error):
+            if not issubclass(type(caught), error):
                 self._fail(check, tested, error.__name__, f"{type(caught).__name__}: {caught}", likely)
         else:
             self._fail(check, tested, f"a {error.__name__}", f"no error, but {_show(result)}", likely)
@@ -168,7 +176,8 @@ class Task:
 
         ``mistakes`` maps a sentence to the probabilities that the mistake leads to.
         """
-        if not isinstance(got, Tensor) or got.dtype not in (torch.int64, torch.int32) or got.numel() == 0:
+        got = plain(got)
+        if type(got) is not Tensor or got.dtype not in (torch.int64, torch.int32) or got.numel() == 0:
             self._fail(check, tested, "a tensor of drawn indices (int64)", _show(got), likely)
         size, draws = len(probabilities), got.flatten()
         if int(draws.min()) < 0 or int(draws.max()) >= size:
@@ -197,7 +206,10 @@ class Task:
     ) -> None:
         """Independent samples, one a row, have this mean in every column: a z-test that fails a right
         answer once in a million."""
-        samples = got.detach().double().reshape(len(got), -1)
+        got = plain(got)
+        if type(got) is not Tensor or got.ndim == 0:
+            self._fail(check, tested, "a tensor of samples, one a row", _show(got), likely)
+        samples = got.double().reshape(len(got), -1)
         target = torch.as_tensor(expected, dtype=torch.float64).reshape(-1).expand(samples.shape[1])
         error = samples.std(0) / math.sqrt(len(samples))
         # The bound is shared among the columns (Bonferroni).
@@ -218,11 +230,12 @@ class Task:
             likely: the usual reason for failing here; a sentence about writing in place if left out.
             inputs: the tensors, by the names that the learner knows them by.
         """
-        before = {name: (value.detach().clone(), value.requires_grad) for name, value in inputs.items()}
+        before = {name: (plain(value).clone(), value.requires_grad, type(value)) for name, value in inputs.items()}
         yield
-        for name, (was, asked) in before.items():
-            now = inputs[name].detach()
-            same = now.shape == was.shape and now.dtype == was.dtype and inputs[name].requires_grad == asked
+        for name, (was, asked, kind) in before.items():
+            now = plain(inputs[name])
+            same = type(inputs[name]) is kind and inputs[name].requires_grad == asked
+            same = same and now.shape == was.shape and now.dtype == was.dtype
             if (
                 not same
                 or not torch.equal(now.nan_to_num(), was.nan_to_num())
@@ -240,8 +253,8 @@ class Task:
 
     def finite(self, check: str, *values: Any, tested: str, likely: str | None = None) -> None:
         """No NaN and no infinity in any of the tensors: results, or gradients of large and tiny numbers."""
-        for value in values:
-            if not isinstance(value, Tensor):
+        for value in map(plain, values):
+            if type(value) is not Tensor:
                 self._fail(check, tested, "a tensor", _show(value), likely)
             wrong = ~value.isfinite()
             if wrong.any():
@@ -296,8 +309,8 @@ class Task:
             tolerance: a number within ``tolerance`` · max(1, |right|) is right; one for all, or by name.
             unit: how the table's first column is headed.
         """
-        words, slips = words or {}, slips or {}
-        if not isinstance(said, dict):
+        words, slips, said = words or {}, slips or {}, plain(said)
+        if type(said) is not dict:
             kind = type(said).__name__
             self._fail("a dict", tested, f"a dict with {len(right)} names", kind, "return the dict of the docstring")
         self._pass("a dict")
@@ -316,12 +329,14 @@ class Task:
             about = f"your prediction '{name}': {tested}"
             if isinstance(value, str):
                 allowed = tuple(words[name])
-                if said[name] not in allowed:
+                if type(said[name]) is not str or said[name] not in allowed:
                     hint = "one of these words, letter for letter, in quotes"
                     self._fail("a word", about, " or ".join(map(repr, allowed)), _show(said[name]), hint)
                 told[name] = said[name]
             else:
-                number = said[name].item() if hasattr(said[name], "item") and _size(said[name]) == 1 else said[name]
+                number = said[name]
+                if hasattr(number, "item") and _size(number) == 1:
+                    number = plain(number.item())
                 if not (_number(number) and math.isfinite(number)):
                     self._fail(
                         "a number", about, "a number", _show(said[name]), "one plain number, no text and no list"
@@ -363,7 +378,7 @@ class Task:
         raise CheckFailed(self.name, check, tested=tested, expected=expected, got=got, likely=likely, read=self.read)
 
     def _like(self, check: str, got: Any, expected: Tensor, tested: str, likely: str | None) -> None:
-        if not isinstance(got, Tensor):
+        if type(got) is not Tensor:
             self._fail(check, tested, f"a tensor of shape {list(expected.shape)}", _show(got), likely)
         if got.shape != expected.shape:
             self._fail(check, tested, f"shape {list(expected.shape)}", f"shape {list(got.shape)}", likely)
@@ -434,6 +449,37 @@ def normal(*shape: int, seed: int, dtype: torch.dtype = torch.float32) -> Tensor
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
+def plain(value: Any) -> Any:
+    """A value as Python and torch read it, whatever class of their own a learner gives it.
+
+    A number, a text or a collection of a subclass becomes one of the base type, by that type's own method, and so do
+    its parts: a float that says it equals everything is the number that it holds. A tensor comes without its graph.
+    Whatever else there is comes as it is, a subclass of a tensor too: the checks take none but a parameter.
+    """
+    kind = type(value)
+    if kind is Tensor or kind is nn.Parameter:
+        return Tensor.detach(value)
+    for base, read in _READ:
+        if issubclass(kind, base):
+            return read(value)
+    return value
+
+
+_READ: tuple[tuple[type, Callable[[Any], Any]], ...] = (
+    (bool, lambda value: value),  # no class inherits from it
+    (int, int.__int__),
+    (float, float.__float__),
+    (complex, complex.__complex__),
+    (str, str.__str__),
+    (list, lambda value: [plain(part) for part in list.__iter__(value)]),
+    (tuple, lambda value: tuple(plain(part) for part in tuple.__iter__(value))),
+    (dict, lambda value: {plain(key): plain(part) for key, part in dict.items(value)}),
+    (set, lambda value: {plain(part) for part in set.__iter__(value)}),
+    (frozenset, lambda value: frozenset(plain(part) for part in frozenset.__iter__(value))),
+)
+_TRUTHS = frozenset([*(base for base, _ in _READ), Tensor, type(None), np.bool_])
+
+
 def gradient(result: Tensor, source: Tensor) -> Tensor:
     """The gradient of a sum of all numbers in ``result``, each with a weight of its own, with respect to ``source``.
 
@@ -441,8 +487,8 @@ def gradient(result: Tensor, source: Tensor) -> Tensor:
     from −1 to 2, so that a gradient that vanishes in a plain sum (of a softmax, say) does not vanish here.
     """
     found = None
-    if isinstance(result, Tensor) and result.requires_grad:
-        weights = torch.linspace(-1, 2, result.numel(), dtype=result.dtype).view_as(result)
+    if type(result) in (Tensor, nn.Parameter) and result.requires_grad:
+        weights = torch.linspace(-1, 2, torch.numel(result), dtype=result.dtype).view(result.shape)
         (found,) = torch.autograd.grad((result * weights).sum(), source, allow_unused=True, retain_graph=True)
     return torch.zeros_like(source) if found is None else found
 
@@ -530,6 +576,29 @@ def _nearest(got: float, slips: Mapping[str, float | int | str]) -> str | None:
     return best if best is not None and near[best] <= 0.005 * max(abs(got), 1e-9) + 1e-9 else None
 
 
+def _one(value: Any) -> Any:
+    """The number in a tensor of one; all else as it is."""
+    return value.item() if type(value) is Tensor and value.numel() == 1 else value
+
+
+def _same(got: Any, expected: Any) -> bool:
+    """Equal, both of them plain: numbers by their value, collections part by part, all else if it is of one type."""
+    if type(expected) is not Tensor:
+        got = _one(got)
+    if type(got) in (bool, int, float) and type(expected) in (bool, int, float):
+        return bool(got == expected)
+    if type(got) is not type(expected):
+        return False
+    if type(expected) in (list, tuple):
+        return len(got) == len(expected) and all(map(_same, got, expected))
+    if type(expected) is dict:
+        strange = {*map(type, got)} - {*map(type, expected)}  # a key that is none of ours may say that it is
+        return not strange and got.keys() == expected.keys() and all(_same(got[key], expected[key]) for key in expected)
+    if type(expected) is Tensor:
+        return got.dtype == expected.dtype and torch.equal(got, expected)
+    return bool(got == expected)
+
+
 def _size(value: Any) -> int:
     return value.numel() if isinstance(value, Tensor) else getattr(value, "size", 0)
 
@@ -560,7 +629,9 @@ def _tell_apart(expected: Any, got: Any) -> tuple[str, str]:
 
 
 def _show(value: Any) -> str:
-    if isinstance(value, Tensor):
+    if issubclass(type(value), Tensor):
+        if type(value) not in (Tensor, nn.Parameter):
+            return f"a {type(value).__name__}, which is a class of its own and no plain tensor"
         if value.numel() > 12:
             return f"a tensor of shape {list(value.shape)}, {value.dtype}"
         return str(

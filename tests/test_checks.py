@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import nbformat
+import numpy as np
 import pytest
 import torch
 from nbclient import NotebookClient
@@ -574,6 +575,131 @@ def test_a_wrong_prediction_fails_by_its_name(said: object, check: str, says: st
     assert error.check == check
     assert says in str(error)
     assert "0.3333333" not in str(error), "the right number is not told"
+
+
+# What says itself what it equals
+
+
+def _says_it_equals(base: type) -> type:
+    """A subclass whose objects equal everything, are near everything, and are any number that is asked for."""
+    always = dict.fromkeys(["__eq__", "__le__", "__lt__", "__ge__", "__gt__", "__contains__"], lambda *_: True)
+    never = dict.fromkeys(["__ne__"], lambda *_: False)
+    nothing = dict.fromkeys(["__sub__", "__rsub__", "__abs__"], lambda *_: 0.0)
+    three = {"__float__": lambda _: 3.0, "__int__": lambda _: 3, "__hash__": lambda _: hash("a")}
+    return type("Says", (base,), always | never | (nothing | three if base in (int, float) else {}))
+
+
+class Alike(Tensor):
+    """A tensor that equals everything, and differs from everything by zeros."""
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is torch.equal:
+            return True
+        if function in (Tensor.sub, Tensor.__sub__, Tensor.rsub, Tensor.__rsub__, Tensor.ne, Tensor.__ne__, Tensor.isnan):
+            return torch.zeros(3) > 1 if function in (Tensor.ne, Tensor.__ne__) else torch.zeros(3)
+        return super().__torch_function__(function, types, args, kwargs or {})
+
+
+class Pretends:
+    """An object that says it is a number, and equals everything."""
+
+    __class__ = float  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __ne__(self, other: object) -> bool:
+        return False
+
+    def __float__(self) -> float:
+        return 3.0
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+Number, Whole, Text = _says_it_equals(float), _says_it_equals(int), _says_it_equals(str)
+Row, Pair, Named = _says_it_equals(list), _says_it_equals(tuple), _says_it_equals(dict)
+
+
+def with_methods_of_its_own() -> Tensor:
+    """A tensor of two numbers that says it has one, which is 3."""
+    x = torch.ones(2)
+    x.numel, x.item = (lambda: 1), (lambda: 3.0)  # type: ignore[method-assign, assignment, return-value]
+    return x
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda c: c.equal("t", Number(0), 3, tested="x"),
+        lambda c: c.equal("t", Whole(0), 3, tested="x"),
+        lambda c: c.equal("t", Text("b"), "a", tested="x"),
+        lambda c: c.equal("t", Row([0]), [3], tested="x"),
+        lambda c: c.equal("t", Pair([0]), (3,), tested="x"),
+        lambda c: c.equal("t", Named(b=0), {"a": 3}, tested="x"),
+        lambda c: c.equal("t", [Number(0)], [3.0], tested="x"),
+        lambda c: c.equal("t", (Whole(0), 1), (3, 1), tested="x"),
+        lambda c: c.equal("t", {"a": [Number(0)]}, {"a": [3.0]}, tested="x"),
+        lambda c: c.equal("t", Pretends(), 3.0, tested="x"),
+        lambda c: c.equal("t", [Pretends()], [3.0], tested="x"),
+        lambda c: c.equal("t", ROW.neg().as_subclass(Alike), ROW, tested="x"),
+        lambda c: c.equal("t", [ROW.neg().as_subclass(Alike)], [ROW], tested="x"),
+        lambda c: c.equal("t", with_methods_of_its_own(), 3, tested="x"),
+        lambda c: c.close("t", Number(0), 3.0, tested="x"),
+        lambda c: c.close("t", Whole(0), 3, tested="x"),
+        lambda c: c.close("t", Pretends(), 3.0, tested="x"),
+        lambda c: c.close("t", ROW.neg().as_subclass(Alike), ROW, tested="x"),
+        lambda c: c.close("t", with_methods_of_its_own(), 3.0, tested="x"),
+        lambda c: c.finite("t", (ROW / 0).as_subclass(Alike), tested="x"),
+        lambda c: c.mean("t", ROW.as_subclass(Alike), 2.0, tested="x"),
+        lambda c: c.frequencies("t", ROW.long().as_subclass(Alike), torch.ones(5) / 5, tested="x"),
+        lambda c: c.true("t", Pretends(), tested="x", expected="y"),
+        lambda c: c.true("t", Whole(0), tested="x", expected="y"),
+    ],
+)
+def test_no_answer_says_itself_what_it_equals(look: Callable[[Task], object]) -> None:
+    assert failure(look).check == "t"
+
+
+def test_a_tensor_of_its_own_class_is_told_so() -> None:
+    error = failure(lambda c: c.close("t", ROW.as_subclass(Alike), ROW, tested="x"))
+    assert "a Alike, which is a class of its own and no plain tensor" in str(error)
+
+
+def test_a_subclass_that_holds_the_right_value_passes() -> None:
+    passes(lambda c: c.equal("t", np.float64(3.0), 3, tested="x"))
+    passes(lambda c: c.close("t", np.float64(0.5), 0.5, tested="x"))
+    passes(lambda c: c.equal("t", Number(3), 3, tested="x"))
+    passes(lambda c: c.equal("t", [torch.tensor(3), ROW.shape], [3, (3,)], tested="x"))
+    passes(lambda c: c.equal("t", Named(a=Pair([1, 2])), {"a": (1, 2)}, tested="x"))
+    passes(lambda c: c.close("t", torch.nn.Parameter(ROW), ROW, tested="x"))
+    passes(lambda c: c.true("t", np.bool_(1), tested="x", expected="y"))
+
+
+def test_a_word_or_a_name_that_equals_all_is_no_right_prediction() -> None:
+    assert failure(predict({**RIGHT_ANSWERS, "trend": Text("rises")})).check == "trend"
+    assert failure(predict({**RIGHT_ANSWERS, "trend": Pretends()})).check == "a word"
+    assert failure(predict({**RIGHT_ANSWERS, "runs": Whole(0)})).check == "runs"
+    assert failure(predict(Named({"a": 1}))).check == "the names"
+
+
+def test_an_input_made_another_class_or_given_other_methods_is_not_untouched() -> None:
+    def change(check: Task, how: Callable[[Tensor], object]) -> None:
+        x = ROW.clone()
+        with check.untouched(tested="x", x=x):
+            how(x)
+
+    def hide(x: Tensor) -> None:
+        was = x.clone()
+        x.detach = lambda: was  # type: ignore[method-assign]
+        x.add_(1)
+
+    def turn(x: Tensor) -> None:
+        x.__class__ = Alike
+
+    for how in (hide, turn):
+        assert failure(lambda check, how=how: change(check, how)).check == "input untouched"
 
 
 def test_a_gradient_that_was_cut_off_is_zero_and_not_an_error() -> None:

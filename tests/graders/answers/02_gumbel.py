@@ -492,6 +492,25 @@ def straight_through(hard, soft):
     return hard.detach().float() + (soft - soft.detach())
 
 
+# %% wrong: straight-through | soft as a tensor that says it equals everything | killed by: value
+class Alike(torch.Tensor):
+    def __sub__(self, other):
+        return torch.zeros(self.shape, dtype=self.dtype)
+
+    def __ne__(self, other):
+        return torch.zeros(self.shape, dtype=torch.bool)
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if function is torch.equal:
+            return True
+        return super().__torch_function__(function, types, args, kwargs or {})
+
+
+def straight_through(hard, soft):
+    return soft.as_subclass(Alike)
+
+
 # %% wrong: straight-through | the library's function under another name | killed by: by hand
 def straight_through(hard, soft):
     import dynlib.choice
@@ -1395,6 +1414,14 @@ def bias_variance(estimates, exact):
 # -        "variance as tau falls": "rises",
 # +        "bias as tau falls": -1,
 # +        "variance as tau falls": +1,
+
+
+# %% wrong: predict-temperature | words that equal every other | killed by: bias as tau falls
+# edit of: the mean squared error taken for the variance
+# -        "bias as tau falls": "falls",
+# -        "variance as tau falls": "rises",
+# +        "bias as tau falls": type("Any", (str,), {"__eq__": lambda a, b: True, "__hash__": None})("rises"),
+# +        "variance as tau falls": type("Any", (str,), {"__eq__": lambda a, b: True, "__hash__": None})("falls"),
 
 
 # %% wrong: predict-temperature | probabilities to two digits | killed by: third largest at tau 0.1
