@@ -29,7 +29,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from typing import Any, Never
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -69,14 +68,14 @@ class Task:
     def true(
         self,
         check: str,
-        condition: bool | Tensor,
+        condition: Any,
         *,
         tested: str,
         expected: str,
         got: Any = None,
         likely: str | None = None,
     ) -> None:
-        """The condition holds: a bool, a tensor, or whatever else of Python's own types can be true."""
+        """The condition holds: a bool or a tensor, or another of Python's own types."""
         condition = plain(condition)
         if type(condition) not in _TRUTHS:
             self._fail(check, tested, "True or False", _show(condition), likely)
@@ -477,7 +476,7 @@ _READ: tuple[tuple[type, Callable[[Any], Any]], ...] = (
     (set, lambda value: {plain(part) for part in set.__iter__(value)}),
     (frozenset, lambda value: frozenset(plain(part) for part in frozenset.__iter__(value))),
 )
-_TRUTHS = frozenset([*(base for base, _ in _READ), Tensor, type(None), np.bool_])
+_TRUTHS = frozenset([*(base for base, _ in _READ), Tensor, type(None)])
 
 
 def gradient(result: Tensor, source: Tensor) -> Tensor:
@@ -604,7 +603,7 @@ def _size(value: Any) -> int:
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) in (int, float)  # what is compared is plain
 
 
 def _fingerprint(got: Any, mistakes: Mapping[str, Any] | None, tolerance: float) -> str | None:
@@ -637,9 +636,12 @@ def _show(value: Any) -> str:
         return str(
             [round(v, 4) if isinstance(v, float) else v for v in value.tolist()] if value.ndim == 1 else value.tolist()
         )
-    if isinstance(value, float):
-        return f"{value:.7g}"
-    text = repr(value)
+    if issubclass(type(value), float):
+        return f"{float.__float__(value):.7g}"
+    try:
+        text = repr(value)
+    except Exception:  # a class of its own may say anything, or nothing
+        text = f"a {type(value).__name__} that cannot be shown"
     return text if len(text) <= 200 else text[:200] + " …"
 
 
