@@ -10,7 +10,7 @@ import nbformat
 import pytest
 
 from tests.classroom import hostile
-from tools.grade import batch, book, pages, room, sandbox, tables
+from tools.grade import batch, book, pages, room, sandbox, tables, walls
 from tools.grade.files import write
 from tools.grade.intake import Submission, class_list
 from tools.grade.mistakes import Mistake, name_of, named, probes
@@ -63,13 +63,14 @@ def test_what_was_graded_is_not_graded_again_unless_something_changed(monkeypatc
 
 
 def test_a_mended_check_touches_its_own_task_alone() -> None:
-    parts = batch._parts(
+    found = batch._parts(
         "A = 1\n\ndef helper(x):\n    return x + A\n\ndef one(c):\n    helper(c)\n\ndef two(c):\n    pass\n"
     )
+    parts = {part.name: part for part in found}
     assert set(parts) == {"A", "helper", "one", "two"}
-    assert "helper" in parts["one"][1]
-    assert "A" in parts["helper"][1]
-    assert "helper" not in parts["two"][1]
+    assert "helper" in parts["one"].uses
+    assert "A" in parts["helper"].uses
+    assert "helper" not in parts["two"].uses
     assert set(batch.digests(UNIT)) == set(TASKS)
     assert len(set(batch.digests(UNIT).values())) == len(TASKS)
 
@@ -97,7 +98,7 @@ def test_half_a_result_is_none(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"[]", hostile.raw(hostile.blank("01_cost"))])
 def test_what_cannot_be_read_is_a_line_and_no_zero(tmp_path: Path, content: bytes) -> None:
-    found = batch.graded(batch.Job(Submission("ada", UNIT, content), tmp_path, sandbox.TRUST, sandbox.Limits(), []))
+    found = batch.graded(batch.Job(Submission("ada", UNIT, content), tmp_path, walls.TRUST, sandbox.Limits(), []))
     assert (found["state"], found["tasks"]) == ("unread", {})
     assert found["why"]
 
@@ -105,7 +106,7 @@ def test_what_cannot_be_read_is_a_line_and_no_zero(tmp_path: Path, content: byte
 def test_a_blank_notebook_is_an_earned_zero_and_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "run", None)
     raw = hostile.raw(hostile.blank(UNIT))
-    found = batch.graded(batch.Job(Submission("ada", UNIT, raw), tmp_path, sandbox.TRUST, sandbox.Limits(), []))
+    found = batch.graded(batch.Job(Submission("ada", UNIT, raw), tmp_path, walls.TRUST, sandbox.Limits(), []))
     assert {task: had["got"] for task, had in found["tasks"].items()} == dict.fromkeys(TASKS, 0.0)
     assert {had["state"] for had in found["tasks"].values()} == {"blank"}
     assert nbformat.read(tmp_path / UNIT / "ada.ipynb", 4).cells

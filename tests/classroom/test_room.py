@@ -16,10 +16,11 @@ from nbformat.v4 import new_code_cell
 import tools.notebooks
 from tests.classroom import hostile
 from tests.notebooks import toys
-from tools.grade import room, sandbox, suspects
+from tools.grade import room, sandbox, suspects, walls
 from tools.grade.clean import clean
 from tools.grade.room import Probe, Ran
-from tools.grade.sandbox import TRUST, Limits
+from tools.grade.sandbox import Limits
+from tools.grade.walls import TRUST, Walls
 from tools.notebooks import ROOT
 
 UNIT = "99_toys"
@@ -28,9 +29,7 @@ FULL = {f"{task}-{part}": True for task in toys.POINTS for part in ("check", "hi
 PROBES = [
     Probe(task, "always four", toys.answer(task, "return 4"), (f"{task}-hidden",)) for task in ("double", "halve")
 ]
-needs_walls = pytest.mark.skipif(
-    sandbox.find() is None, reason="there is no bubblewrap here: its walls cannot be tried"
-)
+needs_walls = pytest.mark.skipif(walls.find() is None, reason="there is no sandbox here: its walls cannot be tried")
 
 
 @pytest.fixture(autouse=True)
@@ -48,8 +47,8 @@ def solved(**bodies: str) -> NotebookNode:
     return toys.answered(toys.released(toys.unit(voice=False)), **toys.RIGHT | bodies)
 
 
-def graded(notebook: NotebookNode, walls: sandbox.Walls = TRUST, limits: Limits = QUICK) -> Ran:
-    return room.run(clean(hostile.raw(notebook), UNIT).cells, UNIT, walls, limits, PROBES)
+def graded(notebook: NotebookNode, behind: Walls = TRUST, limits: Limits = QUICK) -> Ran:
+    return room.run(clean(hostile.raw(notebook), UNIT).cells, UNIT, behind, limits, PROBES)
 
 
 def with_cell(source: str, above: str = "double-answer", **bodies: str) -> NotebookNode:
@@ -189,9 +188,9 @@ def test_nothing_of_the_teachers_is_seen_from_inside(monkeypatch: pytest.MonkeyP
         source = PEEK
         for word, value in words.items():
             source = source.replace(word, value)
-        walls = sandbox.find()
-        assert walls is not None
-        ran = graded(with_cell(source), walls)
+        behind = walls.find()
+        assert behind is not None
+        ran = graded(with_cell(source), behind)
     assert shown(ran), (ran.reason, [cell.get("outputs") for cell in ran.cells])
     seen = json.loads(shown(ran).split("\n")[0])
     assert ran.passed == FULL
@@ -211,13 +210,13 @@ def test_memory_and_processes_have_an_end() -> None:
         "import os\nheap, children = [], []\ntry:\n    while len(heap) < 1000:\n        heap.append(bytearray(2**25))\n"
         "except MemoryError:\n    heap.clear()\n    print('no more memory')"
     )
-    walls = sandbox.find()
-    assert walls is not None
-    ran = graded(with_cell(source, above="halve-answer"), walls, QUICK._replace(mib=1024))
+    behind = walls.find()
+    assert behind is not None
+    ran = graded(with_cell(source, above="halve-answer"), behind, QUICK._replace(mib=1024))
     assert ran.passed["double-hidden"]
     assert "no more memory" in shown(ran) or "memory" in ran.reason
 
 
 def test_without_a_sandbox_the_command_asks_for_trust() -> None:
-    assert "--trust" in sandbox.NONE_FOUND
+    assert "--trust" in walls.NONE_FOUND
     assert os.pathsep.join(sandbox.environment()).find("TOKEN") < 0

@@ -4,6 +4,7 @@ import ast
 import hashlib
 import json
 import multiprocessing
+import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -20,7 +21,8 @@ from tools.grade.files import write
 from tools.grade.intake import Submission, Unreadable
 from tools.grade.mistakes import Mistake
 from tools.grade.room import Ran
-from tools.grade.sandbox import Limits, Walls
+from tools.grade.sandbox import Limits
+from tools.grade.walls import Walls
 from tools.notebooks import ROOT, checks_file, grade_id, is_check, read, solution, task_of
 from tools.progress import reason
 
@@ -89,37 +91,72 @@ def _handed_in(submission: Submission) -> str:
 
 @cache
 def digests(unit: str) -> dict[str, str]:
-    """For each task, a digest of all that its checks are made of: its cells, and what they use of the checks' file."""
-    path = checks_file(unit)
-    parts = _parts(path.read_text(encoding="utf-8")) if path.exists() else {}
-    found: dict[str, str] = {}
-    texts: dict[str, list[str]] = {}
+    """For each task, a digest of all that its checks are made of.
+
+    These are its cells, and what they use, directly or not, of the unit's checks and of the voice: each function, class
+    and constant, and each method of the voice's, without its docstrings and comments.
+    """
+    files = [checks_file(unit), ROOT / "dynlib" / "checks.py", ROOT / "dynlib" / "ways.py"]
+    parts: dict[str, list[Part]] = {}
+    for path in files:
+        for part in _parts(path.read_text(encoding="utf-8")) if path.exists() else []:
+            parts.setdefault(part.name, []).append(part)
+    cells: dict[str, list[str]] = {}
     for cell in read(solution(unit)).cells:
         if is_check(cell):
-            texts.setdefault(task_of(cell), []).append(f"{cell.metadata.nbgrader.points}\n{cell.source}")
-    for task, cells in texts.items():
-        used, left = set[str](), [name for name in parts if any(name in text for text in cells)]
+            cells.setdefault(task_of(cell), []).append(f"{cell.metadata.nbgrader.points}\n{cell.source}")
+    found: dict[str, str] = {}
+    for task, texts in cells.items():
+        used, left = set[str](), [name for text in texts for name in re.findall(r"\w+", text) if name in parts]
         while left:
             name = left.pop()
             if name not in used:
                 used.add(name)
-                left += [other for other in parts if other in parts[name][1]]
-        whole = "\0".join([*cells, *(f"{name}\n{parts[name][0]}" for name in sorted(used))])
-        found[task] = hashlib.sha256(whole.encode()).hexdigest()
+                left += [other for part in parts[name] for other in part.uses if other in parts]
+        whole = [f"{name}\n{part.text}" for name in sorted(used) for part in parts[name]]
+        found[task] = hashlib.sha256("\0".join([*texts, *whole]).encode()).hexdigest()
     return found
 
 
-def _parts(source: str) -> dict[str, tuple[str, set[str]]]:
-    """The text of each name that a file of checks defines, and the names that it uses."""
-    found = {}
-    for node in ast.parse(source).body:
-        names = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
-        targets = [node.name] if isinstance(node, ast.FunctionDef | ast.ClassDef) else []
-        if isinstance(node, ast.Assign | ast.AnnAssign):
-            targets = [n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
-        for name in targets:
-            found[name] = (ast.unparse(node), names)
+class Part(NamedTuple):
+    """What a file of checks gives a name to: its text, and the names that it uses."""
+
+    name: str
+    text: str
+    uses: frozenset[str]
+
+
+def _parts(source: str) -> list[Part]:
+    """The parts of a file; the methods of a class with tests of many tasks, the voice's ``Task``, each by itself."""
+    found = []
+    for node in _without_docstrings(ast.parse(source)).body:
+        whole = node
+        if isinstance(node, ast.ClassDef) and node.name == "Task":
+            methods = [n for n in node.body if isinstance(n, ast.FunctionDef) and n.name != "__init__"]
+            found += [_part(method.name, method) for method in methods]
+            whole = ast.ClassDef(
+                node.name, node.bases, node.keywords, [n for n in node.body if n not in methods], node.decorator_list
+            )
+            whole.type_params = []
+        targets = [whole.name] if isinstance(whole, ast.FunctionDef | ast.ClassDef) else []
+        if isinstance(whole, ast.Assign | ast.AnnAssign):
+            targets = [n.id for n in ast.walk(whole) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
+        found += [_part(name, whole) for name in targets]
     return found
+
+
+def _part(name: str, node: ast.stmt) -> Part:
+    uses = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+    uses |= {n.attr for n in ast.walk(node) if isinstance(n, ast.Attribute)}
+    return Part(name, ast.unparse(node), frozenset(uses))
+
+
+def _without_docstrings(tree: ast.Module) -> ast.Module:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module):
+            texts = [n for n in node.body if isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant)]
+            node.body = [n for n in node.body if n not in texts] or [ast.Pass()]
+    return tree
 
 
 # Doing it
@@ -134,8 +171,8 @@ def grade(
     jobs: int = 1,
     every: bool = False,
     told: Callable[[str, int, int, Sequence[str]], None] = lambda *_: None,
-) -> list[Change]:
-    """Grade what is not graded yet, and say whose points changed.
+) -> None:
+    """Grade what is not graded yet.
 
     Args:
         submissions: all of them.
@@ -152,15 +189,49 @@ def grade(
             waiting.append((submission, why))
     readable = sorted({submission.unit for submission, _ in waiting if submission.raw})
     known = {unit: mistakes.known(unit, place) for unit in readable}
-    changes: list[Change] = []
-    for done, (submission, why, result) in enumerate(
-        _results(waiting, place, walls, limits, jobs, known, told), start=1
-    ):
-        old = load(place, submission.unit, submission.student)
-        write(file_of(place, submission.unit, submission.student), json.dumps(result, indent=1, ensure_ascii=False))
-        changes += compared(old, result, why)
+    results = _results(waiting, place, walls, limits, jobs, known, told)
+    for done, (submission, why, result) in enumerate(results, start=1):
+        _keep(place, result, why)
         told("done", done, len(waiting), [submission.student])
-    return changes
+
+
+def grade_one(
+    submission: Submission,
+    place: Path,
+    walls: Walls,
+    *,
+    limits: Limits = Limits(),  # noqa: B008
+    every: bool = False,
+) -> bool:
+    """Grade one submission in this process, if it is not graded yet; whether it was graded now."""
+    why = again(load(place, submission.unit, submission.student), submission, every=every)
+    if why:
+        known = mistakes.known(submission.unit, place) if submission.raw else []
+        _keep(place, graded(Job(submission, place, walls, limits, known)), why)
+    return bool(why)
+
+
+def _keep(place: Path, result: Result, why: str) -> None:
+    """Put a result in its place, and with it whose points it changed: it is said later, by a run that comes so far."""
+    old = load(place, result["unit"], result["student"])
+    new = [{**change._asdict(), "told": False} for change in compared(old, result, why)]
+    _put(place, result | {"changes": [*(old or {}).get("changes", []), *new]})
+
+
+def _put(place: Path, result: Result) -> None:
+    write(file_of(place, result["unit"], result["student"]), json.dumps(result, indent=1, ensure_ascii=False))
+
+
+def tell(place: Path, unit: str, say: Callable[[Change], object]) -> None:
+    """Say whose points changed since this was said last."""
+    for path in sorted((place / unit).glob("*.json")):
+        result = load(place, unit, path.stem) or {}
+        new = [change for change in result.get("changes", []) if not change["told"]]
+        for change in new:
+            say(Change(*(change[key] for key in Change._fields)))
+            change["told"] = True
+        if new:
+            _put(place, result)
 
 
 def _results(

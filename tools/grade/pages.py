@@ -82,6 +82,7 @@ def teacher(unit: str, found: Sequence[Row], told: Sequence[str], alike: Sequenc
             lines = "<br>".join(html.escape(line) for line in dict.fromkeys(why))
             body.append(f"<tr><td>{html.escape(row.student)}<td>{row.state}<td>{lines}")
         body.append("</table>")
+    body += _changes(found)
     body += _misconceptions(unit, found)
     if alike:
         body.append(
@@ -107,6 +108,18 @@ def teacher(unit: str, found: Sequence[Row], told: Sequence[str], alike: Sequenc
             "<h2>What else lay there</h2>\n<ul>" + "".join(f"<li>{html.escape(line)}" for line in told) + "</ul>"
         )
     return _page(f"{unit}: the class", body)
+
+
+def _changes(found: Sequence[Row]) -> list[str]:
+    """Whose points are no longer what they were when they were first given, and why."""
+    rows = []
+    for row in found:
+        for change in (row.result or {}).get("changes", []):
+            points = f"{_number(change['before'])} → {_number(change['after'])}"
+            cells = [html.escape(row.student), html.escape(change["task"]), points, html.escape(change["why"])]
+            rows.append(f"<tr><td>{'<td>'.join(cells)}")
+    head = "<table><tr><th>student<th>task<th>points<th>why"
+    return ["<h2>Whose points changed</h2>", head, *rows, "</table>"] if rows else []
 
 
 def _misconceptions(unit: str, found: Sequence[Row]) -> list[str]:

@@ -26,7 +26,8 @@ from jupyter_client.manager import AsyncKernelManager
 from nbformat import NotebookNode
 
 from tools.grade import sandbox
-from tools.grade.sandbox import Limits, Walls
+from tools.grade.sandbox import Limits
+from tools.grade.walls import Walls, client, command, end, files
 from tools.notebooks import HIDDEN, grade_id, is_check, read, solution, task_of
 from tools.progress import GRACE, grader
 
@@ -204,7 +205,7 @@ def _attempt(
         folder = meeting.parent / f"work-{meeting.name}"
         folder.mkdir()
         if not walls.keeps:
-            for path in sandbox.files(unit):
+            for path in files(unit):
                 shutil.copyfile(path, folder / path.name)
         with sandbox.watched(meeting, limits, runner.stopped):
             try:
@@ -212,6 +213,7 @@ def _attempt(
             except Exception as error:
                 runner.broken = f"it could not be run: {type(error).__name__}: {error}"[:300]
         runner.close()
+        end(walls, meeting, limits)
     return _judged(cells, steps, notebook.cells, runner)
 
 
@@ -342,13 +344,13 @@ def runner_class() -> type:
             km.transport, km.ip = "ipc", str(self.meeting / "k")
             km.connection_file = str(self.meeting / "kernel.json")
             km.kernel_spec.interrupt_mode = "message"
-            km.front = sandbox.command(self.walls, self.meeting, self.unit, self.limits)
+            km.front = command(self.walls, self.meeting, self.unit, self.limits)
             km.log.setLevel("CRITICAL")
             return km
 
         def setup_kernel(self, **options: Any) -> Any:
             # not the teacher's environment: Run.setup_kernel would hand it on
-            environment = sandbox.environment()
+            environment = client(self.walls)
             if not self.walls.keeps:
                 home = str(self.meeting)
                 environment |= {"HOME": home, "IPYTHONDIR": f"{home}/ipython", "TMPDIR": home}
