@@ -1,5 +1,6 @@
 """nbgrader's grade book: points go in, and what a person decided there comes out and is never written over."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -37,21 +38,70 @@ def opened(course: Path, units: Sequence[str]) -> Iterator[Any]:
 
 
 def _know(address: str, unit: str) -> None:
-    """See to it that the book has the cells of a unit, as nbgrader's own release puts them there."""
+    """See to it that the book has the cells of a unit, as nbgrader's own release puts them there.
+
+    nbgrader lets no check come or go once there are submissions. So the unit is then taken out and put in anew, and
+    what a person decided goes along.
+    """
     cells = {
         grade_id(cell): float(cell.metadata.nbgrader.points) for cell in read(solution(unit)).cells if is_check(cell)
     }
+    decided: dict[tuple[str, str], Decided] = {}
     with Gradebook(address, "") as book:
         try:
-            known = {cell.name: cell.max_score for cell in book.find_notebook(unit, unit).grade_cells}
+            notebook = book.find_notebook(unit, unit)
+            known = {cell.name: cell.max_score for cell in notebook.grade_cells}
         except MissingEntry:
-            known = {}
+            notebook, known = None, {}
         if known == cells:
             return
-        book.update_or_create_assignment(unit)
+        due = notebook.assignment.duedate if notebook is not None else None
+        if notebook is not None and set(known) != set(cells):
+            decided = _decided(notebook)
+            book.remove_assignment(unit)
+        book.update_or_create_assignment(unit, duedate=due)
     resources = {"nbgrader": {"assignment": unit, "notebook": unit, "db_url": address}}
-    notebook, _ = ComputeChecksums().preprocess(read(solution(unit)), resources)
-    SaveCells().preprocess(notebook, resources)
+    marked, _ = ComputeChecksums().preprocess(read(solution(unit)), resources)
+    SaveCells().preprocess(marked, resources)
+    if decided:
+        with Gradebook(address, "") as book:
+            _decide(book, unit, decided)
+
+
+class Decided(NamedTuple):
+    """What a person put into the book for a cell."""
+
+    score: float | None
+    extra: float | None
+    comment: str | None
+
+
+def _decided(notebook: Any) -> dict[tuple[str, str], Decided]:
+    """What persons decided, by student and cell."""
+    found = {}
+    for submitted in notebook.submissions:
+        comments = {comment.name: comment.manual_comment for comment in submitted.comments}
+        scores = {grade.name: (grade.manual_score, grade.extra_credit) for grade in submitted.grades}
+        for name in {*comments, *scores}:
+            one = Decided(*scores.get(name, (None, None)), comments.get(name))
+            if one != Decided(None, None, None):
+                found[submitted.student.id, name] = one
+    return found
+
+
+def _decide(book: Any, unit: str, decided: dict[tuple[str, str], Decided]) -> None:
+    for (student, name), one in sorted(decided.items()):
+        book.update_or_create_submission(unit, student)
+        notebook = book.find_submission_notebook(unit, unit, student)
+        grades = {grade.name: grade for grade in notebook.grades}
+        comments = {comment.name: comment for comment in notebook.comments}
+        if name in grades:
+            grades[name].manual_score, grades[name].extra_credit = one.score, one.extra
+        elif one.score is not None or one.extra:
+            print(f"{student}, {unit}: the mark by hand is gone with its check {name}: {one.score}", file=sys.stderr)
+        if name in comments:
+            comments[name].manual_comment = one.comment
+    book.db.commit()
 
 
 def enter(
