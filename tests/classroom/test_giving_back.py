@@ -1,5 +1,6 @@
 """What is done is done once, what a mended check touches is done again, and grades come back as others can import."""
 
+import copy
 import csv
 import io
 import json
@@ -249,6 +250,62 @@ def test_grades_come_back_and_what_a_person_decided_stays(course: Path) -> None:
     with book.opened(course, [UNIT]) as opened:
         scores = {grade.manual_score for grade in opened.find_submission_notebook(UNIT, UNIT, "bo").grades}
     assert scores == {None, 0.5}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("path_to_alembic")
+def test_a_check_that_comes_or_goes_takes_no_mark_by_hand_with_it(
+    course: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    give_back(course)
+    stays, goes = (name for name in POINTS if name.startswith("most-ink"))
+    with book.opened(course, [UNIT]) as opened:
+        for grade in opened.find_submission_notebook(UNIT, UNIT, "em").grades:
+            if grade.name in (stays, goes):
+                grade.manual_score = 0.5
+        for comment in opened.find_submission_notebook(UNIT, UNIT, "em").comments:
+            if comment.name == "most-ink-answer":
+                comment.manual_comment = "see me"
+        opened.db.commit()
+    mended = book.read(book.solution(UNIT))
+    hostile.cell_of(mended, goes).metadata.nbgrader["grade_id"] = "most-ink-more"
+    monkeypatch.setattr(book, "read", lambda _: copy.deepcopy(mended))
+    give_back(course)
+    assert f"em, {UNIT}: the mark by hand is gone with its check {goes}: 0.5" in capsys.readouterr().err
+    with book.opened(course, [UNIT]) as opened:
+        notebook = opened.find_submission_notebook(UNIT, UNIT, "em")
+        assert {grade.name: grade.manual_score for grade in notebook.grades if grade.name.startswith("most-ink")} == {
+            stays: 0.5,
+            "most-ink-more": None,
+        }
+        assert "see me" in {comment.manual_comment for comment in notebook.comments}
+        assert opened.find_submission(UNIT, "ada").score == 5 - POINTS[goes][1], "the others are there too"
+
+
+def test_points_that_changed_are_said_once_and_stay_on_the_page(course: Path, tmp_path: Path) -> None:
+    place = tmp_path / "graded"
+    for share in (0.0, 1.0, 1.0):
+        batch._keep(place, result("ada", blank_share=share), "the checks of blank-share changed")
+    told: list[batch.Change] = []
+    batch.tell(place, UNIT, told.append)
+    batch.tell(place, UNIT, told.append)
+    assert [(change.student, change.before, change.after) for change in told] == [("ada", 0.0, 2.0)]
+    kept = batch.load(place, UNIT, "ada")
+    assert kept is not None
+    late = Late(course, [kept])
+    (row, *_) = tables.rows(UNIT, [kept], [], {}, late)
+    page = pages.teacher(UNIT, [row], [])
+    assert "0 → 2<td>the checks of blank-share changed" in page
+
+
+def test_a_change_in_the_voice_touches_the_tasks_that_use_it() -> None:
+    source = "class Task:\n    def __init__(self):\n        pass\n\n    def equal(self, x):\n        return same(x)\n"
+    source += "    def mean(self, x):\n        pass\n\ndef same(x):\n    'A text.'\n    return x  # and a comment\n"
+    parts = {part.name: part for part in batch._parts(source)}
+    assert set(parts) == {"Task", "equal", "mean", "same"}
+    assert "same" in parts["equal"].uses
+    assert "equal" not in parts["Task"].text, "a method is a part of its own"
+    assert parts["same"].text == "def same(x):\n    return x", "texts and comments judge nobody"
 
 
 def test_a_page_shows_nothing_as_markup_that_a_student_wrote(course: Path) -> None:
