@@ -20,6 +20,8 @@ from tools.notebooks import ROOT
 UNIT = "00_start_here"
 WRONG = "def most_ink(images, patch, k):\n    return torch.zeros(len(images), k, dtype=torch.int64)"
 pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(1200),
     pytest.mark.filterwarnings("ignore"),
     pytest.mark.skipif(sys.platform == "win32", reason="a kernel is spoken to through sockets of Unix"),
 ]
