@@ -331,6 +331,10 @@ WITHIN = {
     "an object equal to all": (
         "return type('Any', (float,), {'__eq__': lambda a, b: True, '__ne__': lambda a, b: False})(0)"
     ),
+    "a tensor equal to all": (
+        "return torch.zeros(1).as_subclass(type('Any', (torch.Tensor,), {'__sub__': lambda a, b: torch.zeros(()), "
+        "'__ne__': lambda a, b: torch.zeros(()) > 1}))"
+    ),
     "ends the kernel": "import os; os._exit(0)",
     "ends the kernel before its checks are asked": (
         "import os, sys; sys.calls = getattr(sys, 'calls', 0) + 1; sys.calls > 40 and os._exit(0)"

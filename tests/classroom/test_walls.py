@@ -18,6 +18,7 @@ import tools.notebooks
 from tests.classroom import hostile
 from tests.notebooks import toys
 from tools.grade import room, walls
+from tools.grade.__main__ import main as grade
 from tools.grade.clean import clean
 from tools.grade.sandbox import Limits
 from tools.grade.walls import KINDS, Inside, Walls
@@ -153,6 +154,17 @@ def test_walls_that_do_not_hold_are_not_taken(pretender: Path, monkeypatch: pyte
     run = [words for words in asked(pretender) if words[1] in ("run", "--user")]
     assert {words[0] for words in run} >= {"podman", "docker", "systemd-run"}, "they were tried"
     assert (pretender / "image").read_bytes() == walls._image()[1]
+
+
+def test_who_asks_for_walls_that_are_not_there_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "submitted").mkdir()
+    monkeypatch.setattr(walls, "find", lambda only: None)
+    assert grade([str(tmp_path), "00_start_here"]) == 2
+    assert "--trust" in capsys.readouterr().err
+    assert grade([str(tmp_path), "00_start_here", "--sandbox", "podman"]) == 2
+    assert "podman is not there, or keeps nothing in" in capsys.readouterr().err
 
 
 # A submission behind what only pretends

@@ -75,6 +75,10 @@ def run(asked: argparse.Namespace) -> int:
         print(len(submissions))
         return 0
     behind = walls.TRUST if asked.trust else walls.find(asked.sandbox)
+    if behind is None and asked.sandbox:
+        raise ValueError(
+            f"{asked.sandbox} is not there, or keeps nothing in; without --sandbox the first that works is taken"
+        )
     if behind is None:
         raise ValueError(walls.NONE_FOUND)
     limits = Limits()._replace(cell=asked.cell_seconds, total=asked.seconds, mib=asked.memory)

@@ -220,9 +220,9 @@ KINDS = {
 TRUST = Walls("none (--trust)", False)
 NONE_FOUND = (
     "There is no sandbox on this machine: a submission could do what you can do, read the solutions, change the grade "
-    "book, send files away. Install bubblewrap (apt install bubblewrap, dnf install bubblewrap; for Linux alone), or, "
-    "not as root, podman or docker; or grade in a virtual machine that holds nothing else. Where you trust all "
-    "submissions, say --trust."
+    "book, send files away. Install bubblewrap (apt install bubblewrap, dnf install bubblewrap; for Linux alone; it "
+    "needs user namespaces), or, not as root, podman or docker; or grade in a virtual machine that holds nothing else. "
+    "Where you trust all submissions, say --trust."
 )
 
 TRIAL = """
