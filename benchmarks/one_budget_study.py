@@ -45,18 +45,18 @@ from dynlib.mechanisms import Mechanism, mechanism, mechanisms
 
 RESULTS = Path(__file__).with_suffix(".json")
 REQUESTS: dict[str, tuple[int, int]] = {
-    "digits_vit": (400, 100),
-    "topics_lm": (200, 50),
-    "topics_small": (200, 50),
+    "digits_vit": (1000, 100),
+    "topics_lm": (400, 50),
+    "topics_small": (400, 50),
     "looped_regression": (200, 50),
     "looped_chains": (200, 50),
     "needles_colt5": (200, 50),
-    "sudoku6": (60, 30),
+    "sudoku6": (120, 30),
 }
 """Held-out ones, for all on a backbone, and how many of them in a batch; beside them a few that come alone."""
 ALONE, REPEATS = 4, 2
 PAIRS = {"digits_vit": "early_exit_acm", "topics_lm": "matformer_mod"}
-BATCHES = {"digits_vit": (30, 20), "topics_lm": (30, 20)}
+BATCHES = {"digits_vit": (50, 20), "topics_lm": (40, 20)}
 """Of the pairs: so many batches of so many requests; the bootstrap draws batches."""
 LOST = (0.0, 0.01, 0.02, 0.04)
 DRAWS = 2000

@@ -15,7 +15,7 @@ Step = Callable[[], Any]
 Ways = Mapping[str, Step]
 """How a side can be run, by what that way is called: all of them compute the same."""
 
-PRODUCTS = ("mm", "bmm", "addmm", "baddbmm", "dot_product", "convolution", "mkldnn")
+PRODUCTS = ("linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "dot_product", "conv", "mkldnn")
 
 
 @dataclass(frozen=True)

@@ -330,7 +330,7 @@ def shaped(rate: float) -> list[dict[str, Any]]:
     return found
 
 
-def inside(rate: float, steps: int = 7) -> list[dict[str, Any]]:
+def inside(rate: float, steps: int = 9) -> list[dict[str, Any]]:
     """What :func:`shaped` runs in its namespace: seconds of a step on the link as it is, and at the rate.
 
     It is the fastest of some by the clock on the wall, as whatever else the machine does only makes a step longer.
@@ -342,7 +342,7 @@ def inside(rate: float, steps: int = 7) -> list[dict[str, Any]]:
         how, size = compression(case["arm"], case["ratio"]), batch_of(**case)
         assert how is not None
         free = min(seconds_of_steps(how, size, steps=steps))
-        hold = ["tbf", "rate", f"{rate:.0f}bit", "burst", "32kb", "latency", "2s"]
+        hold = ["tbf", "rate", f"{rate:.0f}bit", "burst", "4kb", "latency", "2s"]
         subprocess.run(["tc", "qdisc", "add", *loopback, *hold], check=True)
         held = min(seconds_of_steps(how, size, steps=steps))
         subprocess.run(["tc", "qdisc", "del", *loopback], check=True)

@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from time import perf_counter
 
 import pytest
 import torch
@@ -297,6 +298,17 @@ def test_a_contest_takes_each_side_in_its_fastest_way_and_counts_that_way():
     rates = [flops / seconds for flops, seconds in zip(run.flops, run.seconds, strict=True)]
     assert row.matmul_share / row.peer_matmul_share == pytest.approx(rates[0] / rates[1])
     assert row.note == f"{run.saves()}; how."
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, torch.enable_grad])
+def test_the_clock_runs_in_the_products_of_a_linear_layer(mode):
+    layer, x = torch.nn.Linear(512, 512), torch.randn(2048, 512)
+    with mode(), races._Products() as products:
+        for _ in range(3):
+            products.seconds, begin = 0.0, perf_counter()
+            layer(x) @ layer.weight
+            took = perf_counter() - begin
+    assert products.seconds > took / 2
 
 
 def test_a_row_says_what_is_saved_and_where_the_rest_is_lost():

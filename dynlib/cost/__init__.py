@@ -6,8 +6,9 @@ A multiply-add is two FLOPs, everywhere.
 """
 
 from dynlib.cost.budget import Budget, BudgetLoss
+from dynlib.cost.calibration import calibrate
 from dynlib.cost.count import Cost, Share, count
-from dynlib.cost.curve import CostCurve, Mix, Point, calibrate
+from dynlib.cost.curve import CostCurve, Mix, Point
 from dynlib.cost.energy import Energy, estimate_energy
 from dynlib.cost.governor import Governor
 from dynlib.cost.interval import Interval, interval, wilson

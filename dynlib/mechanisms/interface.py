@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dynlib.cost.curve import CostCurve, calibrate
+from dynlib.cost.calibration import calibrate
+from dynlib.cost.curve import CostCurve
 from dynlib.inputs import check_whole
 
 Requests = Callable[[int, int, int], list[tuple[Any, Tensor]]]

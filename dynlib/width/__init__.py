@@ -2,17 +2,9 @@
 
 from dynlib.width.acm import AdaptiveComputationModule, LearnersChosen
 from dynlib.width.acm_conversion import acmize
+from dynlib.width.acm_losses import acm_loss, budget_loss, diversity_loss, entropy_loss
 from dynlib.width.acm_price import fold_price, gates_share, price_for, shares_of_tokens
-from dynlib.width.acm_training import (
-    acm_loss,
-    budget_loss,
-    distill,
-    diversity_loss,
-    entropy_loss,
-    gate_targets,
-    prefix_errors,
-    pretrain_gates,
-)
+from dynlib.width.acm_training import distill, gate_targets, prefix_errors, pretrain_gates
 from dynlib.width.balance import balance_bias, load_balancing_loss, router_z_loss
 from dynlib.width.experts import ExpertsChosen, MixtureOfExperts
 from dynlib.width.feed_forward import GatedFeedForward

@@ -16,8 +16,8 @@ Gumbel noise, and its gradient is the relaxed one's, straight through. Learner n
 so that the gradient of whatever comes after reaches the gate: also of a learner that did not run. Evaluated, the choice
 is the likeliest one, without noise.
 
-Source: arXiv:2312.10193. How the parts are trained: :mod:`dynlib.width.acm_training`; how a trained model is made of
-such parts: :mod:`dynlib.width.acm_conversion`.
+Source: arXiv:2312.10193. How the parts are trained: :mod:`dynlib.width.acm_training`, :mod:`dynlib.width.acm_losses`;
+how a trained model is made of such parts: :mod:`dynlib.width.acm_conversion`.
 """
 
 from collections.abc import Callable

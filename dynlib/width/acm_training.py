@@ -1,37 +1,25 @@
-"""How adaptive computation modules are trained: learners, then gates, then all of the model, at a budget.
+"""How the parts of adaptive computation modules are trained, each module on its own: its learners, then its gate.
 
-1. *Learners*, each module on its own (:func:`distill`): what it gets is what the teacher's layer gets, and every prefix
-   of its learners is to give what that layer gives, (1/N) Σ_k ‖h(z, k) − t(z)‖².
-2. *Gates*, each on its own (:func:`pretrain_gates`): with d(k) = ‖h(z, k) − t(z)‖², a token is to get as many learners
-   as still help, the first k after which one more leaves d(k + 1) ≥ τ d(k).
-3. *The whole model* on its task (:func:`acm_loss`), with losses that say how much may be spent:
+1. *Learners* (:func:`distill`): what a module gets is what the teacher's layer gets, and every prefix of its learners
+   is to give what that layer gives, (1/N) Σ_k ‖h(z, k) − t(z)‖².
+2. *Gates* (:func:`pretrain_gates`): with d(k) = ‖h(z, k) − t(z)‖², a token is to get as many learners as still help,
+   the first k after which one more leaves d(k + 1) ≥ τ d(k).
+3. Then all of the model on its task, with a budget: :mod:`dynlib.width.acm_losses`.
 
-   - budget, |Σ k p / Σ N p − β|, over all tokens and modules, a learner costing p;
-   - entropy, Σ_j a_j log a_j / log J, of the mean a of the probabilities of the J choices over all tokens: that no
-     number of learners goes unused. It is −1 at best, and 0 where all tokens choose alike;
-   - diversity, −2 mean |b_i − b_m| over pairs of samples, b the share of the learners that a sample runs: that some
-     samples get more than others. It is 0 where all get as much, and about −1 at best.
-
-   The task's own gradient reaches the gates through u (:mod:`dynlib.width.acm`), and with it which tokens are worth it.
-
-All are small functions; the loop is :func:`dynlib.training.train`, or yours.
+The loop is :func:`dynlib.training.train`.
 
 Source: arXiv:2312.10193. Where this differs from its public code, bartwojcik/adaptive_computation_modules:
 
 - gates' targets: the code compares norms, ‖h(z, k) − t(z)‖ < 1.2 ‖h(z, k + 1) − t(z)‖ being where more learners stop
   helping. On the squares d that is τ = 1/1.44; the 1/1.2 here asks for less of a learner, and gives more of them. It
   takes the k + 1 of that step where this takes k, and the last choice where already the first step does not help;
-- entropy: the code takes it of the drawn choices, sequence by sequence, and then the mean over sequences and modules;
-  here it is of the probabilities, over all tokens of a batch at once. One sequence may so be all of one choice;
-- diversity: the code compares what samples get over all modules together, here it is each module for itself, and a
-  sample is not compared with itself;
 - an error that is divided by the teacher's Σ ‖t(z)‖², in 1, is ours.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -40,20 +28,11 @@ from torch.nn import functional as F
 
 from dynlib.inputs import check_number, check_scale, widen
 from dynlib.training import History, train
-from dynlib.width.acm import AdaptiveComputationModule, LearnersChosen
+from dynlib.width.acm import AdaptiveComputationModule
 from dynlib.width.acm_conversion import acm_layers
 
 Batches = Callable[[int], Any]
 """From the number of a step to what the teacher is called with: a tensor, or a tuple of arguments."""
-
-
-class ACMLoss(NamedTuple):
-    """What is added to the task's loss, and its parts before they are weighted."""
-
-    total: Float[Tensor, ""]
-    budget: Float[Tensor, ""]
-    entropy: Float[Tensor, ""]
-    diversity: Float[Tensor, ""]
 
 
 def distill(
@@ -203,108 +182,6 @@ def gate_targets(errors: Float[Tensor, "choices *tokens"], threshold: float | in
     """
     helps = errors[1:] < threshold * errors[:-1]
     return helps.long().cumprod(0).sum(0)  # how many steps help before the first that does not
-
-
-def budget_loss(records: Mapping[str, Sequence[LearnersChosen]], budget: float | int) -> Float[Tensor, ""]:
-    """|Σ k p / Σ N p − β|, over all tokens of all records; p is what a learner of the module costs.
-
-    Args:
-        records: of :func:`dynlib.deciding.record`. In training they have the gradient of the choice.
-        budget: β, the share of all learners' work that may be done on average, above 0 and at most 1.
-
-    Raises:
-        TypeError: if the budget is no number.
-        ValueError: if it is not above 0 and at most 1, or nothing was recorded.
-    """
-    check_number("budget", budget, least=0, most=1, open=True)
-    spent = torch.stack([_shares(one).sum() * (one.of * one.flops) for one in _all(records)]).sum()
-    return (spent / sum(one.learners.numel() * one.of * one.flops for one in _all(records)) - budget).abs()
-
-
-def entropy_loss(records: Mapping[str, Sequence[LearnersChosen]]) -> Float[Tensor, ""]:
-    """Σ_j a_j log a_j / log J, the mean over the modules; a_j is the mean probability of choice j over all tokens.
-
-    From −1, where all J choices are as likely, to 0.
-
-    Raises:
-        ValueError: if nothing was recorded, or a gate was not asked.
-    """
-    losses = []
-    for one in _all(records):
-        if one.logits is None:
-            raise ValueError("a module ran a fixed number of learners and asked no gate: set fixed=None to train gates")
-        a = one.logits.flatten(0, -2).softmax(-1).mean(0)
-        log_a = a.clamp_min(torch.finfo(a.dtype).tiny).log()  # 0 log 0 = 0, with a finite gradient
-        losses.append((a * log_a).sum() / max(torch.tensor(float(len(a))).log().item(), 1e-12))
-    return torch.stack(losses).mean()
-
-
-def diversity_loss(records: Mapping[str, Sequence[LearnersChosen]]) -> Float[Tensor, ""]:
-    """−2 mean_{i ≠ m} |b_i − b_m|, the mean over the modules; b_i is the mean k / N of sample i.
-
-    From 0, where all samples get as much, to −S / (S − 1), where of S samples half get all and half get nothing.
-
-    Raises:
-        ValueError: if nothing was recorded, or not of [samples, tokens, …] with two samples or more.
-    """
-    losses = []
-    for one in _all(records):
-        samples = len(one.learners) if one.learners.ndim > 1 else 0
-        if samples < 2:
-            raise ValueError(
-                "diversity compares samples: the tokens must be [samples, tokens, …], two samples or more; a module "
-                f"got tokens of shape {list(one.learners.shape)}"
-            )
-        b = _shares(one).flatten(1).mean(1)
-        losses.append(-2 * (b[:, None] - b).abs().sum() / (samples * (samples - 1)))
-    return torch.stack(losses).mean()
-
-
-def acm_loss(
-    records: Mapping[str, Sequence[LearnersChosen]],
-    *,
-    budget: float | int,
-    budget_weight: float | int = 0.1,
-    entropy_weight: float | int = 0.05,
-    diversity_weight: float | int = 0.05,
-) -> ACMLoss:
-    """What is added to the task's loss, in training mode::
-
-        with record(model, AdaptiveComputationModule) as records:
-            task = F.cross_entropy(model(images), labels)
-        loss = task + acm_loss(records, budget=0.4).total
-
-    Args:
-        records, budget: as in :func:`budget_loss`.
-        budget_weight, entropy_weight, diversity_weight: of the three losses; at 0 one is not computed, and given as 0.
-
-    Raises:
-        TypeError, ValueError: as the three losses do, and if a weight is negative or not finite.
-    """
-    weights = {"budget": budget_weight, "entropy": entropy_weight, "diversity": diversity_weight}
-    for name, weight in weights.items():
-        check_number(f"{name}_weight", weight, least=0)
-    zero = _shares(_all(records)[0]).new_zeros(())
-    parts = {
-        "budget": budget_loss(records, budget),  # its β is checked whatever it weighs
-        "entropy": entropy_loss(records) if entropy_weight else zero,
-        "diversity": diversity_loss(records) if diversity_weight else zero,
-    }
-    total = torch.stack([weight * parts[name] for name, weight in weights.items()]).sum()
-    return ACMLoss(total, **parts)
-
-
-def _shares(one: LearnersChosen) -> Tensor:
-    """k / N of each token, with the choice's gradient where it has one."""
-    k = one.learners.to(torch.get_default_dtype()) if one.used is None else one.used.sum(-1)
-    return k / one.of
-
-
-def _all(records: Mapping[str, Sequence[LearnersChosen]]) -> list[LearnersChosen]:
-    every = [one for some in records.values() for one in some if one.learners.numel()]
-    if not every:
-        raise ValueError("nothing was recorded: run the model within record(model, AdaptiveComputationModule)")
-    return every
 
 
 def _errors(layer: AdaptiveComputationModule, z: Tensor, t: Tensor) -> Float[Tensor, " choices"]:

@@ -264,7 +264,7 @@ def test_a_share_of_right_answers_has_wilsons_interval() -> None:
 
 
 def test_seconds_are_a_requests_share_of_the_largest_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dynlib.cost import curve as module
+    from dynlib.cost import calibration as module
 
     calls = []
 

@@ -16,8 +16,9 @@ from dynlib.data import cluttered_digits
 from dynlib.deciding import record
 from dynlib.width.acm import AdaptiveComputationModule
 from dynlib.width.acm_conversion import acmize
+from dynlib.width.acm_losses import acm_loss
 from dynlib.width.acm_price import fold_price, gates_share, price_for, shares_of_tokens
-from dynlib.width.acm_training import acm_loss, distill, pretrain_gates
+from dynlib.width.acm_training import distill, pretrain_gates
 from dynlib.zoo import load
 from dynlib.zoo.recipes import Numbers, Recipe
 from dynlib.zoo.recipes.digits import CONFIG
