@@ -23,7 +23,9 @@ from nbgrader.exchange.default import ExchangeCollect, ExchangeReleaseFeedback
 from nbgrader.utils import notebook_hash, parse_utc
 from traitlets import Bool, Enum
 
-NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
+from classroom.hub.people import NAME
+
+
 SECRET = re.compile(r"[0-9a-f]{32,256}")
 MIB = 2**20
 LARGEST, FILES = 64 * MIB, 1000  # of a submission, beyond which it is none: as `python -m tools.grade` reads it

@@ -20,7 +20,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")  # what can be a local account, and part of a folder's name
+NAME = re.compile(r"[a-z][a-z0-9-]{0,19}")  # an account; with a longer home the path of a kernel's socket would not fit
 FIRST_ID = 1000  # below are the machine's own accounts, on every Linux
 
 
@@ -48,7 +48,7 @@ def students(path: Path) -> set[str]:
             raise ValueError(f"{path} needs a column 'student', and has {rows.fieldnames}")
         names = [(row["student"] or "").strip() for row in rows]
     if strange := [name for name in names if not NAME.fullmatch(name)]:
-        raise ValueError(f"{path}: {strange}: a name is a small letter, then up to 30 of a-z, 0-9 and -")
+        raise ValueError(f"{path}: {strange}: a name is a small letter, then up to 19 of a-z, 0-9 and -")
     return set(names)
 
 

@@ -9,6 +9,9 @@ index=$(sed -n 's/^TORCH_CPU_INDEX := //p' Makefile)
 hub=$(grep '^jupyterhub==' classroom/hub/requirements.txt)
 umask 022
 [ -x "$venv/bin/python" ] || "${PYTHON:-python3}" -m venv "$venv"
+case $(readlink -f "$venv/bin/python") in
+    /root/* | /home/*) echo "$venv uses a Python that students cannot run: remove it, then PYTHON=/usr/bin/python3" && exit 1 ;;
+esac
 "$venv/bin/pip" install --quiet --no-deps --retries 1 --extra-index-url "$index" "torch==$torch"
 "$venv/bin/pip" install --quiet -c constraints.txt '.[course]' "$hub"
 cp -r classroom/hub/student/. "$venv/etc/jupyter/"

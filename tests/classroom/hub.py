@@ -18,6 +18,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -86,18 +87,20 @@ class Hub:
         self.folder, self.place = folder, folder / "hub"
         self.port = free_port()
         self.address = f"http://127.0.0.1:{self.port}"
-        self.environment = os.environ | {"DYNLIB_HUB": str(self.place), "PYTHONPATH": str(ROOT)}
+        self.environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        self.environment["DYNLIB_HUB"] = str(self.place)
         self.process: subprocess.Popen[bytes] | None = None
         for old in [*(self.place / "state").iterdir(), *(self.place / "exchange").glob("dynlib/*/*")]:
             shutil.rmtree(old) if old.is_dir() else old.unlink()
-        (folder / "homes").mkdir()
+        self.homes = Path(tempfile.mkdtemp(prefix="h-"))  # short: the paths of sockets are
+        self.homes.chmod(0o755)
         (folder / "students.csv").write_text("student,name\n" + "".join(f"{name},{name.title()}\n" for name in names))
         self.config = folder / "try_config.py"
         self.config.write_text(
             CONFIG.format(
                 numbers={name: user_id(name) for name in [*names, "teacher"]},
                 config=str(self.place / "config" / "jupyterhub_config.py"),
-                homes=str(folder / "homes"),
+                homes=str(self.homes),
                 port=self.port,
                 hub_port=free_port(),
                 api_port=free_port(),
@@ -130,12 +133,13 @@ class Hub:
         self.process.terminate()
         self.process.wait(60)
 
-    def end_servers(self) -> None:
+    def clean(self) -> None:
         """End what the hub started, and was left when it was killed: known by the folder in its environment."""
         for one in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 if one.pid != os.getpid() and one.environ().get("DYNLIB_HUB") == str(self.place):
                     one.terminate()
+        shutil.rmtree(self.homes)
 
 
 def until(done: Callable[[], Any], what: str, seconds: float = WAIT) -> Any:
@@ -147,7 +151,7 @@ def until(done: Callable[[], Any], what: str, seconds: float = WAIT) -> Any:
                 return found
         except requests.RequestException:
             pass
-        time.sleep(0.5)
+        time.sleep(1)
     raise TimeoutError(f"waited {seconds:.0f} s, and it is not so that {what}")
 
 
@@ -176,13 +180,12 @@ class Student:
         """Start the server, or find it running."""
 
         def up() -> bool:
-            got = self.session.get(f"{self.at}/api/status", timeout=60)
-            return got.ok and got.url.startswith(self.at) and "started" in got.text
+            got = self.session.get(f"{self.at}/lab", timeout=120)  # with it come the cookies of the server
+            return got.ok and got.url.startswith(self.at)
 
         if not up():
             self.session.get(f"{self.hub.address}/hub/spawn/{self.name}", timeout=120)
         until(up, f"the server of {self.name} runs")
-        self.session.get(f"{self.at}/lab", timeout=60).raise_for_status()  # the cookies of the server
 
     def call(self, method: str, path: str, **options: Any) -> requests.Response:
         """Ask the server."""
@@ -395,6 +398,7 @@ class Teacher:
         settings = hub.folder / "teacher"
         shutil.copytree(ROOT / "classroom" / "hub" / "teacher", settings)
         self.environment = hub.environment | {
+            "PYTHONPATH": str(ROOT),
             "JUPYTER_CONFIG_DIR": str(settings),
             "DYNLIB_CHECKOUT": str(ROOT),
             "DYNLIB_COURSE": str(self.course),
@@ -435,7 +439,8 @@ class Trial:
     """A class from the first log-in to the feedback, and all that was amiss on the way."""
 
     def __init__(self, folder: Path, asked: argparse.Namespace) -> None:
-        kinds = [*KINDS, *["right"] * max(0, asked.students - len(KINDS))][: asked.students]
+        kinds = [*KINDS, *["right"] * (asked.students - len(KINDS))][: asked.students]
+        kinds = asked.kinds.split(",") if asked.kinds else kinds
         self.kinds = {f"student-{at:02}": kind for at, kind in enumerate(kinds)}
         self.asked, self.unit = asked, asked.unit
         self.hub = Hub(folder, list(self.kinds))
@@ -507,7 +512,7 @@ class Trial:
             with running(self.hub):
                 self._class()
         finally:
-            self.hub.end_servers()
+            self.hub.clean()
         print(f"{len(self.kinds)} students, {time.monotonic() - began:.0f} s, {len(self.amiss)} amiss")
         return 1 if self.amiss else 0
 
@@ -543,6 +548,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.classroom.hub", description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--students", type=int, default=30)
+    parser.add_argument("--kinds", default="", help=f"in place of a number: {', '.join(dict.fromkeys(KINDS))}")
     parser.add_argument("--at-once", type=int, default=3, help="servers at a time")
     parser.add_argument("--unit", default="00_start_here")
     parser.add_argument("--jobs", type=int, default=1)
@@ -555,7 +561,7 @@ def main() -> int:
     if lacking := [str(path) for path in needed if not path.exists()]:
         print(f"skipped: there is no {lacking[0]}; DYNLIB_HUB={folder / 'hub'} sh classroom/hub/install.sh makes it")
         return 0
-    for name in ("homes", "course", "teacher", "secret"):
+    for name in ("course", "teacher", "secret"):
         shutil.rmtree(folder / name, ignore_errors=True)
     return Trial(folder, asked).run()
 

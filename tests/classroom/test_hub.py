@@ -112,6 +112,16 @@ def test_who_has_a_password_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert set(people.passwords(["ada", "bo", "cy"], store, again="bo")) == {"bo"}
 
 
+def test_the_socket_of_a_kernel_has_a_path_that_fits() -> None:
+    told = json.loads((HUB / "student" / "jupyter_server_config.json").read_text())
+    assert told["ConnectionFileMixin"]["transport"] == "ipc", (
+        "what a kernel prints is not for all who are on the machine"
+    )
+    longest = next(n for n in range(99, 0, -1) if people.NAME.fullmatch("a" * n))
+    kernel = f"kernel-{'0' * 36}-ipc-5"
+    assert len(f"/home/{'a' * longest}/.local/share/jupyter/runtime/{kernel}") <= 107, "the most that Linux takes"
+
+
 # The exchange
 
 
