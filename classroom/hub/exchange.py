@@ -25,7 +25,6 @@ from traitlets import Bool, Enum
 
 from classroom.hub.people import NAME
 
-
 SECRET = re.compile(r"[0-9a-f]{32,256}")
 MIB = 2**20
 LARGEST, FILES = 64 * MIB, 1000  # of a submission, beyond which it is none: as `python -m tools.grade` reads it

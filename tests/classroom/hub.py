@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ import requests
 import websocket
 
 from classroom.hub.exchange import user_id
+from tests.browser.chromium import BROWSER, FLAGS, Tab
 from tests.classroom.hostile import attacks, blank, raw, solved
 from tests.graders.harness import answers
 from tools.grade import room
@@ -89,6 +91,7 @@ class Hub:
         self.address = f"http://127.0.0.1:{self.port}"
         self.environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         self.environment["DYNLIB_HUB"] = str(self.place)
+        self.prefix = f"{self.place}/hub/bin/"
         self.process: subprocess.Popen[bytes] | None = None
         for old in [*(self.place / "state").iterdir(), *(self.place / "exchange").glob("dynlib/*/*")]:
             shutil.rmtree(old) if old.is_dir() else old.unlink()
@@ -106,8 +109,12 @@ class Hub:
                 api_port=free_port(),
             )
         )
-        python = self.place / "hub" / "bin" / "python"
-        command = [python, self.place / "config" / "people.py", folder / "students.csv", "--no-accounts"]
+        command = [
+            self.place / "hub" / "bin" / "python",
+            self.place / "config" / "people.py",
+            folder / "students.csv",
+            "--no-accounts",
+        ]
         subprocess.run(command, env=self.environment, check=True)
         with (self.place / "state" / "first-passwords.csv").open() as file:
             self.passwords = dict(csv.reader(file))
@@ -134,10 +141,11 @@ class Hub:
         self.process.wait(60)
 
     def clean(self) -> None:
-        """End what the hub started, and was left when it was killed: known by the folder in its environment."""
+        """End what the hub started, and was left when it was killed: known by its folder."""
         for one in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                if one.pid != os.getpid() and one.environ().get("DYNLIB_HUB") == str(self.place):
+            with contextlib.suppress(psutil.Error, IndexError):
+                ours = one.environ().get("DYNLIB_HUB") == str(self.place) or one.cmdline()[0].startswith(self.prefix)
+                if ours and one.pid != os.getpid():
                     one.terminate()
         shutil.rmtree(self.homes)
 
@@ -250,6 +258,57 @@ class Student:
         headers = {"X-XSRFToken": self._xsrf("/hub/")}
         where = f"{self.hub.address}/hub/api/users/{self.name}/server"
         self.session.delete(where, headers=headers, timeout=120).raise_for_status()
+
+
+class Browser:
+    """One student in JupyterLab, in a Chromium, with the mouse."""
+
+    def __init__(self, playwright: Any, hub: Hub, name: str) -> None:
+        self.browser = playwright.chromium.launch(executable_path=BROWSER, args=FLAGS)
+        self.tab = Tab(self.browser, hub.address)
+        self.page = self.tab.page
+        self.page.set_default_timeout(WAIT * 1000)
+        self.page.goto(hub.address)
+        self.page.fill("#username_input", name)
+        self.page.fill("#password_input", hub.passwords[name])
+        self.page.click("#login_submit")
+        self.page.wait_for_selector("#jp-main-dock-panel")
+        self.page.get_by_role("menuitem", name="Nbgrader").click()
+        self.page.get_by_text("Assignment List", exact=True).click()
+
+    def hand_in(self, unit: str, notebook: bytes) -> None:
+        """Fetch, save the notebook, and hand it in."""
+        self.page.locator("#released_assignments_list").get_by_role("button", name="Fetch").click()
+        submit = self.page.locator("#fetched_assignments_list").get_by_role("button", name="Submit")
+        submit.wait_for()
+        model = {"type": "notebook", "format": "json", "content": json.loads(notebook)}
+        saved = self.page.evaluate(
+            """async ([path, model]) => {
+                const base = JSON.parse(document.getElementById("jupyter-config-data").textContent).baseUrl;
+                const xsrf = document.cookie.split("; ").find(one => one.startsWith("_xsrf=")).slice(6);
+                const options = {method: "PUT", headers: {"X-XSRFToken": xsrf}, body: JSON.stringify(model)};
+                return (await fetch(base + "api/contents/" + path, options)).status;
+            }""",
+            [f"{unit}/{unit}.ipynb", model],
+        )
+        assert saved == 200, saved
+        submit.click()
+        self.page.locator("#submitted_assignments_list").get_by_text(unit).first.wait_for()
+
+    def sees(self, unit: str) -> str:
+        """Fetch the feedback, and open the page; what stands there."""
+        handed = self.page.locator("#submitted_assignments_list")
+        handed.get_by_role("button", name="Fetch Feedback").click()
+        handed.get_by_text(unit).first.click()
+        handed.get_by_text("(view feedback)").click()
+        self.page.locator(".jp-DirListing-item", has_text=f"{unit}.html").dblclick()
+        frame = self.page.frame_locator(".jp-HTMLViewer iframe")
+        return frame.locator("body").inner_text()
+
+    def close(self) -> None:
+        """Close it."""
+        self.tab.close()
+        self.browser.close()
 
 
 # What each does
@@ -490,6 +549,21 @@ class Trial:
         self.check("HIDDEN TESTS" not in page, f"{name} reads a hidden check")
         student.stop()
 
+    def in_browser(self, name: str, what: Callable[[Browser], None]) -> None:
+        """One student's evening, or morning, in a browser."""
+        from playwright.sync_api import sync_playwright
+
+        with sync_playwright() as playwright:
+            browser = Browser(playwright, self.hub, name)
+            try:
+                what(browser)
+            except Exception as error:
+                self.check(False, f"{name}, in a browser: {error}")
+            finally:
+                browser.page.screenshot(path=self.hub.folder / f"{name}.png")
+                self.check(not browser.tab.outside, f"{name}'s page asks elsewhere: {browser.tab.outside}")
+                browser.close()
+
     def restart(self, stays: Sequence[str]) -> None:
         """Kill the hub while students work, and start it again."""
         for name in stays:
@@ -522,7 +596,10 @@ class Trial:
         self.check(not self.students[names[0]].log_in("a guess of mine"), "a wrong password lets in")
         self.check(not Student(self.hub, "mallory").log_in("a password of mine"), "who is on no list comes in")
         late = [name for name, kind in self.kinds.items() if kind == "late"]
-        on_time = [name for name in names if name not in late]
+        seen = [name for name, kind in self.kinds.items() if kind == "right"][-2:] if self.asked.browser else []
+        on_time = [name for name in names if name not in [*late, *seen]]
+        for name in seen:
+            self.in_browser(name, lambda browser: browser.hand_in(self.unit, raw(solved(self.unit))))
         half = len(on_time) // 2
         self.each(on_time[:half], self.hand_in)
         self.restart(on_time[: min(2, half)])
@@ -540,7 +617,13 @@ class Trial:
             self.check(not why, f"{name}, {self.kinds.get(name)}: {why}")
         self.teacher.nbgrader("release_feedback", self.unit)
         without = ("never", "linked", "backdated", "crowded")
-        self.each([name for name in names if self.kinds[name] not in without], self.see_feedback)
+        self.each([name for name in names if self.kinds[name] not in without and name not in seen], self.see_feedback)
+        for name in seen:
+            self.in_browser(name, self._reads)
+
+    def _reads(self, browser: Browser) -> None:
+        text = browser.sees(self.unit)
+        self.check(f"Points: {self.most:g} of {self.most:g}" in text, f"the page in the browser says {text[:200]!r}")
 
 
 def main() -> int:
@@ -555,6 +638,9 @@ def main() -> int:
     parser.add_argument("--trust", action="store_true", help="grade without a sandbox")
     parser.add_argument("--browser", action="store_true", help="two of them in a browser")
     asked = parser.parse_args()
+    if asked.browser and (BROWSER is None or find_spec("playwright") is None):
+        print("skipped, --browser: it needs playwright, and a Chromium on this machine")
+        asked.browser = False
     folder = asked.folder.resolve()
     needed = [folder / "hub" / "hub" / "bin" / "jupyterhub"]
     needed += [folder / "hub" / "proxy" / "node_modules" / ".bin" / "configurable-http-proxy"]
