@@ -11,6 +11,8 @@ sh $here/student.sh "$hub/student"
 [ -x "$hub/hub/bin/python" ] || "${PYTHON:-python3}" -m venv "$hub/hub"
 "$hub/hub/bin/pip" install --quiet -r $here/requirements.txt
 npm install --silent --no-fund --prefix "$hub/proxy" configurable-http-proxy@5.3.0
+mkdir -p "$hub/settings"
+cp -r $here/student $here/teacher "$hub/settings/"
 cp $here/jupyterhub_config.py $here/people.py "$hub/config/"
 sh $here/exchange.sh "$hub/exchange" "${DYNLIB_TEACHER:-teacher}"
 echo "The hub is in $hub. Let your class in with people.py, then start it: see $here/README.md."

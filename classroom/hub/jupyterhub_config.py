@@ -35,12 +35,19 @@ c.JupyterHub.cookie_secret_file = str(STATE / "cookie_secret")
 c.ConfigurableHTTPProxy.pid_file = str(STATE / "proxy.pid")
 c.JupyterHub.cleanup_servers = False
 
+
+def settings(spawner) -> str:
+    """The folder of Jupyter's settings: only a teacher has the formgrader."""
+    return str(HUB / "settings" / ("teacher" if spawner.user.name in teachers() else "student"))
+
+
 # What runs for each: JupyterLab, from the environment that all share and nobody can write to
 c.Spawner.cmd = [str(STUDENT / "bin" / "jupyterhub-singleuser")]
 c.Spawner.default_url = "/lab"
 c.Spawner.notebook_dir = "~"
 c.Spawner.environment = {
     "DYNLIB_HUB": str(HUB),
+    "JUPYTER_CONFIG_PATH": settings,
     "OMP_NUM_THREADS": str(CORES),  # torch would start a thread for each core of the machine
     "PATH": f"{STUDENT / 'bin'}:/usr/local/bin:/usr/bin:/bin",
 }

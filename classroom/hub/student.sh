@@ -14,4 +14,3 @@ case $(readlink -f "$venv/bin/python") in
 esac
 "$venv/bin/pip" install --quiet --no-deps --retries 1 --extra-index-url "$index" "torch==$torch"
 "$venv/bin/pip" install --quiet -c constraints.txt '.[course]' "$hub"
-cp -r classroom/hub/student/. "$venv/etc/jupyter/"

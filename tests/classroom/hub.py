@@ -69,6 +69,7 @@ class Numbered(SimpleLocalProcessSpawner):
 
 c.JupyterHub.spawner_class = Numbered if os.geteuid() == 0 else SimpleLocalProcessSpawner
 c.SimpleLocalProcessSpawner.home_dir_template = {homes!r} + "/{{username}}"
+c.Spawner.environment |= {{"DYNLIB_CHECKOUT": {checkout!r}, "DYNLIB_COURSE": {course!r}}}
 c.JupyterHub.bind_url = "http://127.0.0.1:{port}"
 c.JupyterHub.hub_port = {hub_port}
 c.ConfigurableHTTPProxy.api_url = "http://127.0.0.1:{api_port}"
@@ -104,6 +105,8 @@ class Hub:
                 numbers={name: user_id(name) for name in [*names, "teacher"]},
                 config=str(self.place / "config" / "jupyterhub_config.py"),
                 homes=str(self.homes),
+                checkout=str(ROOT),
+                course=str(folder / "course"),
                 port=self.port,
                 hub_port=free_port(),
                 api_port=free_port(),
@@ -302,8 +305,9 @@ class Browser:
         handed.get_by_text(unit).first.click()
         handed.get_by_text("(view feedback)").click()
         self.page.locator(".jp-DirListing-item", has_text=f"{unit}.html").dblclick()
-        frame = self.page.frame_locator(".jp-HTMLViewer iframe")
-        return frame.locator("body").inner_text()
+        page = self.page.frame_locator(".jp-HTMLViewer iframe")
+        page.get_by_text("Points:").wait_for()
+        return page.locator("body").inner_text()
 
     def close(self) -> None:
         """Close it."""
@@ -454,11 +458,9 @@ class Teacher:
         self.course = hub.folder / "course"
         self.course.mkdir()
         shutil.copy(hub.folder / "students.csv", self.course)
-        settings = hub.folder / "teacher"
-        shutil.copytree(ROOT / "classroom" / "hub" / "teacher", settings)
         self.environment = hub.environment | {
             "PYTHONPATH": str(ROOT),
-            "JUPYTER_CONFIG_DIR": str(settings),
+            "JUPYTER_CONFIG_PATH": str(hub.place / "settings" / "teacher"),
             "DYNLIB_CHECKOUT": str(ROOT),
             "DYNLIB_COURSE": str(self.course),
             "DYNLIB_OWNERS": "ids" if os.geteuid() == 0 else "any",
@@ -616,10 +618,28 @@ class Trial:
             why = expected(self.kinds[name], row, self.most) if name in self.kinds else "nobody has this name"
             self.check(not why, f"{name}, {self.kinds.get(name)}: {why}")
         self.teacher.nbgrader("release_feedback", self.unit)
+        self._formgrader()
         without = ("never", "linked", "backdated", "crowded")
         self.each([name for name in names if self.kinds[name] not in without and name not in seen], self.see_feedback)
         for name in seen:
             self.in_browser(name, self._reads)
+
+    def _formgrader(self) -> None:
+        """The teacher's JupyterLab has the submissions for marks by hand, and a student's has no such page."""
+        for path in [self.teacher.course, *self.teacher.course.rglob("*")] if os.geteuid() == 0 else ():
+            os.chown(path, user_id("teacher"), -1)
+        teacher, student = Student(self.hub, "teacher"), self.students[next(iter(self.kinds))]
+        teacher.log_in()
+        teacher.start()
+        listed = teacher.call("GET", f"formgrader/api/submissions/{self.unit}").json()
+        graded = [
+            name for name, row in self.teacher.grades(self.unit).items() if row["state"] in ("graded", "tampered")
+        ]
+        self.check({one["student"] for one in listed if one["autograded"]} >= set(graded), "the formgrader lacks some")
+        teacher.stop()
+        student.start()
+        refused = student.session.get(f"{student.at}/formgrader/api/submissions/{self.unit}", timeout=60)
+        self.check(refused.status_code == 404, "a student has the formgrader")
 
     def _reads(self, browser: Browser) -> None:
         text = browser.sees(self.unit)
@@ -647,7 +667,7 @@ def main() -> int:
     if lacking := [str(path) for path in needed if not path.exists()]:
         print(f"skipped: there is no {lacking[0]}; DYNLIB_HUB={folder / 'hub'} sh classroom/hub/install.sh makes it")
         return 0
-    for name in ("course", "teacher", "secret"):
+    for name in ("course", "secret"):
         shutil.rmtree(folder / name, ignore_errors=True)
     return Trial(folder, asked).run()
 

@@ -43,6 +43,9 @@ def test_the_class_list_and_the_teachers_may_come_in(tmp_path: Path, monkeypatch
     assert config.Authenticator.admin_users == {"teacher"}
     assert not config.FirstUseAuthenticator.create_users
     assert config.Spawner.cmd == [str(tmp_path / "student" / "bin" / "jupyterhub-singleuser")]
+    for name, sees in (("teacher", "teacher"), ("ada", "student")):
+        spawner = types.SimpleNamespace(user=types.SimpleNamespace(name=name))
+        assert config.Spawner.environment["JUPYTER_CONFIG_PATH"](spawner) == str(tmp_path / "settings" / sees)
     assert not config.JupyterHub.cleanup_servers
     (role,) = config.JupyterHub.load_roles
     assert [service["name"] for service in config.JupyterHub.services] == role["services"]
@@ -301,9 +304,9 @@ def test_the_image_holds_what_it_needs_and_no_answers() -> None:
 def test_scripts_and_settings_can_be_read() -> None:
     for script in HUB.glob("*.sh"):
         subprocess.run(["sh", "-n", script], check=True)
-    off = json.loads((HUB / "student" / "labconfig" / "page_config.json").read_text())["disabledExtensions"]
-    assert all(off.values())
     for person, sees in (("student", False), ("teacher", True)):
+        off = json.loads((HUB / person / "labconfig" / "page_config.json").read_text())["disabledExtensions"]
+        assert [name for name, is_off in off.items() if not is_off] == ["@jupyter/nbgrader:formgrader"] * sees
         told = json.loads((HUB / person / "jupyter_server_config.json").read_text())["ServerApp"]
         assert told["jpserver_extensions"]["nbgrader.server_extensions.formgrader"] is sees
     pins = [line for line in (HUB / "requirements.txt").read_text().split("\n") if line and not line.startswith("#")]

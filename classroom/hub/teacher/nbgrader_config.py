@@ -1,6 +1,6 @@
 """A teacher's nbgrader: the course's folder, what is handed out, and an exchange that trusts nobody.
 
-It lies in ~/.jupyter, so that nbgrader finds it in the terminal and in JupyterLab.
+JUPYTER_CONFIG_PATH names the folder that it lies in; in a teacher's JupyterLab the hub sees to that.
 """
 
 import os
