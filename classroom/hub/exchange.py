@@ -13,7 +13,7 @@ import shutil
 import stat
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -181,7 +181,7 @@ def _changed(folder: int, owner: int) -> float:
     return max(times)
 
 
-def _plain_files(folder: int, owner: int, told) -> Iterator[tuple[str, int]]:
+def _plain_files(folder: int, owner: int, told: Callable[[str], object]) -> Iterator[tuple[str, int]]:
     """The plain files of a submission that are its owner's, each opened: path inside, and descriptor."""
     count = size = 0
     # by descriptors, so that nothing is put in the place of what was looked at

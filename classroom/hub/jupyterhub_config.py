@@ -6,6 +6,7 @@ All that it needs lies in one folder, $DYNLIB_HUB or /srv/dynlib; see README.md 
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parent))
 from people import hub, students, teachers
@@ -36,7 +37,7 @@ c.ConfigurableHTTPProxy.pid_file = str(STATE / "proxy.pid")
 c.JupyterHub.cleanup_servers = False
 
 
-def settings(spawner) -> str:
+def settings(spawner: Any) -> str:
     """The folder of Jupyter's settings: only a teacher has the formgrader."""
     return str(HUB / "settings" / ("teacher" if spawner.user.name in teachers() else "student"))
 
@@ -58,7 +59,7 @@ c.JupyterHub.concurrent_spawn_limit = 2 * (os.cpu_count() or 1)  # each start ke
 c.JupyterHub.active_server_limit = max(1, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**30)
 
 
-def limited(spawner) -> None:
+def limited(spawner: Any) -> None:
     """Without systemd: one core, and so much memory for each process, though not for all of a student's together."""
     core = spawner.user.id % (os.cpu_count() or 1)
     spawner.cmd = ["taskset", "-c", str(core), "prlimit", f"--data={GIB * 2**30}", "--core=0", *c.Spawner.cmd]

@@ -597,7 +597,7 @@ class Trial:
         self.teacher.nbgrader("release_assignment", self.unit)
         self.check(not self.students[names[0]].log_in("a guess of mine"), "a wrong password lets in")
         self.check(not Student(self.hub, "mallory").log_in("a password of mine"), "who is on no list comes in")
-        late = [name for name, kind in self.kinds.items() if kind == "late"]
+        late = [name for name, kind in self.kinds.items() if kind in ("late", "backdated")]
         seen = [name for name, kind in self.kinds.items() if kind == "right"][-2:] if self.asked.browser else []
         on_time = [name for name in names if name not in [*late, *seen]]
         for name in seen:
