@@ -14,7 +14,7 @@ from people import hub, students, teachers
 HUB = hub()
 STATE, STUDENT = HUB / "state", HUB / "student"
 CORES = 1
-GIB = 3  # a kernel with torch takes 0.4 GiB, and no exercise needs more than 2
+GIB = 3  # JupyterLab and a kernel with torch take 0.4; the most that a lecture declares is 1.2
 
 c = get_config()
 
