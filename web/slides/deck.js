@@ -8,7 +8,7 @@ const fit = () => {
     const shown = slide.style.display;
     slide.style.display = "block";
     let size = 30;
-    while (slide.scrollHeight > FULL && size > SMALLEST) {
+    while ((slide.scrollHeight > FULL || slide.scrollWidth > slide.clientWidth) && size > SMALLEST) {
       size -= 1;
       slide.style.fontSize = `${size}px`;
     }
