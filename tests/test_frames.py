@@ -74,6 +74,7 @@ def test_a_control_is_drawn_at_its_places_while_the_others_stay_and_the_lecture_
     assert len(list((home / "99_toys").glob("*.webp"))) == 2
     made.cells[3].source = "print(6 * 8)"
     assert frames.stale(made, "99_toys", home), "other code"
+    assert frames.kept(made, "99_toys", home) == {}, "a page then shows the still picture"
 
 
 @pytest.mark.parametrize(

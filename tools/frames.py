@@ -148,8 +148,8 @@ class Control:
 
 
 def kept(notebook: NotebookNode, name: str, folder: Path) -> dict[str, Control]:
-    """The controls of a lecture that have pictures, by their cells."""
-    if not any(map(asked, notebook.cells)):
+    """The controls of a lecture that have pictures, by their cells; none where the pictures are stale."""
+    if not any(map(asked, notebook.cells)) or stale(notebook, name, folder):
         return {}
     told = json.loads((folder / name / "frames.json").read_text(encoding="utf-8"))
     return {cell: Control(**control) for cell, control in told["controls"].items()}
@@ -169,7 +169,14 @@ def stale(notebook: NotebookNode, name: str, folder: Path) -> bool:
 def as_html(control: Control, cell: str, pictures: str) -> str:
     """The slider over the pictures, which lie in the folder ``pictures``; ``site.js`` moves it."""
     frames, start = control.frames, control.start
-    others = [{**frame, "file": f"{pictures}/{frame['file']}"} for frame in frames]
+    others = [
+        {
+            "at": frame["at"],
+            "file": f"{pictures}/{frame['file']}",
+            "alt": f"{control.control} {frame['at']}: {frame['alt']}",
+        }
+        for frame in frames
+    ]
     told = json.dumps(others, ensure_ascii=False).replace("<", "\\u003c")
     first = others[start]
     return (
