@@ -17,6 +17,7 @@ pytestmark = [
     pytest.mark.skipif(BROWSER is None, reason=NONE),
     pytest.mark.timeout(600),
     pytest.mark.slow,
+    pytest.mark.xdist_group("slides"),
 ]
 
 # Of each slide: what of it leaves the screen or its own box, how large its letters are, and how large its picture is.
