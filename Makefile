@@ -80,7 +80,7 @@ notebooks: $(READY)  ## run every lecture and solution, and hold the lectures to
 
 browser: $(READY) site-packages  ## every lecture, an exercise, the site and the decks in a Chromium that is on this machine
 	@$(BIN)/python -c 'import playwright' 2>/dev/null || $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[browser]'
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 tests/browser
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --loadscope-reorder tests/browser
 
 site: $(READY) site-packages  ## the course as a site, in build/site: lectures, hand-outs, decks, the API (needs npm once)
 	@$(BIN)/python -m tools.site

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.browser.pages import broken, weight, wordless
-from tools import assets, site
+from tests.browser.pages import Page, broken, weight, wordless
+from tools import assets, frames, site
+from tools.lectures import FRAMES
 from tools.notebooks import ROOT, lectures, read
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -76,6 +77,33 @@ def test_every_part_of_the_package_that_others_use_has_a_page() -> None:
     import dynlib
 
     assert described | kept == set(dynlib.__all__) - {"__version__"}
+
+
+def test_a_control_with_pictures_of_its_places_is_a_slider_in_place_of_the_still_one() -> None:
+    source = read(ROOT / "lectures" / "11_looped.ipynb")
+    if not frames.kept(source, "11_looped", FRAMES):
+        pytest.skip("the pictures are of other code: `make lectures` draws them")
+    cells = {cell.id: cell for cell in site.lecture_page("11_looped", decks=False).cells}
+    html = cells["slider"].outputs[0].data["text/html"]
+    shown = Page(html).loads
+    assert len(shown) == 1
+    assert (FRAMES / "11_looped" / Path(shown[0]).name).is_file()
+    assert cells["slider-twin"].outputs == []
+    assert [cell.source for cell in cells.values() if cell.cell_type == "code"] == [
+        cell.source for cell in source.cells if cell.cell_type == "code"
+    ]
+
+
+def test_a_style_sheet_keeps_what_a_page_or_a_script_names() -> None:
+    sheet = (
+        '/* a */@charset "x";/*! licence */.a,.b .no{x:1}.no{y:2}@media (w){.no{q:1}}@media (v){.a .no,p{q:2}}'
+        '@font-face{src:url(x)}a[href=".no"]:is(.m,.n){k:"}"}@keyframes no{from{a:1}to{b:2}}'
+        ".a:not(:is(.x,.y),.z),.no{l:1}"
+    )
+    assert site.needed(sheet, {"a", "b"}) == (
+        '@charset "x";/*! licence */.a{x:1}@media (v){p{q:2}}@font-face{src:url(x)}a[href=".no"]:is(.m,.n){k:"}"}'
+        "@keyframes no{from{a:1}to{b:2}}.a:not(:is(.x,.y),.z){l:1}"
+    )
 
 
 # Links.

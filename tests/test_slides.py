@@ -1,11 +1,14 @@
 """The decks: as many slides as a talk holds, each with something to look at, and all of the prose in the notes."""
 
+import base64
+import io
 import re
 from pathlib import Path
 
 import pytest
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from PIL import Image
 
 from tools import slides
 from tools.notebooks import lectures, read
@@ -59,6 +62,34 @@ def test_a_slide_holds_the_first_sentences_the_formulas_and_the_lists() -> None:
     assert slides.brief("You can. At the end of this page you can\n\n- do it.") == (
         "You can. At the end of this page you can\n\n- do it."
     )
+
+
+def test_a_sentence_in_bold_is_followed_by_the_next_and_none_announces_what_does_not_come() -> None:
+    assert slides.brief("**What came out.** Less.\n\n$$a$$") == "**What came out.** Less.\n\n$$a$$"
+    assert slides.brief("Seven calls. Watch which of them build a graph:") == "Seven calls."
+    assert slides.brief("h is the canvas.\n\nThe canvas, and what each adds:") == "h is the canvas."
+    assert slides.brief("Hence the paper's:\n\n$$a$$") == "Hence the paper's:\n\n$$a$$"
+    assert slides.brief("Watch:") == "Watch:"
+
+
+def test_what_a_cell_printed_in_pieces_stands_in_one_block_below_its_code_without_wide_gaps() -> None:
+    outputs = [new_output("stream", text=f"{part}\n") for part in ("one", "two")]
+    body, _ = slides.shown(marked(new_code_cell("x = 1\n\n\ny = 2", outputs=outputs)))
+    assert body == '<pre><code>x = 1\n\ny = 2</code></pre>\n<pre class="said">one\ntwo</pre>'
+
+
+@pytest.mark.parametrize(("size", "number"), [((700, 300), 1), ((730, 595), 1), ((865, 902), 2), ((300, 400), 1)])
+def test_a_picture_that_is_too_tall_to_be_read_goes_onto_two_slides(size: tuple[int, int], number: int) -> None:
+    drawn = io.BytesIO()
+    Image.new("L", size).save(drawn, "PNG")
+    data = {"image/png": base64.b64encode(drawn.getvalue()).decode()}
+    picture = new_output("display_data", data, metadata={"image/png": {"alt": "Bars."}})
+    code = marked(new_code_cell("draw()", outputs=[picture], metadata={"jupyter": {"source_hidden": True}}))
+    found = slides.deck(new_notebook(cells=[marked(new_markdown_cell("# Title\n\nIt is.")), code]))[1:]
+    assert [slide.kind for slide in found] == ["picture"] * number
+    assert [half in slide.body for half, slide in zip(("upper", "lower"), found, strict=False)] == [
+        number == 2
+    ] * number
 
 
 def test_prose_between_two_slides_is_said_to_the_first() -> None:

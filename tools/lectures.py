@@ -10,15 +10,20 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 from tqdm import tqdm
 
+from tools import frames
 from tools.notebooks import LECTURES, ROOT, code_digest, lectures, read
 
 PICTURES = LECTURES / "pictures"
+FRAMES = LECTURES / "frames"
 TIMEOUT = 120  # seconds for a cell
 
 
-def execute(path: Path) -> float:
-    """Run one lecture from top to bottom and write it back with its outputs; the seconds it took."""
-    notebook = read(path)
+def execute(path: Path, only_frames: bool = False) -> float:
+    """Run one lecture from top to bottom and write it back with its outputs; the seconds it took.
+
+    With ``only_frames`` the lecture stays as it is, and what its controls show is drawn anew.
+    """
+    notebook = frames.with_drawing(read(path))
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
     start = time.perf_counter()
@@ -30,6 +35,10 @@ def execute(path: Path) -> float:
         record_timing=False,
     ).execute()
     seconds = time.perf_counter() - start
+    frames.keep(notebook, path.stem, FRAMES)
+    if only_frames:
+        return seconds
+    notebook = frames.without_drawing(notebook)
     _still(notebook)
     notebook.metadata.setdefault("dynlib", {})["executed"] = code_digest(notebook)
     notebook.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -64,11 +73,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="lectures to look at, such as 02_gumbel; all if none is named")
     parser.add_argument("--all", action="store_true", help="also those whose code did not change")
+    parser.add_argument("--frames", action="store_true", help="draw what controls show anew, and leave the lecture")
     options = parser.parse_args()
     chosen = [LECTURES / f"{name}.ipynb" for name in options.names] or lectures()
     for path in tqdm(chosen, desc="lectures"):
-        if options.all or read(path).metadata.get("dynlib", {}).get("executed") != code_digest(read(path)):
-            tqdm.write(f"{path.relative_to(ROOT)}: {execute(path):.0f} s")
+        notebook = read(path)
+        same = notebook.metadata.get("dynlib", {}).get("executed") == code_digest(notebook)
+        only = same and not options.all and (options.frames or frames.stale(notebook, path.stem, FRAMES))
+        if options.all or not same or only:
+            tqdm.write(f"{path.relative_to(ROOT)}: {execute(path, only):.0f} s")
 
 
 if __name__ == "__main__":

@@ -17,12 +17,14 @@ from string import Template
 
 import nbformat
 from nbformat import NotebookNode
-from nbformat.v4 import new_markdown_cell
+from nbformat.v4 import new_markdown_cell, new_output
 from PIL import Image
 
-from tools import slides
+from tools import frames, slides
 from tools.assets import asset
+from tools.lectures import FRAMES
 from tools.notebooks import EXERCISES, LECTURES, ROOT, lectures, read
+from tools.pictures import light
 
 WEB = ROOT / "web"
 BUILT = ROOT / "build" / "site"
@@ -104,12 +106,20 @@ def title_of(notebook: NotebookNode) -> str:
 
 
 CONTROL = "*Here stands a control, when you run the page in Jupyter.*"
+DRAWN = "_static/frames"
 
 
 def lecture_page(name: str, decks: bool) -> NotebookNode:
     """A lecture with links that lead to pages, its pictures with their words, and what one can do with it."""
     notebook = read(LECTURES / f"{name}.ipynb")
+    controls = frames.kept(notebook, name, FRAMES)
+    twins = {control.twin for control in controls.values()}
     for cell in notebook.cells:
+        if cell.id in controls:
+            moved = frames.as_html(controls[cell.id], cell.id, f"../{DRAWN}/{name}")
+            cell.outputs = [new_output("display_data", {"text/html": moved})]
+        elif cell.id in twins:
+            cell.outputs = []
         if cell.cell_type == "markdown":
             cell.source = to_pages(cell.source, "../")
         for output in cell.get("outputs", []):
@@ -118,9 +128,7 @@ def lecture_page(name: str, decks: bool) -> NotebookNode:
                 cell.metadata["mystnb"] = {"image": {"alt": " ".join(said.split())}}
             text = output.get("data", {}).get("text/plain", "")
             if text.startswith("(a control"):
-                output.data = NotebookNode(
-                    {"text/markdown": "*Here stands a control, when you run the page in Jupyter.*"}
-                )
+                output.data = NotebookNode({"text/markdown": CONTROL})
     links = [f'<a href="../files/{name}-lecture.ipynb" download>Download the notebook</a>']
     if (EXERCISES / name).exists():
         links.insert(0, f'<a href="../exercises/{name}.html">The exercise</a>')
@@ -314,6 +322,8 @@ def lay(decks: bool) -> None:
     for file in mathjax.rglob("*"):
         if file.is_file():
             pages[f"_static/mathjax/{file.relative_to(mathjax).as_posix()}"] = file.read_bytes()
+    for file in FRAMES.rglob("*.webp"):
+        pages[f"{DRAWN}/{file.relative_to(FRAMES).as_posix()}"] = file.read_bytes()
     pages |= {f"lectures/{name}.ipynb": lecture_page(name, decks) for name in titles}
     pages |= {f"exercises/{folder.name}.ipynb": exercise_page(folder.name) for folder in exercises()}
     pages |= {
@@ -358,11 +368,11 @@ def clear() -> None:
             page.unlink()
 
 
-# The theme draws its icons by a script of 1.6 MB; the same icons stand in its style sheet, with 1,900 others. And its
+# The theme draws its icons by a script of 1.6 MB or a font of 0.1 MB; a page has eleven, which site.css draws. And its
 # search is needed on one page alone.
-SCRIPTED_ICONS = re.compile(r"\s*<(?:script|link)\b[^>]*fontawesome\.js[^>]*>(?:</script>)?")
+ICONS = re.compile(r"\s*<(?:script|link)\b[^>]*fontawesome[^>]*>(?:</script>)?")
+ICON_FONTS = re.compile(r"@font-face\{[^}]*fontawesome[^}]*\}")
 SEARCH = re.compile(r'\s*<script src="[^"]*(?:searchtools|language_data|searchindex)\.js[^"]*"[^>]*></script>')
-ICON = re.compile(r'(?:\.fa-[\w-]+(?:,\.fa-[\w-]+)*)\{--fa:"[^"]*"\}')
 
 # What readers who listen to a page would miss: names that differ from what is written, or are not there, and lists that
 # are none.
@@ -381,33 +391,98 @@ def lighten() -> None:
     """Take off the pages what they do not need, and set their pictures in fewer bytes, each dot as it was."""
     smaller = {}
     for picture in (BUILT / "_images").glob("*.png"):
-        light = picture.with_suffix(".webp")
-        if not light.exists():  # its name is the digest of what it shows
+        lighter = picture.with_suffix(".webp")
+        if not lighter.exists():  # its name is the digest of what it shows
             with Image.open(picture) as drawn:
-                drawn.save(light, lossless=True, exact=True, method=3)
-        if light.stat().st_size < picture.stat().st_size:
-            smaller[picture.name] = light.name
+                lighter.write_bytes(light(drawn))
+        if lighter.stat().st_size < picture.stat().st_size:
+            smaller[picture.name] = lighter.name
             picture.unlink()
-    icons, shown = set(), set()
+    words, shown = set(), set()
     for page in BUILT.rglob("*.html"):
-        text = SCRIPTED_ICONS.sub("", page.read_text(encoding="utf-8"))
+        text = ICONS.sub("", page.read_text(encoding="utf-8"))
         text = text if page.name == "search.html" else SEARCH.sub("", text)
         for heard, better in SPOKEN:
             text = heard.sub(better, text)
         text = re.sub(r"(?<=_images/)[\w.-]+\.png", lambda found: smaller.get(found[0], found[0]), text)
-        icons |= set(re.findall(r"\bfa-[\w-]+", text))
+        words |= {word for named in re.findall(r'class="([^"]*)"', text) for word in named.split()}
         shown |= set(re.findall(r"(?<=_images/)[\w.-]+", text))
         page.write_text(text, encoding="utf-8")
     for picture in (BUILT / "_images").iterdir():
         if picture.name not in shown:
             picture.unlink()
-    scripts = BUILT / "_static" / "scripts"
-    icons |= set(re.findall(r"\bfa-[\w-]+", (scripts / "pydata-sphinx-theme.js").read_text(encoding="utf-8")))
-    sheet = BUILT / "_static" / "styles" / "pydata-sphinx-theme.css"
-    kept = ICON.sub(lambda rule: rule[0] if icons & set(re.findall(r"fa-[\w-]+", rule[0])) else "", sheet.read_text())
-    sheet.write_text(kept, encoding="utf-8")
-    for unused in [*BUILT.rglob("*.map"), *scripts.glob("fontawesome*")]:
+    static = BUILT / "_static"
+    shutil.rmtree(static / "vendor", ignore_errors=True)
+    for unused in [*BUILT.rglob("*.map"), *(static / "scripts").glob("fontawesome*")]:
         unused.unlink(missing_ok=True)
+    for script in [*static.glob("*.js"), *(static / "scripts").glob("*.js")]:
+        words |= set(re.findall(r"[\w-]+", script.read_text(encoding="utf-8")))
+    for sheet in [*static.glob("*.css"), *(static / "styles").glob("*.css")]:
+        sheet.write_text(needed(ICON_FONTS.sub("", sheet.read_text(encoding="utf-8")), words), encoding="utf-8")
+
+
+CSS = re.compile(r"""/\*.*?\*/|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|[{};]|[^{};"'/]+|/""", re.DOTALL)
+GROUPS = ("@media", "@supports", "@layer", "@container")
+CLASS = re.compile(r"\.(-?[A-Za-z_][\w-]*)")
+
+
+def needed(sheet: str, words: set[str]) -> str:
+    """A style sheet without the rules for classes that neither a page nor a script names; comments of licences stay."""
+    tokens = iter(CSS.findall(sheet))
+
+    def whole() -> str:
+        # what stands up to the brace that closes the one just read
+        found, depth = [], 1
+        for token in tokens:
+            depth += (token == "{") - (token == "}")
+            if not depth:
+                break
+            found.append(token)
+        return "".join(found)
+
+    def rules() -> str:
+        kept, head = [], ""
+        for token in tokens:
+            if token == "}":
+                break
+            if token.startswith("/*"):
+                kept += [token] if token.startswith("/*!") else []
+            elif token == ";":
+                kept.append(f"{head};")
+                head = ""
+            elif token == "{":
+                if head.strip().startswith(GROUPS):
+                    head, inside = head.strip(), rules()
+                elif head.strip().startswith("@"):
+                    inside = whole()
+                else:
+                    head, inside = ",".join(one for one in _selectors(head) if _needed(one, words)), whole()
+                kept += [f"{head}{{{inside}}}"] if head and inside.strip() else []
+                head = ""
+            else:
+                head += token
+        return "".join(kept)
+
+    return rules()
+
+
+def _selectors(head: str) -> list[str]:
+    # split at the commas that stand in no parenthesis
+    parts, depth = [""], 0
+    for letter in head:
+        depth += (letter == "(") - (letter == ")")
+        if letter == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return [part.strip() for part in parts]
+
+
+def _needed(selector: str, words: set[str]) -> bool:
+    plain, before = re.sub(r"\[[^\]]*\]", "", selector), ""
+    while plain != before:  # of what stands in parentheses, :not(…), one of several may do
+        before, plain = plain, re.sub(r"\([^()]*\)", "", plain)
+    return all(name in words for name in CLASS.findall(plain))
 
 
 def downloads() -> None:

@@ -6,9 +6,11 @@ A deck is one file beside the folder of its scripts, and opens without a network
 """
 
 import argparse
+import base64
 import html
 import re
 import shutil
+import struct
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,7 +45,8 @@ def is_open(cell: NotebookNode) -> bool:
     return cell.cell_type == "code" and not cell.metadata.get("jupyter", {}).get("source_hidden", False)
 
 
-SENTENCE = re.compile(r"(?<!et al)(?<!e\.g)(?<!i\.e)(?<!Eq)(?<!Fig)[.?]\)?\*{0,2}(?=\s+[A-ZÀ-ÞΑ-Ω*$`(“])")
+# A sentence that is bold as a whole leads in the next one, and ends with it.
+SENTENCE = re.compile(r"(?<!et al)(?<!e\.g)(?<!i\.e)(?<!Eq)(?<!Fig)[.?]\)?(?!\*\*)\*?(?=\s+[A-ZÀ-ÞΑ-Ω*$`(“])")
 
 
 LISTS = re.compile(r"[-*|] |1\. |    |```")
@@ -77,6 +80,8 @@ def brief(text: str) -> str:
         before, *formulas = re.split(r"(?=\$\$.+?\$\$)", block, maxsplit=1, flags=re.DOTALL) if kind else [block]
         most = max((n for n in range(5) if len(sentences(before, n)) <= room), default=0)
         said = sentences(before, max(most, 1) if not kept else most).strip()
+        if said.endswith(":") and not kind and not after:  # what it announces is no part of the slide
+            said = sentences(said, len(SENTENCE.findall(said))) if SENTENCE.search(said) else "" if kept else said
         room -= len(said)
         last = sentences(before, 99).removeprefix(sentences(before, len(SENTENCE.findall(before)))).strip()
         if after == "list" and not said.endswith(last):  # "At the end you can"
@@ -86,9 +91,9 @@ def brief(text: str) -> str:
 
 
 def _lead(item: str) -> str:
-    # the first sentence of an item, with the next one where the first is a word in bold
+    # the first sentence of an item, with the next one where the first is a few words
     first = sentences(item, 1)
-    return first if len(first) > 30 else sentences(item, 2)
+    return first if len(first) > 30 or re.search(r"[.?]\*\*\s", first) else sentences(item, 2)
 
 
 def rendered(markdown: str) -> str:
@@ -116,9 +121,23 @@ def deck(notebook: NotebookNode) -> list[Slide]:
                 unseen = ""
         elif tagged(cell):
             body, kind = shown(cell)
-            found.append(Slide(f"<h2>{rendered_line(heading)}</h2>{body}", kind))
+            parts = in_halves(body, cell) if kind == "picture" else [body]
+            found += [Slide(f"<h2>{rendered_line(heading)}</h2>{part}", kind) for part in parts]
             unseen = ""
     return found
+
+
+TALL, OVERLAP = 0.8, 1.08
+
+
+def in_halves(body: str, cell: NotebookNode) -> list[str]:
+    """A picture that is too tall for a slide to be read goes onto two, its upper and its lower half."""
+    png = next(output.data["image/png"] for output in cell.outputs if "image/png" in output.get("data", {}))
+    width, height = struct.unpack(">II", base64.b64decode(png)[16:24])
+    if height < TALL * width or height < 720:
+        return [body]
+    shape = f'style="aspect-ratio: {width} / {OVERLAP * height / 2:.0f}"'
+    return [body.replace("<img ", f'<img class="{half}" {shape} ', 1) for half in ("upper", "lower")]
 
 
 def rendered_line(text: str) -> str:
@@ -130,7 +149,9 @@ def shown(cell: NotebookNode) -> tuple[str, str]:
     """A cell of code on a slide, and what kind of slide that is."""
     parts, kind = [], ""
     if is_open(cell):
-        parts.append(f"<pre><code>{html.escape(cell.source)}</code></pre>")
+        source = re.sub(r"\n{3,}", "\n\n", cell.source)
+        parts.append(f"<pre><code>{html.escape(source)}</code></pre>")
+    printed = [output.text for output in cell.get("outputs", []) if output.get("name") == "stdout"]
     for output in cell.get("outputs", []):
         data = output.get("data", {})
         if "image/png" in data:
@@ -140,8 +161,9 @@ def shown(cell: NotebookNode) -> tuple[str, str]:
             parts.append(f'<img src="data:image/png;base64,{picture}" alt="{html.escape(words)}">')
         elif "text/markdown" in data:
             parts.append(rendered("".join(data["text/markdown"])))
-        elif output.output_type == "stream" and output.name == "stdout":
-            parts.append(f'<pre class="said">{html.escape(output.text.strip())}</pre>')
+        elif output.get("name") == "stdout" and printed:
+            parts.append(f'<pre class="said">{html.escape("".join(printed).strip())}</pre>')
+            printed = []
         elif output.output_type == "error":
             parts.append(f'<pre class="said">{html.escape(output.ename)}: {html.escape(output.evalue)}</pre>')
     return "\n".join(parts), kind

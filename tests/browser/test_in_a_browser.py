@@ -132,14 +132,38 @@ class Notebook:
         cell.wait_for()
         return cell
 
-    def answer(self, name: str, text: str) -> list[dict[str, Any]]:
-        """Write into a cell, run it and the check of its task; what the check says."""
-        for cell, source in ((name, text), (name.replace("-answer", "-check"), None)):
-            self.show(cell)
-            if source is not None:
-                self.js("(nb.content.activeCell.model.sharedModel.setSource(given), 1)", source)
-            self.js("jupyterapp.commands.execute('notebook:run-cell').then(() => 1)")
-        return self.outputs()[name.replace("-answer", "-check")]
+    def type(self, name: str, text: str) -> None:
+        """Click into a cell and type, over what stands there."""
+        editor = self.show(name).locator(".cm-content")
+        editor.click()
+        keys = self.page.keyboard
+        for key in ("Control+a", "Delete"):
+            keys.press(key)
+        for number, line in enumerate(text.splitlines()):
+            if number:
+                keys.press("Enter")
+                keys.press("Shift+Home")  # what the editor indented by itself is typed over
+            keys.type(line) if line else keys.press("Delete") if number else None
+        written = self.js("nb.content.activeCell.model.sharedModel.source")
+        assert [line.rstrip() for line in written.splitlines()] == text.splitlines(), "what was typed stands there"
+
+    def run(self, name: str) -> Any:
+        """Run a cell by its key, and wait until it has run; its element."""
+        cell = self.show(name)
+        before = self.js("nb.content.activeCell.model.executionCount")
+        cell.locator(".jp-InputPrompt").click()
+        self.page.keyboard.press("Control+Enter")
+        ran = f"![null, {before or 0}].includes(nb.content.activeCell.model.executionCount)"
+        self.wait(f"{ran} && nb.sessionContext.kernelDisplayStatus === 'idle'", 60)
+        return cell
+
+    def answer(self, name: str, text: str) -> tuple[list[dict[str, Any]], str]:
+        """Type an answer, run it and the check of its task; what the check gives, and what a reader sees of it."""
+        check = name.replace("-answer", "-check")
+        self.type(name, text)
+        self.run(name)
+        cell = self.run(check)
+        return self.outputs()[check], cell.locator(".jp-OutputArea").inner_text()
 
     def close(self) -> None:
         """Stop its kernel: the next one wants the memory."""
@@ -164,14 +188,15 @@ def page(browser: Any) -> Iterator[Any]:
 CONTROL = ".jp-OutputArea-output :is(.noUi-handle, .widget-dropdown select, .widget-checkbox input, .widget-button)"
 
 
-def move(control: Any) -> None:
-    """As a learner would who has no mouse."""
-    kind = control.evaluate("e => e.tagName")
-    if kind == "SELECT":
+def by_keys(control: Any) -> None:
+    """Move it as a learner would who has no mouse."""
+    if control.evaluate("e => e.tagName") == "SELECT":
         options = control.evaluate("e => [...e.options].map(o => o.selected)")
-        control.select_option(index=(options.index(True) + 1) % len(options))
-    elif control.get_attribute("type") == "checkbox" or kind == "BUTTON":
-        control.click()
+        control.focus()
+        control.press("ArrowDown" if options.index(True) + 1 < len(options) else "ArrowUp")
+    elif "noUi-handle" not in control.get_attribute("class"):
+        control.focus()
+        control.press("Space")
     else:
         before = control.get_attribute("aria-valuenow")
         control.focus()
@@ -179,6 +204,27 @@ def move(control: Any) -> None:
             control.press(key)
             if control.get_attribute("aria-valuenow") != before:
                 break
+
+
+def by_mouse(control: Any) -> None:
+    """Move it as a learner would who has one."""
+    if control.evaluate("e => e.tagName") == "SELECT":  # the list that it opens is the system's own
+        options = control.evaluate("e => [...e.options].map(o => o.selected)")
+        control.select_option(index=(options.index(True) + 1) % len(options))
+    elif "noUi-handle" not in control.get_attribute("class"):
+        control.click()
+    else:
+        control.scroll_into_view_if_needed()
+        handle = control.bounding_box()
+        track = control.locator("xpath=ancestor::*[contains(@class, 'noUi-target')]").bounding_box()
+        here, height = handle["x"] + handle["width"] / 2, handle["y"] + handle["height"] / 2
+        there = track["x"] + track["width"] * (0.2 if here > track["x"] + track["width"] / 2 else 0.8)
+        mouse = control.page.mouse
+        mouse.move(here, height)
+        mouse.down()
+        mouse.move((here + there) / 2, height)
+        mouse.move(there, height)
+        mouse.up()
 
 
 def seen(cell: Any) -> str:
@@ -209,12 +255,14 @@ def test_a_lecture_runs_to_its_end_and_all_its_controls_move_something(name: str
         element = notebook.show(cell)
         element.locator(CONTROL).first.wait_for(timeout=30_000)
         for number in range(element.locator(CONTROL).count()):
-            before = seen(element)
-            move(element.locator(CONTROL).nth(number))
-            end = time.monotonic() + 60
-            while seen(element) == before:
-                assert time.monotonic() < end, f"{cell}: control {number + 1} moves nothing"
-                time.sleep(0.1)
+            for move in (by_keys, by_mouse):
+                before = seen(element)
+                move(element.locator(CONTROL).nth(number))
+                end = time.monotonic() + 60
+                while seen(element) == before:
+                    assert time.monotonic() < end, f"{cell}: control {number + 1} moves nothing ({move.__name__})"
+                    time.sleep(0.1)
+                notebook.wait("nb.sessionContext.kernelDisplayStatus === 'idle'", 60)
         notebook.wait("nb.sessionContext.kernelDisplayStatus === 'idle'", 60)
         assert not re.search(r"Traceback|Error\b", seen(element)), f"{cell}: an error after moving"
     assert with_controls or "widgets." not in "".join(cell.source for cell in source if cell.cell_type == "code")
@@ -226,30 +274,41 @@ def _tags(cell: nbformat.NotebookNode) -> list[str]:
     return cell.metadata.get("tags", [])
 
 
-UNIT = units()[0]
-
-
-def test_an_exercise_answered_right_and_wrong_says_so_and_run_all_reaches_every_task(server: str, page: Any) -> None:
-    notebook = Notebook(page, server, f"work/{UNIT}/{UNIT}.ipynb")
+@pytest.mark.parametrize("unit", units())
+def test_a_hand_out_runs_to_its_end_and_each_check_says_what_is_not_filled_in(
+    unit: str, server: str, page: Any
+) -> None:
+    notebook = Notebook(page, server, f"work/{unit}/{unit}.ipynb")
     label = page.locator("#jp-main-dock-panel .lm-TabBar-tab.lm-mod-current .lm-TabBar-tabLabel")
     mark = label.evaluate("e => getComputedStyle(e, '::before').content")
     assert mark == '"✎ "', "its tab tells it from the lecture's"
     notebook.run_all()
     outputs = notebook.outputs()
-    for task in tasks(read(solution(UNIT))):
+    for task in tasks(read(solution(unit))):
         (error,) = [output for output in outputs[f"{task}-check"] if output["output_type"] == "error"]
         assert error["ename"] == "Unfilled", "each check was reached"
         assert "not filled in yet" in error["evalue"]
+    assert notebook.said == []
+    notebook.close()
+
+
+UNIT = units()[0]
+
+
+def test_an_answer_typed_right_or_wrong_gets_a_sentence_and_no_traceback(server: str, page: Any) -> None:
+    notebook = Notebook(page, server, f"work/{UNIT}/{UNIT}.ipynb")
+    notebook.run_all()
     answers = {grade_id(cell): cell.source for cell in read(solution(UNIT)).cells if grade_id(cell).endswith("-answer")}
     name, right = next(iter(answers.items()))
     unindented = re.sub(r"^ +", "", right, flags=re.MULTILINE)
     for text, kind in ((unindented, "error"), (re.sub(r"return .*", "return None", right), "error"), (right, "stream")):
-        (said,) = notebook.answer(name, text)
-        assert said["output_type"] == kind, said
-        if kind == "stream":
-            assert "passed" in said["text"]
-        else:
-            assert "passed" not in "".join(said["traceback"])
-            assert "Traceback" not in "".join(said["traceback"]), "a few lines, no frames"
+        (given,), seen_by_reader = notebook.answer(name, text)
+        assert given["output_type"] == kind, given
+        said = given["text"] if kind == "stream" else "".join(given["traceback"])
+        assert ("passed" in said) == (kind == "stream")
+        assert "Traceback" not in said, "a few lines, no frames"
+        assert "Traceback" not in seen_by_reader
+        first = (given["text"] if kind == "stream" else given["evalue"]).strip().splitlines()[0]
+        assert " ".join(first.split()) in " ".join(seen_by_reader.split()), "its sentence stands below the check"
     assert notebook.said == []
     notebook.close()

@@ -35,7 +35,7 @@ for (const table of document.querySelectorAll(".sortable table")) {
   });
 }
 
-for (const picture of document.querySelectorAll(".bd-article .output img")) {
+for (const picture of document.querySelectorAll(".bd-article .output img:not(.frames img)")) {
   const link = document.createElement("a");
   link.className = "whole";
   link.href = picture.src;
@@ -47,6 +47,21 @@ for (const picture of document.querySelectorAll(".bd-article .output img")) {
   told.setAttribute("aria-hidden", "true");
   told.textContent = picture.alt;
   link.after(told);
+}
+
+// A control whose pictures were drawn beforehand. They are asked for when a reader comes near it.
+for (const frames of document.querySelectorAll(".frames")) {
+  const [slider, place, picture] = ["input", "output", "img"].map((part) => frames.querySelector(part));
+  const places = JSON.parse(frames.querySelector("script").textContent);
+  const near = () => places.forEach(({ file }) => { new Image().src = file; });
+  for (const event of ["pointerover", "focusin", "touchstart"]) frames.addEventListener(event, near, { once: true, passive: true });
+  slider.addEventListener("input", () => {
+    const { at, file, alt } = places[slider.value];
+    place.textContent = at;
+    slider.setAttribute("aria-valuetext", at);
+    picture.src = file;
+    picture.alt = alt;
+  });
 }
 
 // A block that scrolls sideways is reached by keyboard, too.

@@ -3,12 +3,21 @@
 const FULL = 690; // of 720
 const SMALLEST = 15; // px
 
+// A table, a formula or a line of code that reaches into the margins, where the arrows stand.
+const wide = (slide) => {
+  const { paddingLeft, paddingRight } = getComputedStyle(slide);
+  const room = slide.clientWidth - parseFloat(paddingLeft) - parseFloat(paddingRight) + 1;
+  return [...slide.querySelectorAll(":scope > :not(aside), li, mjx-container[display='true']")].some(
+    (part) => part.offsetWidth > room || part.scrollWidth > part.clientWidth + 1,
+  );
+};
+
 const fit = () => {
   for (const slide of document.querySelectorAll(".slides > section")) {
     const shown = slide.style.display;
     slide.style.display = "block";
     let size = 30;
-    while (slide.scrollHeight > FULL && size > SMALLEST) {
+    while ((slide.scrollHeight > FULL || wide(slide)) && size > SMALLEST) {
       size -= 1;
       slide.style.fontSize = `${size}px`;
     }
