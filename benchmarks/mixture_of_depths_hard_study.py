@@ -1,7 +1,8 @@
 """Mixture of depths where depth is worth something: chains to follow, strewn among letters; written to a JSON file.
 
 ``python -m benchmarks.mixture_of_depths_hard_study`` trains every arm with every seed. Call it again after an
-interruption: what is in the file already is not run again. A seed takes some two minutes of one idle core.
+interruption: what is in the file already is not run again. A seed takes some two minutes of one idle core. Lecture 07
+reads the file.
 
 A sequence holds a few *names*, at places that are drawn anew, each with the name that it points to
 (:mod:`dynlib.data.chains`); the model must say of each name where its chain ends. One layer sees two hops, and a stack

@@ -1,4 +1,4 @@
-"""The study of mixture of depths on chains strewn among letters: its data and its arms."""
+"""The study of mixture of depths on chains strewn among letters: its data, its arms, its file."""
 
 from itertools import pairwise
 
@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import benchmarks.mixture_of_depths_hard_study as study
+from benchmarks.claim import load
 from dynlib.cost import count
 
 SETTINGS = study.SETTINGS
@@ -79,3 +80,11 @@ def test_the_shallow_dense_model_has_more_flops_than_any_mixture(arm: str) -> No
     given = study.strewn(2, seed=0)
     flops = {name: count(study.Reader(name), given).flops for name in (arm, "equal", "dense")}
     assert flops[arm] < flops["equal"] < flops["dense"] / 5
+
+
+def test_every_seed_of_the_file_has_all_of_the_main_arms() -> None:
+    rows = load("mixture_of_depths_hard_study")["runs"]
+    *main, _ = study.ARMS
+    seeds = {arm: {row["seed"] for row in rows if row["arm"] == arm} for arm in main}
+    assert len(seeds["dense"]) >= 3
+    assert all(found == seeds["dense"] for found in seeds.values())
