@@ -299,6 +299,47 @@ CLAIMS = (
         form=".1f",
         above=97.0,
     ),
+    *(
+        Claim(
+            "07_mixture_of_depths",
+            "Raposo et al.",
+            "2404.02258",
+            says,
+            read,
+            f"right at names far from their end: {measured}, points",
+            "mixture_of_depths_hard_study",
+            _points("runs", "hard", {"arm": "top-k"}, {"arm": rival}),
+            why,
+            above=above,
+            within=5.0,
+        )
+        for says, read, measured, rival, above, why in (
+            (
+                "Where depth counts: better than a dense model of equal FLOPs",
+                "slides",
+                "top-k − one dense layer, which has more FLOPs",
+                "equal",
+                0.0,
+                "A task that is made so that depth counts for few tokens; there text, of which nobody knows that.",
+            ),
+            (
+                "…and as good as the dense model of full depth",
+                "abstract",
+                "top-k − six dense layers; within 5 is yes",
+                "dense",
+                None,
+                "A mixture in every layer and a short training here; in every other one, and at equal training, there.",
+            ),
+            (
+                "…and much better than routing by random numbers",
+                "text not read here",
+                "top-k − Gaussian numbers",
+                "gaussian",
+                0.0,
+                "With a mixture in every layer nobody is carried by dense layers between.",
+            ),
+        )
+    ),
     Claim(
         "08_experts",
         "Fedus et al.",

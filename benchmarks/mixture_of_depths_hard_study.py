@@ -1,7 +1,8 @@
 """Mixture of depths where depth is worth something: chains to follow, strewn among letters; written to a JSON file.
 
 ``python -m benchmarks.mixture_of_depths_hard_study`` trains every arm with every seed. Call it again after an
-interruption: what is in the file already is not run again. A seed takes some two minutes of one idle core.
+interruption: what is in the file already is not run again. A seed takes some two minutes of one idle core. Lecture 07
+reads the file.
 
 A sequence holds a few *names*, at places that are drawn anew, each with the name that it points to
 (:mod:`dynlib.data.chains`); the model must say of each name where its chain ends. One layer sees two hops, and a stack
@@ -12,9 +13,8 @@ many tokens may run in a layer of a mixture as there are names.
 All models see the same sequences in the same order, for as many steps; a letter's loss weighs a tenth of a name's. In a
 mixture every layer is a mixture of depths, where the paper has every other one: dense layers between would follow the
 chains by themselves. Its capacity begins at 1 and narrows, as in unit 06, because a block hears of chosen tokens alone.
-Weights are σ(r), where the paper has r: while all tokens run, a layer may learn a negative r for names, and then loses
-them when it has to choose the largest; the last arm has r, to show it. What is counted is a forward pass at the final
-capacity, a multiply-add being 2 FLOPs.
+Weights are σ(r), which is never negative; the last arm has r itself, as the paper. What is counted is a forward pass at
+the final capacity, a multiply-add being 2 FLOPs.
 """
 
 import time

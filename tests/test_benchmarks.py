@@ -432,6 +432,7 @@ FINISHED = [
         "looped",
         "matformer",
         "mixture_of_depths",
+        "mixture_of_depths_hard",
         "paths",
         "recursion",
         "thinking",

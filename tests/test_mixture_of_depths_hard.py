@@ -1,4 +1,4 @@
-"""The study of mixture of depths on chains strewn among letters: its data and its arms."""
+"""The study of mixture of depths on chains strewn among letters: its data, its arms, its file."""
 
 from itertools import pairwise
 
@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import benchmarks.mixture_of_depths_hard_study as study
+from benchmarks.claim import load
 from dynlib.cost import count
 
 SETTINGS = study.SETTINGS
@@ -79,3 +80,9 @@ def test_the_shallow_dense_model_has_more_flops_than_any_mixture(arm: str) -> No
     given = study.strewn(2, seed=0)
     flops = {name: count(study.Reader(name), given).flops for name in (arm, "equal", "dense")}
     assert flops[arm] < flops["equal"] < flops["dense"] / 5
+
+
+def test_the_file_has_every_arm_with_every_seed() -> None:
+    rows = load("mixture_of_depths_hard_study")["runs"]
+    for arm in study.ARMS:
+        assert {row["seed"] for row in rows if row["arm"] == arm} == set(study.SEEDS)
