@@ -37,12 +37,12 @@ class Change(NamedTuple):
     def task(self) -> str:
         """The task that the cell belongs to, or the cell's own name."""
         task, _, part = self.cell.rpartition("-")
-        return task if task and part in PARTS else self.cell
+        return task if task and part.rstrip("23456789") in PARTS else self.cell
 
     @property
     def part(self) -> str:
         """Which part of its task it is."""
-        return PARTS.get(self.cell.rpartition("-")[2], "")
+        return PARTS.get(self.cell.rpartition("-")[2].rstrip("23456789"), "")
 
 
 def record(unit: str) -> Path:

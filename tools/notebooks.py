@@ -1,7 +1,8 @@
 """Where the notebooks lie, and how their tasks are marked.
 
 A task is a set of cells that share the front of their nbgrader id: ``gumbel-max-answer`` holds the answer,
-``gumbel-max-check`` the checks that the learner sees, ``gumbel-max-hidden`` those that only the teacher's version has.
+``gumbel-max-check`` the checks that the learner sees, ``gumbel-max-hidden`` those that only the teacher's version has;
+``gumbel-max-hidden2``, ``-hidden3``, … more of them, where a task has points in steps.
 """
 
 import hashlib
@@ -76,7 +77,7 @@ def is_check(cell: NotebookNode) -> bool:
 
 def task_of(cell: NotebookNode) -> str:
     """The task that a graded cell or an answer belongs to."""
-    return re.sub(r"-(answer|check|hidden)$", "", grade_id(cell))
+    return re.sub(r"-(answer|check|hidden\d?)$", "", grade_id(cell))
 
 
 def tasks(notebook: NotebookNode) -> dict[str, list[NotebookNode]]:

@@ -201,18 +201,20 @@ def graded_as_agreed(notebook: NotebookNode) -> list[str]:
             wrong.append(f"{cell.id}: points must be a whole number above 0, and are {points!r}")
         if not grade and points is not None:
             wrong.append(f"{cell.id}: points on a cell that is not graded")
-        ends = "answer" if answer else "(check|hidden)" if grade else "(?!answer$|check$|hidden$)[a-z0-9]+"
+        ends = "answer" if answer else "(check|hidden[2-9]?)" if grade else "(?!answer$|check$|hidden[2-9]?$)[a-z0-9]+"
         if not re.fullmatch(rf"(?:[a-z0-9-]+-)?{ends}", name):
             wrong.append(f"{cell.id}: the grade id must end in {ends}")
     return wrong
 
 
 def one_of_each(notebook: NotebookNode) -> list[str]:
-    """Each task has one answer, one check and one hidden cell, in this order."""
+    """Each task has one answer, one check and one hidden cell, in this order; more hidden ones for points in steps."""
+    steps = ["hidden", *(f"hidden{step}" for step in range(2, 10))]
     return [
         f"{task}: has {', '.join(grade_id(cell) for cell in cells)}"
         for task, cells in tasks(notebook).items()
-        if [grade_id(cell) for cell in cells] != [f"{task}-{part}" for part in ("answer", "check", "hidden")]
+        if [grade_id(cell) for cell in cells]
+        != [f"{task}-{part}" for part in ("answer", "check", *steps[: max(1, len(cells) - 2)])]
     ]
 
 
@@ -285,7 +287,7 @@ def hidden_is_hidden(notebook: NotebookNode) -> list[str]:
     wrong = []
     for cell in notebook.cells:
         outside, inside = _split(cell.source, "HIDDEN TESTS")
-        if not grade_id(cell).endswith("-hidden"):
+        if not re.search(r"-hidden[2-9]?$", grade_id(cell)):
             if inside:
                 wrong.append(f"{cell.id}: hidden tests outside a hidden cell")
         elif not any("checks.task" in line for line in inside):

@@ -64,6 +64,18 @@ def hull(costs, qualities):
 # +            if rise * (costs[i] - costs[k]) >= more * (costs[k] - costs[j]):
 
 
+# %% wrong: knob-hull | a room for rounding | killed by: small joules
+# edit of: the teacher's
+# -            if rise * (costs[i] - costs[k]) > more * (costs[k] - costs[j]):
+# +            if rise * (costs[i] - costs[k]) > more * (costs[k] - costs[j]) + 1e-9:
+
+
+# %% wrong: knob-hull | the best so far begins at 0 | killed by: under a line
+# edit of: the teacher's
+# -        if kept and qualities[i] <= qualities[kept[-1]]:
+# +        if qualities[i] <= (qualities[kept[-1]] if kept else 0.0):
+
+
 # %% wrong: knob-hull | the hull from below | killed by: under a line
 # edit of: the teacher's
 # -            if rise * (costs[i] - costs[k]) > more * (costs[k] - costs[j]):
@@ -230,6 +242,53 @@ def schedule(costs, limit, requests):
 # +    dear = [math.floor(t * share) for t in range(requests + 1)]
 
 
+# %% wrong: knob-schedule | no room for rounding, by what the share allows | killed by: rounding
+def schedule(costs, limit, requests):
+    if limit < costs[0]:
+        raise ValueError("too little")
+    if limit >= costs[-1]:
+        return [len(costs) - 1] * requests
+    low = max(place for place, cost in enumerate(costs) if cost <= limit)
+    share = (limit - costs[low]) / (costs[low + 1] - costs[low])
+    plan, dear = [], 0
+    for t in range(1, requests + 1):
+        take = dear + 1 <= share * t
+        dear += take
+        plan.append(low + take)
+    return [int(place) for place in plan]
+
+
+# %% wrong: knob-schedule | too much room for rounding | killed by: never ahead
+# edit of: the teacher's
+# -    dear = [math.floor(t * share + 1e-9) for t in range(requests + 1)]  # how many of the first t
+# +    dear = [math.floor(t * share + 1e-4) for t in range(requests + 1)]
+
+
+# %% wrong: knob-schedule | the room for rounding is in joules | killed by: never ahead
+# edit of: by what was spent so far
+# -        take = high > low and (dears + 1) * gap <= (t * (limit - costs[low])) + 1e-9 * gap
+# +        take = high > low and (dears + 1) * gap <= (t * (limit - costs[low])) + 1e-9
+
+
+# %% wrong: knob-schedule | every so many, rounded | killed by: two of several
+# edit of: the teacher's
+# -    dear = [math.floor(t * share + 1e-9) for t in range(requests + 1)]  # how many of the first t
+# +    every = round(1 / share) if share else requests + 1
+# +    dear = [t // every for t in range(requests + 1)]
+
+
+# %% wrong: knob-schedule | the dearest only where there is more than it costs | killed by: more than enough
+# edit of: the teacher's
+# -    if limit >= costs[-1]:
+# +    if limit > costs[-1]:
+
+
+# %% wrong: knob-schedule | the cheapest's own cost buys nothing | killed by: one knob
+# edit of: the teacher's
+# -    if limit < costs[0]:
+# +    if limit <= costs[0]:
+
+
 # %% wrong: knob-schedule | always the cheap one | killed by: two knobs
 # edit of: the teacher's
 # -    return [low + after - before for before, after in pairwise(dear)]
@@ -312,7 +371,7 @@ def schedule(costs, limit, requests):
 # +        return [0] * requests
 
 
-# %% wrong: knob-schedule | more than enough is an error | killed by: runs
+# %% wrong: knob-schedule | more than enough is an error | killed by: more than enough
 # edit of: the teacher's
 # -    if limit >= costs[-1]:
 # -        return [len(costs) - 1] * requests
@@ -481,6 +540,26 @@ def price(curves, counts, budget):
     return high
 
 
+# %% wrong: one-price | prices up to a million | killed by: small joules
+# edit of: prices up to one
+# -    low, high = 0.0, 1.0
+# -    for _ in range(60):
+# +    low, high = 0.0, 1e6
+# +    for _ in range(100):
+
+
+# %% wrong: one-price | halving to a width of a millionth | killed by: one kind
+# edit of: by halving
+# -    while high - low > 1e-9 * high:
+# +    while high - low > 1e-6:
+
+
+# %% wrong: one-price | at the slope itself, where rounding decides | killed by: between equals
+# edit of: the teacher's
+# -    return next(at for at in sorted({0.0, *slopes}) if spent(at * (1 + 1e-9)) <= budget)
+# +    return next(at for at in sorted({0.0, *slopes}) if spent(at) <= budget)
+
+
 # %% wrong: one-price | a grid of prices | killed by: one kind
 def price(curves, counts, budget):
     def spent(at):
@@ -576,6 +655,27 @@ def at_most_loss(logits, costs, target, multiplier, weight, rate):
 # edit of: the teacher's
 # -    return loss, miss, max(0.0, multiplier + rate * weight * miss)
 # +    return loss, -miss, max(0.0, multiplier + rate * weight * miss)
+
+
+# %% wrong: at-most-loss | the miss is cut off at 0 | killed by: expected cost
+# edit of: the teacher's
+# -    return loss, miss, max(0.0, multiplier + rate * weight * miss)
+# +    return loss, max(0.0, miss), max(0.0, multiplier + rate * weight * miss)
+
+
+# %% wrong: at-most-loss | a bracket for each request | killed by: expected cost
+# edit of: the teacher's
+# -    gap = ((comes * torch.cat([leaves, sure], 1)) @ costs).mean() - target
+# -    loss = ((multiplier + weight * gap).clamp_min(0) ** 2 - multiplier**2) / (2 * weight)
+# +    gap = (comes * torch.cat([leaves, sure], 1)) @ costs - target
+# +    loss = (((multiplier + weight * gap).clamp_min(0) ** 2 - multiplier**2) / (2 * weight)).mean()
+# +    gap = gap.mean()
+
+
+# %% wrong: at-most-loss | probabilities are kept from 0 and 1 | killed by: large logits
+# edit of: the teacher's
+# -    leaves = torch.sigmoid(logits)
+# +    leaves = torch.sigmoid(logits).clamp(1e-8, 1 - 1e-8)
 
 
 # %% wrong: at-most-loss | from both sides | killed by: under the target
@@ -773,6 +873,12 @@ def predict():
 # +        "both spare the easy half": (1 - 3 / 4 * f) / 4,
 
 
+# %% wrong: predict-savings | a learner of four is a quarter of the block | killed by: both spare the easy half
+# edit of: the teacher's
+# -        "both spare the easy half": ((1 - 3 / 4 * f) / 4 + 1) / 2,
+# +        "both spare the easy half": (1 / 4 / 4 + 1) / 2,
+
+
 # %% wrong: predict-savings | the product again | killed by: each spares another half
 # edit of: the teacher's
 # -        "each spares another half": (1 / 4 + (1 - 3 / 4 * f)) / 2,
@@ -801,7 +907,103 @@ def predict():
     return [0.64, 0.5, 0.68, 0.34, 0.32, 0.565, 0.385, "too low"]
 
 
-# %% right: govern-battery | prices by halving, the forecast in time
+# %% right: govern-battery | prices of days that are drawn
+def govern(kind, now, left, seen, curves, expected):
+    import random
+
+    came = sum(seen.values())
+    draw = random.Random(came)
+    shape, unit = 25 + came / 5, 25 / expected + now / 5
+    kinds = list(curves)
+    weights = [seen[one] + 8 for one in kinds]
+
+    def up(points):
+        return [(b[1] - a[1]) / (b[0] - a[0]) for a, b in zip(points, points[1:])]
+
+    mean = {one: weight / sum(weights) for one, weight in zip(kinds, weights)}
+    steps = sorted(
+        (-slope, mean[one] * (b[0] - a[0]))
+        for one in kinds
+        for slope, a, b in zip(up(curves[one]), curves[one], curves[one][1:])
+    )
+    least = sum(mean[one] * curves[one][0][0] for one in kinds)
+    scarce = sum(mean[one] * curves[one][0][1] for one in kinds) / least
+    total = 0.0
+    for turn in range(24):
+        rate = draw.gammavariate(shape, 1 / unit)
+        number = 1 + max(0.0, draw.gauss((1 - now) * rate, math.sqrt(2 * (1 - now) * rate)))
+        share, price = left / number - least, scarce
+        if share >= 0:
+            for slope, cost in steps:
+                price = -slope
+                share -= cost
+                if share < 0:
+                    break
+            else:
+                price = 0.0
+        total += price
+    price = total / 24
+    place = sum(slope > price for slope in up(curves[kind]))
+    while place >= 0 and curves[kind][place][0] * curves[kind][place][2] > left:
+        place -= 1
+    return place if place >= 0 else None
+
+
+# %% right: govern-battery | what it brings now and what the rest brings later
+def govern(kind, now, left, seen, curves, expected):
+    came = sum(seen.values())
+    unit = 25 / expected + now / 5
+    rate = (25 + came / 5) / unit
+    mean, spread = (1 - now) * rate, math.sqrt(5 * (1 - now) * rate + (1 - now) ** 2 * rate / unit)
+    numbers = [max(0.0, mean + z * spread) for z in (-1.5, -0.9, -0.5, -0.15, 0.15, 0.5, 0.9, 1.5)]
+    often = {one: (seen[one] + 10) / (came + 10 * len(curves)) for one in curves}
+    steps = []
+    for one, points in curves.items():
+        before = (0.0, 0.0)
+        for cost, quality, _ in points:
+            rise, run = quality - before[1], cost - before[0]
+            steps.append((rise / run, often[one] * run))
+            before = cost, quality
+    steps.sort(reverse=True)
+
+    def later(joules, number):
+        worth, each = 0.0, joules / number
+        for slope, cost in steps:
+            part = min(each, cost)
+            worth, each = worth + slope * part, each - part
+            if each <= 0:
+                break
+        return number * worth
+
+    best, choice = -math.inf, None
+    for place, (cost, quality, most) in enumerate(curves[kind]):
+        if cost * most <= left:
+            rest = sum(later(left - cost, number) for number in numbers if number > 0) / len(numbers)
+            if quality + rest > best + 1e-12:
+                best, choice = quality + rest, place
+    return choice
+
+
+# %% wrong: govern-battery | one price, for the number that is expected | killed by: above the reference
+def govern(kind, now, left, seen, curves, expected):
+    came, shape, clump = sum(seen.values()), 25, 10
+    rate = (shape + came / clump) / (shape / expected + now / clump)
+    allowance = left / (1 + (1 - now) * rate)
+
+    def at(one, price):
+        return max(range(len(curves[one])), key=lambda k: (curves[one][k][1] - price * curves[one][k][0], -k))
+
+    def mean(price):
+        return sum((seen[one] + 1) / (came + len(seen)) * curves[one][at(one, price)][0] for one in curves)
+
+    steps = {(b[1] - a[1]) / (b[0] - a[0]) for points in curves.values() for a, b in pairwise(points)}
+    prices = sorted(step * (1 + 1e-9) for step in {0.0, *steps})
+    price = next((price for price in prices if mean(price) <= allowance), prices[-1])
+    knobs = enumerate(curves[kind][: at(kind, price) + 1])
+    return max((k for k, (cost, _, most) in knobs if cost * most <= left), default=None)
+
+
+# %% wrong: govern-battery | prices by halving, for the number that is expected | killed by: at the reference
 def govern(kind, now, left, seen, curves, expected):
     came = sum(seen.values())
     rate = (25 + came / 8) / (25 / expected + now / 8)
@@ -832,7 +1034,7 @@ def govern(kind, now, left, seen, curves, expected):
     return None if place < 0 else place
 
 
-# %% right: govern-battery | the lower of the two prices in its turn
+# %% wrong: govern-battery | the lower of two prices in its turn, as the reference does it | killed by: above the reference
 def govern(kind, now, left, seen, curves, expected):
     came = sum(seen.values())
     unit = 25 / expected + now / 10
@@ -884,6 +1086,51 @@ def govern(kind, now, left, seen, curves, expected):
 # +    return at(kind, price)
 
 
+# %% wrong: govern-battery | refused where the chosen one is not paid for | killed by: a cheaper knob
+# edit of: the teacher's
+# -    knobs = enumerate(curves[kind][: at(kind, price) + 1])
+# -    return max((k for k, (cost, _, most) in knobs if cost * most <= left), default=None)
+# +    cost, _, most = curves[kind][at(kind, price)]
+# +    return at(kind, price) if cost * most <= left else None
+
+
+# %% wrong: govern-battery | four knobs for every kind | killed by: runs
+# edit of: the teacher's
+# -        return max(range(len(curves[one])), key=lambda k: (curves[one][k][1] - price * curves[one][k][0], -k))
+# +        return max(range(4), key=lambda k: (curves[one][k][1] - price * curves[one][k][0], -k))
+
+
+# %% wrong: govern-battery | even shares, by forecast and rate | killed by: better than even shares
+def govern(kind, now, left, seen, curves, expected):
+    coming = (1 - now) * (expected + sum(seen.values())) / (1 + now) + 1
+    paid = [k for k, (cost, _, most) in enumerate(curves[kind]) if cost * most <= left]
+    return max((k for k in paid if curves[kind][k][0] <= left / coming or k == 0), default=None)
+
+
+# %% wrong: govern-battery | a price by the rate of the day alone | killed by: better than even shares
+# edit of: one price, for the number that is expected
+# -    rate = (shape + came / clump) / (shape / expected + now / clump)
+# +    rate = came / max(now, 1e-3)
+
+
+# %% wrong: govern-battery | a price by the forecast alone | killed by: above the reference
+# edit of: one price, for the number that is expected
+# -    rate = (shape + came / clump) / (shape / expected + now / clump)
+# +    rate = expected
+
+
+# %% wrong: govern-battery | a shorter day is hoped for | killed by: near the reference
+# edit of: one price, for the number that is expected
+# -    allowance = left / (1 + (1 - now) * rate)
+# +    allowance = left / (1 + 0.7 * (1 - now) * rate)
+
+
+# %% wrong: govern-battery | a longer day is feared | killed by: near the reference
+# edit of: one price, for the number that is expected
+# -    allowance = left / (1 + (1 - now) * rate)
+# +    allowance = left / (1 + 1.1 * (1 - now) * rate)
+
+
 # %% wrong: govern-battery | the dearest that can be paid for | killed by: better than a fixed knob
 def govern(kind, now, left, seen, curves, expected):
     return max((k for k, (cost, _, most) in enumerate(curves[kind]) if cost * most <= left), default=None)
@@ -902,7 +1149,7 @@ def govern(kind, now, left, seen, curves, expected):
     return max(knobs, default=None)
 
 
-# %% wrong: govern-battery | even shares, by the clock | killed by: near the reference
+# %% wrong: govern-battery | even shares, by the clock | killed by: better than even shares
 def govern(kind, now, left, seen, curves, expected):
     share = left / (1 + (1 - now) * expected)
     knobs = [k for k, (cost, _, most) in enumerate(curves[kind]) if cost * most <= left and (cost <= share or k == 0)]
@@ -915,25 +1162,25 @@ def govern(kind, now, left, seen, curves, expected):
 
 
 # %% wrong: govern-battery | so many are still to come as were forecast | killed by: better than a fixed knob
-# edit of: the teacher's
+# edit of: one price, for the number that is expected
 # -    allowance = left / (1 + (1 - now) * rate)
 # +    allowance = left / (1 + expected)
 
 
 # %% wrong: govern-battery | three times as many as have come by now | killed by: better than a fixed knob
-# edit of: the teacher's
+# edit of: one price, for the number that is expected
 # -    rate = (shape + came / clump) / (shape / expected + now / clump)
 # +    rate = 3 * came / max(now, 1e-3)
 
 
 # %% wrong: govern-battery | what was forecast comes, whatever has come | killed by: better than a fixed knob
-# edit of: the teacher's
+# edit of: one price, for the number that is expected
 # -    allowance = left / (1 + (1 - now) * rate)
 # +    allowance = left / (1 + max(0.0, expected - came))
 
 
 # %% wrong: govern-battery | prices of the visible curves | killed by: better than a fixed knob
-# edit of: the teacher's
+# edit of: one price, for the number that is expected
 # -    price = next((price for price in prices if mean(price) <= allowance), prices[-1])
 # +    price = next((price for price in prices if mean(price) <= allowance), prices[-1])
 # +    price = min(0.2, max(0.02, price))
