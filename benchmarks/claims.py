@@ -259,6 +259,17 @@ CLAIMS = (
         )
     ),
     Claim(
+        "06_colt5",
+        "Ainslie et al.",
+        "2303.09752",
+        "Learned routing is better than evenly spaced, here of the feed-forward part alone",
+        "text",
+        "pairs of symbols answered, learned − evenly spaced, points",
+        "colt5_heavy_study",
+        _points("runs", "accuracy", {"arm": "learned"}, {"arm": "even"}),
+        "There all routers of a model are evenly spaced; here one layer, and a task that needs nothing else.",
+    ),
+    Claim(
         "07_mixture_of_depths",
         "Raposo et al.",
         "2404.02258",

@@ -427,6 +427,7 @@ FINISHED = [
         "acm",
         "avit",
         "colt5",
+        "colt5_heavy",
         "experts",
         "gumbel",
         "looped",

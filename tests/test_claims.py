@@ -237,6 +237,22 @@ def test_the_page_as_it_is_committed_says_what_the_files_say() -> None:
         assert f"| **{row.verdict}** |" in line, again
 
 
+@pytest.mark.parametrize(
+    ("unit", "says", "starts"),
+    [
+        ("08_experts", "One expert a token does as well as two", "One expert a token does as well as two"),
+        ("08_experts", "At equal FLOPs, a layer of many experts is better than a dense one", "At equal FLOPs a layer"),
+    ],
+)
+def test_a_lecture_says_of_a_claim_what_the_claims_say(unit: str, says: str, starts: str) -> None:
+    (row,) = (row for row in claims.rows() if row.claim.unit == unit and row.claim.says == says)
+    (cell,) = (cell for cell in read(LECTURES / f"{unit}.ipynb").cells if cell.id == "paper-table")
+    page = "\n".join(output.get("data", {}).get("text/markdown", "") for output in cell.outputs)
+    (line,) = (line for line in page.split("\n") if line.startswith(f"| {starts}"))
+    assert f"**{row.verdict}**" in line
+    assert row.told.split(",")[0].lstrip("+") in line
+
+
 def test_the_command_prints_all_rows(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["claims"])
     claims.main()
