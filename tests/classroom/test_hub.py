@@ -20,6 +20,7 @@ from traitlets.config import Config, PyFileConfigLoader
 
 from classroom.hub import people
 from classroom.hub.exchange import TIME, Collect, ReleaseFeedback, user_id
+from tests.classroom import hub
 from tools.notebooks import ROOT
 
 HUB = ROOT / "classroom" / "hub"
@@ -311,3 +312,13 @@ def test_scripts_and_settings_can_be_read() -> None:
         assert told["jpserver_extensions"]["nbgrader.server_extensions.formgrader"] is sees
     pins = [line for line in (HUB / "requirements.txt").read_text().split("\n") if line and not line.startswith("#")]
     assert all(re.fullmatch(r"[\w-]+==[\d.]+", pin) for pin in pins)
+
+
+def test_without_a_hub_the_class_says_how_to_make_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["hub", str(tmp_path)])
+    assert hub.main() == 0
+    assert capsys.readouterr().out.startswith("skipped: there is no ")
+    assert len(hub.KINDS) == 30
+    assert {kind for kind in hub.KINDS if hub.KINDS.count(kind) == 1} >= {"forger", "linked", "backdated"}
