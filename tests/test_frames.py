@@ -111,7 +111,7 @@ def test_the_pictures_of_a_lecture_are_of_its_code_differ_and_are_light(path: Pa
     for control in frames.kept(notebook, path.stem, FRAMES).values():
         pictures = [(FRAMES / path.stem / frame["file"]).read_bytes() for frame in control.frames]
         assert len(set(pictures)) == len(pictures) >= 3
-        assert all(len(frame["alt"]) > 40 for frame in control.frames)
+        assert all(len(frame["alt"]) > 20 for frame in control.frames)
         twin = by_id[control.twin].outputs if control.twin else []
         assert any("image/png" in output.data for output in twin) == bool(control.twin)
 

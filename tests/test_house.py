@@ -225,7 +225,7 @@ def texts() -> Iterator[tuple[str, str]]:
     tops = [path for path in ROOT.iterdir() if path.is_file() and path.name != ".git"]
     inner = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*") if path.is_file()]
     for path in sorted(tops + inner):
-        if "__pycache__" in path.parts or path.suffix in {".pyc", ".safetensors", ".png", ".gif", ".jpg"}:
+        if "__pycache__" in path.parts or path.suffix in {".pyc", ".safetensors", ".png", ".gif", ".jpg", ".webp"}:
             continue
         text = path.read_text(encoding="utf-8")
         yield str(path.relative_to(ROOT)), "\n".join(seen(json.loads(text))) if path.suffix == ".ipynb" else text

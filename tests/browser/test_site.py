@@ -15,7 +15,7 @@ from tests.browser.pages import broken, mib, weight, wordless
 from tools.assets import asset
 from tools.site import BUILT, DRAWN, build
 
-pytestmark = [pytest.mark.timeout(900), pytest.mark.slow, pytest.mark.xdist_group("site")]  # it is built once
+pytestmark = [pytest.mark.timeout(1800), pytest.mark.slow, pytest.mark.xdist_group("site")]  # it is built once
 
 PAGE_MB, SITE_MB = 2, 60
 FRAMES_KB = 300
