@@ -112,7 +112,7 @@ grade: $(READY)  ## grade a folder of submissions (ARGS="~/course 02_gumbel --jo
 bench: $(READY)  ## cost and time of every mechanism against its dense or public peer
 	$(BIN)/python -m benchmarks $(ARGS)
 
-peers: $(READY)  ## add the packages that `make bench` compares ours with in rows of their own (PEERSIZE)
+peers: $(READY)  ## add the packages that `make bench` compares ours with, 4 MB: without them a row says that it is skipped
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[peers]'
 	@# these two ask for much more than the models that are compared need
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps vit-pytorch tiny-recursive-model

@@ -49,7 +49,7 @@ def test_a_bar_may_move_after_each_warm_up_and_each_sample():
         lambda: log.append("b"),
         repeats=2,
         warmup=1,
-        least_seconds=0,
+        least_seconds=0.0,
         each=lambda: log.append("-"),
     )
     assert "".join(log) == "a-b-" + "a-b-" + "b-a-"
