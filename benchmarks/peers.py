@@ -1,6 +1,7 @@
 """Packages that others wrote, to be compared with: a row for each, or one sentence where it is not installed.
 
-They are the extra ``peers``, and two more that ask for much which their models do not need:
+The set-up brings entmax and transformers. ``make peers`` adds the others: the extra ``peers``, and two more that ask
+for much which their models do not need. Without make:
 
     pip install -c constraints.txt -e '.[peers]'
     pip install -c constraints.txt --no-deps vit-pytorch tiny-recursive-model
@@ -41,8 +42,7 @@ def peer(
 
 def _measure(mechanism: str, package: str, measure: Callable[[Any, str], Rows], module: str, extra: bool) -> Rows:
     if find_spec(module.split(".")[0]) is None:
-        how = "-e '.[oracles,peers]'" if extra else f"--no-deps {package} einops"
-        note = f"Skipped: {package} is not installed; pip install -c constraints.txt {how} adds the row."
+        note = f"Skipped: {package} is not installed; `make peers` adds it, and with it this row."
         return Row(mechanism=mechanism, size="–", peer=package, note=note, skipped=True)
     if not extra:
         _without_front(module.split(".")[0])

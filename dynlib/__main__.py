@@ -24,6 +24,8 @@ SUPPLIES = Path("/sys/class/power_supply")
 """Where Linux keeps what it knows of batteries."""
 PHONE = 15.0
 """Watt-hours of a phone's battery, about; for a machine that says nothing of its own."""
+TRIAL = 100
+"""Requests on which all pairs of two knobs are tried, before those that none beats are measured."""
 
 
 UNITS = {"flops": "FLOPs", "seconds": "s", "joules": "J"}
@@ -185,7 +187,11 @@ def _budget(given: argparse.Namespace) -> None:
             )
         print(f"The curve is read from {given.curve}.")
     else:
-        curve = made.calibrate(given.count)
+        each = f"{given.count} held-out requests at each of {len(made.knobs)} knobs"
+        if made.pair:
+            each = f"{TRIAL} requests at each of {len(made.knobs)} pairs, then {given.count} at those that none beats"
+        print(f"Measuring {title(made)}: {each}. --count takes fewer, and --curve keeps what comes out.", flush=True)
+        curve = made.calibrate(given.count, trial=TRIAL if made.pair else 0)
         if given.curve is not None:
             curve.save(given.curve)
     print(f"{title(made)}. Energy is {curve.energy}.")

@@ -234,7 +234,7 @@ def test_the_page_shows_the_rows_that_are_kept():
 def test_a_package_that_is_not_there_is_skipped_with_a_sentence_and_tried_again(tmp_path):
     name, measure = peer("a mechanism", "no-such-package", pytest.fail)
     row = measure()
-    assert "no-such-package is not installed; pip install" in row.note
+    assert "no-such-package is not installed; `make peers` adds it" in row.note
     store = kept.Kept(tmp_path / "results.json")
     store.add(name, "cpu", row)
     assert store.rows(name, "cpu") is None

@@ -246,6 +246,34 @@ def test_the_command_plans_and_spends_with_a_pair_of_knobs(tmp_path: Path, capsy
         command.main([*at, "--share", "1%"])
 
 
+def test_of_many_pairs_those_that_another_beats_in_a_trial_are_left_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made, asked = mechanism("digits_vit", "early_exit_acm"), list[tuple[int, int, int]]()
+
+    def requests(count: int, size: int, seed: int) -> list[tuple[Any, torch.Tensor]]:
+        asked.append((count, size, seed))
+        return made.requests(count, size, seed)
+
+    few = made._replace(knobs=(made.knobs[0], made.knobs[5], made.knobs[14], made.knobs[-1]), requests=requests)
+    curve = few.calibrate(16, alone=2, trial=24, repeats=0, joules=False)
+    assert asked == [(16, 16, 1), (2, 1, 2), (24, 24, 4)]
+    tried = few.calibrate(24, size=24, alone=1, repeats=0, joules=False)
+    kept = [point.knob for point in curve.points]
+    assert 1 <= len(kept) < 4
+    assert kept[0] == min(tried.points, key=lambda point: point.flops).knob
+    with pytest.raises(ValueError, match="trial"):
+        few.calibrate(16, trial=-1)
+    fewer = few._replace(requests=lambda count, size, seed: made.requests(min(count, 4), min(size, 4), seed))
+    monkeypatch.setattr(command, "mechanism", lambda backbone, name: fewer)
+    monkeypatch.setattr(command, "TRIAL", 24)
+    at = ["budget", "digits_vit", "--mechanism", "early_exit_acm", "--count", "16", "--requests", "2"]
+    command.main([*at, "--share", "99%"])
+    out, err = capsys.readouterr()
+    assert "24 requests at each of 4 pairs, then 16 at those that none beats" in out
+    assert re.search(r"0/\d+ \[00:00<", err), "a bar from the beginning on"
+
+
 def test_a_quality_that_is_no_share_of_right_answers_has_its_own_word(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -156,7 +156,7 @@ def test_conda_gets_the_same_environment_as_make() -> None:
     assert f"--extra-index-url {VARIABLES['TORCH_CPU_INDEX']}" in pip
     assert "-c constraints.txt" in pip
     (ours,) = [line for line in pip if line.startswith("-e ")]
-    assert re.findall(r"pip install .*-e '([^']+)'", MAKEFILE) == [".[browser]", ".[site]", ".[pretrained]"]
+    assert re.findall(r"pip install .*-e '([^']+)'", MAKEFILE) == [".[browser]", ".[site]", ".[peers]", ".[pretrained]"]
     assert ours == f"-e .[{VARIABLES['EXTRAS']}]"
     extras = set(VARIABLES["EXTRAS"].split(","))
     assert extras == set(PROJECT["optional-dependencies"]) - {"kernels", "peers", "browser", "site", "pretrained"}

@@ -69,16 +69,18 @@ def calibrate(
     runs: list[tuple[Any, Callable[[Any], Any]]] = [(knob, partial(run, knob)) for knob in knobs]
     if dense is not None:
         runs.append((None, dense))
-    with torch.no_grad():
-        counted = [
-            _measured(one, batches, judge) for _, one in tqdm(runs, desc=f"calibrating {name}".strip(), leave=False)
-        ]
+    steps = len(runs) * (1 + (repeats + 1) * (repeats > 0))  # each is counted; if there is a clock, warmed up and timed
+    with torch.no_grad(), tqdm(total=steps, desc=f"calibrating {name}".strip(), leave=False) as bar:
+        counted = []
+        for _, one in runs:
+            counted.append(_measured(one, batches, judge))
+            bar.update()
         if ordered:
             _check_order(knobs, [flops for flops, *_ in counted[: len(knobs)]])
         inputs, targets = _largest(batches)
         seconds: list[float | None] = [None] * len(runs)
         if repeats:
-            took = timed(*(partial(one, inputs) for _, one in runs), repeats=repeats, warmup=1)
+            took = timed(*(partial(one, inputs) for _, one in runs), repeats=repeats, warmup=1, each=bar.update)
             seconds = [one / len(targets) for one in took.seconds]
         energies, source = _energies([one for _, one in runs], batches, [cost for *_, cost in counted], joules)
     points = [

@@ -66,7 +66,13 @@ def _rank(n: int) -> int:
     return rank
 
 
-def timed(*functions: Callable[[], Any], repeats: int = 25, warmup: int = 2, least_seconds: float = 1e-3) -> Timing:
+def timed(
+    *functions: Callable[[], Any],
+    repeats: int = 25,
+    warmup: int = 2,
+    least_seconds: float = 1e-3,
+    each: Callable[[], Any] | None = None,
+) -> Timing:
     """Time functions in turn: A B C, then B C A, then C A B, …, so that a drift of the machine meets them all alike.
 
     Work on a GPU is waited for. The gradient mode is the caller's.
@@ -77,6 +83,7 @@ def timed(*functions: Callable[[], Any], repeats: int = 25, warmup: int = 2, lea
         warmup: calls of each function before the first round.
         least_seconds: a function that is faster is called several times for one sample, so that it lasts about this
             long and the clock's grain does not matter. 0 calls each function once.
+        each: called after the warm-up of each function and after each sample, while no clock runs: it may move a bar.
 
     Raises:
         TypeError: if something given is no function.
@@ -99,11 +106,15 @@ def timed(*functions: Callable[[], Any], repeats: int = 25, warmup: int = 2, lea
         for _ in range(warmup):
             function()
         calls.append(_calls_for(function, least_seconds))
+        if each is not None:
+            each()
     samples: list[list[float]] = [[] for _ in functions]
     for turn in range(repeats):
         for place in range(len(functions)):
             which = (place + turn) % len(functions)
             samples[which].append(_seconds(functions[which], calls[which]) / calls[which])
+            if each is not None:
+                each()
     return Timing(tuple(tuple(sample) for sample in samples), tuple(calls))
 
 

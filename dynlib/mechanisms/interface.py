@@ -44,20 +44,29 @@ class Mechanism(NamedTuple):
         """The quality of each request."""
         return (outputs.argmax(-1) == targets).double() if self.quality is None else self.quality(outputs, targets)
 
-    def calibrate(self, count: int = 1000, *, size: int = 250, alone: int = 64, **options: Any) -> CostCurve:
+    def calibrate(
+        self, count: int = 1000, *, size: int = 250, alone: int = 64, trial: int = 0, **options: Any
+    ) -> CostCurve:
         """Its curve on held-out data, where ``alone`` requests come each on its own, to see what the dearest takes.
 
         Args:
             count: requests in batches.
             size: of a batch at most.
             alone: requests in batches of one.
+            trial: first so many other requests at all knobs, by their FLOPs alone; knobs that another one beats there
+                are left out. For pairs of knobs, of which there are many. 0 keeps all.
             options: of :func:`dynlib.cost.calibrate`.
         """
         check_whole("size", size, least=1)
         batches = self.requests(check_whole("count", count, least=1), min(count, size), 1)
         batches += self.requests(check_whole("alone", alone, least=1), 1, 2)
-        known = {"dense": self.dense, "quality": self.quality, "ordered": not self.pair}
-        return calibrate(self.run, self.knobs, batches, **{**known, "name": title(self), **options})
+        known: dict[str, Any] = {"quality": self.quality, "ordered": not self.pair, "name": title(self)}
+        knobs = self.knobs
+        if check_whole("trial", trial, least=0):
+            tried = calibrate(self.run, knobs, self.requests(trial, trial, 4), repeats=0, joules=False, **known)
+            better = {point.knob for point in tried.envelope()}
+            knobs = tuple(knob for knob in knobs if knob in better)
+        return calibrate(self.run, knobs, batches, **{**known, "dense": self.dense, **options})
 
 
 def title(made: Mechanism) -> str:

@@ -42,6 +42,19 @@ def test_warmup_calls_come_before_and_are_not_sampled():
     assert len(timing.samples[0]) == 3
 
 
+def test_a_bar_may_move_after_each_warm_up_and_each_sample():
+    log: list[str] = []
+    timed(
+        lambda: log.append("a"),
+        lambda: log.append("b"),
+        repeats=2,
+        warmup=1,
+        least_seconds=0.0,
+        each=lambda: log.append("-"),
+    )
+    assert "".join(log) == "a-b-" + "a-b-" + "b-a-"
+
+
 def test_a_fast_function_is_called_often_enough_for_the_clock():
     timing = timed(lambda: None, lambda: time.sleep(0.002), repeats=3)
     assert timing.calls[0] > 100

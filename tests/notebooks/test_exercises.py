@@ -154,6 +154,14 @@ def _without(name: str) -> Callable[[NotebookNode, NotebookNode], object]:
     return _source(lambda source: source.cells.remove(toys.cell_of(source, name)))
 
 
+def _step(source: NotebookNode, number: int, says: str = "# Hidden checks look at more numbers.\n") -> None:
+    cell = nbformat.from_dict(toys.cell_of(source, "double-hidden"))
+    cell.id = cell.metadata.nbgrader.grade_id = f"double-hidden{number}"
+    cell.source = says + cell.source.split("\n", 1)[1]
+    last = max(at for at, there in enumerate(source.cells) if there.id.startswith("double-hidden"))
+    source.cells.insert(last + 1, cell)
+
+
 SPOILERS: list[tuple[str, str, Callable[[NotebookNode, NotebookNode], object]]] = [
     ("well formed", "another kernel", _source(lambda s: s.metadata.kernelspec.update(name="conda-env"))),
     ("well formed", "a version of Python", _source(lambda s: s.metadata.language_info.update(version="3.11"))),
@@ -179,6 +187,8 @@ SPOILERS: list[tuple[str, str, Callable[[NotebookNode, NotebookNode], object]]] 
     ("graded as agreed", "points for an answer", _mark("double-answer", points=1)),
     ("graded as agreed", "a check with another ending", _mark("double-check", grade_id="double-test")),
     ("one of each", "no hidden checks", _without("double-hidden")),
+    ("one of each", "a second step and no third", _source(lambda s: [_step(s, 2), _step(s, 4)])),
+    ("hidden is hidden", "a step without a comment", _source(lambda s: _step(s, 2, ""))),
     ("one of each", "checks above the answer", _source(lambda s: s.cells.insert(2, s.cells.pop(5)))),
     ("told beforehand", "other points", _mark("double-hidden", points=5)),
     ("told beforehand", "no minutes", _text("double-task", "minutes", "moments")),
