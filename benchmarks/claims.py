@@ -132,6 +132,35 @@ LIGHT = 0.003
 """The smallest ponder weight of unit 10."""
 
 TRACE = "mixture_of_depths_study"
+
+CHAINS: tuple[tuple[str, Read, str, str, float | None, str], ...] = (
+    (
+        "Where depth counts: better than a dense model of equal FLOPs",
+        "slides",
+        "top-k − one dense layer, which has more FLOPs",
+        "equal",
+        0.0,
+        "A task that is made so that depth counts for few tokens; there text, of which nobody knows that.",
+    ),
+    (
+        "…and as good as the dense model of full depth",
+        "abstract",
+        "top-k − six dense layers; within 5 is yes",
+        "dense",
+        None,
+        "A mixture in every layer and a short training here; in every other one, and at equal training, there.",
+    ),
+    (
+        "…and much better than routing by random numbers",
+        "text not read here",
+        "top-k − Gaussian numbers",
+        "gaussian",
+        0.0,
+        "With a mixture in every layer nobody is carried by dense layers between.",
+    ),
+)
+"""What is claimed of mixtures of depths on chains: where it was read, the number, the rival's arm, the bound, why."""
+
 CLAIMS = (
     Claim(
         "01_cost",
@@ -324,32 +353,7 @@ CLAIMS = (
             above=above,
             within=5.0,
         )
-        for says, read, measured, rival, above, why in (
-            (
-                "Where depth counts: better than a dense model of equal FLOPs",
-                "slides",
-                "top-k − one dense layer, which has more FLOPs",
-                "equal",
-                0.0,
-                "A task that is made so that depth counts for few tokens; there text, of which nobody knows that.",
-            ),
-            (
-                "…and as good as the dense model of full depth",
-                "abstract",
-                "top-k − six dense layers; within 5 is yes",
-                "dense",
-                None,
-                "A mixture in every layer and a short training here; in every other one, and at equal training, there.",
-            ),
-            (
-                "…and much better than routing by random numbers",
-                "text not read here",
-                "top-k − Gaussian numbers",
-                "gaussian",
-                0.0,
-                "With a mixture in every layer nobody is carried by dense layers between.",
-            ),
-        )
+        for says, read, measured, rival, above, why in CHAINS
     ),
     Claim(
         "08_experts",
