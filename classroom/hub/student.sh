@@ -13,4 +13,7 @@ case $(readlink -f "$venv/bin/python") in
     /root/* | /home/*) echo "$venv uses a Python that students cannot run: remove it, then PYTHON=/usr/bin/python3" && exit 1 ;;
 esac
 "$venv/bin/pip" install --quiet --no-deps --retries 1 --extra-index-url "$index" "torch==$torch"
-"$venv/bin/pip" install --quiet -c constraints.txt '.[course]' "$hub"
+copy=$(mktemp -d) # building writes into the folder, which is not root's
+trap 'rm -rf "$copy"' EXIT
+cp -r LICENSE README.md pyproject.toml dynlib "$copy"
+"$venv/bin/pip" install --quiet -c constraints.txt "$copy[course]" "$hub"

@@ -667,6 +667,9 @@ def main() -> int:
     if lacking := [str(path) for path in needed if not path.exists()]:
         print(f"skipped: there is no {lacking[0]}; DYNLIB_HUB={folder / 'hub'} sh classroom/hub/install.sh makes it")
         return 0
+    if (folder / "hub" / "students.csv").exists() and not (folder / "try_config.py").exists():
+        print(f"{folder / 'hub'} has a class of its own: this one needs a hub that nobody works on")
+        return 2
     for name in ("course", "secret"):
         shutil.rmtree(folder / name, ignore_errors=True)
     return Trial(folder, asked).run()
