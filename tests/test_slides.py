@@ -70,6 +70,7 @@ def test_a_sentence_in_bold_is_followed_by_the_next_and_none_announces_what_does
     assert slides.brief("h is the canvas.\n\nThe canvas, and what each adds:") == "h is the canvas."
     assert slides.brief("Hence the paper's:\n\n$$a$$") == "Hence the paper's:\n\n$$a$$"
     assert slides.brief("Watch:") == "Watch:"
+    assert slides.sentences("It waits (on the web? Look there). So open it.", 1) == "It waits (on the web? Look there)."
 
 
 def test_what_a_cell_printed_in_pieces_stands_in_one_block_below_its_code_without_wide_gaps() -> None:

@@ -54,10 +54,16 @@ LISTS = re.compile(r"[-*|] |1\. |    |```")
 
 def sentences(paragraph: str, most: int) -> str:
     """The first sentences of a paragraph."""
-    ends = [0, *(match.end() for match in SENTENCE.finditer(paragraph))]
+    ends = [0, *_ends(paragraph)]
     if most >= len(ends):
         return paragraph
     return paragraph[: ends[most]]
+
+
+def _ends(paragraph: str) -> list[int]:
+    # what ends within a parenthesis ends no sentence
+    found = [match.end() for match in SENTENCE.finditer(paragraph)]
+    return [end for end in found if paragraph.count("(", 0, end) <= paragraph.count(")", 0, end)]
 
 
 ROOM = 420
@@ -81,9 +87,9 @@ def brief(text: str) -> str:
         most = max((n for n in range(5) if len(sentences(before, n)) <= room), default=0)
         said = sentences(before, max(most, 1) if not kept else most).strip()
         if said.endswith(":") and not kind and not after:  # what it announces is no part of the slide
-            said = sentences(said, len(SENTENCE.findall(said))) if SENTENCE.search(said) else "" if kept else said
+            said = sentences(said, len(_ends(said))) if _ends(said) else "" if kept else said
         room -= len(said)
-        last = sentences(before, 99).removeprefix(sentences(before, len(SENTENCE.findall(before)))).strip()
+        last = sentences(before, 99).removeprefix(sentences(before, len(_ends(before)))).strip()
         if after == "list" and not said.endswith(last):  # "At the end you can"
             said = f"{said} {last}"
         kept += [said, *(found for part in formulas for found in re.findall(r"\$\$.+?\$\$", part, re.DOTALL))]

@@ -55,10 +55,6 @@ class Tab:
             "response", lambda got: self.wrong.append(f"{got.status} {got.url}") if got.status >= 400 else None
         )
 
-    def _answered(self, got: Any) -> None:
-        if got.status >= 400:
-            self.wrong.append(f"{got.status} {got.url}")
-
     def mib(self) -> float:
         """What the page that is open has loaded so far, itself with all its files, as they lie on the server."""
         kinds = "[...performance.getEntriesByType('navigation'), ...performance.getEntriesByType('resource')]"
