@@ -52,7 +52,7 @@ HULLS: tuple[Measured, ...] = (
     ("equal points", [1.0, 3.0, 1.0, 3.0, 2.0, 4.0], [0.5, 1.5, 0.5, 1.5, 1.25, 1.5]),
     points_at_random(25, seed=1),
     points_at_random(40, seed=2),
-    ("small joules", [1 * NANO, 2 * NANO, 4 * NANO, 5 * NANO], [0.25, 0.5, 0.875, 1.0]),
+    ("small joules", [n * NANO for n in range(1, 6)], [0.25, 0.5, 0.53125, 0.875, 1.0]),
 )
 _HULL = {
     "one point": "a single point is its own hull: [0]",
@@ -326,7 +326,9 @@ def price(check: Task, answer: Callable[..., Any], *, cases: Iterable[Pricing] =
             right,
             tested=on,
             tolerance=1e-6 * min(1.0, right) if right else 1e-6,
-            likely=_PRICE[name],
+            likely="nearly: a millionth of the price itself is asked for, so halve until the interval is so short"
+            if isinstance(found, float) and right and math.isclose(found, right, rel_tol=1e-3)
+            else _PRICE[name],
             mistakes=_mistaken_prices(curves, counts, budget),
         )
     check.raises(
