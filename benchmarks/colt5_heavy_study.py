@@ -11,6 +11,10 @@ pairs.
 A head that reads the sum of what two symbols are worth is right on more than half of such a table without any layer.
 That it shall not get further, every symbol is a feature of its own, and the head reads the tokens without a norm: a
 norm divides by the length of a sum of two vectors, which holds their product, and so can look up pairs by itself.
+
+The sizes were chosen in trials of one seed. With tables of 16 × 16, or of 32 × 32 in sequences of 64, where "wide" has
+eleven features for its FLOPs, it learned the whole table. In a whole conditional block, with attention and learned
+embeddings, evenly spaced heavy parts were nearly as good as routed ones on most tables that were tried.
 """
 
 import time
