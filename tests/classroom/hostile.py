@@ -44,6 +44,11 @@ def raw(notebook: NotebookNode | dict[str, Any]) -> bytes:
     return json.dumps(notebook, indent=1).encode()
 
 
+def code_cell(source: str, **more: Any) -> NotebookNode:
+    """A cell of a learner's own, the same every time."""
+    return new_code_cell(source, id="own", **more)
+
+
 def cell_of(notebook: NotebookNode, name: str) -> NotebookNode:
     """The cell with this nbgrader id."""
     return next(cell for cell in notebook.cells if grade_id(cell) == name)
@@ -128,24 +133,24 @@ def tidy(unit: str) -> list[Case]:
     put("another kernel", "another kernel", metadata(kernelspec={"name": "ir", "display_name": "R", "language": "R"}))
     put("a kernel that is no name", "", metadata(kernelspec=3))
     put("megabytes of output", "MiB of output", flood)
-    put("cells of its own", "", lambda n: n.cells.insert(3, new_code_cell("import math\nnotes = 'mine'")))
-    put("text of its own", "", lambda n: n.cells.insert(3, new_markdown_cell("# notes")))
+    put("cells of its own", "", lambda n: n.cells.insert(3, code_cell("import math\nnotes = 'mine'")))
+    put("text of its own", "", lambda n: n.cells.insert(3, new_markdown_cell("# notes", id="own")))
     put("nbformat 4.0", "", lambda n: n.update(nbformat_minor=0))
     put(
         "marks of another course",
         "marks of no cell",
         lambda n: n.cells.insert(
-            0, new_code_cell("1", metadata={"nbgrader": {"grade": True, "grade_id": "q1", "points": 99}})
+            0, code_cell("1", metadata={"nbgrader": {"grade": True, "grade_id": "q1", "points": 99}})
         ),
     )
-    put("marks that are none", "", lambda n: n.cells.insert(0, new_code_cell("1", metadata={"nbgrader": ["x"]})))
+    put("marks that are none", "", lambda n: n.cells.insert(0, code_cell("1", metadata={"nbgrader": ["x"]})))
     put("all marks lost", "", lambda n: [cell.metadata.clear() for cell in n.cells] and None)
     put(
         "cells that are none",
         "cells that are none",
         lambda n: n.cells.extend([3, None, {"cell_type": "code"}, {"source": "x"}]),
     )
-    put("half a letter in a text", "", lambda n: n.cells.append(new_markdown_cell("\ud800")))
+    put("half a letter in a text", "", lambda n: n.cells.append(new_markdown_cell("\ud800", id="own")))
     put("skipping tags", "", lambda n: [cell.metadata.update(tags=["skip-execution"]) for cell in n.cells] and None)
 
     def third() -> bytes:
@@ -188,7 +193,7 @@ def tidy(unit: str) -> list[Case]:
         Case("a picture", lambda: b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 9, "unread", "the file is no"),
         Case(
             "no cell of the unit",
-            lambda: raw(nbformat.v4.new_notebook(cells=[new_code_cell("1")])),
+            lambda: raw(nbformat.v4.new_notebook(cells=[code_cell("1")])),
             "unread",
             "not the notebook of",
         ),
@@ -356,7 +361,7 @@ def attacks(unit: str) -> list[Case]:
             notebook = solved(unit, **{task.replace("-", "_"): wrong.format("pass")})
             for word, value in words.items():
                 source = source.replace(f"{{{word}}}", value)
-            notebook.cells.insert(notebook.cells.index(cell_of(notebook, f"{task}-answer")), new_code_cell(source))
+            notebook.cells.insert(notebook.cells.index(cell_of(notebook, f"{task}-answer")), code_cell(source))
             return raw(notebook)
 
         found.append(Case(f"above, {name}", above, "unearned"))
