@@ -480,7 +480,7 @@ class Teacher:
     def grade(self, unit: str, *more: str) -> None:
         """Grade all."""
         command = [sys.executable, "-m", "tools.grade", str(self.course), unit, *more]
-        assert subprocess.run(command, cwd=ROOT).returncode == 0
+        assert subprocess.run(command, cwd=ROOT, env=self.environment).returncode == 0
 
     def grades(self, unit: str) -> dict[str, dict[str, str]]:
         """The table of grades, by student."""
