@@ -98,6 +98,8 @@ class Hub:
             shutil.rmtree(old) if old.is_dir() else old.unlink()
         self.homes = Path(tempfile.mkdtemp(prefix="h-"))  # short: the paths of sockets are
         self.homes.chmod(0o755)
+        (self.homes / "teacher").mkdir()
+        (self.homes / "teacher" / "course").symlink_to(folder / "course")  # the formgrader wants it below its home
         (folder / "students.csv").write_text("student,name\n" + "".join(f"{name},{name.title()}\n" for name in names))
         self.config = folder / "try_config.py"
         self.config.write_text(
@@ -106,7 +108,7 @@ class Hub:
                 config=str(self.place / "config" / "jupyterhub_config.py"),
                 homes=str(self.homes),
                 checkout=str(ROOT),
-                course=str(folder / "course"),
+                course=str(self.homes / "teacher" / "course"),
                 port=self.port,
                 hub_port=free_port(),
                 api_port=free_port(),
@@ -478,7 +480,7 @@ class Teacher:
     def grade(self, unit: str, *more: str) -> None:
         """Grade all."""
         command = [sys.executable, "-m", "tools.grade", str(self.course), unit, *more]
-        assert subprocess.run(command, cwd=ROOT).returncode == 0
+        assert subprocess.run(command, cwd=ROOT, env=self.environment).returncode == 0
 
     def grades(self, unit: str) -> dict[str, dict[str, str]]:
         """The table of grades, by student."""
