@@ -384,6 +384,9 @@ SPOKEN = (
         re.compile(r'<dl>\n((?:<dd><em class="sig-param">.*?</dd>\n?)+)</dl>', re.DOTALL),
         lambda found: '<div class="sig-lines">' + re.sub(r"(</?)dd>", r"\1div>", found[1]) + "</div>",
     ),
+    # the list of all modules holds lists beside its items, not in them
+    (re.compile(r"</li>\s*</?ul>(?=\s*<li><a href=\"dynlib)"), "</li>"),
+    (re.compile(r"</ul>\s*</ul>(?=\s*</article>)"), "</ul>"),
 )
 
 

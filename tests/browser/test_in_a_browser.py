@@ -188,13 +188,17 @@ def page(browser: Any) -> Iterator[Any]:
 CONTROL = ".jp-OutputArea-output :is(.noUi-handle, .widget-dropdown select, .widget-checkbox input, .widget-button)"
 
 
+def choose(control: Any) -> None:
+    """Another line of a list. Opened, it is the system's own; closed, JupyterLab takes the arrow keys for its cells."""
+    options = control.evaluate("e => [...e.options].map(o => o.selected)")
+    control.select_option(index=(options.index(True) + 1) % len(options))
+
+
 def by_keys(control: Any) -> None:
     """Move it as a learner would who has no mouse."""
     if control.evaluate("e => e.tagName") == "SELECT":
-        options = control.evaluate("e => [...e.options].map(o => o.selected)")
-        control.focus()
-        control.press("ArrowDown" if options.index(True) + 1 < len(options) else "ArrowUp")
-    elif "noUi-handle" not in control.get_attribute("class"):
+        choose(control)
+    elif "noUi-handle" not in (control.get_attribute("class") or ""):
         control.focus()
         control.press("Space")
     else:
@@ -208,10 +212,9 @@ def by_keys(control: Any) -> None:
 
 def by_mouse(control: Any) -> None:
     """Move it as a learner would who has one."""
-    if control.evaluate("e => e.tagName") == "SELECT":  # the list that it opens is the system's own
-        options = control.evaluate("e => [...e.options].map(o => o.selected)")
-        control.select_option(index=(options.index(True) + 1) % len(options))
-    elif "noUi-handle" not in control.get_attribute("class"):
+    if control.evaluate("e => e.tagName") == "SELECT":
+        choose(control)
+    elif "noUi-handle" not in (control.get_attribute("class") or ""):
         control.click()
     else:
         control.scroll_into_view_if_needed()
