@@ -69,6 +69,7 @@ def test_the_folders_of_nbgrader_are_read(tmp_path: Path) -> None:
     hand_in(tmp_path, "ada")
     hand_in(tmp_path, "bo", name=f"{UNIT}-Copy1.ipynb")
     (tmp_path / "submitted" / "ada" / UNIT / "timestamp.txt").write_text("2026-11-01 12:00:00 UTC\n")
+    (tmp_path / "submitted" / "ada" / UNIT / "submission_secret.txt").write_text("of the exchange")
     (tmp_path / "submitted" / "cy" / UNIT).mkdir(parents=True)
     people = found(tmp_path)
     assert people["ada"].raw == BOOK

@@ -24,6 +24,8 @@ LARGEST_ZIP = 2048 * MIB
 ENTRIES = 20_000
 """Files in a zip beyond which it is no class's."""
 OLD = {".ipynb_checkpoints", "__pycache__", "__MACOSX", ".git"}
+EXCHANGE = {"timestamp.txt", "submission_secret.txt"}
+"""What nbgrader's exchange lays beside a submission."""
 
 # lovelaceada_1234_5678_02_gumbel.ipynb, lovelaceada_LATE_1234_5678_02_gumbel-1.ipynb
 CANVAS = re.compile(r"^(?P<name>[^_/]+)_(?:(?P<late>LATE)_)?(?P<number>\d+)_(?P<upload>\d+)_(?P<file>.+)$")
@@ -168,7 +170,7 @@ def _files(folder: Path, notes: list[str]) -> Iterator[_File]:
             inside = str(path.relative_to(folder))
             if name.lower().endswith((".ipynb", ".ipynb.txt", ".ipynb.json")):
                 yield _from_disk(path, inside)
-            elif name != "timestamp.txt":
+            elif name not in EXCHANGE:
                 yield _File(inside)
 
 
