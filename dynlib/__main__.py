@@ -25,7 +25,7 @@ SUPPLIES = Path("/sys/class/power_supply")
 PHONE = 15.0
 """Watt-hours of a phone's battery, about; for a machine that says nothing of its own."""
 TRIAL = 100
-"""Requests on which all pairs of two knobs are tried, before those that none beats are measured."""
+"""Requests on which all pairs of two knobs are tried, before the best of each cost are measured."""
 
 
 UNITS = {"flops": "FLOPs", "seconds": "s", "joules": "J"}
@@ -189,7 +189,7 @@ def _budget(given: argparse.Namespace) -> None:
     else:
         each = f"{given.count} held-out requests at each of {len(made.knobs)} knobs"
         if made.pair:
-            each = f"{TRIAL} requests at each of {len(made.knobs)} pairs, then {given.count} at those that none beats"
+            each = f"{TRIAL} requests at each of {len(made.knobs)} pairs, then {given.count} at the best of each cost"
         print(f"Measuring {title(made)}: {each}. --count takes fewer, and --curve keeps what comes out.", flush=True)
         curve = made.calibrate(given.count, trial=TRIAL if made.pair else 0)
         if given.curve is not None:

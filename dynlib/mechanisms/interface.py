@@ -1,13 +1,13 @@
 """What all mechanisms have in common: one is run at a value of its knob, on requests whose answers are known."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from dynlib.cost.calibration import calibrate
-from dynlib.cost.curve import CostCurve
+from dynlib.cost.curve import CostCurve, Point
 from dynlib.inputs import check_whole
 
 Requests = Callable[[int, int, int], list[tuple[Any, Tensor]]]
@@ -53,8 +53,9 @@ class Mechanism(NamedTuple):
             count: requests in batches.
             size: of a batch at most.
             alone: requests in batches of one.
-            trial: first so many other requests at all knobs, by their FLOPs alone; knobs that another one beats there
-                are left out. For pairs of knobs, of which there are many. 0 keeps all.
+            trial: first so many other requests at all knobs, by their FLOPs alone. Of knobs that cost the same, to an
+                eighth of what lies between the cheapest and the dearest, the best goes on, and the cheapest of all.
+                For pairs of knobs, of which there are many. 0 keeps all.
             options: of :func:`dynlib.cost.calibrate`.
         """
         check_whole("size", size, least=1)
@@ -64,9 +65,19 @@ class Mechanism(NamedTuple):
         knobs = self.knobs
         if check_whole("trial", trial, least=0):
             tried = calibrate(self.run, knobs, self.requests(trial, trial, 4), repeats=0, joules=False, **known)
-            better = {point.knob for point in tried.envelope()}
-            knobs = tuple(knob for knob in knobs if knob in better)
+            stay = {point.knob for point in _best_of_each_cost(tried.points)}
+            knobs = tuple(knob for knob in knobs if knob in stay)
         return calibrate(self.run, knobs, batches, **{**known, "dense": self.dense, **options})
+
+
+def _best_of_each_cost(points: Sequence[Point], bands: int = 8) -> list[Point]:
+    cheapest, dearest = (end(points, key=lambda point: point.flops) for end in (min, max))
+    found = {-1: cheapest}
+    for point in sorted(points, key=lambda point: (point.flops, -point.quality.mean)):
+        band = int(bands * (point.flops - cheapest.flops) / (dearest.flops - cheapest.flops or 1.0) * (1 - 1e-9))
+        if band not in found or point.quality.mean > found[band].quality.mean:
+            found[band] = point
+    return [*found.values()]
 
 
 def title(made: Mechanism) -> str:
