@@ -191,7 +191,7 @@ def _budget(given: argparse.Namespace) -> None:
         if made.pair:
             each = f"{TRIAL} requests at each of {len(made.knobs)} pairs, then {given.count} at the best of each cost"
         print(f"Measuring {title(made)}: {each}. --count takes fewer, and --curve keeps what comes out.", flush=True)
-        curve = made.calibrate(given.count, trial=TRIAL if made.pair else 0)
+        curve = made.calibrate(given.count, **({"trial": TRIAL, "alone": 32, "repeats": 3} if made.pair else {}))
         if given.curve is not None:
             curve.save(given.curve)
     print(f"{title(made)}. Energy is {curve.energy}.")
