@@ -41,9 +41,10 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def course(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four students: all right, a blank task, a wrong one, and no notebook."""
     place = tmp_path_factory.mktemp("course")
+    right = hostile.cell_of(hostile.solved(UNIT), "most-ink-answer").source
     stub = hostile.cell_of(hostile.blank(UNIT), "blank-share-answer").source
     notebooks = {
-        "ada": hostile.raw(hostile.solved(UNIT)),
+        "ada": hostile.raw(hostile.solved(UNIT, most_ink=f"import torch._dynamo  # as any optimiser does\n\n{right}")),
         "bo": hostile.raw(hostile.solved(UNIT, blank_share=stub)),
         "cy": hostile.raw(hostile.solved(UNIT, most_ink=WRONG)),
         "di": b"",

@@ -72,7 +72,9 @@ LENIENT = (
 def start(line: str, word: str, checks: str, voice: bool) -> types.ModuleType:
     """Begin to watch, and give a module with ``keep``, ``back`` and ``look``."""
     sys.path.append(os.getcwd())
-    for name in ["dynlib.checks", "dynlib.causes", "dynlib.ways", checks] if voice else [checks]:
+    # the compiler, which any optimiser loads, puts a function of its own in the place of torch's manual_seed
+    voiced = ["torch._dynamo", "dynlib.checks", "dynlib.causes", "dynlib.ways", checks]
+    for name in voiced if voice else [checks]:
         with contextlib.suppress(Exception):
             importlib.import_module(name)
     channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
