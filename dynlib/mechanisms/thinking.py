@@ -3,15 +3,18 @@
 Each is its own backbone. The rival of what stops by itself is the same model with as many loops or steps for everyone.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
 from dynlib.data import chains, linear_regression, needles, sudoku
 from dynlib.deciding import setting
-from dynlib.mechanisms.interface import Mechanism, pieces
+from dynlib.mechanisms.interface import Mechanism, Requests, pieces
 from dynlib.tokens.colt5 import ConditionalBlock, Router
 from dynlib.zoo import load
+from dynlib.zoo.chains import ChainReader
+from dynlib.zoo.regression import RegressionReader
 
 CHANGES = (1.0, 0.7, 0.5, 0.35, 0.25, 0.15, 0.1, 0.0)
 QUANTILES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99, 1.0)
@@ -45,15 +48,7 @@ def regression_stopping() -> Mechanism:
 
 def regression_loops() -> Mechanism:
     """As many loops for every prompt."""
-    model = load("looped_regression")
-
-    def run(loops: int, prompt: Any) -> Tensor:
-        return model(*prompt, loops=loops)
-
-    knobs = tuple(range(1, model.looped.loops + 1))
-    return Mechanism(
-        "looped_regression", "loops", "loops", knobs, run, _call(model), prompts, None, explained, "explained"
-    )
+    return _loops("looped_regression", load("looped_regression"), prompts, explained, "explained")
 
 
 def names(count: int, size: int, seed: int) -> list[tuple[Any, Tensor]]:
@@ -81,13 +76,21 @@ def chains_stopping() -> Mechanism:
 
 def chains_loops() -> Mechanism:
     """As many loops for every name."""
-    model = load("looped_chains")
+    return _loops("looped_chains", load("looped_chains"), names, found, "found")
 
-    def run(loops: int, sample: Any) -> Tensor:
-        return model(*sample, loops=loops)
+
+def _loops(
+    backbone: str,
+    model: RegressionReader | ChainReader,
+    requests: Requests,
+    quality: Callable[[Tensor, Tensor], Tensor],
+    worth: str,
+) -> Mechanism:
+    def run(loops: int, inputs: Any) -> Tensor:
+        return model(*inputs, loops=loops)
 
     knobs = tuple(range(1, model.looped.loops + 1))
-    return Mechanism("looped_chains", "loops", "loops", knobs, run, _call(model), names, None, found, "found")
+    return Mechanism(backbone, "loops", "loops", knobs, run, _call(model), requests, None, quality, worth)
 
 
 def puzzles(count: int, size: int, seed: int) -> list[tuple[Tensor, Tensor]]:
