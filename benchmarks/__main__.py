@@ -21,6 +21,7 @@ from benchmarks import (
     calm,
     colt5,
     communication,
+    compiled,
     cost,
     early_exit,
     experts,
@@ -58,6 +59,7 @@ BENCHMARKS = {
     "acm": acm,
     "communication": communication,
     "split": split,
+    "compiled": compiled,
     "governor": governor,
 }
 ONLY_CPU = ("perturbed", "acm", "governor")  # or with rows of their own for a GPU
