@@ -192,11 +192,7 @@ class MultiExit(nn.Module):
         check_tensor(x, "the input")
         ask = confidence_function(confidence)
         limits = check_threshold(threshold, len(self.heads))
-        check_execution(execution)
-        if rows is not None:
-            check_whole("rows", rows, least=1, what="tokens")
-            if execution == "masked":
-                raise ValueError("rows cut the work of 'gathered'; 'masked' runs all at once: leave rows out")
+        check_execution(execution, rows=rows)
         if x.shape[0] == 0:
             raise ValueError(f"there must be at least one sample; got shape {tuple(x.shape)}: leave out an empty batch")
         left = self._masked(x, limits, ask) if execution == "masked" else self._gathered(x, limits, ask, rows)
