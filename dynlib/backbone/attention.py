@@ -220,11 +220,15 @@ class Attention(nn.Module):
 
 def _is_plain(layer: nn.Module) -> bool:
     """Whether a call of this linear layer is its weight and bias and nothing else, so that rows of it can be taken."""
-    hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
     return (
         type(layer) is nn.Linear
         and type(layer.weight) in (Tensor, nn.Parameter)  # and not one that keeps its numbers in its own way
-        and "forward" not in vars(layer)
-        and not any(hooks)
+        and not hooked(layer)
         and not _has_any_global_hook()
     )
+
+
+def hooked(module: nn.Module) -> bool:
+    """Whether a call of this module runs more than its class's ``forward``."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(hooks) or "forward" in vars(module)
