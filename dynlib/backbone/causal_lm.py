@@ -183,7 +183,6 @@ class CausalLM(nn.Module):
             ValueError: if ``new_tokens`` or ``temperature`` is negative or NaN, the prompt is empty, ``key_mask`` or
                 ``positions`` do not fit it, or the last token of a prompt is not there.
         """
-        check_whole("new_tokens", new_tokens, least=0)
         if not temperature >= 0:
             raise ValueError(f"temperature must be at least 0; got {temperature}")
         given = key_mask is not None or positions is not None
@@ -211,14 +210,15 @@ def prompt_positions(prompt: Tensor, new_tokens: int, key_mask: Tensor | None, p
         TypeError, ValueError: as :meth:`CausalLM.generate` does.
     """
     check_tensor(prompt, "the prompt")
+    check_whole("new_tokens", new_tokens, least=0)
+    if prompt.ndim != 2 or prompt.numel() == 0:
+        raise ValueError(f"the prompt must be [batch, tokens], at least one token; got shape {tuple(prompt.shape)}")
     there = torch.ones_like(prompt, dtype=torch.bool)
     if key_mask is not None:
         check_key_mask(key_mask, prompt.shape[0], prompt.shape[1])
         there = key_mask
     places = there.cumsum(1) - 1 if positions is None else spread_positions(positions, prompt)
     places = torch.where(there, places, -1)
-    if prompt.numel() == 0:
-        return places
     look(_check_last, places[:, -1])
     return torch.cat([places, places[:, -1:] + torch.arange(1, new_tokens + 1, device=places.device)], dim=1)
 

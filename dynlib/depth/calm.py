@@ -33,7 +33,7 @@ from dynlib.backbone import CausalLM, LayerCache, prompt_positions
 from dynlib.depth.calm_training import Reread, masked_exits
 from dynlib.depth.consistency import risk_consistency_loss, textual_consistency_loss
 from dynlib.depth.token_confidence import Ask, Confidence, asking, check_leaving, decaying_threshold, said_of
-from dynlib.inputs import check_tensor, check_whole, widen
+from dynlib.inputs import widen
 
 __all__ = [
     "Decoded",
@@ -103,15 +103,11 @@ def calm_generate(
         TypeError: if ``min_exit`` or ``new_tokens`` is not an int, the prompt no tensor, or tokens may leave below a
             block that they cannot leave their keys and values in.
     """
-    check_tensor(prompt, "the prompt")
-    check_whole("new_tokens", new_tokens)
     depth = len(model.blocks)
     if not threshold >= 0:
         raise ValueError(f"threshold must be at least 0 (above 1 nothing leaves early); got {threshold}")
-    if not (new_tokens >= 0 and temperature >= 0):
-        raise ValueError(f"new_tokens and temperature must not be negative; got {new_tokens} and {temperature}")
-    if prompt.numel() == 0:
-        raise ValueError(f"the prompt must have at least one token; got shape {tuple(prompt.shape)}")
+    if not temperature >= 0:
+        raise ValueError(f"temperature must be at least 0; got {temperature}")
     check_leaving(model, min_exit, threshold <= 1)
     ask = asking(model, confidence, classifier)
     if tau is not None:

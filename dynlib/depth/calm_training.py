@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from dynlib.backbone import CausalLM
 from dynlib.depth.token_confidence import Confidence, asking, check_leaving
-from dynlib.inputs import check_tensor
 
 
 class Reread(NamedTuple):
@@ -47,13 +46,18 @@ def masked_exits(
         confidence, classifier, min_exit: as in :func:`dynlib.depth.calm_generate`.
 
     Raises:
-        ValueError: if a threshold is negative or NaN, a prompt is not 1 … tokens long, and as in
-            :func:`dynlib.depth.calm_generate`.
-        TypeError: as in :func:`dynlib.depth.calm_generate`.
+        ValueError: if a threshold is negative or NaN, a prompt is not 1 … tokens long, they are neither one number nor
+            one for each text, and as in :func:`dynlib.depth.calm_generate`.
+        TypeError: if a prompt is no whole number, and as in :func:`dynlib.depth.calm_generate`.
     """
-    check_tensor(tokens, "tokens")
-    depth, length = len(model.blocks), tokens.shape[1]
-    limit, whole = torch.as_tensor(threshold, device=tokens.device), torch.as_tensor(prompt, device=tokens.device)
+    x, logits, depth = model.embed(tokens), None, len(model.blocks)
+    batch, length = tokens.shape
+    limit, whole = torch.as_tensor(threshold, device=x.device), torch.as_tensor(prompt, device=x.device)
+    if whole.is_floating_point():
+        raise TypeError(f"a prompt is a whole number of tokens; got {prompt}")
+    for name, given in (("thresholds", limit), ("prompts", whole)):
+        if given.shape not in ((), (batch,)):
+            raise ValueError(f"give one number, or one for each of the {batch} texts; got {tuple(given.shape)} {name}")
     if not (limit >= 0).all():
         raise ValueError(f"threshold must be at least 0 (above 1 nothing leaves early); got {threshold}")
     if not ((whole >= 1) & (whole <= length)).all():
@@ -63,7 +67,6 @@ def masked_exits(
     may_leave = torch.arange(length, device=tokens.device) >= whole.reshape(-1, 1) - 1
     stays = torch.ones_like(tokens, dtype=torch.bool)
     exits = torch.full_like(tokens, depth)
-    x, logits = model.embed(tokens), None
     for layer, block in enumerate(model.blocks, start=1):
         before, x = x, torch.where(stays[..., None], block(x), x)
         said = model.readout(x)

@@ -18,7 +18,8 @@ from torch.nn import functional as F
 
 from dynlib.backbone import CausalLM
 from dynlib.depth import confidence as of_logits
-from dynlib.inputs import check_name, check_number, check_whole, widen
+from dynlib.inputs import check_dtype, check_name, check_number, check_whole, widen
+from dynlib.transforms import look
 
 Confidence = of_logits.Confidence | Literal["state", "classifier"]
 """What is read from the logits, a function or its name, as in early exit; or how the state changed, or a classifier."""
@@ -32,8 +33,21 @@ Ask = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
 def state_similarity(
     before: Float[Tensor, "*batch dim"], after: Float[Tensor, "*batch dim"]
 ) -> Float[Tensor, "*batch"]:
-    """The cosine between the states before and after a layer; 0 where they point away from each other."""
+    """The cosine between the states before and after a layer; 0 where they point away from each other.
+
+    Raises:
+        TypeError: if the states are not floating-point.
+        ValueError: if one is NaN.
+    """
+    check_dtype(before)
+    check_dtype(after)
+    look(_check_no_nan, after)
     return F.cosine_similarity(widen(before), widen(after), dim=-1).clamp(0, 1)
+
+
+def _check_no_nan(states: Tensor) -> None:
+    if states.isnan().any():
+        raise ValueError("a state is NaN: look for NaN in the input or the weights")
 
 
 class ExitClassifier(nn.Module):
