@@ -33,6 +33,7 @@ from dynlib.backbone import Block
 from dynlib.cost import count
 from dynlib.data import chains
 from dynlib.deciding import record
+from dynlib.tokens.colt5 import narrow
 from dynlib.tokens.mixture_of_depths import MixtureOfDepths, Routing, Weight
 from dynlib.training import train
 
@@ -137,14 +138,17 @@ class Reader(nn.Module):
         self.kind = nn.Embedding(2, dim)  # a letter, or a name: what a router has to find
         for table in (self.name, self.points_to, self.letter, self.kind):
             nn.init.normal_(table.weight, std=0.5)
-        blocks: list[nn.Module] = [Block(**SETTINGS["model"]) for _ in range(depth)]
+        blocks = [Block(**SETTINGS["model"]) for _ in range(depth)]
         if arm in ROUTED:
             capacity = names / SETTINGS["length"]
             routing, weight = ROUTED[arm]
-            blocks = [MixtureOfDepths(block, capacity, routing=routing, weight=weight) for block in blocks]
+            self.blocks = nn.ModuleList(
+                MixtureOfDepths(block, capacity, routing=routing, weight=weight) for block in blocks
+            )
         elif arm == "oracle":
-            blocks = [Told(block, dim) for block in blocks]  # type: ignore[arg-type]
-        self.blocks = nn.ModuleList(blocks)
+            self.blocks = nn.ModuleList(Told(block, dim) for block in blocks)
+        else:
+            self.blocks = nn.ModuleList(blocks)
         self.norm, self.head = nn.LayerNorm(dim), nn.Linear(dim, names + letters)
 
     def forward(self, given: Strewn) -> Float[Tensor, "batch length classes"]:
@@ -156,20 +160,6 @@ class Reader(nn.Module):
             x = block(x, given.is_name) if isinstance(block, Told) else block(x)
         logits: Tensor = self.head(self.norm(x))
         return logits
-
-
-def narrowed(model: nn.Module) -> Callable[[int], None]:
-    """What sets the capacity of every mixture for a step: 1 at first, its own in the end; its logarithm on a line."""
-    layers = [(part, part.capacity) for part in model.modules() if isinstance(part, MixtureOfDepths)]
-    steps: int = SETTINGS["training"]["steps"]
-    hold, end = (float(SETTINGS["narrowing"][key]) for key in ("hold", "end"))
-
-    def at(step: int) -> None:
-        way = min(max((step / steps - hold) / (end - hold), 0.0), 1.0)
-        for layer, goal in layers:
-            layer.capacity = goal**way
-
-    return at
 
 
 @torch.no_grad()
@@ -198,14 +188,19 @@ def measure(model: Reader, test: Strewn) -> dict[str, Any]:
     return found
 
 
+def narrowed(model: nn.Module) -> Callable[[int], None]:
+    """What sets the capacity of every mixture for a step: 1 at first, its own in the end."""
+    return narrow(model, steps=SETTINGS["training"]["steps"], kind=MixtureOfDepths, **SETTINGS["narrowing"])
+
+
 def run(arm: str, seed: int) -> dict[str, Any]:
     """Train one model and test it."""
     torch.manual_seed(seed)
     model = Reader(arm)
-    narrow = narrowed(model)
+    set_capacity = narrowed(model)
 
     def loss(step: int) -> Tensor:
-        narrow(step)
+        set_capacity(step)
         given = strewn(SETTINGS["batch"], seed=seed * 10**6 + step)
         values = F.cross_entropy(model(given).mT, given.answers, reduction="none")
         return values[given.is_name].mean() + SETTINGS["letters weigh"] * values[~given.is_name].mean()
@@ -213,7 +208,7 @@ def run(arm: str, seed: int) -> dict[str, Any]:
     start = time.perf_counter()
     train(model, loss, description=f"{arm}, seed {seed}", **SETTINGS["training"])
     seconds = time.perf_counter() - start
-    narrow(SETTINGS["training"]["steps"])
+    set_capacity(SETTINGS["training"]["steps"])
     model.eval()
     test = strewn(TEST, split="test")
     flops = count(model, strewn(8, split="test")).flops / 8 / SETTINGS["length"]

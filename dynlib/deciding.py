@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from dynlib.inputs import check_name
+from dynlib.inputs import check_name, check_whole
 
 Execution = Literal["gathered", "masked", "fused"]
 """How what was decided is computed. All mean the same, up to rounding.
@@ -34,9 +34,21 @@ Execution = Literal["gathered", "masked", "fused"]
 """
 
 
-def check_execution(execution: object, *, fused: bool = False) -> None:
-    """Raises ValueError for an execution of another name; "fused" is one for what has a kernel."""
+def check_execution(execution: object, *, fused: bool = False, rows: int | None = None) -> None:
+    """Raises ValueError for an execution of another name, or that cannot be cut into pieces of so many ``rows``.
+
+    Args:
+        execution: what was given.
+        fused: there is a kernel, and so "fused" is one.
+        rows: how many tokens to send through at a time; all if None. Below 1 they are a ValueError, and a TypeError if
+            they are no int.
+    """
     check_name("execution", execution, ("gathered", "masked", "fused") if fused else ("gathered", "masked"))
+    if rows is None:
+        return
+    check_whole("rows", rows, least=1, what="tokens")
+    if execution == "masked":
+        raise ValueError("rows cut the work of 'gathered'; 'masked' runs all at once: leave rows out")
 
 
 def chosen(mask: Bool[Tensor, "*shape"]) -> Int[Tensor, " chosen"]:
@@ -95,7 +107,7 @@ def record(model: nn.Module, kind: type[nn.Module]) -> Iterator[dict[str, list[A
         yield records
     finally:
         for name, layer in layers.items():
-            others = [other for other in layer._recorders if other is not records[name]]  # type: ignore[union-attr]
+            others = [other for other in getattr(layer, "_recorders", ()) if other is not records[name]]
             if others:
                 object.__setattr__(layer, "_recorders", others)
             else:
@@ -123,14 +135,14 @@ def setting(model: nn.Module, kind: type[nn.Module] | tuple[type[nn.Module], ...
         if not knobs or not set(knobs) <= set(known):
             unknown = ", ".join(sorted(set(knobs) - set(known))) or "none"
             raise TypeError(f"the knobs of {_name(one)} are {', '.join(known) or '(it has none)'}; got {unknown}")
-    layers = list(_layers(model, kind).values())
+    layers: list[Any] = list(_layers(model, kind).values())
     before = [(layer, {knob: getattr(layer, knob) for knob in knobs}) for layer in layers]
     try:
         for layer in layers:
             for knob, value in knobs.items():
                 setattr(layer, knob, value)
         for layer in layers:
-            layer.check_knobs()  # type: ignore[operator]
+            layer.check_knobs()
         yield
     finally:
         for layer, values in before:

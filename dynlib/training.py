@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from dynlib.inputs import check_whole
+from dynlib.inputs import check_number, check_whole
 
 
 @dataclass
@@ -90,7 +90,9 @@ def train(
         description: the bar's name.
 
     Raises:
-        ValueError: if there is nothing to train, ``every`` is not positive, or the checkpoint is damaged or from a run
+        TypeError: if ``steps`` or ``every`` is no int, or ``lr`` or ``weight_decay`` no number.
+        ValueError: if there is nothing to train, ``every`` is not positive, ``lr`` or ``weight_decay`` is negative or
+            not finite, ``warmup`` or ``floor`` is not a share, or the checkpoint is damaged or from a run
             of another model, schedule or weight decay; the file and the model are left as they are.
         FloatingPointError: if the loss or its gradient is no longer finite.
     """
@@ -98,12 +100,10 @@ def train(
     if check_whole("steps", steps) < 1 or not weights:
         raise ValueError(f"nothing to train: steps={steps}, parameters that ask for a gradient: {len(weights)}")
     check_whole("every", every, least=1)
+    check_number("lr", lr, least=0)
+    check_number("weight_decay", weight_decay, least=0)
     schedule = [learning_rate(step, steps=steps, peak=lr, warmup=warmup, floor=floor) for step in range(steps)]
-    groups = [
-        {"params": [p for p in weights if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in weights if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=lr)
+    optimizer = _optimizer(weights, lr, weight_decay)
     history = History()
     path = Path(checkpoint) if checkpoint is not None else None
     if path is not None and path.exists():
@@ -119,13 +119,7 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = schedule[step]
             value = loss(step)
-            if not torch.isfinite(value):
-                raise FloatingPointError(f"the loss of step {step} is {value.item()}: try a lower learning rate")
-            optimizer.zero_grad(set_to_none=True)
-            value.backward()
-            norm = nn.utils.clip_grad_norm_(weights, clip)
-            if not torch.isfinite(norm):
-                raise FloatingPointError(f"the gradient of step {step} is not finite: try a lower learning rate")
+            _differentiate(value, weights, clip, step)
             whole = False
             optimizer.step()
             torch.clear_autocast_cache()  # or under an autocast around all steps, the first one's weights go on
@@ -148,6 +142,27 @@ def train(
         for module, mode in modes.items():
             module.training = mode
     return history
+
+
+def _optimizer(weights: list[nn.Parameter], lr: float, weight_decay: float) -> torch.optim.AdamW:
+    """Weight decay for what has two or more axes, and none for vectors."""
+    groups = [
+        {"params": [p for p in weights if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in weights if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=lr)
+
+
+def _differentiate(value: Tensor, weights: list[nn.Parameter], clip: float, step: int) -> None:
+    """The gradient of a loss, clipped, in place of what the weights had; both must be finite."""
+    if not torch.isfinite(value):
+        raise FloatingPointError(f"the loss of step {step} is {value.item()}: try a lower learning rate")
+    for weight in weights:
+        weight.grad = None
+    value.backward()
+    norm = nn.utils.clip_grad_norm_(weights, clip)
+    if not torch.isfinite(norm):
+        raise FloatingPointError(f"the gradient of step {step} is not finite: try a lower learning rate")
 
 
 def _to_training_mode(model: nn.Module, modes: dict[nn.Module, bool]) -> None:

@@ -831,8 +831,12 @@ def test_a_state_dict_is_the_whole_of_a_model(make: Callable[[], nn.Module]) -> 
 
 
 def test_models_may_have_no_blocks() -> None:
-    assert make_vit(depth=0)(torch.randn(1, 2, 8, 8)).shape == (1, 3)
-    assert make_lm(depth=0)(make_tokens(1, 3)).shape == (1, 3, 11)
+    vit, images = make_vit(depth=0), torch.randn(1, 2, 8, 8)
+    assert vit(images).shape == (1, 3)
+    assert torch.equal(vit(images), vit.readout(vit.embed(images)))
+    lm, tokens = make_lm(depth=0), make_tokens(1, 3)
+    assert lm(tokens).shape == (1, 3, 11)
+    assert torch.equal(lm(tokens), lm.readout(lm.embed(tokens)))
 
 
 # Generation
@@ -997,6 +1001,7 @@ def test_images_that_do_not_fit_are_refused(images: Tensor, error: type[Exceptio
         (torch.tensor([[-1, 3]]), ValueError, "got -1 … 3"),
         (torch.zeros(1, 0, dtype=torch.int64), ValueError, "at least one token"),
         (torch.zeros(0, 3, dtype=torch.int64), ValueError, "at least one token"),
+        (torch.zeros(3, dtype=torch.int64), ValueError, r"\[batch, tokens\].*; got shape \(3,\)"),
         (torch.zeros(1, 3), TypeError, "int64 or int32; got torch.float32"),
         (torch.zeros(1, 3, dtype=torch.uint8), TypeError, "got torch.uint8"),
     ],

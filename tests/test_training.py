@@ -383,6 +383,16 @@ def test_a_gradient_that_is_no_number_stops_the_run_before_it_harms_the_weights(
     assert all(torch.equal(p, kept) for p, kept in zip(model.parameters(), before, strict=True))
 
 
+@pytest.mark.parametrize("name", ["lr", "weight_decay"])
+@pytest.mark.parametrize("value", [-1.0, math.nan, math.inf])
+def test_a_rate_that_is_none_is_refused_before_anything_moves(name: str, value: float) -> None:
+    model = make_model()
+    before = [p.detach().clone() for p in model.parameters()]
+    with pytest.raises(ValueError, match=f"{name} must be at least 0 and finite"):
+        run(model, make_loss(model), **{name: value})
+    assert all(torch.equal(p, kept) for p, kept in zip(model.parameters(), before, strict=True))
+
+
 def test_nothing_to_train_is_an_error() -> None:
     model = make_model()
     with pytest.raises(ValueError, match="nothing to train: steps=0"):

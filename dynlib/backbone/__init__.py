@@ -1,10 +1,10 @@
 """The static transformer that the rest of the package makes dynamic.
 
-Layers (:mod:`~dynlib.backbone.layers`): :class:`Attention`, :class:`FeedForward`, :class:`GatedFeedForward`,
-:class:`RMSNorm`, and :class:`Block`, which holds one of each. Models made of them (:mod:`~dynlib.backbone.models`):
-:class:`ViT` for images, :class:`CausalLM` for text that is written, :class:`Encoder` for text that is read. Plainly
-called they are pre-norm transformers with LayerNorm and GELU; their options are those that the trained models of others
-need (:mod:`dynlib.pretrained`). Nothing in here decides anything. It is written so that others can decide:
+Layers: :class:`Attention`, :class:`FeedForward`, :class:`GatedFeedForward`, :class:`RMSNorm`, and :class:`Block`, which
+holds one of each. Models made of them: :class:`ViT` for images, :class:`CausalLM` for text that is written,
+:class:`Encoder` for text that is read. Plainly called they are pre-norm transformers with LayerNorm and GELU; their
+options are those that the trained models of others need (:mod:`dynlib.pretrained`). Nothing in here decides anything.
+It is written so that others can decide:
 
 - a block gives its *update* apart from the residual (:meth:`Block.update`), so that it can be weighted, skipped, or
   run for some tokens only;
@@ -19,9 +19,12 @@ Source: arXiv:1706.03762 (attention, post-norm), arXiv:2002.04745 (pre-norm), ar
 (several heads share keys and values), arXiv:1910.07467 (:class:`RMSNorm`), arXiv:2002.05202 (gated feed-forward parts).
 """
 
+from dynlib.backbone.attention import Attention, rotate
 from dynlib.backbone.cache import LayerCache
-from dynlib.backbone.layers import Attention, Block, FeedForward, GatedFeedForward, RMSNorm, rotate
-from dynlib.backbone.models import CausalLM, Encoder, ViT, prompt_positions
+from dynlib.backbone.causal_lm import CausalLM, prompt_positions
+from dynlib.backbone.encoder import Encoder
+from dynlib.backbone.layers import Block, FeedForward, GatedFeedForward, RMSNorm
+from dynlib.backbone.vit import ViT
 
 __all__ = [
     "Attention",

@@ -15,7 +15,8 @@ from dynlib.choice.gumbel import (
 )
 from dynlib.choice.perturbed import fenchel_young_loss, perturbed_argmax, perturbed_max
 from dynlib.choice.score import leave_one_out, score_function_loss
-from dynlib.choice.sparse import entmax, entmax15, entmax15_loss, entmax_loss, sparsemax, sparsemax_loss
+from dynlib.choice.sparse import entmax, entmax15, sparsemax
+from dynlib.choice.sparse_loss import entmax15_loss, entmax_loss, sparsemax_loss
 from dynlib.choice.subset import gumbel_topk, relaxed_topk, sample_subset, soft_topk, subset_marginals
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Softmax with exact zeros: sparsemax, 1.5-entmax, every α-entmax in between and beyond, and their losses.
+"""Softmax with exact zeros: sparsemax, 1.5-entmax, and every α-entmax in between and beyond.
 
 One family, by a number α ≥ 1. Of all distributions p over the choices it takes the one that balances score and spread,
 
@@ -14,18 +14,14 @@ and 0 elsewhere,
 
     ∂pᵢ/∂sⱼ = qᵢ [i = j] − qᵢ qⱼ / Σ q.
 
-Each comes with the loss that belongs to it, the *Fenchel–Young loss* of Ω, as cross entropy belongs to softmax:
-
-    L(s, y) = Ω(y) + maxₚ (⟨p, s⟩ − Ω(p)) − ⟨s, y⟩,    ∂L/∂s = p − y.
-
-It is never negative, and 0 just where p = y: for a certain y as soon as its score leads all others by 1 / a.
+The losses that belong to them stand in :mod:`dynlib.choice.sparse_loss`.
 
 What holds of everything below: −inf is the logit of an impossible choice, which gets probability 0 and gradient 0;
 float16 and bfloat16 are widened to float32 inside, and rounded once, at the end; a second derivative is refused, not
 wrong.
 
 Source: arXiv:1602.02068 (sparsemax), arXiv:1905.05702 (α-entmax, and 1.5 by sorting), arXiv:1909.00015 (the gradient in
-α), arXiv:1901.02324 (the losses).
+α).
 """
 
 import math
@@ -33,10 +29,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from dynlib.inputs import DTYPES, check_dtype, check_logits, check_tensor, check_top, widen
+from dynlib.inputs import check_dtype, check_logits, check_top, widen
 from dynlib.transforms import BatchedFunction, FirstDerivative, look
 
 
@@ -82,52 +78,7 @@ def entmax(
     """
     check_logits(logits, dim)
     scores = widen(logits).movedim(dim, -1)
-    return _Entmax.apply(scores, _rows_of(alpha, logits, dim)).movedim(-1, dim).to(logits.dtype)
-
-
-def sparsemax_loss(
-    logits: Float[Tensor, "..."], target: Int[Tensor, "..."] | Float[Tensor, "..."], *, dim: int = -1
-) -> Float[Tensor, "..."]:
-    """The loss of :func:`sparsemax`, one for each row: :func:`entmax_loss` with α = 2."""
-    return entmax_loss(logits, target, 2, dim=dim)
-
-
-def entmax15_loss(
-    logits: Float[Tensor, "..."], target: Int[Tensor, "..."] | Float[Tensor, "..."], *, dim: int = -1
-) -> Float[Tensor, "..."]:
-    """The loss of :func:`entmax15`, one for each row: :func:`entmax_loss` with α = 1.5."""
-    return entmax_loss(logits, target, 1.5, dim=dim)
-
-
-def entmax_loss(
-    logits: Float[Tensor, "..."],
-    target: Int[Tensor, "..."] | Float[Tensor, "..."],
-    alpha: float | int | Float[Tensor, "..."],
-    *,
-    dim: int = -1,
-) -> Float[Tensor, "..."]:
-    """The Fenchel–Young loss of :func:`entmax`, one for each row, differentiable in the logits and in α.
-
-    With α = 1 and class indices it is cross entropy; with probabilities, the Kullback–Leibler divergence from them.
-
-    Args:
-        logits, alpha, dim: as in :func:`entmax`.
-        target: int64 class indices, in the shape of ``logits`` without ``dim``; or probabilities, in their whole shape.
-            It gets no gradient.
-
-    Returns:
-        nats, not negative, in the dtype of ``logits`` and their shape without ``dim``; +inf where the target is
-        impossible.
-
-    Raises:
-        TypeError: as in :func:`entmax`, or if the target has another dtype.
-        ValueError: as in :func:`entmax`, or if the target has another shape, is out of range, is not a distribution,
-            or requires a gradient.
-    """
-    check_logits(logits, dim)
-    scores = widen(logits).movedim(dim, -1)
-    losses, _ = _Loss.apply(scores, _distribution(target, logits, dim), _rows_of(alpha, logits, dim))
-    return losses.to(logits.dtype)
+    return _Entmax.apply(scores, rows_of(alpha, logits, dim)).movedim(-1, dim).to(logits.dtype)
 
 
 # ---- the probabilities, along the last dimension
@@ -138,7 +89,7 @@ class _Entmax(BatchedFunction):
 
     @staticmethod
     def forward(scores: Tensor, alpha: float | Tensor) -> Tensor:
-        return _probabilities(scores, alpha)
+        return probabilities(scores, alpha)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -153,7 +104,7 @@ class _Entmax(BatchedFunction):
         # J is symmetric, and ∂p/∂α = −J c
         moved = torch.zeros_like(p) if by_scores is None else by_scores
         if by_alpha is not None:
-            moved = moved - _curvature(p, alpha) * by_alpha
+            moved = moved - curvature(p, alpha) * by_alpha
         slope: Tensor = _Slope.apply(p, moved, ctx.number if alpha is None else alpha)
         return slope
 
@@ -164,7 +115,7 @@ class _Entmax(BatchedFunction):
         if not ctx.needs_input_grad[1]:
             return by_scores, None
         # ∂p/∂α = −J c,    cᵢ = log²pᵢ ψ(−a log pᵢ)
-        return by_scores, -(_curvature(p, alpha) * by_scores).sum(-1, keepdim=True)
+        return by_scores, -(curvature(p, alpha) * by_scores).sum(-1, keepdim=True)
 
 
 class _Slope(FirstDerivative):
@@ -187,14 +138,15 @@ class _Slope(FirstDerivative):
         return by_scores.addcmul_(q, mean, value=-1)
 
 
-def _probabilities(scores: Tensor, alpha: float | Tensor) -> Tensor:
-    x = _below_top(scores)
+def probabilities(scores: Tensor, alpha: float | Tensor) -> Tensor:
+    """α-entmax along the last dimension, without a gradient; α as :func:`rows_of` gives it."""
+    x = below_top(scores)
     if isinstance(alpha, Tensor):
         return _of_any(x, alpha)
     return {1: lambda s: s.softmax(-1), 1.5: _of_one_and_a_half, 2: _of_two}[alpha](x)
 
 
-def _below_top(scores: Tensor) -> Tensor:
+def below_top(scores: Tensor) -> Tensor:
     """Scores minus the largest of their row: no probability changes, and nothing can overflow."""
     top = scores.amax(-1, keepdim=True)
     check_top(top)
@@ -256,7 +208,7 @@ def _of_any(x: Tensor, alpha: Tensor) -> Tensor:
     For α ≤ 2 ‖(1 + a (x − λ))₊‖ in the norm of power 1/a is convex in λ: Newton's steps for norm = 1 come from one side
     and pass no root. For α > 2 it is no norm, and its slope may be infinite: halve an interval instead.
     """
-    a, limits = _a(alpha), torch.finfo(x.dtype)
+    a, limits = less_one(alpha), torch.finfo(x.dtype)
     near = _above(x, -1 / a, ordered=False)
     size = math.log(near.shape[-1])
     w = high = torch.zeros_like(x[..., :1])
@@ -284,84 +236,23 @@ def _beside_largest(x: Tensor, w: Tensor, a: Tensor) -> Tensor:
     return (x * scale).clamp_min_(-1)
 
 
-def _a(alpha: Tensor) -> Tensor:
+def less_one(alpha: Tensor) -> Tensor:
     """α − 1, and for α = 1 a number so small that the formulas give their limit to the last digit, but not 0 / 0."""
     return (alpha - 1).clamp_min(1e-20)
 
 
-def _curvature(p: Tensor, alpha: Tensor) -> Tensor:
+def curvature(p: Tensor, alpha: Tensor) -> Tensor:
     """log²p ψ(−a log p), with ψ(t) = (1 − (1 + t) e^−t) / t², which is ½ at t = 0."""
     log = p.clamp_min(torch.finfo(p.dtype).tiny).log()
-    t = (-_a(alpha) * log).clamp_min_(1e-15)
+    t = (-less_one(alpha) * log).clamp_min_(1e-15)
     # 1 − (1 + t) e^−t is the incomplete gamma function P(2, t), which has all its digits at small t too
     return log.square() * torch.special.gammainc(torch.full_like(t, 2), t) / t.square()
-
-
-# ---- the losses
-
-
-class _Loss(BatchedFunction):
-    batch_in, batch_out = (0, 0, 0), (0, 0)
-
-    @staticmethod
-    def forward(scores: Tensor, y: Tensor, alpha: float | Tensor) -> tuple[Tensor, Tensor]:
-        p = _probabilities(scores, alpha)
-        alpha = torch.as_tensor(alpha, dtype=p.dtype, device=p.device)
-        # Σᵢ yᵢ (lnₐ yᵢ − (sᵢ − λ)) + (pᵢ^α − yᵢ^α) / α,    lnₐ x = (x^a − 1) / a,    λ = s − lnₐ p of the largest
-        gap = _log(y, alpha) - (_below_top(scores) + _log(p.amax(-1, keepdim=True), alpha))
-        terms = torch.where(y > 0, y * gap, 0) + (p**alpha - y**alpha) / alpha
-        return terms.clamp_min_(0).sum(-1), p  # none is below 0, but by rounding
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        scores, y, alpha = inputs
-        ctx.mark_non_differentiable(output[1])
-        kept = scores, output[1], y, torch.as_tensor(alpha, dtype=y.dtype, device=y.device)
-        ctx.save_for_backward(*kept)
-        ctx.save_for_forward(*kept)
-
-    @staticmethod
-    def jvp(ctx: Any, by_scores: Tensor | None, _: Tensor | None, by_alpha: Tensor | None) -> tuple[Tensor, None]:
-        scores, p, y, alpha = ctx.saved_tensors
-        slope, slope_alpha = _LossSlope.apply(scores, p, y, alpha, torch.ones_like(p[..., :1]), by_alpha is not None)
-        moved = torch.zeros_like(slope) if by_scores is None else slope * by_scores
-        return moved.sum(-1) + (0 if by_alpha is None else (slope_alpha * by_alpha).sum(-1)), None
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None, Tensor | None]:
-        scores, p, y, alpha = ctx.saved_tensors
-        by_scores, by_alpha = _LossSlope.apply(scores, p, y, alpha, grad.unsqueeze(-1), ctx.needs_input_grad[2])
-        return by_scores, None, by_alpha if ctx.needs_input_grad[2] else None
-
-
-class _LossSlope(FirstDerivative):
-    """The loss's gradient in the scores and, if that is ``asked``, in α."""
-
-    batch_in, batch_out = (0, 0, 0, 0, 0, 0), (0, 0)
-
-    @staticmethod
-    def forward(
-        scores: Tensor, p: Tensor, y: Tensor, alpha: Tensor, grad: Tensor, asked: bool
-    ) -> tuple[Tensor, Tensor]:
-        by_alpha = grad * (_slope(y, alpha) - _slope(p, alpha)) if asked else torch.zeros_like(grad)
-        return grad * (p - y), by_alpha
-
-
-def _log(p: Tensor, alpha: Tensor) -> Tensor:
-    """lnₐ p = (p^a − 1) / a, log p at a → 0."""
-    a = _a(alpha)
-    return (a * p.clamp_min(torch.finfo(p.dtype).tiny).log()).expm1() / a
-
-
-def _slope(p: Tensor, alpha: Tensor) -> Tensor:
-    """∂Ω(p)/∂α = Σᵢ pᵢ (log²pᵢ ψ(−a log pᵢ) − lnₐ pᵢ / α) / α, from Ω(p) = Σᵢ pᵢ lnₐ pᵢ / α."""
-    return (p * (_curvature(p, alpha) - _log(p, alpha) / alpha)).sum(-1, keepdim=True) / alpha
 
 
 # ---- the arguments
 
 
-def _rows_of(alpha: float | int | Tensor, logits: Tensor, dim: int) -> float | Tensor:
+def rows_of(alpha: float | int | Tensor, logits: Tensor, dim: int) -> float | Tensor:
     """1, 1.5 or 2 where α is that number; every other as one α for each row, as wide as the logits."""
     if not isinstance(alpha, Tensor):
         if not isinstance(alpha, float | int):
@@ -384,49 +275,9 @@ def _rows_of(alpha: float | int | Tensor, logits: Tensor, dim: int) -> float | T
     return alpha.to(logits.device, wide).movedim(dim, -1)
 
 
-def _distribution(target: Tensor, logits: Tensor, dim: int) -> Tensor:
-    """The target as probabilities along the last dimension, one-hot where it is an index."""
-    p = widen(logits.detach()).movedim(dim, -1)
-    check_tensor(target, "the target")
-    if target.dtype == torch.int64:
-        kind, shape = "class indices", p.shape[:-1]
-    elif target.dtype in DTYPES:
-        kind, shape = "target probabilities", logits.shape
-    else:
-        raise TypeError(f"a target holds int64 indices or floating-point probabilities; got {target.dtype}")
-    if target.shape != shape:
-        raise ValueError(
-            f"{kind} for logits of shape {tuple(logits.shape)} along dimension {dim} must have the shape "
-            f"{tuple(shape)}; got {tuple(target.shape)}"
-        )
-    if target.dtype == torch.int64:
-        look(partial(_check_indices, classes=p.shape[-1]), target)
-        return torch.zeros_like(p).scatter(-1, target.unsqueeze(-1), 1)
-    if target.requires_grad:
-        raise ValueError("a target gets no gradient: use target.detach()")
-    y = target.to(p.dtype).movedim(dim, -1)
-    look(partial(_check_sums, rounding=torch.finfo(target.dtype).eps ** 0.5, dim=dim), y)
-    return y
-
-
 def _check_alpha(alpha: Tensor, largest: float) -> None:
     if not ((alpha >= 1) & (alpha <= largest)).all():  # False for NaN too
         raise ValueError(
             f"alpha must be finite and at least 1; got {alpha.min().item()} to {alpha.max().item()}: 1 is softmax, 2 "
             "is sparsemax"
-        )
-
-
-def _check_indices(target: Tensor, classes: int) -> None:
-    if target.min() < 0 or target.max() >= classes:
-        raise ValueError(f"class indices must be 0 to {classes - 1}; got {target.min()} to {target.max()}")
-
-
-def _check_sums(y: Tensor, rounding: float, dim: int) -> None:
-    """Of probabilities along the last dimension, which is the caller's ``dim``."""
-    sums = y.sum(-1)
-    if not ((y >= 0).all() and ((sums - 1).abs() <= rounding).all()):  # False for NaN too
-        raise ValueError(
-            f"target probabilities must not be negative and must sum to 1 along dimension {dim}; got a smallest of "
-            f"{y.min().item():g} and sums from {sums.min().item():g} to {sums.max().item():g}"
         )

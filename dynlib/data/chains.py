@@ -6,17 +6,14 @@ point?" of all names at once can double its reach with every layer, ⌈log₂(ho
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from dynlib.inputs import check_name, check_whole
-
-Split = Literal["train", "test"]
-SPLITS = ("train", "test")
+from dynlib.data.drawing import Split, random_of
+from dynlib.inputs import check_whole
 
 
 @dataclass(frozen=True)
@@ -55,11 +52,8 @@ def chains(count: int, *, names: int = 20, ends: int = 4, split: Split = "train"
     check_whole("count", count, least=1)
     check_whole("names", names, least=1)
     check_whole("ends", ends, least=1, most=names, what="chains, at most one for each name")
-    check_name("split", split, SPLITS)
-    if not 0 <= check_whole("seed", seed) < 2**32:
-        raise ValueError(f"seed must be one of 0 … 2³² - 1; got {seed}")
-    # RandomState's stream is frozen for good, which no newer generator promises. All is drawn sample by sample.
-    random = np.random.RandomState([SPLITS.index(split), seed])
+    # All is drawn sample by sample.
+    random = random_of(split, seed)
     drawn = random.randint(2**32, size=(count, 3 * names - 1), dtype=np.uint32)
     called, cuts, order = (part.argsort(1, kind="stable") for part in np.split(drawn, [names, 2 * names - 1], axis=1))
     # names lie in a row, each points to the one on its left, and a chain begins at place 0 and after each cut

@@ -7,19 +7,19 @@ fragments of others, and says where it is and how hard that image is: the truth 
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from dynlib.data.drawing import SPLITS, Split, check_seed
+from dynlib.inputs import check_name, check_whole
+
 SCAN, FRAGMENT, LEVELS = 8, 4, 16
 """Side of a scan, side of a fragment (pixels), and the grey level of full ink."""
 
 MOST_FRAGMENTS = 12
-
-Split = Literal["train", "test"]
 
 
 @dataclass(frozen=True)
@@ -67,13 +67,14 @@ def cluttered_digits(count: int, *, split: Split = "train", seed: int = 0, size:
         size: side of the canvas in pixels, at least 8.
 
     Raises:
-        ValueError: if ``count`` or ``size`` is too small, or the split has another name.
+        TypeError: if a number is no int.
+        ValueError: if ``count`` or ``size`` is too small, the seed is not one of 0 … 2³² − 1, or the split has another
+            name.
     """
-    if count < 1 or size < SCAN:
-        raise ValueError(f"count must be at least 1 and size at least {SCAN}; got count={count}, size={size}")
+    check_whole("count", count, least=1)
+    check_whole("size", size, least=SCAN)
     scans, labels = _scans(split)
-    # RandomState's stream is frozen for good, which no newer generator promises.
-    random = np.random.RandomState(seed)
+    random = np.random.RandomState(check_seed(seed))  # whose stream is frozen for good
     chosen = random.randint(len(scans), size=count)
     fragments = random.randint(MOST_FRAGMENTS + 1, size=count)
     canvas = np.zeros((count, size, size), dtype=np.uint8)
@@ -97,8 +98,7 @@ def cluttered_digits(count: int, *, split: Split = "train", seed: int = 0, size:
 
 @cache
 def _scans(split: Split) -> tuple[np.ndarray, np.ndarray]:
-    if split not in ("train", "test"):
-        raise ValueError(f"split must be 'train' or 'test'; got {split!r}")
+    check_name("split", split, SPLITS)
     try:
         from sklearn.datasets import load_digits
     except ModuleNotFoundError as error:

@@ -11,15 +11,14 @@ import sysconfig
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from dynlib.data.drawing import Split
 from dynlib.data.topics import encode, text, windows
-
-Split = Literal["train", "test"]
 
 TRAIN_MODULES = (
     "argparse",

@@ -10,21 +10,20 @@ kinds of noise.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from dynlib.data.drawing import Split, random_of
+from dynlib.inputs import check_whole
+
 SLOTS, VALUES, NOISE = 8, 8, 64
 """How many slots, values in a slot, and kinds of noise there are."""
 
 VOCABULARY = SLOTS + SLOTS * VALUES + NOISE
 """How many tokens: a question is its slot, a needle ``SLOTS + VALUES * slot + value``, noise the rest."""
-
-Split = Literal["train", "test"]
-SPLITS = ("train", "test")
 
 
 @dataclass(frozen=True)
@@ -57,23 +56,21 @@ def needles(count: int, *, length: int = 128, needles: int = 8, split: Split = "
         seed: of the draw.
 
     Raises:
+        TypeError: if a number is no int.
         ValueError: if ``count`` is less than 1, there are no needles, more than slots, or more than the sequence has
             room for, the split has another name, or the seed is not one of 0 … 2³² − 1.
     """
-    if count < 1:
-        raise ValueError(f"count must be at least 1; got {count}")
+    check_whole("count", count, least=1)
+    check_whole("needles", needles)
+    check_whole("length", length)
     if not 1 <= needles <= SLOTS:
         raise ValueError(f"needles must be from 1 to {SLOTS}, one for each slot; got {needles}")
     if length < needles + 1:
         raise ValueError(
             f"length must be at least {needles + 1} to hold the question and {needles} needles; got {length}"
         )
-    if split not in SPLITS:
-        raise ValueError(f"split must be 'train' or 'test'; got {split!r}")
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"seed must be one of 0 … 2³² - 1; got {seed}")
-    # RandomState's stream is frozen for good, which no newer generator promises. All is drawn sequence by sequence.
-    random = np.random.RandomState([SPLITS.index(split), seed])
+    # All is drawn sequence by sequence.
+    random = random_of(split, seed)
     sizes = [length, length - 1, SLOTS, needles, 1]
     drawn = random.randint(2**32, size=(count, sum(sizes)), dtype=np.uint32).astype(np.int64)
     noise, place, slot, value, ask = np.split(drawn, np.cumsum(sizes)[:-1], axis=1)

@@ -25,14 +25,13 @@ from jaxtyping import Int
 from torch import Tensor
 
 from dynlib.data import solvers
+from dynlib.data.drawing import Split, random_of
 from dynlib.data.solvers import BOXES, FLOOR, GOAL, PATH, START, WALL
 from dynlib.inputs import check_name, check_number, check_tensor, check_whole
 
 Difficulty = Literal["easy", "medium", "hard"]
 DIFFICULTIES = get_args(Difficulty)
 
-Split = Literal["train", "test"]
-SPLITS = get_args(Split)
 
 _TEST = 4  # one class of symmetric puzzles in so many is for testing
 _CHUNK = 512  # puzzles drawn at a time, at most
@@ -252,15 +251,13 @@ def _collect(
     kind: Literal["sudoku", "maze"],
     count: int,
     wanted: int | None,
-    split: str,
+    split: Split,
     seed: int,
 ) -> Puzzles:
     """Draw until there are enough of the right split and difficulty."""
     check_whole("count", count, least=1)
-    check_name("split", split, SPLITS)
-    check_whole("seed", seed, least=0, most=2**32 - 1)
-    # RandomState's stream is frozen for good, which no newer generator promises. All is drawn puzzle by puzzle.
-    random = np.random.RandomState([SPLITS.index(split), seed])
+    # All is drawn puzzle by puzzle.
+    random = random_of(split, seed)
     kept, have, seen = [], 0, 0
     while have < count:
         drawn = draw(random, min(max(1 + (count - have) * (seen + 1) // (have + 1), 8), _CHUNK))

@@ -6,17 +6,14 @@ and their answers are w·x. Nothing about w can be learned from other prompts: w
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dynlib.inputs import check_name, check_number, check_whole
-
-Split = Literal["train", "test"]
-SPLITS = ("train", "test")
+from dynlib.data.drawing import Split, random_of
+from dynlib.inputs import check_number, check_whole
 
 
 @dataclass(frozen=True)
@@ -76,11 +73,8 @@ def linear_regression(
     check_whole("pairs", pairs, least=1)
     check_whole("queries", queries, least=1)
     spread = check_number("noise", noise, least=0)
-    check_name("split", split, SPLITS)
-    if not 0 <= check_whole("seed", seed) < 2**32:
-        raise ValueError(f"seed must be one of 0 … 2³² - 1; got {seed}")
-    # RandomState's stream is frozen for good, which no newer generator promises. All is drawn prompt by prompt.
-    random = np.random.RandomState([SPLITS.index(split), seed])
+    # All is drawn prompt by prompt.
+    random = random_of(split, seed)
     sizes = [features, pairs * features, queries * features, pairs]
     drawn = random.standard_normal((count, sum(sizes)))
     w, x, asked, errors = np.split(drawn, np.cumsum(sizes)[:-1], axis=1)

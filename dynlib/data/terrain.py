@@ -12,14 +12,15 @@ algorithm is wrong, and on a grid where one may turn back a cheapest path does n
 from dataclasses import dataclass
 from functools import lru_cache, reduce
 from statistics import NormalDist
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dynlib.inputs import check_tensor
+from dynlib.data.drawing import Split, random_of
+from dynlib.inputs import check_tensor, check_whole
 from dynlib.transforms import BatchedFunction, look
 
 TILE = 8
@@ -48,8 +49,6 @@ GROUNDS = (
 )
 """From the lowest ground to the highest."""
 
-Split = Literal["train", "test"]
-SPLITS = ("train", "test")
 
 _GRAIN = 5  # no grain is longer
 _HILL = 3  # tiles: side of the windows that smooth the height of the ground
@@ -86,18 +85,14 @@ def terrain(count: int, *, split: Split = "train", seed: int = 0, size: int = 12
         size: side of a map in tiles.
 
     Raises:
+        TypeError: if a number is no int.
         ValueError: if ``count`` or ``size`` is less than 1, the split has another name, or the seed is not one of
             0 … 2³² − 1.
     """
-    if count < 1 or size < 1:
-        raise ValueError(f"count and size must be at least 1; got count={count}, size={size}")
-    if split not in SPLITS:
-        raise ValueError(f"split must be 'train' or 'test'; got {split!r}")
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"seed must be one of 0 … 2³² - 1; got {seed}")
-    # RandomState's stream is frozen for good, which no newer generator promises. From here to the last byte of the
-    # images all is done in integers, which every machine rounds alike.
-    random = np.random.RandomState([SPLITS.index(split), seed])
+    check_whole("count", count, least=1)
+    check_whole("size", size, least=1)
+    # From here to the last byte of the images all is done in integers, which every machine rounds alike.
+    random = random_of(split, seed)
     kinds = np.empty((count, size, size), dtype=np.int64)
     images = torch.empty(count, 3, TILE * size, TILE * size, dtype=torch.float32, device="cpu")
     for start in range(0, count, _CHUNK):

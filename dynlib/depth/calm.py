@@ -6,7 +6,7 @@ the threshold, the token is decoded from h_l and the layers above do not run:
     exit at the first l ≥ min_exit with c(h_l) ≥ λ_t,  else at the last layer.
 
 Confidences, all in [0, 1]: one read from the logits, as the margin between the two likeliest tokens (``margin`` of
-:mod:`dynlib.depth.early_exit`), how little layer l changed the state, or a small head that learned when a layer already
+:mod:`dynlib.depth.confidence`), how little layer l changed the state, or a small head that learned when a layer already
 says what the last one will (both in :mod:`dynlib.depth.token_confidence`).
 
 A later token may run deeper than this one, and attends there to a state that this one never computed. *State
@@ -14,31 +14,36 @@ propagation*: h_l, the state it left with, stands in at every layer above, for w
 computed. That is a norm and a linear map instead of a layer, and here it is done when a token first asks for it, for
 all that is owed to that layer at once: a layer that nobody reaches costs nothing.
 
-How much is lost is a number per prompt (:mod:`dynlib.depth.consistency`); :func:`calibration_losses` tables it by
-threshold, for :func:`dynlib.cost.learn_then_test` to certify one.
+This is the *gathered* execution, which runs for those who go on. The *masked* one, which trains, is ``masked_exits`` of
+:mod:`dynlib.depth.calm_training`. How much is lost is a number per prompt (:mod:`dynlib.depth.consistency`);
+:func:`calibration_losses` tables it by threshold, for :func:`dynlib.cost.learn_then_test` to certify one.
 
 Source: arXiv:2207.07061.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from dynlib.backbone import CausalLM, LayerCache, prompt_positions
-from dynlib.depth import early_exit
+from dynlib.depth.calm_training import Reread, masked_exits
 from dynlib.depth.consistency import risk_consistency_loss, textual_consistency_loss
-from dynlib.depth.early_exit import confidence_function
-from dynlib.depth.token_confidence import decaying_threshold, state_similarity
-from dynlib.inputs import check_name, check_tensor, check_whole, widen
+from dynlib.depth.token_confidence import Ask, Confidence, asking, check_leaving, decaying_threshold, said_of
+from dynlib.inputs import widen
 
-Confidence = early_exit.Confidence | Literal["state", "classifier"]
-"""What is read from the logits, a function or its name, as in early exit; or how the state changed, or a classifier."""
-
-NAMES = ("max_probability", "softmax_diff", "negative_entropy", "state", "classifier")
+__all__ = [
+    "Decoded",
+    "Reread",
+    "calibration_losses",
+    "calm_generate",
+    "masked_exits",
+    "risk_consistency_loss",
+    "textual_consistency_loss",
+]
 
 
 class Decoded(NamedTuple):
@@ -50,15 +55,6 @@ class Decoded(NamedTuple):
     """How many layers each new token was decoded from, 1 … depth."""
     confidences: Float[Tensor, "batch new"]
     """How confident each token was when it left; NaN where it ran to the last layer, which asks nobody."""
-
-
-class Reread(NamedTuple):
-    """What :func:`masked_exits` gives."""
-
-    logits: Float[Tensor, "batch tokens vocabulary"]
-    """Of the token after each one."""
-    exits: Int[Tensor, "batch tokens"]
-    """How many layers they were decoded from, 1 … depth."""
 
 
 @torch.no_grad()
@@ -107,21 +103,15 @@ def calm_generate(
         TypeError: if ``min_exit`` or ``new_tokens`` is not an int, the prompt no tensor, or tokens may leave below a
             block that they cannot leave their keys and values in.
     """
-    check_tensor(prompt, "the prompt")
-    check_whole("new_tokens", new_tokens)
     depth = len(model.blocks)
     if not threshold >= 0:
         raise ValueError(f"threshold must be at least 0 (above 1 nothing leaves early); got {threshold}")
-    if not (new_tokens >= 0 and temperature >= 0):
-        raise ValueError(f"new_tokens and temperature must not be negative; got {new_tokens} and {temperature}")
-    if prompt.numel() == 0:
-        raise ValueError(f"the prompt must have at least one token; got shape {tuple(prompt.shape)}")
-    _check_min_exit(min_exit, depth)
-    ask = _confidence(model, confidence, classifier)
+    if not temperature >= 0:
+        raise ValueError(f"temperature must be at least 0; got {temperature}")
+    check_leaving(model, min_exit, threshold <= 1)
+    ask = asking(model, confidence, classifier)
     if tau is not None:
         decaying_threshold(0, 0, 1, tau=tau)  # complains of a tau that cannot be
-    if threshold <= 1 and min_exit < depth:
-        _check_blocks(model)
     places = prompt_positions(prompt, new_tokens, key_mask, positions)
 
     cache, ran, left = model.new_cache(), [0] * depth, list[Tensor]()
@@ -144,111 +134,11 @@ def calm_generate(
     return Decoded(tokens, torch.stack(exits, dim=1), torch.stack(confidences, dim=1))
 
 
-def masked_exits(
-    model: CausalLM,
-    tokens: Int[Tensor, "batch tokens"],
-    threshold: float | int | Float[Tensor, " batch"],
-    *,
-    prompt: int | Int[Tensor, " batch"] = 1,
-    confidence: Confidence = "softmax_diff",
-    classifier: nn.Module | None = None,
-    min_exit: int = 1,
-) -> Reread:
-    """What :func:`calm_generate` would decode after every token of a text that is known: all at once, differentiable.
-
-    *Masked*: every layer runs for all tokens, and a token that has left keeps its state, from which the layers above
-    take its keys and values. It saves nothing; it is for training a model on the states that it will meet, and for
-    looking at decisions.
-
-    Args:
-        model: a language model.
-        tokens: the text, prompt first.
-        threshold: λ, for all or for each text.
-        prompt: how many tokens are read whole; the last of them may leave. For all, or for each text.
-        confidence, classifier, min_exit: as in :func:`calm_generate`.
-
-    Raises:
-        ValueError: if a threshold is negative or NaN, a prompt is not 1 … tokens long, and as in
-            :func:`calm_generate`.
-        TypeError: as in :func:`calm_generate`.
-    """
-    check_tensor(tokens, "tokens")
-    depth, length = len(model.blocks), tokens.shape[1]
-    limit, whole = torch.as_tensor(threshold, device=tokens.device), torch.as_tensor(prompt, device=tokens.device)
-    if not (limit >= 0).all():
-        raise ValueError(f"threshold must be at least 0 (above 1 nothing leaves early); got {threshold}")
-    if not ((whole >= 1) & (whole <= length)).all():
-        raise ValueError(f"a prompt is 1 … {length} tokens of the text; got {prompt}")
-    _check_min_exit(min_exit, depth)
-    if min_exit < depth and (limit <= 1).any():
-        _check_blocks(model)
-    ask = _confidence(model, confidence, classifier)
-    may_leave = torch.arange(length, device=tokens.device) >= whole.reshape(-1, 1) - 1
-    stays = torch.ones_like(tokens, dtype=torch.bool)
-    exits = torch.full_like(tokens, depth)
-    x, logits = model.embed(tokens), None
-    for layer, block in enumerate(model.blocks, start=1):
-        before, x = x, torch.where(stays[..., None], block(x), x)
-        said = model.readout(x)
-        logits = said if logits is None else torch.where(stays[..., None], said, logits)
-        if min_exit <= layer < depth:
-            sure = ask(before.flatten(0, 1), x.flatten(0, 1))[0].view_as(tokens) >= limit.reshape(-1, 1)
-            leaving = stays & sure & may_leave
-            exits[leaving] = layer
-            stays = stays & ~leaving
-    assert logits is not None
-    return Reread(logits, exits)
-
-
-Ask = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
-"""States before and after a layer, [rows, dim], to their confidence, [rows], and to their logits if those were read."""
-
-
-def _confidence(model: CausalLM, confidence: Confidence, classifier: nn.Module | None) -> Ask:
-    if not callable(confidence):
-        check_name("confidence", confidence, NAMES)
-    if confidence == "classifier" and classifier is None:
-        raise ValueError("confidence='classifier' needs a classifier: train an ExitClassifier with classifier_loss")
-    if confidence != "classifier" and classifier is not None:
-        raise ValueError(f"confidence={confidence!r} does not ask the classifier given: use confidence='classifier'")
-    if confidence == "state":
-        return lambda before, after: (state_similarity(before, after), None)
-    if classifier is not None:
-        return lambda before, after: (widen(classifier(after)).sigmoid(), None)
-    sure = confidence_function(confidence)  # type: ignore[arg-type]
-
-    def read(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor | None]:
-        logits = _readout(model, after)
-        return sure(logits), logits
-
-    return read
-
-
-def _check_blocks(model: CausalLM) -> None:
-    """A token that left owes every layer above the first its keys and values."""
-    for layer, block in enumerate(model.blocks, start=1):
-        attention = getattr(block, "attention", None)
-        known = hasattr(block, "norm1") and callable(getattr(attention, "keys_values", None))
-        if layer > 1 and not (known and getattr(block, "norm_first", True)):
-            raise TypeError(
-                f"tokens cannot leave below layer {layer}: {type(block).__name__} lacks norm1 or attention.keys_values "
-                "through which they can be attended to there, as dynlib.backbone.Block has: use a threshold above 1, "
-                "with which nobody leaves"
-            )
-
-
-def _check_min_exit(min_exit: int, depth: int) -> None:
-    if isinstance(min_exit, bool) or not isinstance(min_exit, int):
-        raise TypeError(f"min_exit must be an integer; got {min_exit!r}")
-    if not 1 <= min_exit <= depth:
-        raise ValueError(f"min_exit must be one of the layers 1 … {depth}; got {min_exit}")
-
-
 class _Step(NamedTuple):
     logits: Tensor  # [batch, vocabulary], of the last tokens
-    state: Tensor  # [batch, 1, dim], what they left with
     exits: Tensor  # [batch]
     confidences: Tensor  # [batch]
+    state: Tensor  # [batch, 1, dim], what they left with
 
 
 def _step(
@@ -299,13 +189,18 @@ def _step(
             continue
         leaving, going = going[sure], going[~sure]
         gone = torch.cat([gone, leaving])
-        logits = _readout(model, x[leaving, -1]) if said is None else said[sure]
+        logits = said_of(model, x[leaving, -1]) if said is None else said[sure]
         parts.append((leaving, logits, layer, confident[sure]))
         if len(going) == 0 and length == 1:
             break
     if len(going):
-        logits = _readout(model, x[going, -1]) if len(gone) else model.readout(x)[:, -1]
+        logits = said_of(model, x[going, -1]) if len(gone) else model.readout(x)[:, -1]
         parts.append((going, logits, len(blocks), None))
+    return _Step(*_in_order(parts), state=x[:, -1:])
+
+
+def _in_order(parts: list[tuple[Tensor, Tensor, int, Tensor | None]]) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows of the batch, their logits, exit and confidence, by when they left: all three in the order of the batch."""
     kind = widen(parts[0][1]).dtype
     exits = [torch.full_like(rows, layer) for rows, _, layer, _ in parts]
     confidences = [
@@ -313,10 +208,10 @@ def _step(
         for rows, _, _, sure in parts
     ]
     if len(parts) == 1:  # all left together, in their order
-        return _Step(parts[0][1], x[:, -1:], exits[0], confidences[0])
+        return parts[0][1], exits[0], confidences[0]
     order = torch.cat([rows for rows, *_ in parts]).argsort()
     logits = torch.cat([said for _, said, *_ in parts])
-    return _Step(logits[order], x[:, -1:], torch.cat(exits)[order], torch.cat(confidences)[order])
+    return logits[order], torch.cat(exits)[order], torch.cat(confidences)[order]
 
 
 def _gathered(block: Any, x: Tensor, places: Tensor, going: Tensor, gone: Tensor, past: LayerCache) -> Tensor:
@@ -325,10 +220,6 @@ def _gathered(block: Any, x: Tensor, places: Tensor, going: Tensor, gone: Tensor
     keys, values = block.attention.keys_values(block.norm1(x[gone]), places[gone])
     past.complete(gone, keys, values, places[gone])
     return after
-
-
-def _readout(model: CausalLM, states: Tensor) -> Tensor:
-    return model.readout(states[:, None])[:, 0]
 
 
 def calibration_losses(

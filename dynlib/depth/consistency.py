@@ -32,11 +32,13 @@ def textual_consistency_loss(
         a loss per text, in [0, 1]; float64, or float32 on a device without it.
 
     Raises:
-        TypeError: if one of them is no tensor.
+        TypeError: if one of them is no tensor of whole numbers.
         ValueError: if there is no text, or not as many on either side.
     """
     check_tensor(outputs, "outputs")
     check_tensor(full, "the texts to compare with")
+    if outputs.is_floating_point() or full.is_floating_point():
+        raise TypeError(f"texts are numbers of tokens; got {outputs.dtype} and {full.dtype}: give tokens, not logits")
     if outputs.ndim != 2 or full.ndim != 2 or len(outputs) != len(full) or 0 in (*outputs.shape, *full.shape):
         raise ValueError(
             f"need as many texts on either side, none of them empty; got {tuple(outputs.shape)} and {tuple(full.shape)}"

@@ -13,33 +13,48 @@ Later exits are better on average, not for every sample: some are right early an
 arXiv:1810.07052). A threshold chosen by looking at calibration data promises nothing by itself: see
 :func:`dynlib.depth.learn_then_test`.
 
-Source: arXiv:1709.01686 (exits), arXiv:1810.07052 (weighted losses), arXiv:2207.07061 (difference of the top two).
+What a confidence is, and when it is enough, stands in :mod:`dynlib.depth.confidence`; what exits are trained on, in
+:mod:`dynlib.depth.exit_training`.
+
+Source: arXiv:1709.01686.
 """
 
-import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from itertools import pairwise
-from numbers import Real
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from dynlib.deciding import Execution, check_execution, chosen, report
-from dynlib.inputs import check_logits, check_tensor, check_top, check_whole, widen
-from dynlib.transforms import double, look
+from dynlib.depth.confidence import (
+    Confidence,
+    Threshold,
+    check_sure,
+    check_threshold,
+    confidence_function,
+    exit_index,
+    is_enough,
+    margin,
+    max_probability,
+    negative_entropy,
+)
+from dynlib.depth.exit_training import exit_loss
+from dynlib.inputs import check_tensor, check_whole
 
-Confidence = Callable[[Tensor], Tensor] | Literal["max_probability", "softmax_diff", "negative_entropy"]
-"""Logits [..., classes] to how sure they are [...], never negative, and 1 at most: a function, or the name of one here.
-
-"softmax_diff", the name in CALM, is :func:`margin`.
-"""
-
-Threshold = float | int | Sequence[float | int] | Tensor
-"""One number for all early exits, or one for each of them."""
+__all__ = [
+    "Confidence",
+    "ExitHead",
+    "MultiExit",
+    "Prediction",
+    "Threshold",
+    "exit_index",
+    "exit_loss",
+    "margin",
+    "max_probability",
+    "negative_entropy",
+]
 
 
 class Prediction(NamedTuple):
@@ -176,12 +191,8 @@ class MultiExit(nn.Module):
         """
         check_tensor(x, "the input")
         ask = confidence_function(confidence)
-        limits = _check_threshold(threshold, len(self.heads))
-        check_execution(execution)
-        if rows is not None:
-            check_whole("rows", rows, least=1, what="tokens")
-            if execution == "masked":
-                raise ValueError("rows cut the work of 'gathered'; 'masked' runs all at once: leave rows out")
+        limits = check_threshold(threshold, len(self.heads))
+        check_execution(execution, rows=rows)
         if x.shape[0] == 0:
             raise ValueError(f"there must be at least one sample; got shape {tuple(x.shape)}: leave out an empty batch")
         left = self._masked(x, limits, ask) if execution == "masked" else self._gathered(x, limits, ask, rows)
@@ -208,9 +219,9 @@ class MultiExit(nn.Module):
             pieces = [_through(stretch, piece) for piece in pieces]
             logits = torch.cat([self._read(number, piece) for piece in pieces])
             sure = ask(logits)
-            _check_sure(sure, logits)
+            check_sure(sure, logits)
             # cᵢ(x) ≥ λᵢ, and the last exit takes all
-            enough = _enough(sure, limits[number]) if number < len(limits) else torch.ones_like(waiting).bool()
+            enough = is_enough(sure, limits[number]) if number < len(limits) else torch.ones_like(waiting).bool()
             leave = chosen(enough)
             if len(leave) == len(waiting):
                 gone.append((waiting, logits, torch.full_like(waiting, self.exits[number]), sure))
@@ -235,131 +246,6 @@ class MultiExit(nn.Module):
                 f"shape {tuple(tokens.shape)}; it gave {tuple(logits.shape)}"
             )
         return logits
-
-
-def exit_loss(
-    logits: Float[Tensor, "exits batch classes"],
-    labels: Int[Tensor, " batch"],
-    *,
-    weights: Literal["uniform", "depth"] | Sequence[float | int] | Tensor = "uniform",
-) -> Float[Tensor, ""]:
-    """The mean cross-entropy of every exit, averaged over the exits: L = Σᵢ wᵢ CEᵢ / Σᵢ wᵢ.
-
-    To train the heads of a backbone that stands still, detach the features: ``model(x, detach=True)``.
-
-    Args:
-        logits: of all exits, as :class:`MultiExit` gives them.
-        labels: the right classes, int64.
-        weights: "uniform": all exits alike, wᵢ = 1. "depth": later exits more, wᵢ = i for i = 1, 2, …, so that early
-            heads bend the backbone less. Or a number for each exit, not negative; they are divided by their sum.
-
-    Raises:
-        TypeError: if the logits are no tensor of floating-point numbers, or the labels none of int64.
-        ValueError: if there are no logits, the labels are not one for each sample or not a class, or the weights have
-            another name, are not one for each exit, negative, NaN, infinite, or zero throughout.
-    """
-    check_tensor(logits, "logits")
-    check_tensor(labels, "labels")
-    if not logits.is_floating_point() or labels.dtype != torch.int64:
-        raise TypeError(f"need floating-point logits and int64 labels; got {logits.dtype} and {labels.dtype}")
-    if logits.ndim != 3 or logits.numel() == 0 or labels.shape != logits.shape[1:2]:
-        raise ValueError(
-            "logits must be [exits, batch, classes] and labels [batch], none of them 0; got "
-            f"{tuple(logits.shape)} and {tuple(labels.shape)}"
-        )
-    exits, batch, classes = logits.shape
-    look(partial(_check_labels, classes=classes), labels)
-    wide = widen(logits)
-    w = _exit_weights(weights, exits).to(wide)
-    # CEᵢ, the mean over the batch
-    losses = F.cross_entropy(wide.flatten(0, 1), labels.repeat(exits), reduction="none").view(exits, batch).mean(1)
-    # L = Σᵢ wᵢ CEᵢ / Σᵢ wᵢ
-    return (w / w.sum()) @ losses
-
-
-def confidence_function(confidence: Confidence | None) -> Callable[[Tensor], Tensor]:
-    """The function that a confidence is, or that it names; :func:`max_probability` if left out.
-
-    Raises:
-        ValueError: if there is none of that name.
-    """
-    known: dict[object, Callable[[Tensor], Tensor]] = {
-        None: max_probability,
-        "max_probability": max_probability,
-        "softmax_diff": margin,
-        "negative_entropy": negative_entropy,
-    }
-    if callable(confidence):
-        return confidence
-    if confidence not in known:
-        names = ", ".join(repr(name) for name in known if name)
-        raise ValueError(f"confidence must be a function of logits, or one of {names}; got {confidence!r}")
-    return known[confidence]
-
-
-def max_probability(logits: Float[Tensor, "*batch classes"]) -> Float[Tensor, "*batch"]:
-    """How likely the likeliest class is, max softmax(logits): from 1 / classes, all alike, to 1.
-
-    In float32, or float64 if the logits are. The probability is the model's own word: it holds as a rate of right
-    answers only if the model is calibrated.
-
-    Raises:
-        TypeError: if the logits are not floating-point.
-        ValueError: if there are fewer than two classes or no logits, one is NaN or +inf, or all of a row are −inf.
-    """
-    return _check_confidence(logits).softmax(-1).amax(-1)
-
-
-def margin(logits: Float[Tensor, "*batch classes"]) -> Float[Tensor, "*batch"]:
-    """How much likelier the likeliest class is than the next, p₁ − p₂: from 0, a tie, to 1; "softmax_diff" in CALM.
-
-    Result and errors as in :func:`max_probability`.
-    """
-    top = _check_confidence(logits).softmax(-1).topk(2, dim=-1).values
-    return top[..., 0] - top[..., 1]
-
-
-def negative_entropy(logits: Float[Tensor, "*batch classes"]) -> Float[Tensor, "*batch"]:
-    """How far from undecided, 1 − H(p) / log classes with H = −Σ p log p: from 0, all classes alike, to 1, one alone.
-
-    Result and errors as in :func:`max_probability`.
-    """
-    p = _check_confidence(logits).softmax(-1)
-    share = torch.special.entr(p).sum(-1) / math.log(p.shape[-1])
-    return (1 - share).clamp(0, 1)  # rounding alone leaves [0, 1], and below 0 even λ = 0 would not be reached
-
-
-def exit_index(confidence: Float[Tensor, "exits batch"], threshold: Threshold) -> Int[Tensor, " batch"]:
-    """Where every sample leaves, given how sure each exit is of it: min { i : cᵢ ≥ λᵢ }, or the last.
-
-    It is an index, from 0, into the first dimension of ``confidence``, and into ``MultiExit.exits``. With the
-    confidences of all exits at hand, a sweep over thresholds costs no further run of the model.
-
-    Args:
-        confidence: of all exits; that of the last one is not asked.
-        threshold: as in :meth:`MultiExit.predict`.
-
-    Raises:
-        TypeError, ValueError: as in :meth:`MultiExit.predict`.
-    """
-    check_tensor(confidence, "confidence")
-    if confidence.ndim != 2 or confidence.numel() == 0:
-        raise ValueError(f"confidence must be [exits, batch], neither of them 0; got {tuple(confidence.shape)}")
-    limits = _check_threshold(threshold, len(confidence) - 1)
-    _check_sure(confidence, confidence[..., None])
-    early = [_enough(sure, limit) for sure, limit in zip(confidence, limits, strict=False)]
-    enough = torch.stack([*early, torch.ones_like(confidence[-1], dtype=torch.bool)])
-    # the first of several largest
-    return enough.int().argmax(0)
-
-
-def _enough(sure: Tensor, limit: float) -> Tensor:
-    """c ≥ λ, exactly: λ rounded to the confidence's own numbers, and up, as a λ just above 1 is still above 1."""
-    wide = widen(sure)
-    floor = torch.tensor(limit, dtype=wide.dtype, device="cpu")
-    if floor.item() < limit:
-        floor = floor.nextafter(torch.full_like(floor, math.inf))
-    return wide >= floor.item()
 
 
 def _keep(pieces: Sequence[Tensor], stays: Tensor, chunk: int | None) -> list[Tensor]:
@@ -387,11 +273,6 @@ def _head_like(backbone: nn.Module) -> ExitHead:
     return ExitHead(last.in_features, last.out_features).to(last.weight.device, last.weight.dtype)
 
 
-def _check_labels(labels: Tensor, classes: int) -> None:
-    if labels.min() < 0 or labels.max() >= classes:
-        raise ValueError(f"labels must be 0 … {classes - 1}; got {int(labels.min())} … {int(labels.max())}")
-
-
 def _check_exits(exits: Sequence[int], depth: int) -> tuple[int, ...]:
     for layer in exits:
         check_whole("exit", layer)
@@ -402,60 +283,3 @@ def _check_exits(exits: Sequence[int], depth: int) -> tuple[int, ...]:
     if depth == 0:
         raise ValueError("the backbone has no layers, so that there is nothing to leave early")
     return (*exits, depth) if not exits or exits[-1] != depth else tuple(exits)
-
-
-def _check_threshold(threshold: Threshold, early: int) -> list[float]:
-    """One float for each early exit."""
-    try:
-        given: Any = threshold.tolist() if isinstance(threshold, Tensor) else threshold
-        limits = [float(limit) for limit in ([given] if isinstance(given, Real) else given)]
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"threshold must be a number, or one for each early exit; got {threshold!r}") from error
-    if not all(limit >= 0 for limit in limits):  # NaN is not
-        raise ValueError(
-            f"a threshold must be 0 or more, as confidences are from 0 to 1; got {limits}. Above 1 nobody leaves early"
-        )
-    if isinstance(given, Real):
-        return limits * early
-    if len(limits) != early:
-        raise ValueError(
-            f"there must be one threshold, or one for each of the {early} early exits; got {len(limits)}. The last "
-            "exit has none: it takes all who are left"
-        )
-    return limits
-
-
-def _check_sure(sure: Tensor, logits: Tensor) -> None:
-    if sure.shape != logits.shape[:-1]:
-        raise ValueError(
-            f"the confidence of logits {tuple(logits.shape)} must be {tuple(logits.shape[:-1])}, a number for each "
-            f"sample on its own; got {tuple(sure.shape)}"
-        )
-    look(_check_no_nan, sure)
-
-
-def _check_no_nan(sure: Tensor) -> None:
-    if sure.isnan().any():
-        raise ValueError("a confidence is NaN: look for NaN in the input or the weights")
-
-
-def _check_confidence(logits: Tensor) -> Tensor:
-    """The logits in float32 or wider, if they are of at least two classes and make a distribution."""
-    check_logits(logits, -1)
-    if logits.shape[-1] < 2:
-        raise ValueError(f"confidence compares classes, and needs two or more; got logits {tuple(logits.shape)}")
-    check_top(logits.detach().amax(-1))
-    return widen(logits)
-
-
-def _exit_weights(weights: str | Sequence[float | int] | Tensor, exits: int) -> Tensor:
-    if isinstance(weights, str):
-        if weights not in ("uniform", "depth"):
-            raise ValueError(f"weights must be 'uniform', 'depth', or a number for each exit; got {weights!r}")
-        return torch.arange(1.0, exits + 1) if weights == "depth" else torch.ones(exits)
-    w = double(torch.as_tensor(weights))
-    if w.shape != (exits,) or not (w.isfinite().all() and (w >= 0).all() and w.sum() > 0):
-        raise ValueError(
-            f"weights must be {exits} numbers, one for each exit, not negative, and not all 0; got {weights}"
-        )
-    return w

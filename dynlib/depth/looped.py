@@ -156,12 +156,10 @@ class Looped(nn.Module):
                 another shape, a state is NaN, ``rows`` are below 1 or given with "masked", ``each`` or the execution
                 has another name, or gathered tokens meet a block that cannot leave some out.
         """
-        check_execution(execution)
+        check_execution(execution, rows=rows)
         check_tensor(x, "the tokens")
         check_features(x, x.shape[-1] if x.ndim else 0)
         rule = StoppingRule(self.gate, change, quantile, each=each)
-        if rows is not None and check_whole("rows", rows, least=1, what="tokens") and execution == "masked":
-            raise ValueError("rows cut the work of 'gathered'; 'masked' runs all at once: leave rows out")
         some = len(x) if rows is None else max(rows // x.shape[1], 1)
         if each == "token":
             run = self._gathered_tokens if execution == "gathered" else self._masked_tokens

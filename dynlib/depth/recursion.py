@@ -260,10 +260,8 @@ class TinyRecursiveModel(nn.Module):
             TypeError, ValueError: as :meth:`forward` does, and for a threshold that is no finite number, a q that is
                 NaN, an execution of another name, or ``rows`` below 1 or given with "masked".
         """
-        check_execution(execution)
+        check_execution(execution, rows=rows)
         limit = torch.inf if threshold is None else check_number("threshold", threshold)
-        if rows is not None and check_whole("rows", rows, least=1, what="tokens") and execution == "masked":
-            raise ValueError("rows cut the work of 'gathered'; 'masked' runs all at once: leave rows out")
         if execution == "masked":
             logits, halting = self.trace(puzzles, steps=steps)
             look(_check_halting, halting)

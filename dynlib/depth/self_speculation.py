@@ -26,7 +26,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from dynlib.backbone import CausalLM, LayerCache, prompt_positions
-from dynlib.inputs import check_tensor, check_whole
+from dynlib.inputs import check_whole
 from dynlib.transforms import double
 
 
@@ -75,14 +75,10 @@ def self_speculative_generate(
         ValueError: if ``draft_layers``, ``draft_tokens``, ``new_tokens`` or ``temperature`` is out of range, the prompt
             is empty, or ``key_mask`` or ``positions`` do not fit it.
     """
-    check_tensor(prompt, "the prompt")
-    check_whole("new_tokens", new_tokens, least=0)
     check_whole("draft_layers", draft_layers, least=1, most=len(model.blocks), what="layers of the model")
     check_whole("draft_tokens", draft_tokens, least=1)
     if not temperature >= 0:
         raise ValueError(f"temperature must be at least 0; got {temperature}")
-    if prompt.numel() == 0:
-        raise ValueError(f"the prompt must have at least one token; got shape {tuple(prompt.shape)}")
     places, blocks = prompt_positions(prompt, new_tokens, key_mask, positions), list(model.blocks)
     end = prompt.shape[1] + new_tokens
     tokens, drafted, kept = prompt, list[int](), list[int]()

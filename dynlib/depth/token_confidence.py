@@ -2,12 +2,14 @@
 
 How little a layer changed the state (:func:`state_similarity`), a small head that learned when a layer already says
 what the last one will (:class:`ExitClassifier`), and a threshold that begins strict (:func:`decaying_threshold`).
-Confidences that are read from logits stand in :mod:`dynlib.depth.early_exit`.
+Confidences that are read from logits stand in :mod:`dynlib.depth.confidence`; :func:`asking` makes one function of any.
 
 Source: arXiv:2207.07061.
 """
 
 import math
+from collections.abc import Callable
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,14 +17,37 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dynlib.backbone import CausalLM
-from dynlib.inputs import check_number, check_whole, widen
+from dynlib.depth import confidence as of_logits
+from dynlib.inputs import check_dtype, check_name, check_number, check_whole, widen
+from dynlib.transforms import look
+
+Confidence = of_logits.Confidence | Literal["state", "classifier"]
+"""What is read from the logits, a function or its name, as in early exit; or how the state changed, or a classifier."""
+
+NAMES = ("max_probability", "softmax_diff", "negative_entropy", "state", "classifier")
+
+Ask = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
+"""States before and after a layer, [rows, dim], to their confidence, [rows], and to their logits if those were read."""
 
 
 def state_similarity(
     before: Float[Tensor, "*batch dim"], after: Float[Tensor, "*batch dim"]
 ) -> Float[Tensor, "*batch"]:
-    """The cosine between the states before and after a layer; 0 where they point away from each other."""
+    """The cosine between the states before and after a layer; 0 where they point away from each other.
+
+    Raises:
+        TypeError: if the states are not floating-point.
+        ValueError: if one is NaN.
+    """
+    check_dtype(before)
+    check_dtype(after)
+    look(_check_no_nan, after)
     return F.cosine_similarity(widen(before), widen(after), dim=-1).clamp(0, 1)
+
+
+def _check_no_nan(states: Tensor) -> None:
+    if states.isnan().any():
+        raise ValueError("a state is NaN: look for NaN in the input or the weights")
 
 
 class ExitClassifier(nn.Module):
@@ -112,3 +137,58 @@ def decaying_threshold(threshold: float | int, t: int, steps: int, *, tau: float
     if not 0 <= tau < math.inf:
         raise ValueError(f"tau must be finite and not negative; got {tau}")
     return min(max(0.9 * threshold + 0.1 * math.exp(-tau * t / steps), 0.0), 1.0)
+
+
+def asking(model: CausalLM, confidence: Confidence, classifier: nn.Module | None) -> Ask:
+    """The function that a confidence is; arguments as in :func:`dynlib.depth.calm_generate`.
+
+    Raises:
+        ValueError: if there is none of that name, or a classifier is missing, or there and not asked.
+    """
+    if not callable(confidence):
+        check_name("confidence", confidence, NAMES)
+    if confidence == "classifier":
+        if classifier is None:
+            raise ValueError("confidence='classifier' needs a classifier: train an ExitClassifier with classifier_loss")
+        return lambda before, after: (widen(classifier(after)).sigmoid(), None)
+    if classifier is not None:
+        raise ValueError(f"confidence={confidence!r} does not ask the classifier given: use confidence='classifier'")
+    if confidence == "state":
+        return lambda before, after: (state_similarity(before, after), None)
+    sure = of_logits.confidence_function(confidence)
+
+    def read(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor | None]:
+        logits = said_of(model, after)
+        return sure(logits), logits
+
+    return read
+
+
+def said_of(model: CausalLM, states: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows vocabulary"]:
+    """The logits that the model reads from single states."""
+    return model.readout(states[:, None])[:, 0]
+
+
+def check_leaving(model: CausalLM, min_exit: int, leave: bool) -> None:
+    """That tokens can leave after layer ``min_exit``, if any ``leave``: each owes the layers above its keys and values.
+
+    Raises:
+        TypeError: if ``min_exit`` is not an int, or a block above the first has nothing to take keys and values from.
+        ValueError: if there is no such layer.
+    """
+    if isinstance(min_exit, bool) or not isinstance(min_exit, int):
+        raise TypeError(f"min_exit must be an integer; got {min_exit!r}")
+    depth = len(model.blocks)
+    if not 1 <= min_exit <= depth:
+        raise ValueError(f"min_exit must be one of the layers 1 … {depth}; got {min_exit}")
+    if not leave or min_exit == depth:
+        return
+    for layer, block in enumerate(model.blocks, start=1):
+        attention = getattr(block, "attention", None)
+        known = hasattr(block, "norm1") and callable(getattr(attention, "keys_values", None))
+        if layer > 1 and not (known and getattr(block, "norm_first", True)):
+            raise TypeError(
+                f"tokens cannot leave below layer {layer}: {type(block).__name__} lacks norm1 or attention.keys_values "
+                "through which they can be attended to there, as dynlib.backbone.Block has: use a threshold above 1, "
+                "with which nobody leaves"
+            )

@@ -219,9 +219,6 @@ class SplitServer:
             while present:
                 for client in list(present):
                     message = self._next(client)
-                    while message.kind == "ask":
-                        self._answer(client, message)
-                        message = self._next(client)
                     if message.kind == "bye":
                         present.remove(client)
                     elif message.kind == "save":
@@ -236,6 +233,7 @@ class SplitServer:
         return self.progress
 
     def _next(self, client: int) -> Message:
+        """The next message that is no question; what is asked before it is answered."""
         sizes = self.shape
         whole: Slot = (torch.float32, (sizes["batch"], sizes["tokens"], sizes["dim"]))
         kinds: dict[str, list[Slot]] = {
@@ -244,7 +242,9 @@ class SplitServer:
             "save": [],
             "bye": [],
         }
-        return self.link.receive(client, kinds)
+        while (message := self.link.receive(client, kinds)).kind == "ask":
+            self._answer(client, message)
+        return message
 
     def _train(self, client: int, message: Message) -> None:
         compression, classes = self._compression[client], self.shape["classes"]

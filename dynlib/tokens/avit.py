@@ -15,34 +15,26 @@ gradient; ∂ρ/∂h^l = −1 for l < N, so that a lower ponder means higher sco
 A halted token is nobody's key, and stays as it is. The class token is never removed from an image that still runs; once
 it has halted, nothing can change the answer any more, and what is left of its image halts with it.
 
+The clock that all this runs by, and the losses on it, stand in :mod:`dynlib.tokens.halting`.
+
 Source: arXiv:2112.07658; the scores add up as in arXiv:1603.08983.
 """
 
 from collections.abc import Iterable
-from functools import partial
 from itertools import accumulate
-from typing import NamedTuple, cast
+from typing import cast
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from dynlib.backbone import Block, ViT
 from dynlib.deciding import Execution, check_execution, chosen, report
 from dynlib.inputs import check_number, check_tensor, check_whole, widen
+from dynlib.tokens.halting import Clock, Halted, depth_prior, depth_prior_loss, ponder_loss
 from dynlib.transforms import look
 
-
-class Halted(NamedTuple):
-    """What came out, and when every token stopped. Token 0 is the class token."""
-
-    logits: Float[Tensor, "batch classes"]
-    depth: Int[Tensor, "batch tokens"]
-    """N: how many layers a token went through; 0 for one that a mask left out from the first layer on."""
-    ponder: Float[Tensor, "batch tokens"]
-    """ρ = N + R, above 1 and at most L + 1; 0 where ``depth`` is."""
-    halting: Float[Tensor, "batch layers tokens"]
-    """p, which sums to one over the layers; 0 throughout where ``depth`` is."""
+__all__ = ["AdaptiveViT", "Halted", "depth_prior", "depth_prior_loss", "ponder_loss"]
 
 
 class AdaptiveViT(nn.Module):
@@ -186,7 +178,7 @@ class AdaptiveViT(nn.Module):
         # h = σ(γ · x[0] + β)
         return (self.gamma * widen(x[..., 0]) + self.beta).sigmoid()
 
-    def _start(self, images: Tensor, mask: Tensor | None, epsilon: float | int | None) -> "tuple[Tensor, _Clock]":
+    def _start(self, images: Tensor, mask: Tensor | None, epsilon: float | int | None) -> tuple[Tensor, Clock]:
         self.check_knobs()
         check_tensor(images, "the images")
         if images.is_floating_point():
@@ -197,97 +189,7 @@ class AdaptiveViT(nn.Module):
         if mask is not None:
             _check_mask(mask, allowed.shape)
             allowed = mask.to(x.device)
-        return x, _Clock(allowed, _check_epsilon(self.epsilon if epsilon is None else epsilon), widen(x).dtype)
-
-
-class _Clock:
-    """Who still runs, and what each token has spent: the same for both executions. Nothing is written in place."""
-
-    def __init__(self, allowed: Tensor, epsilon: float, dtype: torch.dtype) -> None:
-        self.allowed, self.enough = allowed, 1 - epsilon
-        self.running = allowed[:, 0]
-        self.total = torch.zeros(self.running.shape, dtype=dtype, device=allowed.device)  # Σ h so far
-        self.depth = torch.zeros_like(self.running, dtype=torch.int64)
-        self.remainder = torch.zeros_like(self.total)
-        self.halting: list[Tensor] = []
-
-    def tick(self, layer: int, h: Tensor) -> Tensor:
-        """The scores after a layer, [batch, tokens], to the share p of each token that this layer has."""
-        look(partial(_check_halting, layer=layer + 1), h.isnan() & self.running)
-        # h^L = 1, and after the last layer that the mask allows
-        last = layer + 1 == self.allowed.shape[1]
-        stop = torch.ones_like(self.running) if last else ~self.allowed[:, layer + 1]
-        halts = self.running & (stop | (self.total + h >= self.enough))
-        halts = halts | (self.running & halts[:, :1])  # the image is done when its class token is
-        left = 1 - self.total
-        # p = R where the token halts, h while it runs, 0 after
-        p = torch.where(halts, left, torch.where(self.running, h, 0))
-        self.depth = self.depth + self.running
-        self.remainder = torch.where(halts, left, self.remainder)
-        self.total = self.total + p
-        self.running = self.running & ~halts
-        self.halting.append(p)
-        return p
-
-    def result(self, logits: Tensor) -> Halted:
-        missing = self.allowed.shape[1] - len(self.halting)  # layers that nobody reached
-        halting = torch.stack([*self.halting, *[torch.zeros_like(self.total)] * missing], dim=1)
-        # ρ = N + R
-        return Halted(logits, self.depth, self.depth + self.remainder, halting)
-
-
-def ponder_loss(result: Halted) -> Float[Tensor, ""]:
-    """The mean ponder of the tokens, ρ = N + R: between 1 and L + 1. Tokens of depth 0 were not there, and count not.
-
-    Raises:
-        ValueError: if a ponder is not finite, or no token went through a layer.
-    """
-    there = _there(result)
-    if not result.ponder.isfinite().all():
-        raise ValueError("a ponder is NaN or infinite: look for NaN in the input or the weights")
-    return result.ponder[there].mean()
-
-
-def depth_prior(layers: int, target: float | int, *, deviation: float | int = 1.0) -> Float[Tensor, " layers"]:
-    """A Gaussian around the target depth, read at the layers 1 … L and divided by its sum: it is a distribution.
-
-    Args:
-        layers: L, how many there are.
-        target: the depth it peaks at, from 1 to L; need not be whole.
-        deviation: its width in layers, positive.
-
-    Returns:
-        The probability of each layer, float64.
-
-    Raises:
-        TypeError: if ``layers`` is not a whole number, or the others are no numbers.
-        ValueError: if ``layers`` is below 1, the target outside 1 … L, or the deviation not positive and finite.
-    """
-    return _log_prior(layers, target, deviation).exp()
-
-
-def depth_prior_loss(result: Halted, target: float | int, *, deviation: float | int = 1.0) -> Float[Tensor, ""]:
-    """How far the mean halting distribution is from :func:`depth_prior`: KL(H ‖ prior), with H^l the mean of p_k^l.
-
-    The mean is over the tokens of all images, those of depth 0 left out. The authors' code takes the mean of the scores
-    h in place of p, divides it by its sum over the layers and clamps it; without the division its divergence from a
-    distribution could be negative. The mean of p is ours: it sums to one as it is.
-
-    Args:
-        result: of :meth:`AdaptiveViT.forward`.
-        target, deviation: as in :func:`depth_prior`.
-
-    Raises:
-        TypeError, ValueError: as :func:`depth_prior` and :func:`ponder_loss` do.
-    """
-    there = _there(result)
-    if not result.halting.isfinite().all():
-        raise ValueError("a halting probability is NaN or infinite: look for NaN in the input or the weights")
-    log_prior = _log_prior(result.halting.shape[1], target, deviation).to(result.halting)
-    # H^l = mean_k p_k^l
-    mean = result.halting.transpose(1, 2)[there].mean(0)
-    # KL(H ‖ prior) = Σ_l H^l (log H^l − log prior^l), with 0 log 0 = 0 and a finite gradient there
-    return (mean * (mean.clamp_min(torch.finfo(mean.dtype).tiny).log() - log_prior)).sum()
+        return x, Clock(allowed, _check_epsilon(self.epsilon if epsilon is None else epsilon), widen(x).dtype)
 
 
 def _seen(running: Tensor) -> Tensor:
@@ -314,32 +216,9 @@ def _pieces(running: Tensor, lengths: list[int], rows: int) -> tuple[list[Tensor
     return list(running.split([sum(some) for some in sizes])), sizes
 
 
-def _there(result: Halted) -> Tensor:
-    there = result.depth > 0
-    if not there.any():
-        raise ValueError(f"no token went through a layer; depth has shape {tuple(result.depth.shape)}")
-    return there
-
-
 def _check_finite(images: Tensor) -> None:
     if not images.isfinite().all():
         raise ValueError("the images hold NaN or infinity: clean them first, as one such pixel spoils its image")
-
-
-def _check_halting(broken: Tensor, layer: int) -> None:
-    if broken.any():
-        raise ValueError(f"a halting score after layer {layer} is NaN: look for NaN in the weights")
-
-
-def _log_prior(layers: int, target: float | int, deviation: float | int) -> Tensor:
-    check_whole("layers", layers)
-    target, deviation = check_number("target", target), check_number("deviation", deviation)
-    if layers < 1 or not 1 <= target <= layers:
-        raise ValueError(f"target must lie in 1 … layers; got target {target} of {layers} layers")
-    if deviation <= 0:
-        raise ValueError(f"deviation must be positive, in layers; got {deviation}")
-    depth = torch.arange(1, layers + 1, dtype=torch.float64)
-    return (-0.5 * ((depth - target) / deviation) ** 2).log_softmax(0)
 
 
 def _check_epsilon(epsilon: object) -> float:

@@ -282,6 +282,7 @@ def routing_loss(routed: Records) -> Float[Tensor, ""]:
         routed: of :func:`dynlib.deciding.record`, from passes with top-k routing; or a list of such records.
 
     Raises:
+        TypeError: if one is no record of a mixture of depths.
         ValueError: if there are none, or one was not routed by top-k.
     """
     layers = _flat(routed)
@@ -292,7 +293,7 @@ def predictor_loss(routed: Records) -> Float[Tensor, ""]:
     """As :func:`routing_loss`, of the predictors. Nothing but the predictors gets a gradient.
 
     Raises:
-        ValueError: as there, and if a layer has no predictor.
+        TypeError, ValueError: as there, and ValueError if a layer has no predictor.
     """
     layers = _flat(routed)
     logits = [layer.predicted for layer in layers if layer.predicted is not None]
@@ -302,16 +303,20 @@ def predictor_loss(routed: Records) -> Float[Tensor, ""]:
 
 
 def _flat(routed: Records) -> list[Routed]:
-    return [one for calls in routed.values() for one in calls] if isinstance(routed, Mapping) else list(routed)
+    layers = [one for calls in routed.values() for one in calls] if isinstance(routed, Mapping) else list(routed)
+    if not layers:
+        raise ValueError("nothing was recorded: run the model inside record(model, MixtureOfDepths)")
+    for layer in layers:
+        if not isinstance(layer, Routed):
+            raise TypeError(f"need the records of a mixture of depths; got {type(layer).__name__}: use record")
+        if layer.routing != "top_k":
+            raise ValueError(f"who is among the k is only known under top-k routing; got one routed by {layer.routing}")
+    return layers
 
 
 def _membership_loss(routed: Sequence[Routed], logits: Sequence[Tensor]) -> Tensor:
-    if len(routed) == 0:
-        raise ValueError("nothing was recorded: run the model inside record(model, MixtureOfDepths)")
     losses = []
     for layer, part in zip(routed, logits, strict=True):
-        if layer.routing != "top_k":
-            raise ValueError(f"who is among the k is only known under top-k routing; got one routed by {layer.routing}")
         losses.append(F.binary_cross_entropy_with_logits(part[layer.present], layer.mask[layer.present].to(part.dtype)))
     return torch.stack(losses).mean()
 

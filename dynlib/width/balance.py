@@ -35,6 +35,7 @@ def load_balancing_loss(records: Records, *, pooled: bool = False) -> Float[Tens
             look even.
 
     Raises:
+        TypeError: if one is no record of a mixture.
         ValueError: if there are none, one was not made by a router, or ``pooled`` layers have different numbers of
             experts.
     """
@@ -58,6 +59,7 @@ def router_z_loss(records: Records) -> Float[Tensor, ""]:
         records: of :func:`dynlib.deciding.record`, a list of them, or one.
 
     Raises:
+        TypeError: if one is no record of a mixture.
         ValueError: if there are none, or one was not made by a router.
     """
     return torch.stack([logits.logsumexp(-1).square().mean() for _, logits in _routed(records)]).mean()
@@ -103,6 +105,8 @@ def _routed(records: Records) -> Iterator[tuple[ExpertsChosen, Tensor]]:
     if not flat:
         raise ValueError("there are no records: call the model inside of record(model, MixtureOfExperts)")
     for record in flat:
+        if not isinstance(record, ExpertsChosen):
+            raise TypeError(f"need the records of a mixture; got {type(record).__name__}: see dynlib.deciding.record")
         if record.logits is None:
             raise ValueError("a record was not made by a router but by a hash, and has no logits")
         if not record.present.any():

@@ -1,11 +1,12 @@
 """What a feed-forward part is made of, whoever wrote it: two linear layers and a function, or three and a gate."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from dynlib.backbone import FeedForward, GatedFeedForward
+from dynlib.backbone.attention import hooked
 
 ELEMENTWISE = (nn.GELU, nn.ReLU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.LeakyReLU, nn.ELU, nn.Mish, nn.Softplus, nn.Identity)
 """Functions of each neuron on its own, with nothing to learn and nothing random; those of transformers are such too."""
@@ -92,23 +93,18 @@ def plain(parts: Parts) -> nn.Module:
     return made
 
 
-def _named(given: nn.Module, alike: tuple[type[nn.Module], ...]) -> Parts | None:
+def _named(given: Any, alike: tuple[type[nn.Module], ...]) -> Parts | None:
     if type(given) is nn.Sequential:
-        return Parts(None, given[0], given[2], given[1]) if len(given) == 3 else None  # type: ignore[arg-type]
+        layers: list[Any] = list(given)
+        return Parts(None, layers[0], layers[2], layers[1]) if len(layers) == 3 else None
     if type(given) is FeedForward:
         return Parts(None, given.expand, given.contract, given.activation or nn.GELU())
     if type(given) in (GatedFeedForward, *alike):
-        return Parts(given.gate, given.expand, given.contract, given.activation)  # type: ignore[arg-type]
+        return Parts(given.gate, given.expand, given.contract, given.activation)
     names = ("gate_proj", "up_proj", "down_proj", "act_fn")
     if all(isinstance(getattr(given, name, None), nn.Module) for name in names):
         return Parts(*(getattr(given, name) for name in names))
     return None
-
-
-def hooked(module: nn.Module) -> bool:
-    """Whether a call of this module runs more than its class's ``forward``."""
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return any(hooks) or "forward" in vars(module)
 
 
 @torch.no_grad()

@@ -29,9 +29,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dynlib.backbone import FeedForward
+from dynlib.backbone.attention import hooked
 from dynlib.deciding import Execution, check_execution, recorded, report
 from dynlib.inputs import check_number, check_tensor
-from dynlib.width.feed_forward import GatedFeedForward, Parts, check_plain, hooked, parts_of, plain
+from dynlib.width.feed_forward import GatedFeedForward, Parts, check_plain, parts_of, plain
 
 Width = float | int
 """A share of a layer's neurons, above 0 and at most 1; or their number, if it is above 1. 1 is all of them."""

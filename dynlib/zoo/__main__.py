@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -38,13 +39,14 @@ def main() -> None:
                 made.begin(model, backbone)
         learner = model.to(options.device) if made.learner is None else made.learner(model.to(options.device))
         assert isinstance(learner, nn.Module)
+        training: dict[str, Any] = {**made.training, "steps": int(made.training["steps"])}
         train(
             learner,
             made.loss(learner),
             after=getattr(learner, "follow", None),
             checkpoint=checkpoint,
             description=options.name,
-            **{**made.training, "steps": int(made.training["steps"])},  # type: ignore[arg-type]
+            **training,
         )
         model = getattr(learner, "average", learner)
         if made.end is not None:

@@ -14,7 +14,7 @@ from scipy.optimize import brentq
 from torch import Tensor
 from torch.nn import functional as F
 
-from dynlib.choice.sparse import entmax, entmax15, entmax15_loss, entmax_loss, sparsemax, sparsemax_loss
+from dynlib.choice import entmax, entmax15, entmax15_loss, entmax_loss, sparsemax, sparsemax_loss
 
 HALVES = [torch.float16, torch.bfloat16]
 DTYPES = [*HALVES, torch.float32, torch.float64]

@@ -691,10 +691,9 @@ def test_the_sample_does_not_depend_on_the_memory_layout(sampler):
     assert torch.equal(first, transposed)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU with CUDA")
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_generator_of_another_device_is_an_error(sampler):
-    if not torch.cuda.is_available():
-        pytest.skip("needs a GPU with CUDA")
     with pytest.raises(ValueError, match="the generator is on cpu"):
         sampler(torch.zeros(3, device="cuda"), 2, generator=seeded())
 

@@ -148,7 +148,7 @@ def test_an_empty_stream_and_empty_curves() -> None:
 
 
 def test_the_oracle_is_the_linear_program() -> None:
-    linprog = pytest.importorskip("scipy.optimize").linprog
+    linprog = pytest.importorskip("scipy.optimize", reason="scipy, whose solver it is, is not installed").linprog
     draw = torch.Generator().manual_seed(3)
     late = curve([0.1, 0.9, 0.95, 0.97], [1.0, 2.0, 4.0, 6.0])  # its first point is not worth its cost
     bad = curve([-0.2, 0.1, 0.5, 0.6], [1.0, 2.0, 4.0, 6.0])

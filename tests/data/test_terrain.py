@@ -440,9 +440,9 @@ def test_a_frozen_map_cannot_be_exchanged():
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ({"count": 0}, "at least 1; got count=0"),
-        ({"count": -3}, "got count=-3"),
-        ({"count": 1, "size": 0}, "got count=1, size=0"),
+        ({"count": 0}, "at least 1; got 0"),
+        ({"count": -3}, "got -3"),
+        ({"count": 1, "size": 0}, "size must be at least 1; got 0"),
         ({"count": 1, "split": "validation"}, "'train' or 'test'; got 'validation'"),
         ({"count": 1, "seed": -1}, "seed must be one of .* got -1"),
         ({"count": 1, "seed": 2**32}, "seed must be one of"),

@@ -612,9 +612,10 @@ def test_the_table_of_losses_has_a_row_for_a_prompt_and_a_column_for_a_threshold
     [
         ({"threshold": -0.1}, r"threshold must be at least 0 \(above 1 nothing leaves early\); got -0.1"),
         ({"threshold": math.nan}, "got nan"),
-        ({"new_tokens": -1}, "must not be negative; got -1 and 0"),
-        ({"temperature": -0.5}, "got 3 and -0.5"),
+        ({"new_tokens": -1}, "new_tokens must be at least 0; got -1"),
+        ({"temperature": -0.5}, "temperature must be at least 0; got -0.5"),
         ({"temperature": math.nan}, "nan"),
+        ({"prompt": make_prompt(2, 3)[0]}, r"the prompt must be \[batch, tokens\].*; got shape \(3,\)"),
         ({"prompt": torch.zeros(2, 0, dtype=torch.int64)}, r"at least one token; got shape \(2, 0\)"),
         ({"prompt": torch.zeros(0, 2, dtype=torch.int64)}, r"got shape \(0, 2\)"),
         ({"prompt": torch.zeros(0, 2, dtype=torch.int64), "new_tokens": 0}, r"got shape \(0, 2\)"),
@@ -635,9 +636,15 @@ def test_what_cannot_be_decoded_is_refused(changes, says):
 
 
 @pytest.mark.usefixtures("as_users_run_it")
-def test_half_a_layer_is_refused():
+def test_half_a_layer_or_a_token_and_texts_of_other_numbers_are_refused():
     with pytest.raises(TypeError, match=r"min_exit must be an integer; got 1\.5"):
         calm_generate(make_lm(), make_prompt(1, 2), 3, 0.5, min_exit=1.5)
+    with pytest.raises(TypeError, match=r"a prompt is a whole number of tokens; got 1\.5"):
+        masked_exits(make_lm(), make_prompt(1, 3), 0.5, prompt=1.5)
+    with pytest.raises(TypeError, match=r"texts are numbers of tokens; got torch\.float32 and torch\.int64"):
+        textual_consistency_loss(torch.zeros(1, 3), make_prompt(1, 3))
+    with pytest.raises(TypeError, match=r"got torch\.int64"):
+        state_similarity(make_prompt(1, 3), make_prompt(1, 3))
 
 
 @pytest.mark.usefixtures("as_users_run_it")
@@ -657,6 +664,16 @@ def test_half_a_layer_is_refused():
             "a prompt is 1 … 3 tokens of the text; got 0",
         ),
         (lambda: masked_exits(make_lm(), make_prompt(1, 3), 0.5, prompt=4), "got 4"),
+        (lambda: masked_exits(make_lm(), make_prompt(1, 3)[0], 0.5), r"\[batch, tokens\].*; got shape \(3,\)"),
+        (
+            lambda: masked_exits(make_lm(), make_prompt(2, 3), torch.tensor([0.1, 0.2, 0.3])),
+            r"one for each of the 2 texts; got \(3,\) thresholds",
+        ),
+        (
+            lambda: masked_exits(make_lm(), make_prompt(2, 3), 0.5, prompt=torch.tensor([1])),
+            r"one for each of the 2 texts; got \(1,\) prompts",
+        ),
+        (lambda: state_similarity(torch.ones(2, 3), torch.full((2, 3), math.nan)), "a state is NaN"),
         (lambda: masked_exits(make_lm(), make_prompt(1, 3), 0.5, min_exit=6), "min_exit must be one of the layers"),
         (lambda: exit_labels(make_lm(depth=1), make_prompt(1, 2)), "of 1 layers has none to leave early from"),
         (

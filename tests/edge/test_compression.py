@@ -50,7 +50,7 @@ def test_groups_are_nearly_as_tight_as_those_of_a_library(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_groups_are_those_of_other_libraries_that_begin_with_the_same_centres(seed: int) -> None:
     cluster = pytest.importorskip("sklearn.cluster", reason="scikit-learn comes with the extra course")
-    vq = pytest.importorskip("scipy.cluster.vq")
+    vq = pytest.importorskip("scipy.cluster.vq", reason="scipy, whose clusters they are, is not installed")
     x = torch.randn(128, 10, generator=generator(seed), dtype=torch.float64)
     start = _first_centres(x, 9, generator(seed + 10)).numpy()
     ours = k_means(x, 9, iterations=300, generator=generator(seed + 10))

@@ -602,6 +602,13 @@ def test_a_draw_has_no_causal_form(routing) -> None:
         layer(make_tokens(), positions=torch.arange(10), cache=LayerCache())
 
 
+@pytest.mark.usefixtures("as_users_run_it")
+def test_a_loss_on_the_tokens_in_place_of_records_is_refused() -> None:
+    for loss in (routing_loss, predictor_loss):
+        with pytest.raises(TypeError, match="need the records of a mixture of depths; got Tensor"):
+            loss([make_tokens()])
+
+
 def test_losses_and_switches_say_what_they_miss() -> None:
     model, tokens = make_model(), torch.randint(11, (1, 6), generator=seeded(2))
     with pytest.raises(ValueError, match="nothing was recorded"):

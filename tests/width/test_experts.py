@@ -4,6 +4,7 @@ import copy
 import math
 import pickle
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
@@ -701,12 +702,24 @@ def test_losses_and_tables_say_what_they_miss(as_users_run_it) -> None:
         hash_by_token(nn.Sequential(layer), torch.tensor([0.0, 1.0]))
 
 
+@pytest.mark.usefixtures("as_users_run_it")
+def test_a_loss_on_logits_in_place_of_records_is_refused() -> None:
+    for loss in (load_balancing_loss, router_z_loss):
+        with pytest.raises(TypeError, match="need the records of a mixture; got Tensor"):
+            loss([torch.zeros(2, 3)])
+
+
 # ---- what others wrote
+
+
+def mixtral_of_transformers() -> Any:
+    name = "transformers.models.mixtral.modeling_mixtral"
+    return pytest.importorskip(name, reason="transformers, whose Mixtral it is, is not installed")
 
 
 @pytest.mark.parametrize("k", [1, 2, 8])
 def test_it_is_the_mixtral_block_of_transformers(monkeypatch, k: int) -> None:
-    mixtral = pytest.importorskip("transformers.models.mixtral.modeling_mixtral")
+    mixtral = mixtral_of_transformers()
     monkeypatch.setattr(Tensor, "float", Tensor.double)  # it has its router's softmax in float32, whatever else is
     config = mixtral.MixtralConfig(
         hidden_size=DIM, intermediate_size=10, num_local_experts=8, num_experts_per_tok=k, router_jitter_noise=0.0
@@ -732,7 +745,7 @@ def test_it_is_the_mixtral_block_of_transformers(monkeypatch, k: int) -> None:
 @pytest.mark.parametrize("k", [1, 2])
 @pytest.mark.parametrize("masked", [False, True])
 def test_the_balancing_loss_is_that_of_transformers_up_to_k(k: int, masked: bool) -> None:
-    mixtral = pytest.importorskip("transformers.models.mixtral.modeling_mixtral")
+    mixtral = mixtral_of_transformers()
     present = torch.ones(2, 6, dtype=torch.bool)
     if masked:
         present[0, 4:] = False

@@ -1,6 +1,7 @@
 """Which feed-forward parts are taken for slicing, and that nothing which a slice would lose is taken silently."""
 
 import copy
+from importlib import import_module
 
 import pytest
 import torch
@@ -115,8 +116,8 @@ def test_a_part_that_is_taken_is_at_full_width_what_it_was_with_its_very_weights
 
 
 def test_the_gated_part_of_transformers_is_taken() -> None:
-    transformers = pytest.importorskip("transformers")
-    module = pytest.importorskip("transformers.models.llama.modeling_llama")
+    transformers = pytest.importorskip("transformers", reason="transformers, whose Llama it is, is not installed")
+    module = import_module("transformers.models.llama.modeling_llama")
     torch.manual_seed(0)
     part = module.LlamaMLP(transformers.LlamaConfig(hidden_size=DIM, intermediate_size=HIDDEN, num_attention_heads=1))
     layer, x = MatFormerFeedForward.of(part, HALF), tokens()

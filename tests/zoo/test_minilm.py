@@ -45,7 +45,7 @@ def make_package(folder: Path, files: dict[str, bytes]) -> None:
 @cache
 def published() -> minilm.MiniLM:
     """The real one, where it is installed."""
-    pytest.importorskip("transformers")
+    pytest.importorskip("transformers", reason="transformers, which reads it, is not installed")
     try:
         return load("minilm")
     except ImportError as error:

@@ -42,6 +42,10 @@ def test_the_capacities_fall_from_all_tokens_to_their_own():
         at(step)
         for router, goal in zip(routers, goals, strict=True):
             assert router.capacity == pytest.approx(math.exp(way * math.log(goal)))
+    with pytest.raises(ValueError, match="hold must be less than end"):
+        narrow(model, steps=100, hold=0.5, end=0.5)
+    with pytest.raises(ValueError, match="steps must be at least 1"):
+        narrow(model, steps=0)
 
 
 def test_a_loss_depends_on_its_step_and_seed_alone_and_narrows_unless_told_not_to():

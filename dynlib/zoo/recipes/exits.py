@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from dynlib.backbone import CausalLM, ViT
-from dynlib.data import cluttered_digits, encode, text, windows
+from dynlib.data import ClutteredDigits, cluttered_digits, encode, text, windows
 from dynlib.depth.calm import masked_exits
 from dynlib.depth.early_exit import MultiExit, exit_loss
 from dynlib.zoo.recipes import Numbers, Recipe
@@ -33,12 +33,16 @@ def _digits_exits_loss(model: nn.Module) -> Callable[[int], Tensor]:
 
 
 @torch.no_grad()
+def accuracy_after_layers(model: nn.Module, test: ClutteredDigits) -> dict[int, float]:
+    """Of a model with an exit after every layer, how often each is right; layers are counted from 1."""
+    said = torch.cat([model(images).argmax(-1) for images in tqdm(test.images.split(500), leave=False)], dim=1)
+    return dict(enumerate((said == test.labels).double().mean(1).tolist(), start=1))
+
+
 def _digits_exits_figures(model: nn.Module) -> Numbers:
     test = cluttered_digits(10_000, split="test", seed=0)
-    said = torch.cat([model(images).argmax(-1) for images in tqdm(test.images.split(500), leave=False)], dim=1)
-    right = (said == test.labels).float().mean(1).tolist()
-    figures: Numbers = {f"test_accuracy_after_layer_{layer}": value for layer, value in enumerate(right, start=1)}
-    return figures | {"test_images": len(test)}
+    right = accuracy_after_layers(model, test)
+    return {f"test_accuracy_after_layer_{layer}": value for layer, value in right.items()} | {"test_images": len(test)}
 
 
 def _readouts(model: CausalLM, tokens: Tensor) -> list[Tensor]:

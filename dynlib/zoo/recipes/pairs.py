@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 
 from dynlib.backbone import CausalLM
 from dynlib.data import cluttered_digits, encode, text, windows
@@ -23,6 +22,7 @@ from dynlib.width.matformer import MatFormerFeedForward
 from dynlib.zoo.recipes import Numbers, Recipe
 from dynlib.zoo.recipes.acm import acm_vit
 from dynlib.zoo.recipes.digits import CONFIG as DIGITS
+from dynlib.zoo.recipes.exits import accuracy_after_layers
 from dynlib.zoo.recipes.matformer import matformer_lm
 from dynlib.zoo.recipes.topics import CONFIG as TOPICS
 from dynlib.zoo.scores import WINDOW, window_bits
@@ -63,16 +63,13 @@ def acm_exits_loss(model: nn.Module) -> Callable[[int], Tensor]:
     return loss
 
 
-@torch.no_grad()
 def acm_exits_figures(model: nn.Module) -> Numbers:
     """Accuracy after each layer, at the price that the gates were trained to and with nearly all learners."""
     test, figures = cluttered_digits(5000, split="test", seed=0), dict[str, float]()
     for price in (0.0, -4.0):
         with setting(model, AdaptiveComputationModule, price=price):
-            said = [model(images).argmax(-1) for images in tqdm(test.images.split(500), leave=False)]
-        right = (torch.cat(said, dim=1) == test.labels).double().mean(1).tolist()
-        for layer, value in enumerate(right, start=1):
-            figures[f"test_accuracy_at_price_{price:g}_after_layer_{layer}"] = value
+            right = accuracy_after_layers(model, test)
+        figures |= {f"test_accuracy_at_price_{price:g}_after_layer_{layer}": share for layer, share in right.items()}
     return {**figures, "test_images": len(test)}
 
 

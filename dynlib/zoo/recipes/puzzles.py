@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from dynlib.data import Puzzles, puzzle_stream, sudoku
-from dynlib.data.puzzles import Split
+from dynlib.data.drawing import Split
 from dynlib.depth import Supervision, TinyRecursiveModel
 from dynlib.zoo.recipes import Numbers, Recipe
 

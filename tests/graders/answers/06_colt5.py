@@ -890,17 +890,11 @@ def routed(scores, lengths, counts, epsilon):
 
 
 # %% wrong: conditional-ff | masked by setting the others to 0 before heavy | killed by: heavy rows
-def conditional_feed_forward(x, lengths, light, heavy, u, counts, epsilon):
-    mask, weights = routed(x @ u, lengths, counts, epsilon)
-    return light(x) + weights[..., None] * heavy(mask[..., None] * x)
-
-
-def routed(scores, lengths, counts, epsilon):
-    mask, weights = torch.zeros_like(scores, dtype=torch.bool), torch.zeros_like(scores)
-    for b, (length, k) in enumerate(zip(lengths, counts, strict=True)):
-        on, weight = route(scores[b : b + 1, :length], k, epsilon)
-        mask[b, :length], weights[b, :length] = on[0], weight[0]
-    return mask, weights
+# edit of: masked: heavy on all tokens
+# -    _, weights = routed(x @ u, lengths, counts, epsilon)
+# -    return light(x) + weights[..., None] * heavy(x)
+# +    mask, weights = routed(x @ u, lengths, counts, epsilon)
+# +    return light(x) + weights[..., None] * heavy(mask[..., None] * x)
 
 
 # %% wrong: conditional-ff | the weights are detached | killed by: gradient of u
@@ -922,36 +916,24 @@ def routed(scores, lengths, counts, epsilon):
 
 
 # %% wrong: conditional-ff | normalises the tokens of the caller in place | killed by: input untouched
-def conditional_feed_forward(x, lengths, light, heavy, u, counts, epsilon):
-    if not x.requires_grad:
-        x /= x.norm(dim=-1, keepdim=True)
-    mask, weights = routed(x @ u, lengths, counts, epsilon)
-    added = weights[mask].unsqueeze(-1) * heavy(x[mask])
-    return light(x).index_put(mask.nonzero(as_tuple=True), added, accumulate=True)
-
-
-def routed(scores, lengths, counts, epsilon):
-    mask, weights = torch.zeros_like(scores, dtype=torch.bool), torch.zeros_like(scores)
-    for b, (length, k) in enumerate(zip(lengths, counts, strict=True)):
-        on, weight = route(scores[b : b + 1, :length], k, epsilon)
-        mask[b, :length], weights[b, :length] = on[0], weight[0]
-    return mask, weights
+# edit of: masked: heavy on all tokens
+# -    _, weights = routed(x @ u, lengths, counts, epsilon)
+# -    return light(x) + weights[..., None] * heavy(x)
+# +    if not x.requires_grad:
+# +        x /= x.norm(dim=-1, keepdim=True)
+# +    mask, weights = routed(x @ u, lengths, counts, epsilon)
+# +    added = weights[mask].unsqueeze(-1) * heavy(x[mask])
+# +    return light(x).index_put(mask.nonzero(as_tuple=True), added, accumulate=True)
 
 
 # %% wrong: conditional-ff | the score is a mean over dim | killed by: value
-def conditional_feed_forward(x, lengths, light, heavy, u, counts, epsilon):
-    mask, weights = routed((x * u).mean(-1), lengths, counts, epsilon)
-    out = light(x).clone()
-    out[mask] += weights[mask][:, None] * heavy(x[mask])
-    return out
-
-
-def routed(scores, lengths, counts, epsilon):
-    mask, weights = torch.zeros_like(scores, dtype=torch.bool), torch.zeros_like(scores)
-    for b, (length, k) in enumerate(zip(lengths, counts, strict=True)):
-        on, weight = route(scores[b : b + 1, :length], k, epsilon)
-        mask[b, :length], weights[b, :length] = on[0], weight[0]
-    return mask, weights
+# edit of: masked: heavy on all tokens
+# -    _, weights = routed(x @ u, lengths, counts, epsilon)
+# -    return light(x) + weights[..., None] * heavy(x)
+# +    mask, weights = routed((x * u).mean(-1), lengths, counts, epsilon)
+# +    out = light(x).clone()
+# +    out[mask] += weights[mask][:, None] * heavy(x[mask])
+# +    return out
 
 
 # %% wrong: conditional-ff | heavy runs without a graph | killed by: gradient of x

@@ -391,10 +391,10 @@ def halting(h, epsilon):
 
 # %% wrong: halting | by the package | killed by: by hand
 def halting(h, epsilon):
-    from dynlib.tokens.avit import _Clock
+    from dynlib.tokens.halting import Clock
 
     batch, layers, tokens = h.shape
-    clock = _Clock(torch.ones(batch, layers, tokens, dtype=torch.bool), epsilon, h.dtype)
+    clock = Clock(torch.ones(batch, layers, tokens, dtype=torch.bool), epsilon, h.dtype)
     for layer in range(layers):
         clock.tick(layer, h[:, layer])
     done = clock.result(h)

@@ -68,14 +68,9 @@ def prefixes(z, expand, bias, contract, learners):
 
 
 # %% wrong: prefixes | one tensor, kept N times | killed by: every prefix
-def prefixes(z, expand, bias, contract, learners):
-    each = len(bias) // learners
-    total, found = z.new_zeros(len(z), contract.shape[1]), []
-    for start in range(0, len(bias), each):
-        rows = slice(start, start + each)
-        total += F.gelu(F.linear(z, expand[rows], bias[rows])) @ contract[rows]
-        found.append(total)
-    return torch.stack(found)
+# edit of: learner by learner, added up on the way
+# -        total = total + F.gelu(F.linear(z, expand[rows], bias[rows])) @ contract[rows]
+# +        total += F.gelu(F.linear(z, expand[rows], bias[rows])) @ contract[rows]
 
 
 # %% wrong: prefixes | ReLU | killed by: one learner

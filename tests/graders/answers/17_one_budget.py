@@ -561,17 +561,16 @@ def price(curves, counts, budget):
 
 
 # %% wrong: one-price | a grid of prices | killed by: one kind
-def price(curves, counts, budget):
-    def spent(at):
-        return sum(
-            counts[kind] * max(points, key=lambda point: (point[1] - at * point[0], -point[0]))[0]
-            for kind, points in curves.items()
-        )
-
-    if sum(counts[kind] * min(points)[0] for kind, points in curves.items()) > budget:
-        raise ValueError("too little")
-    grid = [0.0] + [1e-4 * 1.03**n for n in range(600)]
-    return next(at for at in grid if spent(at) <= budget)
+# edit of: prices up to one
+# -    if spent(0.0) <= budget:
+# -        return 0.0
+# -    low, high = 0.0, 1.0
+# -    for _ in range(60):
+# -        middle = (low + high) / 2
+# -        low, high = (middle, high) if spent(middle) > budget else (low, middle)
+# -    return high
+# +    grid = [0.0] + [1e-4 * 1.03**n for n in range(600)]
+# +    return next(at for at in grid if spent(at) <= budget)
 
 
 # %% wrong: one-price | too little is priced, too | killed by: not enough for anything
