@@ -6,6 +6,8 @@ import io
 import re
 import subprocess
 import tarfile
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -104,6 +106,88 @@ def test_a_style_sheet_keeps_what_a_page_or_a_script_names() -> None:
         '@charset "x";/*! licence */.a{x:1}@media (v){p{q:2}}@font-face{src:url(x)}a[href=".no"]:is(.m,.n){k:"}"}'
         "@keyframes no{from{a:1}to{b:2}}.a:not(:is(.x,.y),.z){l:1}"
     )
+
+
+# Several who want it at once.
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """What was built, in order, where building takes a moment, from sources called "one"."""
+    built: list[str] = []
+
+    def build(decks: bool = True) -> None:
+        built.append("begun")
+        time.sleep(0.2)
+        built.append(site.digest())
+
+    monkeypatch.setattr(site, "LOCK", tmp_path / "build" / "lock")
+    monkeypatch.setattr(site, "STAMP", tmp_path / "build" / "stamp")
+    monkeypatch.setattr(site, "digest", lambda: "one")
+    monkeypatch.setattr(site, "build", build)
+    return built
+
+
+def test_of_several_who_want_the_site_one_builds_it_and_the_others_get_it_whole(made: list[str]) -> None:
+    found = []
+
+    def ask() -> None:
+        with site.standing():
+            found.append(list(made))
+
+    asking = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in asking:
+        thread.start()
+    for thread in asking:
+        thread.join(20)
+    assert found == 4 * [["begun", "one"]]
+
+
+def test_a_site_in_use_is_not_built_anew_before_it_is_given_back(
+    made: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask() -> None:
+        with site.standing():
+            made.append("got")
+
+    with site.standing():
+        monkeypatch.setattr(site, "digest", lambda: "two")
+        asking = threading.Thread(target=ask)
+        asking.start()
+        asking.join(0.3)
+        assert asking.is_alive(), "it waits"
+        made.append("given back")
+    asking.join(20)
+    assert made == ["begun", "one", "given back", "begun", "two", "got"]
+
+
+def test_a_site_whose_build_failed_is_none(made: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    with site.standing():
+        pass
+    right = site.build
+    monkeypatch.setattr(site, "build", lambda decks: (_ for _ in ()).throw(SystemExit("warnings")))
+    with pytest.raises(SystemExit, match="warnings"), site.locked(alone=True):
+        site.rebuild()
+    monkeypatch.setattr(site, "build", right)
+    with site.standing():
+        assert made == ["begun", "one", "begun", "one"]
+
+
+def test_what_the_site_is_made_of_is_known_by_its_content(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("sphinx_book_theme", reason="no sphinx_book_theme here: `make site` installs it")
+    for name in ("lectures", "exercises", "web", "dynlib", "tools", "benchmarks"):
+        (tmp_path / name).mkdir()
+    for name in ("lectures", "exercises", "web"):
+        monkeypatch.setattr(site, name.upper(), tmp_path / name)
+    monkeypatch.setattr(site, "ROOT", tmp_path)
+    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/RESULTS.md", "dynlib/a.py"):
+        (tmp_path / name).write_text(name)
+    before = site.digest()
+    (tmp_path / "dynlib" / "__pycache__").mkdir()
+    (tmp_path / "dynlib" / "__pycache__" / "a.pyc").write_text("1")
+    assert site.digest() == before
+    (tmp_path / "dynlib" / "a.py").write_text("2")
+    assert site.digest() != before
 
 
 # Links.
