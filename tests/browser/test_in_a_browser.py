@@ -73,7 +73,11 @@ def server(course: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
             yield address
         finally:
             process.terminate()
-            process.wait(20)
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:  # on a busy machine
+                process.kill()
+                process.wait()
 
 
 def _answers(url: str) -> bool:
