@@ -36,7 +36,7 @@ endif
 # Jupyter refuses to serve as root, which is who one is in a container, unless told so.
 ROOT_FLAG := $(shell [ "$$(id -u)" = 0 ] && echo --allow-root)
 
-.PHONY: help setup lab update test lint types unit kernels notebooks browser site slides lectures exercises progress changes kill-matrix grade bench peers pretrained clean
+.PHONY: help setup lab update test lint types unit kernels notebooks browser browser-packages chromium site site-packages slides package lectures exercises progress changes kill-matrix grade bench peers pretrained clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -78,9 +78,14 @@ notebooks: $(READY)  ## run every lecture and solution, and hold the lectures to
 	$(BIN)/python -m pytest $(NBVAL) lectures
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(NBVAL) solutions
 
-browser: $(READY) site-packages  ## every lecture, an exercise, the site and the decks in a Chromium that is on this machine
-	@$(BIN)/python -c 'import playwright' 2>/dev/null || $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[browser]'
+browser: $(READY) browser-packages site-packages  ## every lecture, an exercise, the site and the decks in a Chromium that is on this machine
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --loadscope-reorder tests/browser
+
+browser-packages: $(READY)
+	@$(BIN)/python -c 'import playwright' 2>/dev/null || $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[browser]'
+
+chromium: $(READY) browser-packages  ## a Chromium for `make browser`, where there is none (on Debian and Ubuntu it asks for sudo)
+	@$(BIN)/python -c 'import sys; from tests.browser.chromium import BROWSER; print(BROWSER or ""); sys.exit(not BROWSER)' || $(BIN)/python -m playwright install --with-deps chromium
 
 site: $(READY) site-packages  ## the course as a site, in build/site: lectures, hand-outs, decks, the API (needs npm once)
 	@$(BIN)/python -m tools.site
@@ -90,6 +95,10 @@ slides: $(READY)  ## a deck of each lecture with notes for its speaker, in build
 
 site-packages: $(READY)
 	@$(BIN)/python -c 'import myst_nb, sphinx_book_theme' 2>/dev/null || $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[site]'
+
+package:  ## the source archive and the wheel, in dist, each tried from another folder in an environment of its own
+	@test -n "$(PYTHON)" || { echo "$(NO_PYTHON)"; exit 1; }
+	@"$(PYTHON)" -E -s -m tools.package --torch $(TORCH) --index $(TORCH_CPU_INDEX)
 
 lectures: $(READY)  ## execute again the lectures whose code changed (UNITS="02_gumbel")
 	$(BIN)/python -m tools.lectures $(UNITS)

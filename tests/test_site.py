@@ -6,13 +6,16 @@ import io
 import re
 import subprocess
 import tarfile
+import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from tests.browser.pages import Page, broken, weight, wordless
-from tools import assets, frames, site
+from tools import assets, frames, package, site
 from tools.lectures import FRAMES
 from tools.notebooks import ROOT, lectures, read
 
@@ -106,6 +109,88 @@ def test_a_style_sheet_keeps_what_a_page_or_a_script_names() -> None:
     )
 
 
+# Several who want it at once.
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """What was built, in order, where building takes a moment, from sources called "one"."""
+    built: list[str] = []
+
+    def build(decks: bool = True) -> None:
+        built.append("begun")
+        time.sleep(0.2)
+        built.append(site.digest())
+
+    monkeypatch.setattr(site, "LOCK", tmp_path / "build" / "lock")
+    monkeypatch.setattr(site, "STAMP", tmp_path / "build" / "stamp")
+    monkeypatch.setattr(site, "digest", lambda: "one")
+    monkeypatch.setattr(site, "build", build)
+    return built
+
+
+def test_of_several_who_want_the_site_one_builds_it_and_the_others_get_it_whole(made: list[str]) -> None:
+    found = []
+
+    def ask() -> None:
+        with site.standing():
+            found.append(list(made))
+
+    asking = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in asking:
+        thread.start()
+    for thread in asking:
+        thread.join(20)
+    assert found == 4 * [["begun", "one"]]
+
+
+def test_a_site_in_use_is_not_built_anew_before_it_is_given_back(
+    made: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask() -> None:
+        with site.standing():
+            made.append("got")
+
+    with site.standing():
+        monkeypatch.setattr(site, "digest", lambda: "two")
+        asking = threading.Thread(target=ask)
+        asking.start()
+        asking.join(0.3)
+        assert asking.is_alive(), "it waits"
+        made.append("given back")
+    asking.join(20)
+    assert made == ["begun", "one", "given back", "begun", "two", "got"]
+
+
+def test_a_site_whose_build_failed_is_none(made: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    with site.standing():
+        pass
+    right = site.build
+    monkeypatch.setattr(site, "build", lambda decks: (_ for _ in ()).throw(SystemExit("warnings")))
+    with pytest.raises(SystemExit, match="warnings"), site.locked(alone=True):
+        site.rebuild()
+    monkeypatch.setattr(site, "build", right)
+    with site.standing():
+        assert made == ["begun", "one", "begun", "one"]
+
+
+def test_what_the_site_is_made_of_is_known_by_its_content(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("sphinx_book_theme", reason="no sphinx_book_theme here: `make site` installs it")
+    for name in ("lectures", "exercises", "web", "dynlib", "tools", "benchmarks"):
+        (tmp_path / name).mkdir()
+    for name in ("lectures", "exercises", "web"):
+        monkeypatch.setattr(site, name.upper(), tmp_path / name)
+    monkeypatch.setattr(site, "ROOT", tmp_path)
+    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/RESULTS.md", "dynlib/a.py"):
+        (tmp_path / name).write_text(name)
+    before = site.digest()
+    (tmp_path / "dynlib" / "__pycache__").mkdir()
+    (tmp_path / "dynlib" / "__pycache__" / "a.pyc").write_text("1")
+    assert site.digest() == before
+    (tmp_path / "dynlib" / "a.py").write_text("2")
+    assert site.digest() != before
+
+
 # Links.
 
 
@@ -175,13 +260,54 @@ def test_an_asset_that_is_here_needs_no_network(monkeypatch: pytest.MonkeyPatch,
     assert assets.asset("mathjax").is_dir()
 
 
+# What runs elsewhere.
+
+WORKFLOWS = {file.stem: yaml.safe_load(file.read_text()) for file in (ROOT / ".github" / "workflows").glob("*.yml")}
+
+
+def steps(workflow: str, job: str) -> list[dict[str, Any]]:
+    return WORKFLOWS[workflow]["jobs"][job]["steps"]
+
+
+def runs(workflow: str, job: str) -> list[str]:
+    return [step["run"] for step in steps(workflow, job) if "run" in step]
+
+
 def test_the_workflow_of_github_pages_builds_what_make_builds() -> None:
-    told = yaml.safe_load((ROOT / ".github" / "workflows" / "pages.yml").read_text())
-    steps = told["jobs"]["site"]["steps"]
-    assert [step["run"] for step in steps if "run" in step] == ["make setup", "make site"]
-    assert [step["with"]["path"] for step in steps if "path" in step.get("with", {})] == [
+    assert runs("pages", "site") == ["make setup", "make site"]
+    assert [step["with"]["path"] for step in steps("pages", "site") if "path" in step.get("with", {})] == [
         site.BUILT.relative_to(ROOT).as_posix()
     ]
-    assert all(re.search(r"@v\d+$", step["uses"]) for step in steps if "uses" in step)
-    targets = (ROOT / "Makefile").read_text()
-    assert all(re.search(rf"^{name}:.*$", targets, re.MULTILINE) for name in ("setup", "site", "slides"))
+    assert runs("pages", "deploy") == [], "who may write there runs nothing of the course"
+    assert WORKFLOWS["pages"]["jobs"]["deploy"]["needs"] == "site"
+
+
+def test_a_workflow_tries_the_course_in_a_browser_and_the_package_from_elsewhere() -> None:
+    assert runs("beyond", "browser") == ["make setup", "make chromium", "make browser"]
+    assert runs("beyond", "package") == ["make package"]
+    assert set(WORKFLOWS["beyond"][True]) >= {"push", "pull_request"}, "YAML reads the key `on` as true"
+    assert [step["with"]["path"] for step in steps("beyond", "package") if "path" in step.get("with", {})] == [
+        package.DIST.relative_to(ROOT).as_posix()
+    ]
+
+
+@pytest.mark.parametrize("name", sorted(WORKFLOWS))
+def test_a_workflow_pins_what_it_uses_may_only_read_ends_and_calls_targets_that_are_there(name: str) -> None:
+    told = WORKFLOWS[name]
+    text = (ROOT / ".github" / "workflows" / f"{name}.yml").read_text()
+    assert told["permissions"] == {"contents": "read"}
+    assert all(job["timeout-minutes"] <= 45 for job in told["jobs"].values())
+    used = re.findall(r"uses: (.*)", text)
+    assert len(used) == sum("uses" in step for job in told["jobs"].values() for step in job["steps"]) > 0
+    assert [line for line in used if not re.match(r"actions/[\w-]+@[0-9a-f]{40}  # v\d+\.\d+\.\d+", line)] == []
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    called = {
+        step["run"].removeprefix("make ") for job in told["jobs"].values() for step in job["steps"] if "run" in step
+    }
+    assert called <= targets
+
+
+def test_an_action_is_at_one_commit_everywhere() -> None:
+    text = "".join(file.read_text() for file in (ROOT / ".github" / "workflows").glob("*.yml"))
+    used = set(re.findall(r"uses: ([\w/-]+)@([0-9a-f]{40})  # (v[\d.]+)", text))
+    assert len({action for action, _, _ in used}) == len(used) >= 5

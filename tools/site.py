@@ -5,13 +5,17 @@ it stands: the lectures, the exercises, README.md, CHANGELOG.md, benchmarks/RESU
 """
 
 import argparse
+import hashlib
 import re
 import shutil
 import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from html import escape
+from importlib.metadata import version
 from pathlib import Path
 from string import Template
 
@@ -30,6 +34,8 @@ WEB = ROOT / "web"
 BUILT = ROOT / "build" / "site"
 SOURCE = ROOT / "build" / "site-source"
 DOCTREES = SOURCE / "_doctrees"
+LOCK = ROOT / "build" / "site.lock"
+STAMP = ROOT / "build" / "site.stamp"
 
 PARTS = {
     "choose": ("choice", "depth", "tokens", "width", "edge", "kernels"),
@@ -521,13 +527,75 @@ def build(decks: bool = True) -> None:
     (BUILT / ".nojekyll").touch()  # GitHub Pages would leave out folders that begin with _
 
 
+# One builds, the others wait: while Sphinx writes, the folder holds half a site, in colours that the theme mends last.
+
+
+def digest() -> str:
+    """Of all that the site is made of: the texts, the notebooks, the package, these tools and what draws the pages."""
+    parts = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/RESULTS.md")]
+    for folder in (WEB, LECTURES, EXERCISES, ROOT / "dynlib", ROOT / "tools"):
+        parts += [file for file in folder.rglob("*") if file.is_file()]
+    made = hashlib.sha256()
+    for name in ("sphinx", "myst-nb", "sphinx-book-theme", "pydata-sphinx-theme", "Pygments"):
+        made.update(f"{name} {version(name)}\n".encode())
+    for file in sorted(parts):
+        inside = file.relative_to(ROOT)
+        if not any(part.startswith((".", "__pycache__")) for part in inside.parts):
+            made.update(f"{inside.as_posix()} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+    return made.hexdigest()
+
+
+def stands(made_of: str) -> bool:
+    """Whether the site is there, whole, and made of just this."""
+    return STAMP.exists() and STAMP.read_text(encoding="utf-8") == made_of
+
+
+def rebuild(decks: bool = True) -> None:
+    """Build, and note of what; the caller holds the lock."""
+    STAMP.unlink(missing_ok=True)
+    made_of = digest()
+    build(decks)
+    if decks:
+        STAMP.write_text(made_of, encoding="utf-8")
+
+
+@contextmanager
+def locked(alone: bool) -> Iterator[None]:
+    """Hold the site: ``alone`` to build it, else together with others who read it. It waits, and says that it does."""
+    import fcntl  # here, since Windows has none, and others import this file for its texts
+
+    LOCK.parent.mkdir(exist_ok=True)
+    with LOCK.open("w") as file:
+        kind = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
+        try:
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"Another process {'uses' if alone else 'builds'} {BUILT.relative_to(ROOT)}: waiting.", flush=True)
+            fcntl.flock(file, kind)
+        yield  # closing the file gives it back
+
+
+@contextmanager
+def standing() -> Iterator[Path]:
+    """The whole site of what stands here now, built only if it is not there; nobody builds it anew meanwhile."""
+    while True:
+        with locked(alone=False):
+            if stands(digest()):
+                yield BUILT
+                return
+        with locked(alone=True):
+            if not stands(digest()):  # nobody built it while this one waited
+                rebuild()
+
+
 def main() -> None:
     """Build, and say how large it is."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--no-slides", action="store_true", help="without the decks")
     options = parser.parse_args()
     start = time.perf_counter()
-    build(decks=not options.no_slides)
+    with locked(alone=True):
+        rebuild(decks=not options.no_slides)
     size = sum(file.stat().st_size for file in BUILT.rglob("*") if file.is_file())
     pages = len(list(BUILT.rglob("*.html")))
     where = (BUILT / "index.html").relative_to(ROOT)

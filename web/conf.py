@@ -24,6 +24,7 @@ html_show_copyright = False
 html_last_updated_fmt = None
 html_favicon = "_static/mark.svg"
 html_context = {"default_mode": "auto"}
+pygments_style = "a11y-high-contrast-light"  # the theme writes over it at the end, with both of its own below
 html_sidebars = {"**": ["navbar-logo.html", "search-button-field.html", "sbt-sidebar-nav.html"]}
 html_theme_options: dict[str, Any] = {
     "use_download_button": False,

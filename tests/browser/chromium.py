@@ -2,6 +2,8 @@
 
 import functools
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,10 +12,21 @@ from pathlib import Path
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
+
+OWN = "from playwright.sync_api import sync_playwright as play\nwith play() as p: print(p.chromium.executable_path)"
+
+
+def playwrights_own() -> str | None:
+    """The Chromium that playwright brought for itself (`make chromium`); none without playwright."""
+    told = subprocess.run([sys.executable, "-c", OWN], capture_output=True, text=True, timeout=60, check=False)
+    path = Path(told.stdout.strip() or "none")
+    return str(path) if path.is_file() else None
+
+
+BROWSER = next(filter(None, map(shutil.which, NAMES)), None) or playwrights_own()
 QUIET = "--disable-background-networking --disable-component-update --disable-gpu --disable-quic --disable-sync"
 FLAGS = ["--no-sandbox", "--no-first-run", "--disable-dev-shm-usage", *QUIET.split()]
-NONE = f"no browser here: one of {', '.join(NAMES)} on the PATH would do"
+NONE = f"no browser here: one of {', '.join(NAMES)} on the PATH would do, or that of `make chromium`"
 
 
 class _Quiet(SimpleHTTPRequestHandler):

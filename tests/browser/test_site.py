@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from tests.browser.chromium import BROWSER, FLAGS, NONE, Tab, served
+from tests.browser.contrast import faint
 from tests.browser.pages import broken, mib, weight, wordless
 from tools.assets import asset
-from tools.site import BUILT, DRAWN, build
+from tools.site import BUILT, DRAWN, standing
 
 pytestmark = [pytest.mark.timeout(1800), pytest.mark.slow, pytest.mark.xdist_group("site")]  # it is built once
 
@@ -24,13 +25,13 @@ MB = 1e6 / 2**20
 
 
 @pytest.fixture(scope="module")
-def site() -> Path:
-    """The site; what did not change since it was last built is kept."""
+def site() -> Iterator[Path]:
+    """The site, built if what stands is of other sources; nobody builds it anew while the tests look at it."""
     for needed in ("sphinx", "myst_nb", "sphinx_book_theme"):
         if find_spec(needed) is None:
             pytest.skip(f"no {needed} here: `make site` installs it")
-    build()
-    return BUILT
+    with standing() as found:
+        yield found
 
 
 def test_no_link_is_broken_and_nothing_is_loaded_from_elsewhere(site: Path) -> None:
@@ -73,45 +74,104 @@ def browser() -> Iterator[Any]:
         found.close()
 
 
-LOOKS = [(390, "light", True), (390, "dark", False), (1280, "light", False), (1280, "dark", True)]
-"""The width of a window, the scheme, and whether axe-core looks, too: contrast goes by the scheme, not by the width."""
+LOOKS = [(1280, "light"), (1280, "dark"), (390, "dark"), (390, "light")]
+"""The width of a window and the scheme, each one step from the one before, so that a page is loaded once for all."""
 
-AXE = """async () => {
-  const found = await axe.run(document, {resultTypes: ['violations']});
+PARTS = 6
+"""The pages are looked at in as many tests. They begin with one look and with another, by turns."""
+
+CLOSELY = ("index.html", "benchmarks.html", "search.html", "lectures/02_gumbel.html", "exercises/02_gumbel.html")
+CLOSELY += ("api/choice.html", "_modules/dynlib/choice/gumbel.html")
+"""A page of each kind, whose contrast axe-core measures, too: that takes it longer than all else that it looks at."""
+
+AXE = """async (contrast) => {
+  const rules = {'color-contrast': {enabled: contrast}};
+  const found = await axe.run(document, {rules, resultTypes: ['violations'], preload: false});
   return found.violations.filter(v => ['serious', 'critical'].includes(v.impact))
     .map(v => [v.id, v.nodes.length, v.nodes[0].target, v.nodes[0].failureSummary.split('\\n')[1]].join(' | '));
 }"""
 
+# What a change of the window or of the scheme sets off has come to its end.
+SETTLED = """scheme => new Promise(done => {
+  const look = () => document.documentElement.dataset.theme === scheme
+    ? (document.getAnimations().forEach(one => one.finish()), done(true)) : requestAnimationFrame(look);
+  requestAnimationFrame(() => requestAnimationFrame(look));
+})"""
 
-@pytest.mark.parametrize(("width", "scheme", "closely"), LOOKS)
+
+def faults_of(tab: Tab, name: str, looks: list[tuple[int, str]], axe: str) -> list[str]:
+    """What a reader cannot see, read, or hear on a page that has been loaded with the first of the looks."""
+    page, found = tab.page, []
+    if "mathjax" in page.content():
+        page.evaluate("() => window.MathJax?.startup?.promise?.then(() => 1)")
+        raw = page.evaluate("document.querySelector('.math') && !document.querySelector('mjx-container')")
+        found += ["formulas are not drawn"] if raw else []
+        found += ["a formula with an error"] if page.locator("mjx-merror").count() else []
+    found += [f"{tab.mib() / MB:.2f} MB"] if tab.mib() >= PAGE_MB * MB else []
+    page.evaluate(axe)
+    before = None
+    for width, scheme in looks:
+        page.emulate_media(color_scheme=scheme)
+        page.set_viewport_size({"width": width, "height": 900})
+        page.evaluate(SETTLED, scheme)
+        across = page.evaluate("document.documentElement.scrollWidth")
+        here = [f"{across} px wide"] if across > width else []
+        closely = name in CLOSELY
+        if closely or before != width:
+            here += page.evaluate(AXE, closely)
+        before = width
+        page.evaluate("document.querySelectorAll('details').forEach(folded => { folded.open = true; })")
+        here += faint(page)
+        found += [f"{width} px, {scheme}: {fault}" for fault in here]
+    return [f"{name}: {fault}" for fault in found]
+
+
+@pytest.mark.parametrize("part", range(PARTS))
 def test_a_page_is_readable_loads_nothing_from_elsewhere_and_has_no_serious_fault(
-    width: int, scheme: str, closely: bool, address: str, browser: Any
+    part: int, address: str, browser: Any
 ) -> None:
     axe = (asset("axe-core") / "axe.min.js").read_text(encoding="utf-8")
-    faults = []
+    looks = LOOKS[part % 4 :] + LOOKS[: part % 4]
+    (width, scheme), faults = looks[0], list[str]()
     tab = Tab(browser, address, viewport={"width": width, "height": 900}, color_scheme=scheme)
-    sources = [name for name in names() if name.startswith("_modules/")]
-    skipped = sources[width > 390 :: 2]  # those of the API are many and alike: half in each scheme
-    for name in names():
-        if name in sources and (not closely or name in skipped):
-            continue
+    pages = names()[part::PARTS]
+    assert len(pages) > 10
+    for name in pages:
+        tab.page.set_viewport_size({"width": width, "height": 900})
+        tab.page.emulate_media(color_scheme=scheme)
         tab.page.goto(f"{address}/{name}", wait_until="load")
-        if "mathjax" in tab.page.content():
-            tab.page.evaluate("() => window.MathJax?.startup?.promise?.then(() => 1)")
-            raw = tab.page.evaluate("document.querySelector('.math') && !document.querySelector('mjx-container')")
-            faults += [f"{name}: formulas are not drawn"] if raw else []
-            faults += [f"{name}: a formula with an error"] if tab.page.locator("mjx-merror").count() else []
-        across = tab.page.evaluate("document.documentElement.scrollWidth")
-        faults += [f"{name}: {across} px wide"] if across > width else []
-        faults += [f"{name}: {tab.mib() / MB:.2f} MB"] if tab.mib() >= PAGE_MB * MB else []
-        dark = tab.page.evaluate("document.documentElement.dataset.theme")
-        faults += [f"{name}: its theme is {dark}"] if dark != scheme else []
-        if closely:
-            tab.page.evaluate(axe)
-            faults += [f"{name}: {fault}" for fault in tab.page.evaluate(AXE)]
+        faults += faults_of(tab, name, looks, axe)
     assert faults == []
     assert tab.outside == []
     assert tab.wrong == []
+    tab.close()
+
+
+def test_the_pages_that_are_looked_at_closely_are_there(site: Path) -> None:
+    assert set(CLOSELY) <= set(names())
+
+
+def test_words_too_faint_to_be_read_are_found(browser: Any) -> None:
+    tab = Tab(browser, "about:")
+    words = {
+        "color: #777": True,  # 4.48
+        "color: #767676": False,
+        "color: #949494; font-size: 24px": False,  # 3.03
+        "color: #949494; font-size: 23px": True,
+        "color: #949494; font-size: 19px; font-weight: bold": False,
+        "color: rgb(0 0 0 / 40%)": True,
+        "color: color(srgb 0 0 0); opacity: 0.4": True,
+        "color: #fff; background: #000": False,
+        "color: #fff; background: rgb(0 0 0 / 20%)": True,
+        "color: #fff; visibility: hidden": False,
+    }
+    lines = "".join(f'<p class="n{at}" style="{style}">words</p>' for at, style in enumerate(words))
+    tab.page.set_content(f"<body>{lines}</body>")
+    found = " ".join(faint(tab.page))
+    assert [f"p.n{at} " in found for at in range(len(words))] == list(words.values())
+    tab.page.set_content("<body></body>")
+    with pytest.raises(AssertionError, match="no words"):
+        faint(tab.page)
     tab.close()
 
 
