@@ -312,7 +312,10 @@ def _notebook(cells: Sequence[NotebookNode]) -> NotebookNode:
     made.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "Python 3"}
     for number, cell in enumerate(cells):
         new = nbformat.v4.new_code_cell if cell.cell_type == "code" else nbformat.v4.new_markdown_cell
-        made.cells.append(new(cell.source, metadata=cell.metadata, id=grade_id(cell) or f"own-{number}"))
+        source = cell.source
+        if cell.cell_type != "code" and not grade_id(cell):
+            source = source.replace("<", "&lt;")  # it is shown to a teacher, in the formgrader's page
+        made.cells.append(new(source, metadata=cell.metadata, id=grade_id(cell) or f"own-{number}"))
         if cell.cell_type == "code":
             made.cells[-1].outputs = cell.get("outputs", [])
     return made

@@ -115,13 +115,11 @@ def start(line: str, checks: str, voice: bool) -> types.ModuleType:
         found, cells, above = list[str](), 0, caller
         while above is not None:
             cells, above = cells + (above.f_code is run), above.f_back
-        if frame.f_code.co_name != "<module>" or caller is None or caller.f_code is not run:
+        direct = frame.f_code.co_name == "<module>" and caller is not None and caller.f_code is run
+        if not direct or cells != 1 or thread_of() != thread:
             found.append("who calls the watch")
-        elif cells != 1 or thread_of() != thread:
-            found.append("who calls the watch")
-        if type(shell) is not kind or shell.user_ns is not space or type(space) is not dict:
-            found.append("the cells' names")
-        elif shell.user_module is not module or vars(module) is not space or frame.f_globals is not space:
+        named = type(shell) is kind and shell.user_ns is space and type(space) is dict
+        if not named or shell.user_module is not module or vars(module) is not space or frame.f_globals is not space:
             found.append("the cells' names")
         if _equals():
             found.append("what an object of its own says that it equals")
@@ -204,8 +202,8 @@ def state(checks: str, voice: bool, shell: object) -> dict[str, object]:
             for name, value in list(vars(holder).items()):
                 if callable(value) and not isinstance(value, types.ModuleType):
                     found[f"{place}.{name}"] = [id(value), *_inner(value)]
-    judges = [sys.modules[name] for name in ("dynlib.checks", checks) if name in sys.modules]
-    besides = {part.__name__ for judge in judges for part in list(vars(judge).values()) if type(part) is types.ModuleType}
+    judges = [vars(sys.modules[name]) for name in ("dynlib.checks", checks) if name in sys.modules]
+    besides = {part.__name__ for judge in judges for part in list(judge.values()) if type(part) is types.ModuleType}
     for name in sorted({"math", "warnings", "contextlib", "signal", *USED, *besides} - {"torch"}):
         for key, value in list(vars(sys.modules[name]).items()) if name in sys.modules else ():
             if callable(value):
@@ -272,7 +270,8 @@ def _modes() -> list[str]:
     ):
         for mode in getattr(sys.modules.get(name), stack, list)():
             kind = type(mode)
-            if getattr(sys.modules.get(kind.__module__), kind.__name__, None) is not kind or kind.__module__ == "__main__":
+            home = sys.modules.get(kind.__module__) if kind.__module__ != "__main__" else None
+            if getattr(home, kind.__name__, None) is not kind:
                 found.append(kind.__name__)
     return found
 

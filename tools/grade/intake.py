@@ -37,8 +37,8 @@ EXCHANGE = {"timestamp.txt", "submission_secret.txt"}
 # lovelaceada_1234_5678_02_gumbel.ipynb, lovelaceada_LATE_1234_5678_02_gumbel-1.ipynb; a text that was typed has no
 # number of an upload; with anonymous grading it is anon_x7Kf2_5678_02_gumbel.ipynb or LATE_anon_x7Kf2_5678_…
 CANVAS = re.compile(
-    r"^(?:(?P<name>[^/]{1,200}?)_(?:(?P<late>LATE)_)?(?P<number>\d{1,20})"
-    r"|(?:(?P<late_anon>LATE)_)?(?P<anon>anon_[A-Za-z0-9]{1,20}))"
+    r"^(?:(?:(?P<late_anon>LATE)_)?(?P<anon>anon_(?!\d+_)[A-Za-z0-9]{1,20})"
+    r"|(?P<name>[^/]{1,200}?)_(?:(?P<late>LATE)_)?(?P<number>\d{1,20}))"
     r"_(?:\d{1,20}_(?P<file>[^/]+(?:/.+)?)|(?P<typed>(?:text|link)\.html))$"
 )
 # Ada Lovelace_1234_assignsubmission_file_/02_gumbel.ipynb, or without a folder of its own; with groups the name of one
@@ -228,9 +228,7 @@ def _zip(path: Path, units: Sequence[str], told: list[str]) -> list[Submission]:
         return []
 
 
-def _entries(
-    archive: zipfile.ZipFile, zip_name: str, told: list[str], left: int, deep: bool = True
-) -> Iterator[_File]:
+def _entries(archive: zipfile.ZipFile, zip_name: str, told: list[str], left: int, deep: bool = True) -> Iterator[_File]:
     """The plain files of a zip under safe names, notebooks read, and one level of zips within it; ``left`` bytes."""
     infos = archive.infolist()
     if len(infos) > ENTRIES:
@@ -354,10 +352,12 @@ def _chosen(submission: Submission, files: list[_File]) -> Submission:
     books = [file for file in files if file.raw or file.why_not]
     others = [file.name for file in files if not file.raw and not file.why_not]
     wanted = f"{submission.unit}.ipynb".lower()
-    named = [file for file in books if PurePosixPath(file.name).name.lower() == wanted] or [
+    named = [file for file in books if PurePosixPath(file.name).name.lower() == wanted]
+    nearly = [
         file for file in books if re.sub(r"[-_ (]*(copy)?\d*\)?(?=\.ipynb)", "", file.name.lower()).endswith(wanted)
     ]
-    best = named or books
+    # Canvas counts on where a student uploads a name again; elsewhere a copy is what was left aside
+    best = (nearly if submission.origin == "canvas" else named or nearly) or books
     if not best:
         submission.why_not = "no notebook was handed in" + (f", but {_list(others)}" if others else "")
         return submission

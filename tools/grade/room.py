@@ -6,7 +6,6 @@ answers, and must refuse them.
 """
 
 import ast
-import os
 import re
 import secrets
 import shutil

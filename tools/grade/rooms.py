@@ -32,12 +32,12 @@ def room(walls: str = "") -> Iterator[Path]:
     Args:
         walls: the kind that stands round what runs, which the one who sweeps must know.
     """
-    with tempfile.TemporaryDirectory(prefix=PREFIX, dir=short(), ignore_cleanup_errors=True) as place:
-        with (Path(place) / LOCK).open("w") as file:
-            _lock(file.fileno())
-            file.write(walls)
-            file.flush()
-            yield Path(place)
+    made = tempfile.TemporaryDirectory(prefix=PREFIX, dir=short(), ignore_cleanup_errors=True)
+    with made as place, (Path(place) / LOCK).open("w") as file:
+        _lock(file.fileno())
+        file.write(walls)
+        file.flush()
+        yield Path(place)
 
 
 def left_behind() -> Iterator[tuple[Path, str]]:

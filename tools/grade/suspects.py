@@ -110,9 +110,8 @@ def _judges(whole: ast.Module) -> dict[str, str]:
         elif isinstance(node, ast.ImportFrom):
             known |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
     for node in ast.walk(whole):
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Name | ast.Attribute | ast.Subscript):
-            if _judge(node.value, known):
-                known |= {target.id: "torch" for target in node.targets if isinstance(target, ast.Name)}
+        if isinstance(node, ast.Assign) and not isinstance(node.value, ast.Call) and _judge(node.value, known):
+            known |= {target.id: "torch" for target in node.targets if isinstance(target, ast.Name)}
     return known
 
 
@@ -130,9 +129,9 @@ def _written(node: ast.AST) -> Iterator[ast.expr]:
         called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
         if called in ("setattr", "delattr", "__setattr__", "__delattr__", "object") and node.args:
             yield node.args[0]
-        elif called in ("update", "setdefault", "pop", "__setitem__") and isinstance(node.func, ast.Attribute):
-            if (inner := _space(node.func.value)) is not None:
-                yield inner
+        changes = called in ("update", "setdefault", "pop", "__setitem__") and isinstance(node.func, ast.Attribute)
+        if isinstance(node.func, ast.Attribute) and changes and (inner := _space(node.func.value)) is not None:
+            yield inner
 
 
 def _space(node: ast.expr) -> ast.expr | None:
@@ -141,14 +140,19 @@ def _space(node: ast.expr) -> ast.expr | None:
         return node.value
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "vars" and node.args:
         return node.args[0]
-    return node if isinstance(node, ast.Attribute) and node.attr == "modules" else None
+    return node if _modules(node) else None
+
+
+def _modules(node: ast.expr) -> bool:
+    named = isinstance(node, ast.Attribute) and node.attr == "modules" and isinstance(node.value, ast.Name)
+    return named and ast.unparse(node) == "sys.modules"
 
 
 def _judge(place: ast.expr, judges: dict[str, str]) -> bool:
     """Whether a place is a module that judges, or in one; ``sys.modules[…]`` and ``import_module(…)`` count as such."""
     while True:
         if isinstance(place, ast.Attribute):
-            if place.attr in ("modules", "Task", "CheckFailed"):
+            if place.attr in ("Task", "CheckFailed") or _modules(place):
                 return True
             if place.attr == "checks" and isinstance(place.value, ast.Name) and place.value.id == "dynlib":
                 return True
