@@ -19,11 +19,14 @@ cases::
         checks_gumbel.gumbel_max(check, gumbel_max)
 """
 
+import gc
 import math
+import os
 import signal
 import sys
 import threading
 import time
+import types
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
@@ -75,12 +78,16 @@ class Task:
         got: Any = None,
         likely: str | None = None,
     ) -> None:
-        """The condition holds: a bool or a tensor, or another of Python's own types."""
+        """The condition holds: a bool or a tensor, or another of Python's own types.
+
+        What the condition compares may be the learner's, and answer for itself: see :func:`liars`.
+        """
         condition = plain(condition)
         if type(condition) not in _TRUTHS:
             self._fail(check, tested, "True or False", _show(condition), likely)
         if not bool(condition):
             self._fail(check, tested, expected, None if got is None else _show(got), likely)
+        self._no_liars(check)
         self._pass(check)
 
     def equal(
@@ -373,6 +380,16 @@ class Task:
         if check not in self.passed:
             self.passed.append(check)
 
+    def _no_liars(self, check: str) -> None:
+        for kind, base, name in liars():
+            self._fail(
+                check,
+                "what kinds of values there are in your notebook",
+                f"the plain types of Python and torch, such as {base.__name__}",
+                f"a class {kind.__name__}: a {base.__name__} with a {name} of its own",
+                "give back plain numbers, texts and tensors; a class of your own may hold some, but be none",
+            )
+
     def _fail(self, check: str, tested: str, expected: str, got: str | None, likely: str | None) -> Never:
         raise CheckFailed(self.name, check, tested=tested, expected=expected, got=got, likely=likely, read=self.read)
 
@@ -409,6 +426,8 @@ def task(name: str, *, read: str | None = None, seconds: int = 30, seed: int = 0
         Unfilled: if a stub is still in place.
     """
     checks = Task(name, read)
+    if liars():
+        gc.collect()  # a class that a cell defined before, and nobody uses any more
     with (
         torch.random.fork_rng(devices=[]),
         _as_it_was(),
@@ -420,6 +439,7 @@ def task(name: str, *, read: str | None = None, seconds: int = 30, seed: int = 0
         torch.manual_seed(seed)
         try:
             yield checks
+            checks._no_liars("plain values")
         except CheckFailed:
             raise
         except Exception as error:
@@ -477,6 +497,68 @@ _READ: tuple[tuple[type, Callable[[Any], Any]], ...] = (
     (frozenset, lambda value: frozenset(plain(part) for part in frozenset.__iter__(value))),
 )
 _TRUTHS = frozenset([*(base for base, _ in _READ), Tensor, type(None)])
+
+
+def liars() -> list[tuple[type, type, str]]:
+    """The classes of a learner's that are numbers, texts, tensors or collections and answer for themselves.
+
+    A condition such as ``got < 3`` asks the number: one of a subclass may say what it likes. It says so by a method in
+    the place of its base's, so that a class that has one is found whatever object a check was given. Classes that
+    installed packages define are not looked at, nor are methods that change no value, such as ``__repr__``.
+
+    Returns:
+        Each class, the type that it inherits from, and the first of its methods.
+    """
+    found = []
+    for base in _BASES:
+        own = _COLLECTED if base in (list, tuple, dict, set, frozenset) else _OWN[base]
+        for kind in _below(base):
+            if kind not in _LIBRARY:
+                space = type.__getattribute__(kind, "__dict__")
+                name = next((name for name in space if name in own and not _installed(space[name])), None)
+                if name is not None and not _importable(kind):
+                    found.append((kind, base, name))
+    return found
+
+
+def _below(base: type) -> set[type]:
+    seen, left = set[type](), [base]
+    while left:
+        new = {kind for kind in type.__subclasses__(left.pop()) if kind not in seen}
+        seen |= new
+        left += new
+    return seen
+
+
+_COLLECTED = frozenset(f"__{name}__" for name in "eq ne lt le gt ge len bool iter contains class getattribute".split())  # noqa: SIM905
+_HARMLESS = frozenset(
+    f"__{name}__"
+    for name in (  # noqa: SIM905
+        "new init doc module repr str hash format reduce reduce_ex dict weakref init_subclass subclasshook getnewargs "
+        "dir sizeof getstate setstate deepcopy copy setattr delattr annotations slots match_args"
+    ).split()
+)
+_PLACES = tuple({sys.prefix, sys.base_prefix, os.path.dirname(os.__file__), os.path.dirname(torch.__file__)})
+
+
+def _installed(method: Any) -> bool:
+    """Whether a method's code lies where packages are installed."""
+    method = getattr(method, "__func__", method) if isinstance(method, staticmethod | classmethod) else method
+    return isinstance(method, types.FunctionType) and method.__code__.co_filename.startswith(_PLACES)
+
+
+def _importable(kind: type) -> bool:
+    """Whether a module, other than the notebook, has this class under its name."""
+    module = type.__getattribute__(kind, "__module__")
+    found: Any = sys.modules.get(module) if type(module) is str and module != "__main__" else None
+    for part in type.__getattribute__(kind, "__qualname__").split("."):
+        found = getattr(found, part, None)
+    return found is kind
+
+
+_BASES = (Tensor, *(base for base, _ in _READ if base is not bool))
+_OWN = {base: frozenset(dir(base)) - _HARMLESS for base in _BASES}
+_LIBRARY = frozenset(kind for base in _BASES for kind in _below(base) if _importable(kind))
 
 
 def gradient(result: Tensor, source: Tensor) -> Tensor:

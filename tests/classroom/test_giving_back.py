@@ -165,6 +165,7 @@ def test_rules_that_are_none_are_errors(tmp_path: Path, text: str) -> None:
 def test_a_time_is_read_as_nbgrader_writes_it() -> None:
     assert moment("2015-02-02 15:58:23.948203 UTC") == moment("2015-02-02T15:58:23.948203+00:00")
     assert moment("yesterday") is None
+    assert moment("0001-01-01T00:00:00+14:00") is None, "no zone could count in it"
 
 
 # Tables, pages and the grade book
@@ -228,15 +229,18 @@ def test_grades_come_back_and_what_a_person_decided_stays(course: Path) -> None:
     canvas = table(first[f"{UNIT}-canvas.csv"].decode())
     assert canvas[0]["Student"].strip() == "Points Possible"
     points = {row["ID"]: row[UNIT] for row in canvas[1:]}
-    assert points == {"11": "5", "12": "", "13": "", "14": "", "15": "3", "16": "3"}
+    assert points == {"11": "5", "15": "3", "16": "3"}, "no empty field takes away a grade that Canvas has"
+    assert list(canvas[0])[:5] == ["Student", "ID", "SIS User ID", "SIS Login ID", "Section"]
     moodle = table(first[f"{UNIT}-moodle.csv"].decode())
     assert moodle[0] == {
         "Identifier": "Participant 21",
         "Full name": "Ada Lovelace",
         "Email address": "ada@x.org",
         "Grade": "5",
-        "Maximum grade": "5",
+        "Maximum Grade": "5",
+        "Last modified (grade)": "-",
     }
+    assert {row["Identifier"]: row["Grade"] for row in moodle}["Participant 22"] == "", "not yet, and no 0"
 
     with book.opened(course, [UNIT]) as opened:
         assert opened.find_submission(UNIT, "ada").score == 5
@@ -296,6 +300,25 @@ def test_points_that_changed_are_said_once_and_stay_on_the_page(course: Path, tm
     (row, *_) = tables.rows(UNIT, [kept], [], {}, late)
     page = pages.teacher(UNIT, [row], [])
     assert "0 → 2<td>the checks of blank-share changed" in page
+
+
+def test_an_error_that_nobody_thought_of_is_a_line_about_one_student(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("never seen")
+
+    monkeypatch.setattr(room, "run", broken)
+    raw = hostile.raw(hostile.solved(UNIT))
+    found = batch.graded(batch.Job(Submission("ada", UNIT, raw), tmp_path, walls.TRUST, sandbox.Limits(), []))
+    assert (found["state"], found["unfinished"]) == ("unread", True)
+    assert "never seen" in found["why"]
+
+
+def test_text_of_a_students_own_is_no_markup_for_the_teachers_formgrader() -> None:
+    own = nbformat.v4.new_markdown_cell("<script>alert(1)</script> if a < b", id="own")
+    (cell,) = batch._notebook([own]).cells
+    assert cell.source == "&lt;script>alert(1)&lt;/script> if a &lt; b"
 
 
 def test_a_change_in_the_voice_touches_the_tasks_that_use_it() -> None:

@@ -2,6 +2,8 @@
 
 import os
 import struct
+import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -9,8 +11,9 @@ import pytest
 
 from tests.classroom import hostile
 from tools.grade import clean as cleaning
+from tools.grade import intake
 from tools.grade.clean import clean
-from tools.grade.intake import Submission, Unreadable, gather, safe_name
+from tools.grade.intake import Submission, Unreadable, class_list, gather, safe_name
 from tools.notebooks import grade_id, is_check, read, solution
 
 UNIT = "00_start_here"
@@ -60,6 +63,18 @@ def test_a_notebook_of_too_many_lines_is_not_run(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(cleaning, "LINES", 10)
     with pytest.raises(Unreadable, match="lines"):
         clean(BOOK, UNIT)
+
+
+def test_marks_of_a_merge_without_an_end_are_read_in_one_pass() -> None:
+    began = time.monotonic()
+    with pytest.raises(Unreadable, match="merge"):
+        clean(b"<<<<<<< a\n" * 200_000 + b">>>>>>> b\n", UNIT)
+    assert time.monotonic() - began < 60
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32"])
+def test_a_notebook_is_read_in_whatever_it_is_written(encoding: str) -> None:
+    assert clean(BOOK.decode().encode(encoding), UNIT).notes == [f"the file is written in {encoding}"]
 
 
 # As nbgrader lays them out
@@ -217,9 +232,118 @@ def test_a_student_who_handed_in_twice_is_told_of(tmp_path: Path) -> None:
     assert any("twice" in line for line in told)
 
 
+def test_a_zip_that_a_student_handed_in_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake, "LARGEST_INNER", 3 * len(BOOK))
+    inner = {
+        "long": hostile.zipped({"-" * 60_000 + ".ipynb": BOOK}),
+        "many": hostile.zipped({f"{number}.ipynb": BOOK + b" " * number for number in range(9)}),
+        "deep": hostile.zipped({"more.zip": hostile.zipped({f"{UNIT}.ipynb": BOOK})}),
+    }
+    names = {f"{name}_{at}_1_work.zip": raw for at, (name, raw) in enumerate(inner.items())}
+    (tmp_path / "class.zip").write_bytes(hostile.zipped(names | {f"bo_9_1_{UNIT}.ipynb": BOOK}))
+    submissions, told = gather(tmp_path, [UNIT])
+    people = {submission.student: submission for submission in submissions}
+    assert any("60006 letters" in line for line in told)
+    assert "several notebooks" in people["many-1"].why_not
+    assert "no notebook" in people["deep-2"].why_not, "one zip in a zip, and no more"
+    assert people["bo-9"].raw == BOOK
+
+
+def test_what_canvas_makes_of_names(tmp_path: Path) -> None:
+    names = {
+        f"müllerjörg_1_70_{UNIT}.ipynb": BOOK,
+        f"obrienpat_2_71_{UNIT}-1.ipynb": BOOK,  # Canvas leaves out what is no letter
+        f"smithann_3_72_{UNIT}.ipynb": BOOK,
+        f"smithann_LATE_4_73_{UNIT}.ipynb": BOOK,  # another of this name
+        f"van_derlaan_5_74_{UNIT}.ipynb": BOOK,
+        f"projectgroup1_6_75_{UNIT}.ipynb": BOOK,  # a group's, under the number of the one who handed in
+        f"anon_x7Kf2_76_{UNIT}.ipynb": BOOK,
+        f"LATE_anon_a1B2c_77_{UNIT}.ipynb": BOOK,
+        "typedtom_8_text.html": b"<p>here</p>",
+    }
+    (tmp_path / "submissions.zip").write_bytes(hostile.zipped(names))
+    (tmp_path / "students.csv").write_text("student,canvas,group\neve,6,g\nfay,10,g\n", encoding="utf-8")
+    people = found(tmp_path)
+    assert set(people) == {
+        *("müllerjörg-1", "obrienpat-2", "smithann-3", "smithann-4", "van_derlaan-5", "eve", "anon_x7Kf2"),
+        *("anon_a1B2c", "typedtom-8"),
+    }
+    assert [name for name, person in people.items() if person.late] == ["anon_a1B2c", "smithann-4"]
+    assert not people["anon_x7Kf2"].number, "no number of a student's"
+    assert people["typedtom-8"].why_not == "no notebook was handed in, but text.html"
+    assert all(person.raw == BOOK for name, person in people.items() if name != "typedtom-8")
+
+
+def test_the_latest_upload_of_a_name_counts(tmp_path: Path) -> None:
+    names = {f"ada_1_7{at}_{UNIT}{more}.ipynb": BOOK + b" " * at for at, more in enumerate(["", "-1", "-2"])}
+    (tmp_path / "class.zip").write_bytes(hostile.zipped(names))
+    assert found(tmp_path)["ada-1"].raw == BOOK + b"  "
+
+
+def test_what_moodle_makes_of_names(tmp_path: Path) -> None:
+    names = {
+        f"Group A-Jörg Müller_1_assignsubmission_file_/{UNIT}.ipynb": BOOK,
+        f"Pat OBrien_2_assignsubmission_file_/work/{UNIT}.ipynb": BOOK,
+        f"Participant_3_assignsubmission_file_{UNIT}.ipynb": BOOK,
+        f"Ann Smith_4_assignsubmission_file_/{UNIT}.ipynb": BOOK,
+        f"Ann Smith_5_assignsubmission_file_/{UNIT}.ipynb": BOOK,
+    }
+    (tmp_path / "class.zip").write_bytes(hostile.zipped(names))
+    people = found(tmp_path)
+    assert {person.number for person in people.values()} == set("12345")
+    assert set(people) >= {"Group-A-Jörg-Müller-1", "Participant-3", "Ann-Smith-4", "Ann-Smith-5"}
+    assert all(person.raw == BOOK for person in people.values())
+
+
+def test_a_zip_that_was_packed_again_in_a_folder_is_the_same(tmp_path: Path) -> None:
+    names = {f"submissions/ada_1_70_{UNIT}.ipynb": BOOK, f"submissions/bo_LATE_2_71_{UNIT}.ipynb": BOOK}
+    (tmp_path / "class.zip").write_bytes(hostile.zipped(names))
+    assert set(found(tmp_path)) == {"ada-1", "bo-2"}
+
+
+def test_two_folders_of_a_zip_are_two_people(tmp_path: Path) -> None:
+    names = {f"A B/{UNIT}.ipynb": BOOK, f"A-B/{UNIT}.ipynb": BOOK + b" "}
+    (tmp_path / "class.zip").write_bytes(hostile.zipped(names))
+    submissions, told = gather(tmp_path, [UNIT])
+    assert [(person.student, person.raw) for person in submissions] == [("A-B", BOOK)]
+    assert any("would have one name" in line for line in told)
+
+
+def test_a_class_list_may_come_out_of_a_spreadsheet_and_names_nobody_twice(tmp_path: Path) -> None:
+    path = tmp_path / "students.csv"
+    path.write_bytes("student;name;canvas\r\njm;Jörg Müller;1\r\n".encode("cp1252"))
+    assert class_list(tmp_path) == [{"student": "jm", "name": "Jörg Müller", "canvas": "1"}]
+    for text in ("student\nada\nada\n", "student,canvas\nada,1\nbo,1\n"):
+        path.write_text(text)
+        with pytest.raises(ValueError, match="2 times"):
+            class_list(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names and folders of Linux")
+def test_no_name_and_no_depth_of_folders_stops_a_class(tmp_path: Path) -> None:
+    hand_in(tmp_path, "bo")
+    strange = os.fsencode(tmp_path / "submitted") + b"/\xff" + f"/{UNIT}".encode()
+    os.makedirs(strange)
+    hand_in(tmp_path, "漢" * 84)
+    at = os.open(hand_in(tmp_path, "ada").parent, os.O_RDONLY)
+    for _ in range(1100):
+        os.mkdir("d", dir_fd=at)
+        inner = os.open("d", os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = inner
+    os.close(at)
+    submissions, told = gather(tmp_path, [UNIT])
+    assert [person.student for person in submissions] == ["ada", "bo"]
+    assert any("folders within" in note for note in submissions[0].notes)
+    assert sum("no student can have this name" in line for line in told) == 2
+
+
 @pytest.mark.parametrize(
     ("given", "name"),
-    [("Ada Lovelace", "Ada-Lovelace"), ("../x", "x"), ("..", ""), ("a/b\\c:d", "a-b-c-d"), ("Zoë", "Zoë"), ("\n", "")],
+    [
+        *[("Ada Lovelace", "Ada-Lovelace"), ("../x", "x"), ("..", ""), ("a/b\\c:d", "a-b-c-d"), ("Zoë", "Zoë")],
+        *[("\n", ""), ("漢" * 99, "漢" * 40)],
+    ],
 )
 def test_a_name_becomes_one_that_a_folder_can_have(given: str, name: str) -> None:
     assert safe_name(given) == name

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -16,7 +17,7 @@ from nbformat.v4 import new_code_cell
 import tools.notebooks
 from tests.classroom import hostile
 from tests.notebooks import toys
-from tools.grade import room, sandbox, suspects, walls
+from tools.grade import room, rooms, sandbox, suspects, walls
 from tools.grade.clean import clean
 from tools.grade.room import Probe, Ran
 from tools.grade.sandbox import Limits
@@ -118,11 +119,79 @@ def test_a_cell_that_is_not_stopped_is_killed_with_all_that_it_started() -> None
         ("import builtins\nbuiltins.abs = lambda x: 0", "built-in abs"),
         ("import sys\nsys.modules['_room'].look = lambda name: None", "did not answer"),
         ("import sys\nframe = sys._getframe(0)", "frames"),
+        ("import json\nshell = get_ipython()\nshell.user_ns = type('D', (dict,), {})(shell.user_ns)", "cells' names"),
+        ("import sys\nroom = sys.modules['_room']\nlook = room.look\nroom.look = lambda name: look(name)", "who calls"),
+        ("import os\nos.getcwd = lambda: '/'", "os.getcwd"),
+        ("import time\ntime.perf_counter = lambda: 0.0", "time.perf_counter"),
+        ("import os\nos.symlink('/proc/self/maps', 'maps')\nopen('maps').close()", "below Python"),
+        ("class Any(float):\n    pass\nsetattr(Any, '__l' + 't__', lambda a, b: True)", "says that it equals"),
     ],
 )
 def test_who_reaches_into_the_machinery_is_told_of(source: str, says: str) -> None:
     ran = graded(with_cell(source))
     assert any(says in why for why in ran.tampered["double"]), ran.tampered
+
+
+def test_what_the_watch_says_passes_through_no_function_that_could_be_another() -> None:
+    spies = (
+        "import json, socket\nseen = []\njson.dumps = lambda *a, **k: seen.append(a) or ''\n"
+        "socket.socket.sendall = lambda self, raw: seen.append(raw)\n"
+    )
+    notebook = with_cell(spies)
+    notebook.cells.insert(notebook.cells.index(toys.cell_of(notebook, "halve-answer")), new_code_cell("print(seen)"))
+    ran = graded(notebook)
+    said = "".join(output.get("text", "") for cell in ran.cells for output in cell.get("outputs", []))
+    assert said.startswith("[]")
+    assert all(ran.passed.values())
+
+
+def test_another_in_the_place_of_the_line_ends_the_run() -> None:
+    source = (
+        "import os, socket, stat\nmine, theirs = socket.socketpair()\n"
+        "for at in set(range(3, 99)) - {mine.fileno(), theirs.fileno()}:\n    try:\n"
+        "        if stat.S_ISSOCK(os.fstat(at).st_mode):\n"
+        "            name = socket.socket(fileno=os.dup(at)).getpeername()\n"
+        "            str(name).endswith('line') and os.dup2(theirs.fileno(), at)\n"
+        "    except OSError:\n        pass\n"
+    )
+    ran = graded(with_cell(source))
+    assert "the kernel died" in ran.reason
+    assert not any(ran.passed.values())
+
+
+def test_what_one_task_is_told_of_does_not_hide_what_the_next_one_does() -> None:
+    peek = "getattr(__import__('sys'), '_get' + 'frame')(0); "
+    ran = graded(solved(double=f"{peek}return x + x", halve=f"{peek}return x / 2"))
+    assert set(ran.tampered) == {"double", "halve"}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "raise SystemExit",
+        "raise type('E', (BaseException,), {'__str__': lambda self: 1 / 0, '_render_traceback_': lambda self: 1 / 0})",
+    ],
+)
+def test_an_error_that_shows_none_is_an_error(body: str) -> None:
+    ran = graded(solved(double=body))
+    assert not ran.passed["double-check"]
+    assert not ran.passed["double-hidden"]
+    assert ran.passed["halve-hidden"]
+
+
+def test_a_kernel_that_says_all_is_well_is_not_believed() -> None:
+    source = (
+        "session = get_ipython().kernel.session\nold = session.send\n"
+        "def send(stream, kind, content=None, *rest, **more):\n"
+        "    if kind == 'error':\n        return None\n"
+        "    if isinstance(content, dict) and content.get('status') == 'error':\n"
+        "        content = {'status': 'ok', 'execution_count': 1, 'payload': [], 'user_expressions': {}}\n"
+        "    return old(stream, kind, content, *rest, **more)\nsession.send = send"
+    )
+    ran = graded(with_cell(source, double="return 1"))
+    assert not ran.passed["double-check"]
+    assert not ran.passed["double-hidden"]
+    assert ran.tampered["double"]
 
 
 def test_who_ends_the_kernel_before_the_checks_are_asked_is_told_of() -> None:
@@ -134,13 +203,14 @@ def test_who_ends_the_kernel_before_the_checks_are_asked_is_told_of() -> None:
     assert "ended before" in ran.tampered["double"][0]
 
 
-def test_a_check_that_lets_a_known_wrong_answer_pass_is_told_of() -> None:
+def test_a_check_that_does_nothing_is_told_of() -> None:
     source = (
         "shell = get_ipython()\nold = shell.transform_cell\n"
         "shell.transform_cell = lambda text: old('pass' if 'assert' in text else text)"
     )
     ran = graded(with_cell(source, double="return 1"))
-    assert any("let a known wrong answer pass" in why for why in ran.tampered["double"])
+    assert any("neither failed nor came to its end" in why for why in ran.tampered["double"])
+    assert not any(ran.passed[name] for name in ("double-check", "double-hidden"))
 
 
 @pytest.mark.parametrize(
@@ -149,6 +219,16 @@ def test_a_check_that_lets_a_known_wrong_answer_pass_is_told_of() -> None:
         ("return type('A', (int,), {'__eq__': lambda a, b: True})(3)", "__eq__"),
         ("import sys; sys._getframe(1).f_locals", "_getframe"),
         ("from dynlib import checks\nchecks.Task.close = print", "to checks.Task.close"),
+        ("from dynlib.checks import Task as T\nT.close = print", "to T.close"),
+        ("import torch as t\nt.equal = print", "to t.equal"),
+        ("import sys\nsys.modules['torch'].equal = print", "to sys.modules"),
+        ("import checks_toys as c\nc.number = print", "to c.number"),
+        ("from dynlib import checks\nsetattr(checks.Task, 'close', print)", "to checks.Task"),
+        ("from dynlib import checks\nvars(checks).update(task=print)", "to checks"),
+        ("exec('import torch; torch.equal = print')", "to torch.equal"),
+        ("from torch.overrides import TorchFunctionMode", "TorchFunctionMode"),
+        ("x = " + "1+" * 900 + "1\nimport torch; torch.equal = print", "to torch.equal"),
+        ("x = " + "-" * 9000 + "1", suspects.DEEP),
     ],
 )
 def test_the_text_of_an_answer_is_looked_at(body: str, name: str) -> None:
@@ -157,6 +237,37 @@ def test_the_text_of_an_answer_is_looked_at(body: str, name: str) -> None:
     assert set(told) == {"double"}
     assert any(name in line for line in told["double"])
     assert suspects.found(clean(hostile.raw(solved()), UNIT).cells, UNIT) == {}
+
+
+# What is left behind
+
+
+def test_a_grader_that_was_killed_leaves_nothing_to_the_next(tmp_path: Path) -> None:
+    source = (
+        "import subprocess, sys, time\nfrom tools.grade import rooms\n"
+        "with rooms.room('bubblewrap') as place:\n    (place / 'a').mkdir()\n"
+        "    subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(500)', f'{place}/a/kernel.json'])\n"
+        "    print(place, flush=True)\n    time.sleep(500)\n"
+    )
+    killed, alive = (
+        subprocess.Popen([sys.executable, "-c", source], cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)
+    )
+    try:
+        gone, kept = (Path(process.stdout.readline().strip()) for process in (killed, alive) if process.stdout)
+        assert {gone, kept}.isdisjoint(place for place, _ in rooms.left_behind()), "both have a grader that lives"
+        killed.kill()
+        killed.wait()
+        assert (gone, "bubblewrap") in list(rooms.left_behind())
+        walls.sweep()
+        assert not gone.exists()
+        assert kept.exists()
+        named = [" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]
+        assert not any(f"{gone}/" in line for line in named), "what went on is ended"
+        assert any(f"{kept}/" in line for line in named)
+    finally:
+        alive.kill()
+        alive.wait()
+        walls.sweep()
 
 
 # Walls

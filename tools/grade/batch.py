@@ -277,7 +277,15 @@ def _alone(job: Job) -> Result:
 
 
 def graded(job: Job) -> Result:
-    """Grade one submission."""
+    """Grade one submission; an error that nobody thought of is a sentence about it, and no end of the others."""
+    try:
+        return _graded(job)
+    except Exception as error:
+        says = f"{type(error).__name__}: {room.plain(str(error))[:200]}"
+        return _unread(job.submission, f"the grader itself failed at it, {says}") | {"unfinished": True}
+
+
+def _graded(job: Job) -> Result:
     submission, unit = job.submission, job.submission.unit
     if submission.why_not:
         return _unread(submission, submission.why_not)
@@ -304,7 +312,10 @@ def _notebook(cells: Sequence[NotebookNode]) -> NotebookNode:
     made.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "Python 3"}
     for number, cell in enumerate(cells):
         new = nbformat.v4.new_code_cell if cell.cell_type == "code" else nbformat.v4.new_markdown_cell
-        made.cells.append(new(cell.source, metadata=cell.metadata, id=grade_id(cell) or f"own-{number}"))
+        source = cell.source
+        if cell.cell_type != "code" and not grade_id(cell):
+            source = source.replace("<", "&lt;")  # it is shown to a teacher, in the formgrader's page
+        made.cells.append(new(source, metadata=cell.metadata, id=grade_id(cell) or f"own-{number}"))
         if cell.cell_type == "code":
             made.cells[-1].outputs = cell.get("outputs", [])
     return made
@@ -356,7 +367,7 @@ def _judged(submission: Submission, cleaned: Cleaned, ran: Ran, known: Sequence[
         else:
             error = next((output for output in checks[name].get("outputs", []) if output.output_type == "error"), None)
             said = room.text_of(error) if error else ""
-            found["why"] = reason(checks[name], ran.cells) if error else "the check did not come to its end"
+            found["why"] = _reason(checks[name], ran.cells) if error else "the check did not come to its end"
             found["says"] = said.split("\n")
             found["check"] = mistakes.named(said)
             found["mistake"] = mistakes.name_of(known, task, name, said)
@@ -380,6 +391,13 @@ def _judged(submission: Submission, cleaned: Cleaned, ran: Ran, known: Sequence[
         "look": ran.look,
         "seconds": round(ran.seconds, 2),
     }
+
+
+def _reason(check: NotebookNode, cells: Sequence[NotebookNode]) -> str:
+    try:
+        return reason(check, cells)
+    except (RecursionError, MemoryError):
+        return suspects.DEEP
 
 
 def _hidden_says(unit: str, task: str, name: str, said: str, known: Sequence[Mistake]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ that all three come to the same points. Here is what stands before it, reading w
 the sentences for a teacher about what was done to the notebook.
 """
 
+import contextlib
 import copy
 import json
 import re
@@ -68,7 +69,13 @@ def _parsed(raw: bytes, notes: list[str]) -> dict[str, Any]:
 
 
 def _decoded(raw: bytes, notes: list[str]) -> str:
-    for encoding in ("utf-16",) if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else ("utf-8-sig", "cp1252"):
+    marks = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"{\0": "utf-16-le", b"\0{": "utf-16-be"}
+    encodings = ("utf-8-sig", "cp1252")
+    if raw[:4] in (b"\xff\xfe\0\0", b"\0\0\xfe\xff"):
+        encodings = ("utf-32",)
+    elif raw[:2] in marks:
+        encodings = (marks[raw[:2]],)
+    for encoding in encodings:
         try:
             text = raw.decode(encoding)
         except UnicodeDecodeError:
@@ -92,10 +99,7 @@ def _json(text: str) -> dict[str, Any]:
 def _merged(text: str, notes: list[str]) -> dict[str, Any]:
     """A file with the marks of a merge that was not finished: read if both sides hold the same code."""
     sides = []
-    for keep in (r"\1", r"\2"):
-        half = re.sub(
-            r"^<{7} [^\n]*\n(.*?)(?:^\|{7}[^\n]*\n.*?)?^={7}\n(.*?)^>{7} [^\n]*(?:\n|\Z)", keep, text, flags=re.M | re.S
-        )
+    for half in _halves(text):
         try:
             sides.append(_json(half))
         except Unreadable:
@@ -108,6 +112,26 @@ def _merged(text: str, notes: list[str]) -> dict[str, Any]:
         raise Unreadable("a merge was not finished (<<<<<<<), and its two sides hold different code")
     notes.append("a merge was not finished (<<<<<<<); its two sides hold the same code")
     return sides[0]
+
+
+def _halves(text: str) -> tuple[str, str]:
+    """Both sides of a merge: lines outside the marks belong to both; what stood there before, behind |, to none."""
+    sides: tuple[list[str], list[str]] = [], []
+    at = "both"
+    for line in text.split("\n"):
+        if at == "both" and line.startswith("<<<<<<< "):
+            at = "first"
+        elif at == "first" and line.startswith("|||||||"):
+            at = "before"
+        elif at in ("first", "before") and line == "=======":
+            at = "second"
+        elif at == "second" and line.startswith(">>>>>>> "):
+            at = "both"
+        else:
+            for side, name in zip(sides, ("first", "second"), strict=True):
+                if at in ("both", name):
+                    side.append(line)
+    return "\n".join(sides[0]), "\n".join(sides[1])
 
 
 def _cells(found: dict[str, Any], notes: list[str]) -> list[NotebookNode]:
@@ -124,6 +148,8 @@ def _cells(found: dict[str, Any], notes: list[str]) -> list[NotebookNode]:
     there = found.get("cells")
     if not isinstance(there, list):
         raise Unreadable("the file is no notebook: it holds no cells")
+    if len(there) > 20 * CELLS:
+        raise Unreadable(f"{len(there)} cells, more than {CELLS}")
     cells, strange, outputs = [], 0, 0
     for cell in there:
         source = _source(cell)
@@ -138,7 +164,8 @@ def _cells(found: dict[str, Any], notes: list[str]) -> list[NotebookNode]:
         cells.append(NotebookNode(cell_type=cell["cell_type"], source=plain, id=name, metadata=NotebookNode(kept)))
         if "nbgrader" in kept:
             cells[-1].metadata["nbgrader"] = nbformat.from_dict(kept["nbgrader"])
-        outputs += len(json.dumps(cell.get("outputs", []), default=str))
+        with contextlib.suppress(RecursionError):  # nested as deeply as it could be read
+            outputs += len(json.dumps(cell.get("outputs", []), default=str))
     if strange:
         notes.append(f"{strange} cells that are none, left out")
     if outputs > MIB:

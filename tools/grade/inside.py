@@ -3,19 +3,21 @@
 It notes how the functions are that judge, and tells at every ``look`` which are no longer so. An audit hook, which no
 Python code can take out, tells when a cell of the learner's looks into the frames of its callers, searches the memory,
 writes to a function's code, or starts a process. ``keep`` and ``back`` note the names and bring them back, so that
-hidden checks run last, and no text that a learner is shown can hold what they hold.
+hidden checks run last, and no text that a learner is shown can hold what they hold. ``end`` is called in the last line
+of each check: without it a check did not come to its end, whatever a kernel says.
 
-What it has to tell goes through a socket, each line behind a word that is drawn for each submission: all of it stands
-in closures, and who looks into these is told of.
+What it has to tell goes through a socket, each line behind a word that is drawn for each submission, comes in a file
+that is gone before the first cell, and is never handed to a function that Python code could have put in the place of
+another: all of it stands in closures, and who looks into these is told of.
 """
 
 import builtins
 import contextlib
 import importlib
-import json
 import os
 import socket
 import sys
+import threading
 import types
 from collections.abc import Callable
 
@@ -36,6 +38,9 @@ SERIOUS = {
     "ctypes.dlopen": "reaches below Python",
     "ctypes.dlsym": "reaches below Python",
     "ctypes.string_at": "reaches below Python",
+    "ctypes.wstring_at": "reaches below Python",
+    "ctypes.addressof": "reaches below Python",
+    "ctypes.cdata": "reaches below Python",
 }
 LIGHT = {
     "subprocess.Popen": "starts a process",
@@ -53,6 +58,9 @@ LIGHT = {
     "os.remove": "deletes",
 }
 INNER = {"tb_frame", "gi_frame", "cr_frame", "ag_frame", "f_back", "f_locals", "__closure__", "__globals__", "__code__"}
+USED = ("os", "posixpath", "io", "time", "random", "threading", "weakref", "gc", "itertools", "functools", "operator")
+"""Modules of the library whose functions a check may rest on, besides those that the checks themselves import."""
+EQUAL = ("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__bool__", "__torch_function__")
 COMPLETE = ("IPython's ", "the kernel's ", "torch.Tensor.", "dynlib.checks.Task.")
 """What gains nothing after the start: a new function there stands in front of one of a base class."""
 LENIENT = (
@@ -69,49 +77,86 @@ LENIENT = (
 """Files of the library that do a thing for the one who calls them."""
 
 
-def start(line: str, word: str, checks: str, voice: bool) -> types.ModuleType:
-    """Begin to watch, and give a module with ``keep``, ``back`` and ``look``."""
+def start(line: str, checks: str, voice: bool) -> types.ModuleType:
+    """Begin to watch, and give a module with ``keep``, ``back``, ``look`` and ``end``."""
     sys.path.append(os.getcwd())
     # the compiler, which any optimiser loads, puts a function of its own in the place of torch's manual_seed
     voiced = ["torch._dynamo", "dynlib.checks", "dynlib.causes", "dynlib.ways", checks]
     for name in voiced if voice else [checks]:
         with contextlib.suppress(Exception):
             importlib.import_module(name)
+    with open(f"{line}.word", encoding="ascii") as file:
+        word = file.read()
+    os.remove(f"{line}.word")
     channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     channel.connect(line)
+    send, at, fstat, leave, text, lock = channel.sendall, channel.fileno(), os.fstat, os._exit, ascii, threading.RLock()
+    own = fstat(at).st_ino
 
     def tell(*said: object) -> None:
         try:
-            channel.sendall((json.dumps([word, *said]) + "\n").encode())
+            if fstat(at).st_ino != own:  # another stands where the line was
+                leave(66)
+            with lock:
+                send((text([word, *said]) + "\n").encode())
         except OSError:
-            os._exit(66)
+            leave(66)
 
     kept: dict[str, dict[str, object]] = {}
     shell = sys.modules["IPython"].get_ipython()
+    space, module, kind = shell.user_ns, shell.user_module, type(shell)
+    frame_of, thread_of, run = sys._getframe, sys.modules["_thread"].get_ident, kind.run_code.__code__
+    thread, seen = thread_of(), set[str]()
+
+    def amiss() -> list[str]:
+        """What is wrong with who calls: a cell of IPython's own names, and nothing else, may."""
+        frame = frame_of(2)
+        caller = frame.f_back
+        found, cells, above = list[str](), 0, caller
+        while above is not None:
+            cells, above = cells + (above.f_code is run), above.f_back
+        direct = frame.f_code.co_name == "<module>" and caller is not None and caller.f_code is run
+        if not direct or cells != 1 or thread_of() != thread:
+            found.append("who calls the watch")
+        named = type(shell) is kind and shell.user_ns is space and type(space) is dict
+        if not named or shell.user_module is not module or vars(module) is not space or frame.f_globals is not space:
+            found.append("the cells' names")
+        if _equals():
+            found.append("what an object of its own says that it equals")
+        if _modes():
+            found.append("a mode of its own that stands before torch")
+        return found
 
     def keep(name: str) -> None:
-        kept[name] = dict(shell.user_ns)
-        tell("keep", name)
+        if not amiss():
+            kept[name] = dict(space)
+            tell("keep", name)
 
     def back(name: str) -> None:
-        shell.user_ns.clear()
-        shell.user_ns.update(kept[name])
-        tell("back", name)
+        if not amiss():
+            space.clear()
+            space.update(kept[name])
+            tell("back", name)
+
+    def end(word: str) -> None:
+        if not amiss():
+            tell("end", word)
 
     was = state(checks, voice, shell)
 
     def look(name: str) -> None:
+        seen.clear()  # what one task's answer was told of does not hide what the next one does
         now = state(checks, voice, shell)
-        changed = sorted(key for key, value in was.items() if now.get(key) != value)
+        changed = amiss() + sorted(key for key, value in was.items() if now.get(key) != value)
         changed += sorted(key for key in now if key not in was and key.startswith(COMPLETE))
         for key in ("torch", "math", "dynlib", checks):  # names that the checks' cells use
-            if key in shell.user_ns and key in sys.modules and shell.user_ns[key] is not sys.modules[key]:
+            if key in space and key in sys.modules and space[key] is not sys.modules[key]:
                 changed.append(f"the name {key}")
         tell("look", name, changed[:20])
 
-    sys.addaudithook(_hook(tell, checks))
+    sys.addaudithook(_hook(tell, checks, seen))
     room = types.ModuleType("_room")
-    for function in (keep, back, look):
+    for function in (keep, back, look, end):
         setattr(room, function.__name__, function)
     tell("start", "")
     return room
@@ -157,7 +202,9 @@ def state(checks: str, voice: bool, shell: object) -> dict[str, object]:
             for name, value in list(vars(holder).items()):
                 if callable(value) and not isinstance(value, types.ModuleType):
                     found[f"{place}.{name}"] = [id(value), *_inner(value)]
-    for name in ("math", "warnings", "contextlib", "signal"):
+    judges = [vars(sys.modules[name]) for name in ("dynlib.checks", checks) if name in sys.modules]
+    besides = {part.__name__ for judge in judges for part in list(judge.values()) if type(part) is types.ModuleType}
+    for name in sorted({"math", "warnings", "contextlib", "signal", *USED, *besides} - {"torch"}):
         for key, value in list(vars(sys.modules[name]).items()) if name in sys.modules else ():
             if callable(value):
                 found[f"{name}.{key}"] = [id(value), *_inner(value)]
@@ -190,6 +237,45 @@ def state(checks: str, voice: bool, shell: object) -> dict[str, object]:
     return found
 
 
+def _equals() -> bool:
+    """Whether a class of the learner's says itself what its objects equal, however its methods came by their names."""
+    left, seen = [object], {object}
+    while left:
+        for kind in type.__subclasses__(left.pop()):
+            if kind not in seen and kind is not type:
+                seen.add(kind)
+                left.append(kind)
+                space = type.__getattribute__(kind, "__dict__")
+                for name in EQUAL:
+                    if name in space and _of_a_cell(space[name]):
+                        return True
+    return False
+
+
+def _of_a_cell(method: object) -> bool:
+    if isinstance(method, staticmethod | classmethod):
+        method = method.__func__
+    if not isinstance(method, types.FunctionType):
+        return False
+    place = method.__code__.co_filename
+    return place.startswith(("/tmp/", "<ipython-input")) and not os.path.basename(place).startswith("checks_")
+
+
+def _modes() -> list[str]:
+    """The modes that stand before torch's functions and that torch itself did not make."""
+    found: list[str] = []
+    for name, stack in (
+        ("torch.overrides", "_get_current_function_mode_stack"),
+        ("torch.utils._python_dispatch", "_get_current_dispatch_mode_stack"),
+    ):
+        for mode in getattr(sys.modules.get(name), stack, list)():
+            kind = type(mode)
+            home = sys.modules.get(kind.__module__) if kind.__module__ != "__main__" else None
+            if getattr(home, kind.__name__, None) is not kind:
+                found.append(kind.__name__)
+    return found
+
+
 def _inner(value: object) -> list[object]:
     if isinstance(value, staticmethod | classmethod):
         value = value.__func__
@@ -209,10 +295,10 @@ def _filled(cell: types.CellType) -> bool:
     return True
 
 
-def _hook(tell: Callable[..., None], checks: str) -> Callable[[str, tuple[object, ...]], None]:
+def _hook(tell: Callable[..., None], checks: str, seen: set[str]) -> Callable[[str, tuple[object, ...]], None]:
     """An audit hook that tells of what the learner's own code does."""
-    kinds, busy, seen = SERIOUS | LIGHT, set[int](), set[str]()
-    frame_of, thread_of = sys._getframe, sys.modules["_thread"].get_ident
+    kinds, busy = SERIOUS | LIGHT, set[int]()
+    frame_of, thread_of, real, text_of = sys._getframe, sys.modules["_thread"].get_ident, os.path.realpath, os.fsdecode
     home = [sys.prefix, sys.base_prefix, os.path.dirname(os.__file__), "<frozen"]
     home += [os.path.dirname(sys.modules[name].__file__ or "/") for name in ("dynlib", "torch") if name in sys.modules]
     homes, mine = tuple(home), (f"{checks}.py", "<room>")
@@ -234,15 +320,16 @@ def _hook(tell: Callable[..., None], checks: str) -> Callable[[str, tuple[object
                 return
             if event == "compile" and not str(arguments[1]).startswith(homes) and not str(arguments[1]).endswith(mine):
                 return
-            said = kinds[event]
+            said, serious = kinds[event], event in SERIOUS
             if event in ("open", "os.listdir", "os.scandir", "os.remove"):
-                path = os.path.abspath(os.fsdecode(arguments[0])) if isinstance(arguments[0], str | bytes) else ""
+                path = real(text_of(arguments[0])) if isinstance(arguments[0], str | bytes) else ""
                 if not path or path.startswith(free):
                     return
-                said += f" {path[:80]}"
-            if said not in seen and len(seen) < 50:
+                serious = path.startswith("/proc/")
+                said = "reaches below Python" if serious else f"{said} {path[:80]}"
+            if said not in seen and (serious or len(seen) < 50):
                 seen.add(said)
-                tell("event", event in SERIOUS, said)
+                tell("event", serious, said)
         finally:
             busy.discard(thread)
 

@@ -12,6 +12,7 @@ import re
 import stat
 import unicodedata
 import zipfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -21,16 +22,30 @@ LARGEST = 64 * MIB
 """Bytes of the largest notebook that is read."""
 LARGEST_ZIP = 2048 * MIB
 """Bytes that are read out of one zip in all."""
+LARGEST_INNER = 256 * MIB
+"""Bytes that are read out of a zip that a student handed in."""
 ENTRIES = 20_000
 """Files in a zip beyond which it is no class's."""
+NAME = 1_000
+"""Letters of a path in a zip beyond which it is no file's."""
+DEEP = 20
+"""Folders within each other beyond which nothing is looked for."""
 OLD = {".ipynb_checkpoints", "__pycache__", "__MACOSX", ".git"}
 EXCHANGE = {"timestamp.txt", "submission_secret.txt"}
 """What nbgrader's exchange lays beside a submission."""
 
-# lovelaceada_1234_5678_02_gumbel.ipynb, lovelaceada_LATE_1234_5678_02_gumbel-1.ipynb
-CANVAS = re.compile(r"^(?P<name>[^_/]+)_(?:(?P<late>LATE)_)?(?P<number>\d+)_(?P<upload>\d+)_(?P<file>.+)$")
-# Ada Lovelace_1234_assignsubmission_file_/02_gumbel.ipynb, or without a folder of its own
-MOODLE = re.compile(r"^(?P<name>[^/]+?)_(?P<number>\d+)_assignsubmission_(?P<kind>[a-z]+)_?[/_](?P<file>.+)$")
+# lovelaceada_1234_5678_02_gumbel.ipynb, lovelaceada_LATE_1234_5678_02_gumbel-1.ipynb; a text that was typed has no
+# number of an upload; with anonymous grading it is anon_x7Kf2_5678_02_gumbel.ipynb or LATE_anon_x7Kf2_5678_…
+CANVAS = re.compile(
+    r"^(?:(?:(?P<late_anon>LATE)_)?(?P<anon>anon_(?!\d+_)[A-Za-z0-9]{1,20})"
+    r"|(?P<name>[^/]{1,200}?)_(?:(?P<late>LATE)_)?(?P<number>\d{1,20}))"
+    r"_(?:\d{1,20}_(?P<file>[^/]+(?:/.+)?)|(?P<typed>(?:text|link)\.html))$"
+)
+# Ada Lovelace_1234_assignsubmission_file_/02_gumbel.ipynb, or without a folder of its own; with groups the name of one
+# stands in front: Group A-Ada Lovelace_1234_…
+MOODLE = re.compile(
+    r"^(?P<name>[^/]{1,300}?)_(?P<number>\d{1,20})_assignsubmission_(?P<kind>[a-z]{1,30})_?[/_](?P<file>.+)$"
+)
 
 
 class Unreadable(Exception):
@@ -109,8 +124,8 @@ def gather(course: Path, units: Sequence[str]) -> tuple[list[Submission], list[s
 def safe_name(text: str) -> str:
     """A student's name as a folder can have it; nothing if none is left."""
     text = unicodedata.normalize("NFC", text)
-    text = re.sub(r"[\s/\\:*?\"<>|\x00-\x1f\x7f]+", "-", text).strip(".- ")
-    return text[:100]
+    text = re.sub(r"[\s/\\:*?\"<>|\x00-\x1f\x7f\ud800-\udfff]+", "-", text).strip(".- ")
+    return text.encode()[:120].decode(errors="ignore").strip(".- ")  # of 255 bytes that a file's name can have
 
 
 def _only(units: Sequence[str]) -> str:
@@ -158,6 +173,9 @@ def _files(folder: Path, notes: list[str]) -> Iterator[_File]:
     seen = 0
     for top, folders, names in os.walk(folder, followlinks=False):
         folders[:] = sorted(name for name in folders if name not in OLD)
+        if len(Path(top).relative_to(folder).parts) >= DEEP and folders:
+            notes.append(f"folders within more than {DEEP} others: not looked at")
+            folders.clear()
         for name in list(folders):
             if (Path(top) / name).is_symlink():
                 notes.append(f"the folder {_plain(name)} is a link, not followed")
@@ -204,15 +222,14 @@ def _read(path: Path, most: int) -> bytes:
 def _zip(path: Path, units: Sequence[str], told: list[str]) -> list[Submission]:
     try:
         with zipfile.ZipFile(path) as archive:
-            return list(_people(_entries(archive, path.name, told), path.stem, units, told))
+            return list(_people(_entries(archive, path.name, told, LARGEST_ZIP), path.stem, units, told))
     except (zipfile.BadZipFile, OSError, NotImplementedError, EOFError, ValueError) as error:
         told.append(f"{path.name}: the zip cannot be read ({_plain(str(error))})")
         return []
 
 
-def _entries(archive: zipfile.ZipFile, zip_name: str, told: list[str], deep: bool = True) -> Iterator[_File]:
-    """The plain files of a zip under safe names, notebooks read, and one level of zips within it."""
-    left = LARGEST_ZIP
+def _entries(archive: zipfile.ZipFile, zip_name: str, told: list[str], left: int, deep: bool = True) -> Iterator[_File]:
+    """The plain files of a zip under safe names, notebooks read, and one level of zips within it; ``left`` bytes."""
     infos = archive.infolist()
     if len(infos) > ENTRIES:
         raise ValueError(f"it holds {len(infos)} files")
@@ -221,6 +238,9 @@ def _entries(archive: zipfile.ZipFile, zip_name: str, told: list[str], deep: boo
         name = unicodedata.normalize("NFC", info.filename.replace("\\", "/"))
         path = PurePosixPath(name)
         if info.is_dir() or OLD & set(path.parts) or path.name.startswith("._"):
+            continue
+        if len(name) > NAME:
+            told.append(f"{zip_name}: a file whose name has {len(name)} letters, left out")
             continue
         if path.is_absolute() or ".." in path.parts or re.match(r"^[A-Za-z]:", name) or "\x00" in name:
             told.append(f"{zip_name}: {_plain(name)} leads out of the zip, left out")
@@ -255,7 +275,8 @@ def _entries(archive: zipfile.ZipFile, zip_name: str, told: list[str], deep: boo
             continue
         try:
             with zipfile.ZipFile(io.BytesIO(raw)) as inner:
-                for file in _entries(inner, path.name, told, deep=False):
+                for file in _entries(inner, path.name, told, min(LARGEST_INNER, left), deep=False):
+                    left -= len(file.raw)
                     yield _File(f"{name}/{file.name}", file.raw, file.why_not)
         except Exception as error:
             yield _File(name, why_not=f"{_plain(path.name)} cannot be read ({_plain(str(error))})")
@@ -264,30 +285,18 @@ def _entries(archive: zipfile.ZipFile, zip_name: str, told: list[str], deep: boo
 def _people(files: Iterator[_File], stem: str, units: Sequence[str], told: list[str]) -> Iterator[Submission]:
     """The files of a zip, put together by student and unit."""
     bundles: dict[tuple[str, str], tuple[Submission, list[_File]]] = {}
-    for file in files:
-        if canvas := CANVAS.match(file.name):
-            person = Submission(
-                safe_name(f"{canvas['name']}-{canvas['number']}"),
-                "",
-                late=bool(canvas["late"]),
-                origin="canvas",
-                number=canvas["number"],
-                name=canvas["name"],
-            )
-            inner = canvas["file"]
-        elif moodle := MOODLE.match(file.name):
-            person = Submission(
-                safe_name(f"{moodle['name']}-{moodle['number']}"),
-                "",
-                origin="moodle",
-                number=moodle["number"],
-                name=moodle["name"],
-            )
-            inner = moodle["file"]
+    folders: dict[str, str] = {}
+    for file in _without_top(list(files)):
+        if whose := _whose(file.name):
+            person, inner = whose
         elif "/" in file.name:
             parts = file.name.split("/")
             parts = parts[1:] if parts[0] in ("submitted", stem) and len(parts) > 2 else parts
             person, inner = Submission(safe_name(parts[0]), "", origin="zip"), "/".join(parts[1:])
+            if folders.setdefault(person.student, parts[0]) != parts[0]:
+                both = f"{_plain(folders[person.student])} and {_plain(parts[0])}"
+                told.append(f"{stem}.zip: {both} would have one name; {_plain(file.name)} is left out")
+                continue
         else:
             if file.raw or file.why_not:
                 told.append(f"{stem}.zip: whose {_plain(file.name)} is cannot be told from its name")
@@ -307,6 +316,34 @@ def _people(files: Iterator[_File], stem: str, units: Sequence[str], told: list[
         yield _chosen(person, bundle)
 
 
+def _whose(name: str) -> tuple[Submission, str] | None:
+    """Who handed a file in, by the name that Canvas or Moodle gives it, and the file's own name."""
+    if found := CANVAS.match(name):
+        late, inner = bool(found["late"] or found["late_anon"]), found["file"] or found["typed"]
+        if found["anon"]:
+            return Submission(found["anon"], "", late=late, origin="canvas", name=found["anon"]), inner
+        person = Submission(_numbered(found), "", late=late, origin="canvas")
+    elif found := MOODLE.match(name):
+        person, inner = Submission(_numbered(found), "", origin="moodle"), found["file"]
+    else:
+        return None
+    person.number, person.name = found["number"], found["name"]
+    return person, inner
+
+
+def _numbered(found: re.Match[str]) -> str:
+    return safe_name(f"{safe_name(found['name'])}-{found['number']}")
+
+
+def _without_top(files: list[_File]) -> list[_File]:
+    """The files of Canvas or Moodle that somebody packed again in one folder, without that folder."""
+    tops = {file.name.split("/")[0] for file in files}
+    if len(tops) != 1 or any(_whose(file.name) for file in files):
+        return files
+    inner = [_File(file.name.partition("/")[2], file.raw, file.why_not) for file in files]
+    return inner if any(_whose(file.name) for file in inner) else files
+
+
 # Which one counts
 
 
@@ -315,10 +352,12 @@ def _chosen(submission: Submission, files: list[_File]) -> Submission:
     books = [file for file in files if file.raw or file.why_not]
     others = [file.name for file in files if not file.raw and not file.why_not]
     wanted = f"{submission.unit}.ipynb".lower()
-    named = [file for file in books if PurePosixPath(file.name).name.lower() == wanted] or [
+    named = [file for file in books if PurePosixPath(file.name).name.lower() == wanted]
+    nearly = [
         file for file in books if re.sub(r"[-_ (]*(copy)?\d*\)?(?=\.ipynb)", "", file.name.lower()).endswith(wanted)
     ]
-    best = named or books
+    # Canvas counts on where a student uploads a name again; elsewhere a copy is what was left aside
+    best = (nearly if submission.origin == "canvas" else named or nearly) or books
     if not best:
         submission.why_not = "no notebook was handed in" + (f", but {_list(others)}" if others else "")
         return submission
@@ -366,19 +405,28 @@ def class_list(course: Path) -> list[dict[str, str]]:
     """The rows of ``students.csv``: student, name, email, canvas, moodle, group; all but the first may be missing.
 
     Raises:
-        ValueError: if it has no column ``student``, or a name that no folder can have.
+        ValueError: if it has no column ``student``, a name that no folder can have, or somebody twice.
     """
     path = course / "students.csv"
     if not path.is_file():
         return []
-    with path.open(encoding="utf-8-sig", newline="") as table:
-        rows = [
-            {key.strip().lower(): (value or "").strip() for key, value in row.items() if key}
-            for row in csv.DictReader(table)
-        ]
+    raw = path.read_bytes()
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = raw.decode("cp1252", "replace")  # as a spreadsheet on Windows writes it
+    head = text.split("\n", 1)[0]
+    rows = [
+        {key.strip().lower(): (value or "").strip() for key, value in row.items() if key}
+        for row in csv.DictReader(io.StringIO(text, newline=""), delimiter=";" if ";" in head else ",")
+    ]
     for row in rows:
         if not row.get("student") or safe_name(row["student"]) != row["student"]:
             raise ValueError(f"{path}: each row needs a student, whose name a folder can have; got {row}")
+    for column in ("student", "canvas", "moodle"):
+        for value, times in Counter(row[column] for row in rows if row.get(column)).items():
+            if times > 1:
+                raise ValueError(f"{path}: {column} {value} is there {times} times")
     return rows
 
 

@@ -5,14 +5,12 @@ brought back to what they were at each hidden check, and it runs; after it the s
 answers, and must refuse them.
 """
 
-import json
-import os
+import ast
 import re
 import secrets
 import shutil
 import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -25,7 +23,7 @@ import nbformat
 from jupyter_client.manager import AsyncKernelManager
 from nbformat import NotebookNode
 
-from tools.grade import sandbox
+from tools.grade import rooms, sandbox
 from tools.grade.sandbox import Limits
 from tools.grade.walls import Walls, client, command, end, files
 from tools.notebooks import HIDDEN, grade_id, is_check, read, solution, task_of
@@ -41,7 +39,7 @@ def _begin():
     space.__builtins__ = dict(vars(__import__("builtins")))
     sys.modules["_inside"] = space
     exec(compile({source!r}, "<room>", "exec"), vars(space))
-    sys.modules["_room"] = space.start({line!r}, {word!r}, {checks!r}, {voice!r})
+    sys.modules["_room"] = space.start({line!r}, {checks!r}, {voice!r})
     del sys.modules["_inside"]
 
 _begin()
@@ -94,21 +92,21 @@ class Step(NamedTuple):
     source: str
     at: int = -1
     """Which of the cleaned cells it is."""
+    word: str = ""
+    """What a check says through the line when it has come to its end; nobody knows it before the check runs."""
 
 
 def run(cells: Sequence[NotebookNode], unit: str, walls: Walls, limits: Limits, probes: Sequence[Probe] = ()) -> Ran:
     """Run the cleaned cells of a submission."""
     began = time.monotonic()
-    # a socket's path must be short, and what TMPDIR names need not be
-    short = "/tmp" if os.path.isdir("/tmp") else None
-    with tempfile.TemporaryDirectory(prefix="dyn", dir=short, ignore_cleanup_errors=True) as place:
+    with rooms.room(walls.name) as place:
         steps = plan(cells, unit, probes)
-        ran, dead = _attempt(list(cells), steps, unit, walls, limits, Path(place) / "a")
+        ran, dead = _attempt(list(cells), steps, unit, walls, limits, place / "a")
         if dead is not None and dead.at >= 0 and _hidden(cells[: dead.at], unit):
             # the hidden checks above the cell in which the kernel died count: again, to just before it
             again = plan(cells[: dead.at], unit, probes)
             left = limits._replace(total=max(30, limits.total - int(time.monotonic() - began)))
-            second, _ = _attempt(list(cells[: dead.at]), again, unit, walls, left, Path(place) / "b")
+            second, _ = _attempt(list(cells[: dead.at]), again, unit, walls, left, place / "b")
             ran.passed |= second.passed
             ran.hidden_error |= second.hidden_error
             for task, why in second.tampered.items():
@@ -140,19 +138,24 @@ def plan(cells: Sequence[NotebookNode], unit: str, probes: Sequence[Probe]) -> l
             steps += [Step("keep", name, f"import _room; _room.keep({name!r})")]
             if name in hidden:
                 continue
-        steps.append(Step("cell", name, cell.source, at))
+        steps.append(_check("cell", name, cell.source, at) if is_check(cell) else Step("cell", name, cell.source, at))
         if is_check(cell):
             steps.append(_look(name))
     for name in checks:
         if name in hidden:
             steps += _back(name)
-            steps += [Step("hidden", name, source[name]), _look(name)]
+            steps += [_check("hidden", name, source[name]), _look(name)]
     for probe in probes:
         asked = [name for name in probe.refused_by if name in checks]
         if asked:
             steps += [*_back(asked[-1]), Step("probe", probe.task, probe.code)]
-            steps += [Step("asked", name, source[name]) for name in asked]
+            steps += [_check("asked", name, source[name]) for name in asked]
     return steps
+
+
+def _check(kind: str, name: str, source: str, at: int = -1) -> Step:
+    word = secrets.token_hex(8)
+    return Step(kind, name, f"{source}\nimport _room; _room.end({word!r})", at, word)
 
 
 def _back(name: str) -> list[Step]:
@@ -191,11 +194,12 @@ def _attempt(
     word = secrets.token_hex(16)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as door:
         door.bind(str(meeting / "line"))
+        (meeting / "line.word").write_text(word, encoding="ascii")
         door.listen(1)
         door.setblocking(False)
         voice = any("dynlib" in step.source for step in steps)
         begin = BEGIN.format(
-            source=INSIDE.read_text(encoding="utf-8"), line=str(meeting / "line"), word=word, checks=checks, voice=voice
+            source=INSIDE.read_text(encoding="utf-8"), line=str(meeting / "line"), checks=checks, voice=voice
         )
         steps = [steps[0]._replace(source=begin), *steps[1:]]
         notebook = nbformat.v4.new_notebook(cells=[_cell(step, cells) for step in steps])
@@ -238,16 +242,20 @@ def _judged(
         error = next((output for output in cell.get("outputs", []) if output.output_type == "error"), None)
         ended = at in runner.reached
         said = runner.said.get(at, [])
+        came = not step.word or ["end", step.word] in [line[1:] for line in said]
         gone = not ended or (error is not None and error.ename in ("DeadKernel", "NotReached"))
         if gone and alive:
             alive, dead = False, step
             ran.started = at > 0
+        if step.word and ended and alive and error is None and not came:
+            why = f"'{step.name}' neither failed nor came to its end"
+            ran.tampered.setdefault(task_name[step.name], []).append(why)
         if step.kind == "cell":
             cells[step.at]["outputs"] = _short(cell.get("outputs", []))
             if step.name in task_name:
-                ran.passed[step.name] = ended and alive and error is None
+                ran.passed[step.name] = ended and alive and error is None and came
         elif step.kind == "hidden" and alive:
-            ran.passed[step.name] = error is None
+            ran.passed[step.name] = error is None and came
             if error is not None:
                 ran.hidden_error[step.name] = text_of(error)
         elif step.kind in ("look", "keep", "back", "start") and alive:
@@ -264,7 +272,7 @@ def _judged(
             good_probe = alive and error is None
         elif step.kind == "asked" and alive and good_probe:
             asked.add(task_name[step.name])
-            if error is None:
+            if error is None and came:
                 ran.tampered.setdefault(task_name[step.name], []).append(f"'{step.name}' let a known wrong answer pass")
         for line in said:
             if line[1] == "event":
@@ -404,10 +412,8 @@ def runner_class() -> type:
             lines = self.rest.split(b"\n")
             self.rest, found = lines[-1], []
             for line in lines[:-1]:
-                with suppress(ValueError):
-                    said = json.loads(line)
-                    if isinstance(said, list) and len(said) > 1 and said[0] == self.word:
-                        found.append(said)
+                if line.startswith(f"['{self.word}', ".encode()):  # all else is not of the watch
+                    found.append(ast.literal_eval(line.decode()))
             return found
 
         def close(self) -> None:

@@ -27,6 +27,8 @@ def moment(text: str) -> datetime | None:
         at = datetime.fromisoformat(text)
     except ValueError:
         return None
+    if not 1970 < at.year < 9000:  # near the ends of the calendar no zone can be counted in
+        return None
     return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 

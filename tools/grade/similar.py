@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tools.grade.room import points
+from tools.grade.suspects import tree as tree_of
 from tools.notebooks import exercise, grade_id, is_answer, read, task_of
-from tools.progress import parsed
 
 SMALLEST = 25
 """Nodes of a syntax tree below which there is only one way to write it."""
@@ -35,8 +35,8 @@ class Pair(NamedTuple):
 
 def form(source: str) -> str:
     """What is left of an answer without its names, comments and docstrings; nothing if it is too short to tell."""
-    tree = parsed(source)[1]
-    if sum(1 for _ in ast.walk(tree)) < SMALLEST:
+    tree = tree_of(source)
+    if tree is None or sum(1 for _ in ast.walk(tree)) < SMALLEST:
         return ""
     own: dict[str, str] = {}
     for node in ast.walk(tree):
@@ -52,7 +52,10 @@ def form(source: str) -> str:
             node.arg, node.annotation = own[node.arg], None
         elif isinstance(node, ast.Name):
             node.id = own.get(node.id, node.id)
-    return ast.dump(tree)
+    try:
+        return ast.dump(tree)
+    except RecursionError:
+        return ""
 
 
 def pairs(answers: Mapping[str, Mapping[str, str]]) -> list[Pair]:

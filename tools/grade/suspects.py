@@ -6,7 +6,7 @@ by letter.
 """
 
 import ast
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 
 from nbformat import NotebookNode
@@ -16,13 +16,24 @@ from tools.notebooks import grade_id, is_answer, is_check, read, solution
 from tools.progress import grader, parsed
 
 EQUAL = {f"__{name}__" for name in "eq ne lt le gt ge bool float instancecheck class torch_function".split()} | {  # noqa: SIM905
-    "__torch_dispatch__"
+    *("__torch_dispatch__", "__array_interface__", "TorchFunctionMode", "TorchDispatchMode"),
 }
 MACHINERY = {"_getframe", "f_back", "f_locals", "tb_frame", "gi_frame", "settrace", "setprofile", "get_referrers"} | {
     *("get_objects", "__closure__", "__globals__", "__code__", "cell_contents", "_room", "ast_transformers"),
     *("input_transformers_post", "input_transformers_cleanup", "showtraceback", "addaudithook", "meta_path"),
+    *("input_hist_raw", "history_manager", "linecache", "user_module", "display_pub", "iopub_socket", "dup2"),
 }
-JUDGES = {"checks", "Task", "CheckFailed", "Unfilled"}
+JUDGES = ("torch", "builtins", "math", "dynlib.checks", "checks_")
+"""Modules that judge, by how their names begin."""
+DEEP = "it is nested so deeply that it cannot be looked at"
+
+
+def tree(source: str) -> ast.Module | None:
+    """A cell's syntax tree, empty if it is no Python; None if it is nested too deeply for one."""
+    try:
+        return parsed(source)[1]
+    except (RecursionError, MemoryError):
+        return None
 
 
 def found(cells: Sequence[NotebookNode], unit: str) -> dict[str, list[str]]:
@@ -35,41 +46,129 @@ def found(cells: Sequence[NotebookNode], unit: str) -> dict[str, list[str]]:
         if cell.cell_type != "code" or not own or is_check(cell):
             continue
         task = part_of(cell).removesuffix("-answer")
-        for name in sorted(_names(cell.source) - _usual(unit)):
-            what = _what(name)
+        for says in sorted({*_said(_names(cell.source) - _usual(unit))}):
             for each in [task] if task in every else every:
-                if what:
-                    told.setdefault(each, []).append(f"{what}: {name}")
+                told.setdefault(each, []).append(says)
     return told
 
 
-def _what(name: str) -> str:
-    if name in EQUAL:
-        return "its objects say themselves what they equal"
-    if name in MACHINERY:
-        return "it reaches into the machinery"
-    if name.startswith("to "):
-        return "it writes"
-    return ""
+def _said(names: Sequence[str] | set[str]) -> Iterator[str]:
+    for name in names:
+        if name in EQUAL:
+            yield f"its objects say themselves what they equal: {name}"
+        elif name in MACHINERY:
+            yield f"it reaches into the machinery: {name}"
+        elif name.startswith("to "):
+            yield f"it writes: {name}"
+        elif name == DEEP:
+            yield name
 
 
 def _names(source: str) -> set[str]:
-    """Names, attributes, texts and targets of assignment in a cell."""
-    names = set[str]()
-    for node in ast.walk(parsed(source)[1]):
+    """Names, attributes, texts and what is written to in a cell, and in texts that it runs."""
+    whole = tree(source)
+    if whole is None:
+        return {DEEP}
+    try:
+        return _within(whole)
+    except RecursionError:
+        return {DEEP}
+
+
+def _within(whole: ast.Module) -> set[str]:
+    names, judges = set[str](), _judges(whole)
+    for node in ast.walk(whole):
         if isinstance(node, ast.Attribute):
             names.add(node.attr)
-            if isinstance(node.ctx, ast.Store) and isinstance(node.value, ast.Name | ast.Attribute):
-                whole = ast.unparse(node)
-                if {*whole.split(".")[:-1]} & {*JUDGES, "torch", "builtins", "math"}:
-                    names.add(f"to {whole}")
         elif isinstance(node, ast.Name):
             names.add(node.id)
         elif isinstance(node, ast.FunctionDef):
             names.add(node.name)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             names.add(node.value)
+        elif isinstance(node, ast.ImportFrom):
+            names.update(alias.name for alias in node.names)
+            names.add(node.module or "")
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("exec", "eval"):
+            for text in node.args:
+                if isinstance(text, ast.Constant) and isinstance(text.value, str):
+                    names |= _names(text.value)
+        for place in _written(node):
+            if _judge(place, judges):
+                names.add(f"to {ast.unparse(place)[:80]}")
     return names
+
+
+def _judges(whole: ast.Module) -> dict[str, str]:
+    """The names in a cell that stand for a module that judges, or for a part of one, and what they stand for."""
+    known = {"torch": "torch", "math": "math", "checks": "dynlib.checks", "builtins": "builtins"}
+    known |= {name: f"dynlib.checks.{name}" for name in ("Task", "CheckFailed", "Unfilled")}
+    for node in ast.walk(whole):
+        if isinstance(node, ast.Import):
+            known |= {alias.asname: alias.name for alias in node.names if alias.asname}
+            known |= {alias.name.split(".")[0]: alias.name.split(".")[0] for alias in node.names if not alias.asname}
+        elif isinstance(node, ast.ImportFrom):
+            known |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+    for node in ast.walk(whole):
+        if isinstance(node, ast.Assign) and not isinstance(node.value, ast.Call) and _judge(node.value, known):
+            known |= {target.id: "torch" for target in node.targets if isinstance(target, ast.Name)}
+    return known
+
+
+def _written(node: ast.AST) -> Iterator[ast.expr]:
+    """What a node writes to: ``place.name = …``, ``place["name"] = …``, ``setattr(place, …)``, ``patch.object(place)``.
+
+    ``vars(place)`` and ``place.__dict__`` are the place itself.
+    """
+    if isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load):
+        yield node
+    elif isinstance(node, ast.Subscript) and not isinstance(node.ctx, ast.Load):
+        if (inner := _space(node.value)) is not None:
+            yield inner
+    elif isinstance(node, ast.Call):
+        called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        if called in ("setattr", "delattr", "__setattr__", "__delattr__", "object") and node.args:
+            yield node.args[0]
+        changes = called in ("update", "setdefault", "pop", "__setitem__") and isinstance(node.func, ast.Attribute)
+        if isinstance(node.func, ast.Attribute) and changes and (inner := _space(node.func.value)) is not None:
+            yield inner
+
+
+def _space(node: ast.expr) -> ast.expr | None:
+    """Whose names these are: of ``vars(place)`` and ``place.__dict__``, the place; None if it is no such thing."""
+    if isinstance(node, ast.Attribute) and node.attr == "__dict__":
+        return node.value
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "vars" and node.args:
+        return node.args[0]
+    return node if _modules(node) else None
+
+
+def _modules(node: ast.expr) -> bool:
+    named = isinstance(node, ast.Attribute) and node.attr == "modules" and isinstance(node.value, ast.Name)
+    return named and ast.unparse(node) == "sys.modules"
+
+
+def _judge(place: ast.expr, judges: dict[str, str]) -> bool:
+    """Whether a place is a module that judges, or in one; ``sys.modules[…]`` and ``import_module(…)`` count as such."""
+    while True:
+        if isinstance(place, ast.Attribute):
+            if place.attr in ("Task", "CheckFailed") or _modules(place):
+                return True
+            if place.attr == "checks" and isinstance(place.value, ast.Name) and place.value.id == "dynlib":
+                return True
+            place = place.value
+        elif isinstance(place, ast.Subscript):
+            place = place.value
+        elif isinstance(place, ast.Call):
+            called = place.func.attr if isinstance(place.func, ast.Attribute) else getattr(place.func, "id", "")
+            if called in ("import_module", "__import__"):
+                return True
+            if called in ("getattr", "vars", "type") and place.args:
+                place = place.args[0]
+            else:
+                return False
+        else:
+            return isinstance(place, ast.Name) and judges.get(place.id, "").startswith(JUDGES)
 
 
 @cache

@@ -94,19 +94,27 @@ def plain(unit: str, found: Iterable[Row]) -> str:
 
 
 def canvas(unit: str, found: Iterable[Row], people: Sequence[dict[str, str]]) -> str:
-    """For Canvas's import of grades: the students that have a number there."""
+    """For Canvas's import of grades: the students that have a number there, and a grade.
+
+    An empty field could take away a grade that somebody gave in Canvas by hand, so who has none here is left out.
+    """
     numbers = {row["student"]: row.get("canvas", "") for row in people}
     most = sum(value for _, value in points(unit).values())
     lines: list[list[Any]] = [["    Points Possible", "", "", "", "", most]]
     for row in found:
-        number = numbers.get(row.student) or (row.result or {}).get("number", "")
-        if numbers.get(row.student) or (row.result and row.result["origin"] == "canvas"):
+        number = numbers.get(row.student) or (
+            row.result["number"] if row.result and row.result["origin"] == "canvas" else ""
+        )
+        if number and row.points is not None:
             lines.append([row.name or row.student, number, "", "", "", row.points])
     return _table(["Student", "ID", "SIS User ID", "SIS Login ID", "Section", unit], lines)
 
 
 def moodle(unit: str, found: Iterable[Row], people: Sequence[dict[str, str]]) -> str:
-    """For Moodle's grading worksheet, by the participant's number, and for its import of grades, by e-mail."""
+    """For Moodle's grading worksheet, by the participant's number, and for its import of grades, by e-mail.
+
+    The worksheet is refused without the column of when a grade was changed last, and leaves an empty grade alone.
+    """
     listed = {row["student"]: row for row in people}
     most = sum(value for _, value in points(unit).values())
     lines = []
@@ -117,8 +125,9 @@ def moodle(unit: str, found: Iterable[Row], people: Sequence[dict[str, str]]) ->
         )
         if number or person.get("email"):
             identifier = f"Participant {number}" if number else ""
-            lines.append([identifier, row.name or row.student, person.get("email", ""), row.points, most])
-    return _table(["Identifier", "Full name", "Email address", "Grade", "Maximum grade"], lines)
+            lines.append([identifier, row.name or row.student, person.get("email", ""), row.points, most, "-"])
+    head = ["Identifier", "Full name", "Email address", "Grade", "Maximum Grade", "Last modified (grade)"]
+    return _table(head, lines)
 
 
 def _table(head: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:

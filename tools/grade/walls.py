@@ -13,13 +13,13 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from tools.grade import rooms
 from tools.grade.sandbox import MIB, Limits, environment
 from tools.notebooks import ROOT, solution
 
@@ -254,8 +254,8 @@ def find(only: str = "") -> Walls | None:
 
 def holds(walls: Walls) -> bool:
     """Whether what runs behind these walls sees nothing that it must not see."""
-    with tempfile.TemporaryDirectory(prefix="dyn", dir="/tmp" if os.path.isdir("/tmp") else None) as place:
-        meeting = Path(place) / "trial"
+    with rooms.room(walls.name) as place:
+        meeting = place / "trial"
         meeting.mkdir(mode=0o700)
         inside = Inside(meeting, [], Limits())
         try:
@@ -299,6 +299,19 @@ def end(walls: Walls, meeting: Path, limits: Limits) -> None:
         with suppress(OSError, subprocess.SubprocessError):
             said = kind.end(walls.command, Inside(meeting, [], limits))
             subprocess.run(said, capture_output=True, timeout=60)
+
+
+def sweep() -> int:
+    """End and remove what graders that were killed left behind; how many folders there were."""
+    number = 0
+    for place, name in rooms.left_behind():
+        kind = KINDS.get(name)
+        program = shutil.which(kind.program) if kind is not None else None
+        for meeting in ("a", "b", "trial") if program is not None else ():
+            end(Walls(name, True, program), place / meeting, Limits())
+        rooms.remove(place)
+        number += 1
+    return number
 
 
 def files(unit: str) -> list[Path]:

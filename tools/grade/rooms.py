@@ -1,0 +1,80 @@
+"""The folder of a submission while it runs, and what a grader that was killed has left behind.
+
+Each folder holds a lock for as long as its grader lives; the system lets go of it when that ends, however it ends. So
+a folder whose lock can be had is nobody's, and goes, together with the processes that speak of it.
+"""
+
+import contextlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+PREFIX = "dyn-grade-"
+LOCK = ".owner"
+YOUNG = 60
+"""Seconds within which a folder without a lock is one that is just being made."""
+
+
+def short() -> str:
+    """Where the folders lie: a socket's path must be short, and what TMPDIR names need not be."""
+    return "/tmp" if os.path.isdir("/tmp") else tempfile.gettempdir()
+
+
+@contextlib.contextmanager
+def room(walls: str = "") -> Iterator[Path]:
+    """A folder for one submission, which goes at the end of the block.
+
+    Args:
+        walls: the kind that stands round what runs, which the one who sweeps must know.
+    """
+    made = tempfile.TemporaryDirectory(prefix=PREFIX, dir=short(), ignore_cleanup_errors=True)
+    with made as place, (Path(place) / LOCK).open("w") as file:
+        _lock(file.fileno())
+        file.write(walls)
+        file.flush()
+        yield Path(place)
+
+
+def left_behind() -> Iterator[tuple[Path, str]]:
+    """Folders of graders that are gone, and the kind of walls that each had; nobody else takes them meanwhile."""
+    if os.name == "nt":
+        return
+    for place in sorted(Path(short()).glob(f"{PREFIX}*")):
+        with contextlib.suppress(OSError):
+            found = place.lstat()
+            if place.is_symlink() or found.st_uid != os.getuid():
+                continue
+            if not (place / LOCK).exists():
+                if time.time() - found.st_mtime > YOUNG:
+                    yield place, ""
+                continue
+            with (place / LOCK).open("r+") as file:
+                _lock(file.fileno())  # an OSError where its grader lives
+                yield place, file.read(100)
+
+
+def remove(place: Path) -> None:
+    """End what speaks of a folder, and take it away."""
+    own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.pid in own or process.uids().real != os.getuid():
+                continue
+            if any(f"{place}/" in word for word in process.cmdline()):
+                for child in process.children(recursive=True):
+                    with contextlib.suppress(psutil.Error):
+                        child.kill()
+                process.kill()
+    shutil.rmtree(place, ignore_errors=True)
+
+
+def _lock(at: int) -> None:
+    if os.name != "nt":
+        import fcntl
+
+        fcntl.flock(at, fcntl.LOCK_EX | fcntl.LOCK_NB)
