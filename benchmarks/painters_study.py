@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.painters_minilm import PLANS, Known, middle
@@ -129,7 +129,7 @@ def fit(layers: int, seed: int, *, checkpoints: Path) -> CausalLM:
 class Judge(Known):
     """Bits of a model by a plan: for every kind of text, those of each window."""
 
-    def __init__(self, model: nn.Module, texts: dict[str, Texts]):
+    def __init__(self, model: CausalLM, texts: dict[str, Texts]):
         self.model, self.texts = model, texts
         super().__init__(list(model.blocks))
 
@@ -209,13 +209,10 @@ def sizes(judge: Judge, shares: Iterable[float]) -> list[int]:
 def alike(judge: Judge) -> dict[str, list[list[float]]]:
     """The cosines of the layers' states."""
     kinds = judge.texts.items()
-    return {
-        kind: layer_similarity(judge.layers, judge.model.embed(texts.tokens)).tolist()  # type: ignore[operator]
-        for kind, texts in kinds
-    }
+    return {kind: layer_similarity(judge.layers, judge.model.embed(texts.tokens)).tolist() for kind, texts in kinds}
 
 
-def measure(model: nn.Module) -> dict[str, Any]:
+def measure(model: CausalLM) -> dict[str, Any]:
     """Everything that is asked of a model that learned both kinds."""
     few, many = Judge(model, held_out(SOME)), Judge(model, held_out(STRETCHES))
     alone = [means(few(skip(few.layers, one, one + 1))) for one in range(len(few.layers))]

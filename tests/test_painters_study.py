@@ -1,4 +1,4 @@
-"""The study of painters at two depths: its sums are right, none that is tested was learned, and bits are counted right."""
+"""The study of painters at two depths: sums are right, none that is tested was learned, and the right bits count."""
 
 import math
 
