@@ -75,25 +75,44 @@ class Sum(nn.Module):
         return hidden + len(self.layers) * (Parallel(self.layers)(hidden, *args) - hidden)
 
 
-class Judge:
-    """Accuracy and loss of a plan over a model's layers. What was run once is not run again."""
+class Known:
+    """Runs plans over a stack of layers. What was run once is not run again."""
+
+    def __init__(self, layers: list[nn.Module]):
+        self.layers = layers
+        self.known: dict[str, dict[str, Any]] = {}
+
+    def __call__(self, plan: Plan) -> dict[str, Any]:
+        """What :meth:`run` finds."""
+        key = str([self._place(layer) for layer in plan])
+        if key not in self.known:
+            self.known[key] = self.run(plan)
+        return self.known[key]
+
+    def run(self, plan: Plan) -> dict[str, Any]:
+        """What a plan is judged by."""
+        raise NotImplementedError
+
+    def _place(self, layer: Any) -> Any:
+        if isinstance(layer, Parallel | Sum):
+            places = [self._place(inner) for inner in layer.layers]
+            return (type(layer).__name__, *places) if len(places) > 1 else places[0]
+        return next(place for place, other in enumerate(self.layers) if other is layer)
+
+
+class Judge(Known):
+    """Accuracy and loss of a plan over a model's layers."""
 
     def __init__(self, model: MiniLM, texts: tuple[list[str], list[str]]):
         tokens, self.mask = model.encode([*texts[0], *texts[1]], length=LENGTH)
         with torch.no_grad():
             self.hidden = model.embed(tokens)
-        self.model, self.layers = model, list(model.blocks)
-        self.known: dict[str, dict[str, Any]] = {}
-
-    def __call__(self, plan: Plan) -> dict[str, Any]:
-        """The share of first texts that find their second, the loss in nats, and that of each pair."""
-        key = str([self._place(layer) for layer in plan])
-        if key not in self.known:
-            self.known[key] = self._run(plan)
-        return self.known[key]
+        self.model = model
+        super().__init__(list(model.blocks))
 
     @torch.no_grad()
-    def _run(self, plan: Plan) -> dict[str, Any]:
+    def run(self, plan: Plan) -> dict[str, Any]:
+        """The share of first texts that find their second, the loss in nats, and that of each pair."""
         hidden = plan(self.hidden, self.mask[:, None, None, :])
         vectors = F.normalize(self.model.readout(hidden, self.mask), dim=-1)
         scores = SCALE * vectors[: len(vectors) // 2] @ vectors[len(vectors) // 2 :].T
@@ -101,12 +120,6 @@ class Judge:
         right = (scores.argmax(-1) == partner).float().mean().item()
         each = F.cross_entropy(scores, partner, reduction="none")
         return {"accuracy": right, "loss": each.mean().item(), "each": each.tolist()}
-
-    def _place(self, layer: Any) -> Any:
-        if isinstance(layer, Parallel | Sum):
-            places = [self._place(inner) for inner in layer.layers]
-            return (type(layer).__name__, *places) if len(places) > 1 else places[0]
-        return next(place for place, other in enumerate(self.layers) if other is layer)
 
 
 def middle(depth: int, size: int) -> tuple[int, int]:
