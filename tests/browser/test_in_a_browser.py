@@ -202,11 +202,10 @@ def page(tabs: list[Any], browser: Any, server: str) -> Iterator[Any]:
     """JupyterLab with no notebook open; after a test that did not close its own, the next one gets another tab."""
     if not tabs:
         tab = browser.new_page(viewport={"width": 1400, "height": 1000})
+        tab.set_default_timeout(1000 * SECONDS)
         tabs.append(tab)
         tab.goto(f"{server}/lab/workspaces/test?token={TOKEN}&reset")
-        tab.wait_for_function(
-            "window.jupyterapp?.shell && document.querySelector('.jp-DirListing-item')", timeout=90_000
-        )
+        tab.wait_for_function("window.jupyterapp?.shell && document.querySelector('.jp-DirListing-item')")
         tab.evaluate("window.jupyterapp.restored.then(() => 1)")
     (tab,) = tabs
     yield tab
