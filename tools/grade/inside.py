@@ -311,7 +311,10 @@ def _hook(tell: Callable[..., None], checks: str, seen: set[str]) -> Callable[[s
         try:
             frame = frame_of(1)
             for _ in range(12):
-                if frame is None or not frame.f_code.co_filename.endswith(LENIENT):
+                # open() of a cell is a function of IPython's, which opens for the cell
+                if frame is None or not (
+                    frame.f_code.co_filename.endswith(LENIENT) or frame.f_code.co_name == "_modified_open"
+                ):
                     break
                 frame = frame.f_back
             if frame is None or frame.f_code.co_filename.startswith(homes) or frame.f_code.co_filename.endswith(mine):
