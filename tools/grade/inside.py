@@ -204,7 +204,7 @@ def state(checks: str, voice: bool, shell: object) -> dict[str, object]:
                     found[f"{place}.{name}"] = [id(value), *_inner(value)]
     judges = [vars(sys.modules[name]) for name in ("dynlib.checks", checks) if name in sys.modules]
     besides = {part.__name__ for judge in judges for part in list(judge.values()) if type(part) is types.ModuleType}
-    for name in sorted({"math", "warnings", "contextlib", "signal", *USED, *besides} - {"torch"}):
+    for name in sorted({"math", "warnings", "contextlib", "signal", *USED, *besides} - {"torch", "sys"}):  # sys changes with every cell
         for key, value in list(vars(sys.modules[name]).items()) if name in sys.modules else ():
             if callable(value):
                 found[f"{name}.{key}"] = [id(value), *_inner(value)]
