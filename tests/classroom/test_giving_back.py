@@ -238,7 +238,7 @@ def test_grades_come_back_and_what_a_person_decided_stays(course: Path) -> None:
         "Email address": "ada@x.org",
         "Grade": "5",
         "Maximum Grade": "5",
-        "Last modified (grade)": "-",
+        "Last modified (grade)": "",
     }
     assert {row["Identifier"]: row["Grade"] for row in moodle}["Participant 22"] == "", "not yet, and no 0"
 
@@ -254,6 +254,19 @@ def test_grades_come_back_and_what_a_person_decided_stays(course: Path) -> None:
     with book.opened(course, [UNIT]) as opened:
         scores = {grade.manual_score for grade in opened.find_submission_notebook(UNIT, UNIT, "bo").grades}
     assert scores == {None, 0.5}
+
+
+def test_what_a_group_of_moodle_handed_in_counts_for_its_members(tmp_path: Path) -> None:
+    people = [{"student": name, "moodle": number, "group": "Team A"} for name, number in (("bo", "18"), ("cy", "19"))]
+    team = result("Team-A") | {"origin": "moodle", "number": "", "name": "Team A"}
+    found = tables.rows(UNIT, [team], people, {}, Late(tmp_path, [team]))
+    assert {row.student: (row.points, row.why) for row in found} == {
+        "Team-A": (5, ""),
+        "bo": (5, "handed in by Team-A"),
+        "cy": (5, "handed in by Team-A"),
+    }
+    grades = {row["Identifier"]: row["Grade"] for row in table(tables.moodle(UNIT, found, people))}
+    assert grades == {"Participant 18": "5", "Participant 19": "5"}
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -2,6 +2,7 @@
 
 import os
 import struct
+import subprocess
 import sys
 import time
 import zipfile
@@ -291,6 +292,19 @@ def test_what_moodle_makes_of_names(tmp_path: Path) -> None:
     (tmp_path / "class.zip").write_bytes(hostile.zipped(names))
     people = found(tmp_path)
     assert {person.number for person in people.values()} == set("12345")
+    (tmp_path / "class.zip").write_bytes(
+        hostile.zipped(
+            {
+                f"Team A_17_assignsubmission_file/{UNIT}.ipynb": BOOK,
+                f"Default group_assignsubmission_file/{UNIT}.ipynb": BOOK,
+            }
+        )
+    )
+    (tmp_path / "students.csv").write_text("student,moodle,group\nada,17,\nbo,18,Team A\ncy,19,Team A\n")
+    teams = found(tmp_path)
+    assert {name: person.number for name, person in teams.items()} == {"Team-A": "", "Default-group": ""}, (
+        "a group's number is no person's"
+    )
     assert set(people) >= {"Group-A-Jörg-Müller-1", "Participant-3", "Ann-Smith-4", "Ann-Smith-5"}
     assert all(person.raw == BOOK for person in people.values())
 
@@ -332,7 +346,10 @@ def test_no_name_and_no_depth_of_folders_stops_a_class(tmp_path: Path) -> None:
         os.close(at)
         at = inner
     os.close(at)
-    submissions, told = gather(tmp_path, [UNIT])
+    try:
+        submissions, told = gather(tmp_path, [UNIT])
+    finally:
+        subprocess.run(["rm", "-rf", tmp_path / "submitted" / "ada"], check=True)  # pytest could not
     assert [person.student for person in submissions] == ["ada", "bo"]
     assert any("folders within" in note for note in submissions[0].notes)
     assert sum("no student can have this name" in line for line in told) == 2

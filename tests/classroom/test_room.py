@@ -134,8 +134,9 @@ def test_who_reaches_into_the_machinery_is_told_of(source: str, says: str) -> No
 
 def test_what_the_watch_says_passes_through_no_function_that_could_be_another() -> None:
     spies = (
-        "import json, socket\nseen = []\njson.dumps = lambda *a, **k: seen.append(a) or ''\n"
-        "socket.socket.sendall = lambda self, raw: seen.append(raw)\n"
+        "import _socket, json, socket\nseen, old = [], json.dumps\n"
+        "json.dumps = lambda x, *a, **k: (isinstance(x, list) and seen.append(x)) or old(x, *a, **k)\n"
+        "socket.socket.sendall = lambda self, raw: seen.append(raw) or _socket.socket.sendall(self, raw)\n"
     )
     notebook = with_cell(spies)
     notebook.cells.insert(notebook.cells.index(toys.cell_of(notebook, "halve-answer")), new_code_cell("print(seen)"))

@@ -204,7 +204,7 @@ def state(checks: str, voice: bool, shell: object) -> dict[str, object]:
                     found[f"{place}.{name}"] = [id(value), *_inner(value)]
     judges = [vars(sys.modules[name]) for name in ("dynlib.checks", checks) if name in sys.modules]
     besides = {part.__name__ for judge in judges for part in list(judge.values()) if type(part) is types.ModuleType}
-    for name in sorted({"math", "warnings", "contextlib", "signal", *USED, *besides} - {"torch"}):
+    for name in sorted({"math", "warnings", "contextlib", "signal", *USED, *besides} - {"torch", "sys"}):  # sys changes with every cell
         for key, value in list(vars(sys.modules[name]).items()) if name in sys.modules else ():
             if callable(value):
                 found[f"{name}.{key}"] = [id(value), *_inner(value)]
@@ -311,7 +311,10 @@ def _hook(tell: Callable[..., None], checks: str, seen: set[str]) -> Callable[[s
         try:
             frame = frame_of(1)
             for _ in range(12):
-                if frame is None or not frame.f_code.co_filename.endswith(LENIENT):
+                # open() of a cell is a function of IPython's, which opens for the cell
+                if frame is None or not (
+                    frame.f_code.co_filename.endswith(LENIENT) or frame.f_code.co_name == "_modified_open"
+                ):
                     break
                 frame = frame.f_back
             if frame is None or frame.f_code.co_filename.startswith(homes) or frame.f_code.co_filename.endswith(mine):

@@ -41,10 +41,10 @@ CANVAS = re.compile(
     r"|(?P<name>[^/]{1,200}?)_(?:(?P<late>LATE)_)?(?P<number>\d{1,20}))"
     r"_(?:\d{1,20}_(?P<file>[^/]+(?:/.+)?)|(?P<typed>(?:text|link)\.html))$"
 )
-# Ada Lovelace_1234_assignsubmission_file_/02_gumbel.ipynb, or without a folder of its own; with groups the name of one
-# stands in front: Group A-Ada Lovelace_1234_…
+# Ada Lovelace_1234_assignsubmission_file_/02_gumbel.ipynb, or without a folder of its own. Where groups hand in, it is
+# the group's name and number, Team A_17_assignsubmission_file/…, and no number for those who are in none
 MOODLE = re.compile(
-    r"^(?P<name>[^/]{1,300}?)_(?P<number>\d{1,20})_assignsubmission_(?P<kind>[a-z]{1,30})_?[/_](?P<file>.+)$"
+    r"^(?P<name>[^/]{1,300}?)(?:_(?P<number>\d{1,20}))?_assignsubmission_(?P<kind>[a-z]{1,30})_?[/_](?P<file>.+)$"
 )
 
 
@@ -327,12 +327,12 @@ def _whose(name: str) -> tuple[Submission, str] | None:
         person, inner = Submission(_numbered(found), "", origin="moodle"), found["file"]
     else:
         return None
-    person.number, person.name = found["number"], found["name"]
+    person.number, person.name = found["number"] or "", found["name"]
     return person, inner
 
 
 def _numbered(found: re.Match[str]) -> str:
-    return safe_name(f"{safe_name(found['name'])}-{found['number']}")
+    return safe_name(f"{safe_name(found['name'])}-{found['number'] or ''}")
 
 
 def _without_top(files: list[_File]) -> list[_File]:
@@ -393,9 +393,12 @@ def _known(found: list[Submission], course: Path, told: list[str]) -> list[Submi
     """Students by the names of the class list, where ``students.csv`` gives their numbers in Canvas or Moodle."""
     people = class_list(course if course.is_dir() else course.parent)
     by_number = {(kind, row[kind]): row["student"] for row in people for kind in ("canvas", "moodle") if row.get(kind)}
+    groups = {row["group"] for row in people if row.get("group")}
     for submission in found:
+        if submission.origin == "moodle" and submission.name in groups:  # its number is the group's, and no person's
+            submission.student, submission.number = safe_name(submission.name), ""
         submission.student = by_number.get((submission.origin, submission.number), submission.student)
-    names = {row["student"] for row in people}
+    names = {row["student"] for row in people} | {safe_name(group) for group in groups}
     if names:
         told += [f"{name}: not in students.csv, and graded" for name in sorted({s.student for s in found} - names)]
     return found

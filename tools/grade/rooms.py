@@ -7,6 +7,7 @@ a folder whose lock can be had is nobody's, and goes, together with the processe
 import contextlib
 import os
 import shutil
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -32,12 +33,15 @@ def room(walls: str = "") -> Iterator[Path]:
     Args:
         walls: the kind that stands round what runs, which the one who sweeps must know.
     """
-    made = tempfile.TemporaryDirectory(prefix=PREFIX, dir=short(), ignore_cleanup_errors=True)
-    with made as place, (Path(place) / LOCK).open("w") as file:
-        _lock(file.fileno())
-        file.write(walls)
-        file.flush()
-        yield Path(place)
+    place = Path(tempfile.mkdtemp(prefix=PREFIX, dir=short()))
+    try:
+        with (place / LOCK).open("w") as file:
+            _lock(file.fileno())
+            file.write(walls)
+            file.flush()
+            yield place
+    finally:
+        _delete(place)
 
 
 def left_behind() -> Iterator[tuple[Path, str]]:
@@ -70,7 +74,15 @@ def remove(place: Path) -> None:
                     with contextlib.suppress(psutil.Error):
                         child.kill()
                 process.kill()
-    shutil.rmtree(place, ignore_errors=True)
+    _delete(place)
+
+
+def _delete(place: Path) -> None:
+    """Whatever it holds: folders within each other, as deep as there are, are too many for shutil."""
+    try:
+        shutil.rmtree(place, ignore_errors=True)
+    except RecursionError:
+        subprocess.run(["rm", "-rf", "--", place], capture_output=True)
 
 
 def _lock(at: int) -> None:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from tools.grade.book import Mark, Marks
 from tools.grade.files import write
+from tools.grade.intake import safe_name
 from tools.grade.room import points
 from tools.grade.rules import Late
 
@@ -47,6 +48,8 @@ def rows(
         result, note = by_student.get(student), ""
         if result is None and student in group_of:
             mates = [m for m, group in group_of.items() if group == group_of[student] and m in by_student]
+            whole = safe_name(group_of[student])  # as Moodle calls a group's submission
+            mates += [whole] if whole in by_student and whole not in listed else []
             if len(mates) == 1:
                 result, note = by_student[mates[0]], f"handed in by {mates[0]}"
             elif mates:
@@ -125,7 +128,7 @@ def moodle(unit: str, found: Iterable[Row], people: Sequence[dict[str, str]]) ->
         )
         if number or person.get("email"):
             identifier = f"Participant {number}" if number else ""
-            lines.append([identifier, row.name or row.student, person.get("email", ""), row.points, most, "-"])
+            lines.append([identifier, row.name or row.student, person.get("email", ""), row.points, most, ""])
     head = ["Identifier", "Full name", "Email address", "Grade", "Maximum Grade", "Last modified (grade)"]
     return _table(head, lines)
 
