@@ -305,7 +305,7 @@ CLAIMS = (
             "2407.09298",
             f"{says}: {DEEP} layers",
             "text",
-            f"{measured}, {DEEP} layers, mean of the models",
+            f"{measured}, mean of the models",
             "painters_study",
             values,
             why,
