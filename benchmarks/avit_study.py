@@ -191,10 +191,11 @@ class Thinned(nn.Module):
         super().__init__()
         self.vit, self.rule = vit, rule
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Images to logits."""
+    def forward(self, images: Tensor, stays: Tensor | None = None) -> Tensor:
+        """Images to logits. Who stays, [batch, patches], is told, or said by the rule."""
         first, *later = cast(list[Block], list(self.vit.blocks))
-        stays = F.pad(self.rule(images), (1, 0), value=True)  # the class token goes through all layers
+        stays = self.rule(images) if stays is None else stays
+        stays = F.pad(stays, (1, 0), value=True)  # the class token goes through all layers
         order = stays.sum(1).argsort(descending=True, stable=True)
         stays, x = stays[order], first(self.vit.embed(images))[order]
         lengths = stays.sum(1)

@@ -532,6 +532,20 @@ CLAIMS = (
         form="+.3f",
     ),
     Claim(
+        "10_avit",
+        "Yin et al.",
+        "2112.07658",
+        "…also where their ink does not tell them",
+        "abstract",
+        "AUC of a patch's depth for the digit − AUC of its ink, in a canvas hatched with as much ink",
+        "avit_hatched_study",
+        lambda study: [
+            auc - study.found["start"]["auc of the ink"] for auc in study.seeds("runs", "auc", arm="halting").values()
+        ],
+        "Photographs there; here the clutter is made such that ink is the same everywhere.",
+        form="+.3f",
+    ),
+    Claim(
         "11_looped",
         "Yang et al.",
         "2311.12424",

@@ -425,6 +425,7 @@ FINISHED = [
     *(
         "acm",
         "avit",
+        "avit_hatched",
         "colt5",
         "colt5_heavy",
         "experts",

@@ -1,7 +1,7 @@
 """Real and seeded data, all offline: digits, documentation, maps, puzzles, and points to fit."""
 
 from dynlib.data.chains import Chains, chains
-from dynlib.data.digits import ClutteredDigits, Digits, cluttered_digits, digits
+from dynlib.data.digits import ClutteredDigits, Digits, cluttered_digits, digits, hatched_digits
 from dynlib.data.kinds import Mixed, kinds, mixed_windows
 from dynlib.data.needles import Needles, needles
 from dynlib.data.puzzles import Puzzles, augment, mazes, puzzle_stream, solve_maze, solve_sudoku, sudoku
@@ -25,6 +25,7 @@ __all__ = [
     "decode",
     "digits",
     "encode",
+    "hatched_digits",
     "kinds",
     "least_squares",
     "linear_regression",

@@ -3,6 +3,7 @@
 The scans are the 1,797 that scikit-learn ships: 8×8 pixels, 17 grey levels, from the UCI set "Optical Recognition of
 Handwritten Digits" (doi:10.24432/C50P49). :func:`cluttered_digits` puts one of them somewhere on a larger canvas, among
 fragments of others, and says where it is and how hard that image is: the truth to hold a dynamic network against.
+:func:`hatched_digits` has as much ink everywhere as the digit has: only how it is laid out tells where the digit is.
 """
 
 from dataclasses import dataclass
@@ -93,6 +94,50 @@ def cluttered_digits(count: int, *, split: Split = "train", seed: int = 0, size:
         torch.from_numpy(labels[chosen]),
         torch.from_numpy(masks > 0),
         torch.from_numpy(fragments / MOST_FRAGMENTS).float(),
+    )
+
+
+def hatched_digits(count: int, *, split: Split = "train", seed: int = 0, size: int = 24) -> ClutteredDigits:
+    """A digit somewhere on a canvas that is hatched all over with as much ink. The same seed gives the same bytes.
+
+    The canvas is tiled with 4×4 pieces from a random corner on. Each has the ink of a quarter of a scan of ``split``,
+    laid out as two lines, across or down, that take turns with two blank ones; what is more than two full lines hold
+    goes between them. Then a scan takes the place of what is there. So the mean ink of a pixel is the same within
+    its square and outside, and the ink of a patch hardly tells where the digit is.
+
+    Args:
+        count, split, seed, size: as for :func:`cluttered_digits`.
+
+    Returns:
+        The images, of difficulty 1 throughout: there is as much clutter as there can be.
+
+    Raises:
+        TypeError, ValueError: as for :func:`cluttered_digits`.
+    """
+    check_whole("count", count, least=1)
+    check_whole("size", size, least=SCAN)
+    scans, labels = _scans(split)
+    random = np.random.RandomState(check_seed(seed))
+    chosen, side = random.randint(len(scans), size=count), -(-size // FRAGMENT) + 1
+    each = (count, side, side)
+    quarters = scans.reshape(-1, SCAN // FRAGMENT, FRAGMENT, SCAN // FRAGMENT, FRAGMENT).sum((2, 4), dtype=np.float32)
+    ink = quarters[random.randint(len(scans), size=each), *random.randint(SCAN // FRAGMENT, size=(2, *each))]
+    across = np.zeros((FRAGMENT, FRAGMENT), dtype=bool)
+    across[::2] = True
+    pattern = np.stack([across, ~across, across.T, ~across.T])[random.randint(4, size=each)]
+    half = FRAGMENT**2 // 2  # as many pixels on the lines as between them
+    on_lines = np.minimum(ink, half * LEVELS)[..., None, None] / half
+    between = np.maximum(ink - half * LEVELS, 0)[..., None, None] / half
+    pieces = np.where(pattern, on_lines, between)
+    tiled = pieces.transpose(0, 1, 3, 2, 4).reshape(count, side * FRAGMENT, side * FRAGMENT)
+    numbers = np.arange(count)[:, None, None]
+    canvas = tiled[numbers, *_window(random.randint(FRAGMENT, size=(2, count)), size)]
+    where = (numbers, *_window(random.randint(size - SCAN + 1, size=(2, count)), SCAN))
+    canvas[where] = scans[chosen]
+    masks = np.zeros(canvas.shape, dtype=bool)
+    masks[where] = scans[chosen] > 0
+    return ClutteredDigits(
+        _to_images(canvas), torch.from_numpy(labels[chosen]), torch.from_numpy(masks), torch.ones(count)
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dynlib.data import ClutteredDigits, cluttered_digits, digits
+from dynlib.data import ClutteredDigits, cluttered_digits, digits, hatched_digits
 from dynlib.data.digits import FRAGMENT, LEVELS, MOST_FRAGMENTS, SCAN
 
 COUNT = 20_000
@@ -257,3 +257,65 @@ def test_impossible_draws_are_refused(arguments: dict[str, int], says: str) -> N
 def test_an_unknown_split_is_refused() -> None:
     with pytest.raises(ValueError, match="'train' or 'test'; got 'all'"):
         digits("all")  # type: ignore[arg-type]
+
+
+def test_a_hatched_canvas_holds_a_scan_of_the_split_as_it_is() -> None:
+    for split in ("train", "test"):
+        part, drawn = digits(split), hatched_digits(60, split=split, seed=1)
+        assert drawn.images.shape == (60, 1, 24, 24)
+        assert set(drawn.difficulty.tolist()) == {1.0}
+        scans = {image.numpy().tobytes(): label for image, label in zip(part.images, part.labels.tolist(), strict=True)}
+        assert len(scans) == len(part)
+        for image, mask, label in zip(drawn.images[:, 0], drawn.masks, drawn.labels.tolist(), strict=True):
+            windows = image.unfold(0, SCAN, 1).unfold(1, SCAN, 1).flatten(0, 1)
+            covers = mask.unfold(0, SCAN, 1).unfold(1, SCAN, 1).flatten(0, 1)
+            found = [
+                scans.get(window.contiguous().numpy().tobytes())
+                for window, cover in zip(windows, covers, strict=True)
+                if cover.sum() == mask.sum() and torch.equal(cover, window > 0)
+            ]
+            assert label in found
+
+
+def test_hatching_has_as_much_ink_as_the_digit() -> None:
+    drawn = hatched_digits(4000, seed=3)
+    share = drawn.images.mean((1, 2, 3))
+    # a mean of independent images: six standard deviations are a false alarm in 2e-9 of seeds
+    assert abs(share.mean() - digits("train").images.mean()) < 6 * share.std() / len(drawn) ** 0.5
+
+
+def test_beside_the_digit_each_piece_is_lines_across_or_down_with_the_ink_of_a_quarter_of_a_scan() -> None:
+    image = hatched_digits(1, seed=0, size=64).images[0, 0]
+    scans = levels(digits("train").images)[:, 0].astype(int)
+    inks = {int(ink) for ink in scans.reshape(-1, 2, 4, 2, 4).sum((2, 4)).flatten()}
+
+    def lined(piece: Tensor) -> bool:
+        turns = torch.equal(piece[:2], piece[2:]) and bool((piece == piece[:, :1]).all())
+        return turns and min(piece[0, 0], piece[1, 0]) >= 0 and (min(piece[:2, 0]) == 0 or max(piece[:2, 0]) == 1)
+
+    def pieces(top: int, left: int) -> list[Tensor]:
+        return list(image[top:, left:].unfold(0, 4, 4).unfold(1, 4, 4).flatten(0, 1))
+
+    fits = {
+        (top, left): [piece for piece in pieces(top, left) if lined(piece) or lined(piece.T)]
+        for top in range(4)
+        for left in range(4)
+    }
+    most = max(fits, key=lambda corner: len(fits[corner]))
+    whole = ((64 - most[0]) // 4) * ((64 - most[1]) // 4)
+    assert whole - 9 <= len(fits[most]) < whole  # a scan lies on four to nine pieces
+    assert {round(float(piece.sum()) * LEVELS) for piece in fits[most]} <= inks
+
+
+def test_hatched_images_are_the_same_for_a_seed_and_others_for_another() -> None:
+    first, again, other = (hatched_digits(20, seed=seed) for seed in (0, 0, 1))
+    for field in ("images", "labels", "masks"):
+        assert torch.equal(getattr(first, field), getattr(again, field))
+        assert not torch.equal(getattr(first, field), getattr(other, field))
+    assert not torch.equal(first.images, hatched_digits(20, split="test", seed=0).images)
+
+
+@pytest.mark.parametrize(("count", "size"), [(0, 24), (3, 7)])
+def test_a_hatched_canvas_too_small_is_refused(count: int, size: int) -> None:
+    with pytest.raises(ValueError, match="count must be at least 1 and size at least 8; got"):
+        hatched_digits(count, size=size)
