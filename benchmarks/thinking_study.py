@@ -10,9 +10,10 @@ so many thoughts; the answer must then add all that is left over in one pass. In
 a first part in which every problem is thought out. Which term is next is drawn, too, so that a model that samples its
 thoughts adds in another order each time: what votes are good for.
 
-The rivals begin as the model that has learned to think, and are trained for as many FLOPs again. One reads pauses in
-place of thoughts: as many tokens, all alike, before which nothing is asked. One answers at once, with no token before.
-In a trial, rivals that began from nothing did not even learn to add one term in that time.
+The rivals begin as the model that has learned to think, and are trained for as many steps again, on few terms first.
+One answers at once, with no token before. One reads pauses in place of thoughts: as many tokens, all alike, before
+which nothing is asked. In trials, rivals that began from nothing, or with all numbers of terms, did not even learn to
+add one term in that time.
 
 FLOPs are those of ``generate`` with its cache, counted, for the tokens that each problem took; pauses are read one by
 one, too. Votes pay for their prompt once, and for each of their thoughts and answers; where there are no thoughts they
@@ -35,7 +36,7 @@ from dynlib.cost import count
 from dynlib.training import train
 
 RESULTS = Path(__file__).with_suffix(".json")
-SEEDS = range(5)
+SEEDS = range(3)
 MODULUS, MOST = 11, 6
 VOTES = (1, 3, 9)
 TEMPERATURE = 0.5  # of the thoughts and answers that vote
@@ -50,14 +51,14 @@ SIZES: dict[str, dict[str, Any]] = {
 RATES = {"small": 1e-2, "large": 5e-3}
 ARMS = {
     "thoughts": "a thought is a term that is left, and the value with it",
-    "pauses": "the same model, trained on with as many tokens that say nothing",
     "direct": "the same model, trained on to answer at once",
+    "pauses": "the same model, trained on with as many tokens that say nothing",
 }
-TRAINING: dict[str, Any] = {"weight_decay": 0.01}
-STEPS = {"thoughts": 600, "pauses": 600, "direct": 1500}  # who reads no thoughts has 8 tokens to read in place of 20
+TRAINING: dict[str, Any] = {"steps": 600, "weight_decay": 0.01}
 BATCH = 64
 EMBEDDED = 0.5  # the standard deviation of embeddings before the training
 THOUGHT_OUT = 0.4  # the share of the training before a budget is drawn
+FEW_TERMS = {0.4: 1, 0.7: 2, 1.0: MOST}  # until which share of a rival's training how many terms there are at most
 
 
 class Problems(NamedTuple):
@@ -73,11 +74,11 @@ class Problems(NamedTuple):
     right: Int[Tensor, " batch"]
 
 
-def problems(number: int, generator: torch.Generator) -> Problems:
-    """So many sums. What is drawn as ``order`` is the order of the prompt, too: a prompt has no order of its own."""
+def problems(number: int, generator: torch.Generator, *, most: int | None = None) -> Problems:
+    """So many sums, of at most ``most`` terms; the slots of a prompt are in another order than ``order``."""
     terms = torch.rand(number, MODULUS, generator=generator).argsort(1)[:, :MOST]
     start = torch.randint(0, MODULUS, (number, 1), generator=generator)
-    many = torch.randint(1, MOST + 1, (number,), generator=generator)
+    many = torch.randint(1, (MOST if most is None else most) + 1, (number,), generator=generator)
     shuffled = torch.rand(number, MOST, generator=generator).argsort(1)
     inside = torch.arange(MOST) < many[:, None]
     slots = torch.where(inside, TERM + terms, BLANK).gather(1, shuffled)
@@ -133,17 +134,18 @@ def fit(size: str, arm: str, seed: int, *, checkpoints: Path) -> CausalLM:
 
     def loss(step: int) -> Tensor:
         generator.manual_seed(1_000_000 * (seed + 1) + step)
-        given = problems(BATCH, generator)
+        few = next(most for until, most in FEW_TERMS.items() if step < until * TRAINING["steps"])
+        given = problems(BATCH, generator, most=MOST if arm == "thoughts" else few)
         budget = torch.randint(0, MOST + 1, (BATCH,), generator=generator)
         if arm == "direct":
             budget = torch.zeros_like(budget)
-        elif step < THOUGHT_OUT * STEPS[arm]:
+        elif step < THOUGHT_OUT * TRAINING["steps"]:
             budget = torch.full_like(budget, MOST)
         text, may = lesson(given, torch.minimum(budget, given.number), arm)
         return -(may * model(text)[:, MOST:].log_softmax(-1)).sum() / may.sum()
 
     path, told = checkpoints / f"thinking_{arm}_{size}_{seed}.pt", f"{arm}, {size}, {seed}"
-    train(model, loss, steps=STEPS[arm], lr=RATES[size], checkpoint=path, description=told, **TRAINING)
+    train(model, loss, lr=RATES[size], checkpoint=path, description=told, **TRAINING)
     return model.eval()
 
 
@@ -250,11 +252,18 @@ def main() -> None:
             "sizes": SIZES,
             "rates": RATES,
             "training": TRAINING,
-            "steps": STEPS,
+            "few terms": [[until, most] for until, most in FEW_TERMS.items()],
         },
         "arms": ARMS,
     }
-    plan = [{"size": size, "arm": arm, "seed": seed} for seed in SEEDS for arm in ARMS for size in SIZES]
+    *main, last = ARMS
+    plan = [
+        {"size": size, "arm": arm, "seed": seed}
+        for arms in (main, [last])
+        for seed in SEEDS
+        for arm in arms
+        for size in SIZES
+    ]
     Results(RESULTS, made).sweep(plan, lambda size, arm, seed: run(size, arm, seed, checkpoints=checkpoints))
 
 
