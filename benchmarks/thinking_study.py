@@ -36,7 +36,7 @@ from dynlib.cost import count
 from dynlib.training import train
 
 RESULTS = Path(__file__).with_suffix(".json")
-SEEDS = range(3)
+SEEDS = range(5)
 MODULUS, MOST = 11, 6
 VOTES = (1, 3, 9)
 TEMPERATURE = 0.5  # of the thoughts and answers that vote
