@@ -174,9 +174,9 @@ CLAIMS = (
         None,
         "A model reaches more by thinking for longer",
         "slides",
-        "accuracy with all thoughts − with none, small model, points",
+        "all thoughts − the same model trained on to answer at once, small, points",
         "thinking_study",
-        _points("runs", "accuracy", THOUGHT_OUT, {"size": "small", "arm": "thoughts", "thinking": 0, "votes": 1}),
+        _points("runs", "accuracy", THOUGHT_OUT, {"size": "small", "arm": "direct"}),
         "There large language models reason in words; here a small one writes down the partial results of a sum.",
     ),
     Claim(
