@@ -174,6 +174,12 @@ LIGHT = 0.003
 
 TRACE = "mixture_of_depths_study"
 
+THOUGHT_OUT = {"size": "small", "arm": "thoughts", "thinking": 6, "votes": 1}
+"""The rows of the small model of unit 01 with as many thoughts as a problem can need, and a single answer."""
+
+PAUSED = {"size": "large", "arm": "pauses", "thinking": 6}
+"""The rows of the large one with as many pauses in their place."""
+
 CHAINS: tuple[tuple[str, Read, str, str, float | None, str], ...] = (
     (
         "Where depth counts: better than a dense model of equal FLOPs",
@@ -209,10 +215,43 @@ CLAIMS = (
         None,
         "A model reaches more by thinking for longer",
         "slides",
-        "accuracy with all steps written down − with none, small model, points",
+        "all thoughts − the same model trained on to answer at once, small, points",
         "thinking_study",
-        _points("runs", "accuracy", {"size": "small", "thinking": 7, "votes": 1}, {"size": "small", "thinking": 0}),
+        _points("runs", "accuracy", THOUGHT_OUT, {"size": "small", "arm": "direct"}),
         "There large language models reason in words; here a small one writes down the partial results of a sum.",
+    ),
+    Claim(
+        "01_cost",
+        "Snell et al.",
+        "2408.03314",
+        "A small model that computes for longer beats a larger one of as many FLOPs",
+        "abstract",
+        "small, all thoughts − large, at once, which has more FLOPs, points",
+        "thinking_study",
+        _points("runs", "accuracy", THOUGHT_OUT, {"size": "large", "arm": "direct"}),
+        "There search and revision by language models, on problems that the small one solves now and then.",
+    ),
+    Claim(
+        "01_cost",
+        "Wang et al.",
+        "2203.11171",
+        "A vote over several ways of thinking beats the single likeliest one",
+        "abstract",
+        "vote of 9 − one answer, small model, all thoughts, points",
+        "thinking_study",
+        _points("runs", "accuracy", {**THOUGHT_OUT, "votes": 9}, THOUGHT_OUT),
+        "There ways to reason in words; here the orders in which a sum can be added.",
+    ),
+    Claim(
+        "01_cost",
+        "Goyal et al.",
+        "2310.02226",
+        "Pauses before the answer help a model that was trained with them",
+        "abstract",
+        "large, all pauses − large, at once, points",
+        "thinking_study",
+        _points("runs", "accuracy", PAUSED, {"size": "large", "arm": "direct"}),
+        "There the pauses are in the pre-training, too; here only in what comes after it.",
     ),
     Claim(
         "02_gumbel",
