@@ -22,7 +22,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("CALIBRATION", 50), ("TEST", 6)):
         monkeypatch.setattr(study, name, value)
     changes: dict[str, Any] = {
-        "model": {"dim": 8, "depth": 3, "heads": 2, "hidden": 8},
+        "model": {"dim": 8, "depth": 2, "heads": 2, "hidden": 8},
         "shallow": 1,
         "names": 3,
         "word": 1,
@@ -74,11 +74,11 @@ def test_who_is_told_leaves_after_just_the_layers_that_are_given() -> None:
 
 
 def test_the_oracle_leaves_at_the_first_layer_that_says_what_is_written_next(small: None) -> None:
-    model, test = study.build(3, seed=1).eval(), study.written(study.TEST, split="test")
+    model, test = study.build(2, seed=1).eval(), study.written(study.TEST, split="test")
     judge = study.Judge(model, test)
-    told = study.Told(study.TEST, 3, lambda texts, token, _, said: said.argmax(-1) == judge.whole[texts, token])
+    told = study.Told(study.TEST, 2, lambda texts, token, _, said: said.argmax(-1) == judge.whole[texts, token])
     made = calm_generate(model, test.prompts, judge.length, 0.5, confidence=told)
-    early = made.exits < 3
+    early = made.exits < 2
     prompt = test.prompts.shape[1]
     assert early.any()
     assert (made.tokens[:, prompt:] == judge.whole)[early].all()
@@ -113,11 +113,11 @@ def test_layers_are_told_by_what_is_written() -> None:
 
 
 def test_a_model_that_is_cut_off_is_the_first_layers_alone_and_the_whole_one_stays(small: None) -> None:
-    model = study.build(3, seed=0).eval()
+    model = study.build(2, seed=0).eval()
     judge = study.Judge(model, study.written(study.TEST, split="test"))
     cut = judge.cut(1)
-    assert len(model.blocks) == 3
-    assert cut["flops"] < 0.6
+    assert len(model.blocks) == 2
+    assert cut["flops"] < 0.8
     same = calm_generate(model, judge.test.prompts, judge.length, 0.0).tokens[:, judge.test.prompts.shape[1] :]
     # the first layer alone says the same whether the layers above were read for the prompt or not
     assert cut["unchanged"] == (same == judge.whole).all(1).double().mean().item()
@@ -130,13 +130,13 @@ def test_a_run_has_all_arms_and_what_nobody_leaves_costs_all_and_changes_nothing
     assert [row["sure"] for row in certified] == list(study.SURE)
     for row in certified:
         if row["threshold"] > 1:
-            assert (row["unchanged"], row["flops"], row["mean layer"]) == (1.0, 1.0, 3.0)
-    assert {row["layer"] for row in rows if row["arm"] == "cut"} == {1, 2}
+            assert (row["unchanged"], row["flops"], row["mean layer"]) == (1.0, 1.0, 2.0)
+    assert {row["layer"] for row in rows if row["arm"] == "cut"} == {1}
     assert {row["threshold"] for row in rows if row["arm"] == "exits"} == {0.99, 0.01}
 
 
 def test_flops_are_those_of_all_texts_and_a_share_is_of_the_whole_model(small: None) -> None:
-    model, test = study.build(3, seed=0).eval(), study.written(study.TEST, split="test")
+    model, test = study.build(2, seed=0).eval(), study.written(study.TEST, split="test")
     judge = study.Judge(model, test)
     assert judge.flops == count(model.generate, test.prompts, judge.length).flops
     made, found = judge.judged(0.0)
