@@ -426,6 +426,7 @@ FINISHED = [
         "acm",
         "avit",
         "avit_hatched",
+        "calm",
         "colt5",
         "colt5_heavy",
         "experts",
