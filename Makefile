@@ -36,7 +36,7 @@ endif
 # Jupyter refuses to serve as root, which is who one is in a container, unless told so.
 ROOT_FLAG := $(shell [ "$$(id -u)" = 0 ] && echo --allow-root)
 
-.PHONY: help setup lab update test lint types unit kernels notebooks browser browser-packages chromium site site-packages slides package lectures exercises progress changes kill-matrix grade bench peers pretrained clean
+.PHONY: help setup lab update test lint types unit kernels notebooks browser chromium site slides package lectures exercises progress changes kill-matrix grade bench peers pretrained clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
