@@ -503,8 +503,8 @@ def liars() -> list[tuple[type, type, str]]:
     """The classes of a learner's that are numbers, texts, tensors or collections and answer for themselves.
 
     A condition such as ``got < 3`` asks the number: one of a subclass may say what it likes. It says so by a method in
-    the place of its base's, so that a class that has one is found whatever object a check was given. Classes that
-    installed packages define are not looked at, nor are methods that change no value, such as ``__repr__``.
+    the place of its base's, so that a class that has one is found whatever object a check was given. What stands in
+    files, such as packages, is not looked at, nor are methods that change no value, such as ``__repr__``.
 
     Returns:
         Each class, the type that it inherits from, and the first of its methods.
@@ -515,7 +515,7 @@ def liars() -> list[tuple[type, type, str]]:
         for kind in _below(base):
             if kind not in _LIBRARY:
                 space = type.__getattribute__(kind, "__dict__")
-                name = next((name for name in space if name in own and not _installed(space[name])), None)
+                name = next((name for name in space if name in own and not _in_a_file(space[name])), None)
                 if name is not None and not _importable(kind):
                     found.append((kind, base, name))
     return found
@@ -538,13 +538,12 @@ _HARMLESS = frozenset(
         "dir sizeof getstate setstate deepcopy copy setattr delattr annotations slots match_args"
     ).split()
 )
-_PLACES = tuple({sys.prefix, sys.base_prefix, os.path.dirname(os.__file__), os.path.dirname(torch.__file__)})
 
 
-def _installed(method: Any) -> bool:
-    """Whether a method's code lies where packages are installed."""
-    method = getattr(method, "__func__", method) if isinstance(method, staticmethod | classmethod) else method
-    return isinstance(method, types.FunctionType) and method.__code__.co_filename.startswith(_PLACES)
+def _in_a_file(method: Any) -> bool:
+    """Whether a method's code stands in a file, and not in a cell."""
+    method = method.__func__ if isinstance(method, staticmethod | classmethod) else method
+    return isinstance(method, types.FunctionType) and os.path.exists(method.__code__.co_filename)
 
 
 def _importable(kind: type) -> bool:
