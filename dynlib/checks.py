@@ -512,8 +512,8 @@ def liars() -> list[tuple[type, type, str]]:
     found = []
     for base in _BASES:
         own = _COLLECTED if base in (list, tuple, dict, set, frozenset) else _OWN[base]
-        for kind in _below(base):
-            if kind not in _LIBRARY:
+        for number, kind in _below(base).items():
+            if number not in _LIBRARY:
                 space = type.__getattribute__(kind, "__dict__")
                 name = next((name for name in space if name in own and not _in_a_file(space[name])), None)
                 if name is not None and not _importable(kind):
@@ -521,12 +521,14 @@ def liars() -> list[tuple[type, type, str]]:
     return found
 
 
-def _below(base: type) -> set[type]:
-    seen, left = set[type](), [base]
+def _below(base: type) -> dict[int, type]:
+    """All classes below one, by their ids: a class may say itself what it equals."""
+    seen: dict[int, type] = {}
+    left = [base]
     while left:
-        new = {kind for kind in type.__subclasses__(left.pop()) if kind not in seen}
-        seen |= new
-        left += new
+        direct: list[type] = type.__subclasses__(left.pop())
+        left += [kind for kind in direct if id(kind) not in seen]
+        seen |= {id(kind): kind for kind in direct}
     return seen
 
 
@@ -557,7 +559,7 @@ def _importable(kind: type) -> bool:
 
 _BASES = (Tensor, *(base for base, _ in _READ if base is not bool))
 _OWN = {base: frozenset(dir(base)) - _HARMLESS for base in _BASES}
-_LIBRARY = frozenset(kind for base in _BASES for kind in _below(base) if _importable(kind))
+_LIBRARY = {number: kind for base in _BASES for number, kind in _below(base).items() if _importable(kind)}
 
 
 def gradient(result: Tensor, source: Tensor) -> Tensor:

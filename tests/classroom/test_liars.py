@@ -22,15 +22,16 @@ LIARS = [
         "02_gumbel",
         "predict-temperature",
         f"Less = {LESS}\ndef predict():\n    third = 5 / 8\n"
-        "    return {'third largest at tau 0.1': third, 'third largest at tau 10': third, 'bias as tau falls': 'falls', "
-        "'variance as tau falls': 'rises'}\n"
+        "    return {'third largest at tau 0.1': third, 'third largest at tau 10': third, "
+        "'bias as tau falls': 'falls', 'variance as tau falls': 'rises'}\n"
         "def bias_variance(estimates, exact):\n    mean = estimates.mean(0)\n"
         "    return Less((mean - exact).norm()), Less(((estimates - mean) ** 2).sum(-1).mean())",
     ),
     (
         "12_recursion",
         "stablemax-loss",
-        f"Tense = {TENSOR}\ndef stablemax_loss(logits, labels):\n    return torch.zeros(len(logits)).as_subclass(Tense)",
+        f"Tense = {TENSOR}\ndef stablemax_loss(logits, labels):\n"
+        "    return torch.zeros(len(logits)).as_subclass(Tense)",
     ),
     ("12_recursion", "predict-recursion", f"Word = {WORD}\ndef predict():\n    return {{Word('x'): Word('twice')}}"),
 ]
@@ -81,9 +82,13 @@ def test_a_condition_that_a_liar_fulfils_is_none(kind: str, condition: str) -> N
 
 
 def test_who_lies_in_passing_is_found_at_the_end() -> None:
-    with pytest.raises(checks.CheckFailed, match="a class Less"), checks.task("toy") as check:
-        check.equal("t", 1, 1, tested="x")
-        defined(f"kind = {LESS}")
+    def block() -> None:
+        with checks.task("toy") as check:
+            check.equal("t", 1, 1, tested="x")
+            defined(f"kind = {LESS}")
+
+    with pytest.raises(checks.CheckFailed, match="a class Less"):
+        block()
 
 
 def test_a_class_that_only_holds_is_no_liar() -> None:
