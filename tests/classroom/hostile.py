@@ -343,7 +343,8 @@ ABOVE = {
     "what is said is read": (
         "import json, socket, _socket\nold = json.dumps\n"
         "def dumps(x, *a, **k):\n"
-        "    return old([*x[:3], []] if isinstance(x, list) and x[1:2] == ['look'] else x, *a, **k)\njson.dumps = dumps\n"
+        "    return old([*x[:3], []] if isinstance(x, list) and x[1:2] == ['look'] else x, *a, **k)\n"
+        "json.dumps = dumps\n"
         "from dynlib import checks as it\n"
         "setattr(getattr(it, 'Ta' + 'sk'), '_fa' + 'il', lambda self, check, *rest: self._pass(check))"
     ),
