@@ -503,8 +503,8 @@ def liars() -> list[tuple[type, type, str]]:
     """The classes of a learner's that are numbers, texts, tensors or collections and answer for themselves.
 
     A condition such as ``got < 3`` asks the number: one of a subclass may say what it likes. It says so by a method in
-    the place of its base's, so that a class that has one is found whatever object a check was given. Classes that
-    installed packages define are not looked at, nor are methods that change no value, such as ``__repr__``.
+    the place of its base's, so that a class that has one is found whatever object a check was given. What stands in
+    files, such as packages, is not looked at, nor are methods that change no value, such as ``__repr__``.
 
     Returns:
         Each class, the type that it inherits from, and the first of its methods.
@@ -512,21 +512,23 @@ def liars() -> list[tuple[type, type, str]]:
     found = []
     for base in _BASES:
         own = _COLLECTED if base in (list, tuple, dict, set, frozenset) else _OWN[base]
-        for kind in _below(base):
-            if kind not in _LIBRARY:
+        for number, kind in _below(base).items():
+            if number not in _LIBRARY:
                 space = type.__getattribute__(kind, "__dict__")
-                name = next((name for name in space if name in own and not _installed(space[name])), None)
+                name = next((name for name in space if name in own and not _in_a_file(space[name])), None)
                 if name is not None and not _importable(kind):
                     found.append((kind, base, name))
     return found
 
 
-def _below(base: type) -> set[type]:
-    seen, left = set[type](), [base]
+def _below(base: type) -> dict[int, type]:
+    """All classes below one, by their ids: a class may say itself what it equals."""
+    seen: dict[int, type] = {}
+    left = [base]
     while left:
-        new = {kind for kind in type.__subclasses__(left.pop()) if kind not in seen}
-        seen |= new
-        left += new
+        direct: list[type] = type.__subclasses__(left.pop())
+        left += [kind for kind in direct if id(kind) not in seen]
+        seen |= {id(kind): kind for kind in direct}
     return seen
 
 
@@ -538,13 +540,12 @@ _HARMLESS = frozenset(
         "dir sizeof getstate setstate deepcopy copy setattr delattr annotations slots match_args"
     ).split()
 )
-_PLACES = tuple({sys.prefix, sys.base_prefix, os.path.dirname(os.__file__), os.path.dirname(torch.__file__)})
 
 
-def _installed(method: Any) -> bool:
-    """Whether a method's code lies where packages are installed."""
-    method = getattr(method, "__func__", method) if isinstance(method, staticmethod | classmethod) else method
-    return isinstance(method, types.FunctionType) and method.__code__.co_filename.startswith(_PLACES)
+def _in_a_file(method: Any) -> bool:
+    """Whether a method's code stands in a file, and not in a cell."""
+    method = method.__func__ if isinstance(method, staticmethod | classmethod) else method
+    return isinstance(method, types.FunctionType) and os.path.exists(method.__code__.co_filename)
 
 
 def _importable(kind: type) -> bool:
@@ -558,7 +559,7 @@ def _importable(kind: type) -> bool:
 
 _BASES = (Tensor, *(base for base, _ in _READ if base is not bool))
 _OWN = {base: frozenset(dir(base)) - _HARMLESS for base in _BASES}
-_LIBRARY = frozenset(kind for base in _BASES for kind in _below(base) if _importable(kind))
+_LIBRARY = {number: kind for base in _BASES for number, kind in _below(base).items() if _importable(kind)}
 
 
 def gradient(result: Tensor, source: Tensor) -> Tensor:

@@ -198,6 +198,9 @@ def tidy(unit: str) -> list[Case]:
             "not the notebook of",
         ),
         Case("too many cells", lambda: raw(_many(unit)), "unread", "cells"),
+        Case("a hundred thousand cells", lambda: raw({"nbformat": 4, "cells": [{}] * 100_000}), "unread", "cells"),
+        Case("half a merge", lambda: b"<<<<<<< a\n" * 100_000 + b">>>>>>> b\n", "unread", "merge"),
+        Case("in UTF-16 without a mark", lambda: raw(solved(unit)).decode().encode("utf-16-le"), "full", "utf-16"),
     ]
     return found
 
@@ -306,6 +309,48 @@ ABOVE = {
     ),
     "a picture of the whole disk": "import os\nfound = [name for top, _, names in os.walk('/') for name in names]",
     "the network": "import urllib.request\nurllib.request.urlopen('http://192.0.2.1/', timeout=3)",
+    "a kernel that says all is well": (
+        "session = get_ipython().kernel.session\nold = session.send\n"
+        "def send(stream, kind, content=None, *rest, **more):\n    if kind == 'error':\n        return None\n"
+        "    if isinstance(content, dict) and content.get('status') == 'error':\n"
+        "        content = {'status': 'ok', 'execution_count': 1, 'payload': [], 'user_expressions': {}}\n"
+        "    return old(stream, kind, content, *rest, **more)\nsession.send = send"
+    ),
+    "a look-out in a cloak": (
+        "import sys\nroom = sys.modules['_ro' + 'om']\nfrom dynlib import checks as it\n"
+        "kind = getattr(it, 'Ta' + 'sk')\n"
+        "was, quiet = vars(kind)['_fa' + 'il'], lambda self, check, *rest: self._pass(check)\n"
+        "real = {name: getattr(room, name) for name in ('lo' + 'ok', 'ba' + 'ck', 'ke' + 'ep')}\n"
+        "def cloak(name):\n    def call(said):\n        setattr(kind, '_fa' + 'il', was)\n"
+        "        [setattr(room, key, value) for key, value in real.items()]\n        real[name](said)\n"
+        "        setattr(kind, '_fa' + 'il', quiet)\n        [setattr(room, key, cloaks[key]) for key in real]\n"
+        "    return call\ncloaks = {name: cloak(name) for name in real}\n"
+        "[setattr(room, name, cloaks[name]) for name in real]"
+    ),
+    "names that lie": (
+        "from unittest.mock import MagicMock\nshell = get_ipython()\n"
+        "class Names(dict):\n    def __getitem__(self, key):\n"
+        "        return MagicMock() if key == 'checks' else dict.__getitem__(self, key)\n"
+        "setattr(shell, 'user_' + 'ns', Names(shell.user_ns))"
+    ),
+    "a mode before torch": (
+        "from torch import overrides\n"
+        "def handle(self, function, kinds, args=(), more=None):\n"
+        "    return True if function is torch.equal else function(*args, **(more or {}))\n"
+        "base = getattr(overrides, 'TorchFunction' + 'Mode')\n"
+        "type('Mode', (base,), {'__torch_' + 'function__': handle})().__enter__()"
+    ),
+    "what is said is read": (
+        "import json, socket, _socket\nold = json.dumps\n"
+        "def dumps(x, *a, **k):\n"
+        "    return old([*x[:3], []] if isinstance(x, list) and x[1:2] == ['look'] else x, *a, **k)\n"
+        "json.dumps = dumps\n"
+        "from dynlib import checks as it\n"
+        "setattr(getattr(it, 'Ta' + 'sk'), '_fa' + 'il', lambda self, check, *rest: self._pass(check))"
+    ),
+    "its own memory by a link": (
+        "import os\nos.symlink('/proc/self/mem', '/tmp/memory')\nopen('/tmp/memory', 'rb').close()"
+    ),
     "os._exit": "import os\nos._exit(0)",
     "a signal to all": "import os, signal\nos.kill(-1, signal.SIGKILL)",
     "a signal to its parent": "import os, signal\nos.kill(os.getppid(), signal.SIGKILL)\nos.kill(1, signal.SIGKILL)",
@@ -346,6 +391,11 @@ WITHIN = {
     ),
     "raises the voice's own error": "from dynlib.checks import Unfilled; raise Unfilled('not filled in yet')",
     "an exit": "raise SystemExit",
+    "an error that shows none": (
+        "raise type('E', (BaseException,), {'__str__': lambda s: 1 / 0, '_render_traceback_': lambda s: 1 / 0})"
+    ),
+    "a number that is less": "return type('F', (float,), {'__l' + 't__': lambda a, b: True})(0)",
+    "nested without end": "return " + "-" * 9000 + "1",
 }
 """What a wrong answer does when a check calls it."""
 

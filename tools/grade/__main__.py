@@ -83,7 +83,7 @@ def run(asked: argparse.Namespace) -> int:
         raise ValueError(walls.NONE_FOUND)
     limits = Limits()._replace(cell=asked.cell_seconds, total=asked.seconds, mib=asked.memory)
     if swept := walls.sweep():
-        print(f"{swept} of a grader that was killed: ended, and its folders removed", file=sys.stderr)
+        print(f"what a killed grader left behind was ended and removed: {swept}", file=sys.stderr)
     if asked.index is not None:
         if not 0 <= asked.index < len(submissions):
             raise ValueError(f"--index must be from 0 to {len(submissions) - 1}, got {asked.index}")

@@ -204,7 +204,8 @@ def state(checks: str, voice: bool, shell: object) -> dict[str, object]:
                     found[f"{place}.{name}"] = [id(value), *_inner(value)]
     judges = [vars(sys.modules[name]) for name in ("dynlib.checks", checks) if name in sys.modules]
     besides = {part.__name__ for judge in judges for part in list(judge.values()) if type(part) is types.ModuleType}
-    for name in sorted({"math", "warnings", "contextlib", "signal", *USED, *besides} - {"torch", "sys"}):  # sys changes with every cell
+    besides -= {"torch", "sys"}  # torch is noted above, and sys changes with every cell
+    for name in sorted({"math", "warnings", "contextlib", "signal", *USED, *besides}):
         for key, value in list(vars(sys.modules[name]).items()) if name in sys.modules else ():
             if callable(value):
                 found[f"{name}.{key}"] = [id(value), *_inner(value)]
@@ -239,11 +240,12 @@ def state(checks: str, voice: bool, shell: object) -> dict[str, object]:
 
 def _equals() -> bool:
     """Whether a class of the learner's says itself what its objects equal, however its methods came by their names."""
-    left, seen = [object], {object}
+    left, seen = [object], {id(type)}
     while left:
-        for kind in type.__subclasses__(left.pop()):
-            if kind not in seen and kind is not type:
-                seen.add(kind)
+        above = left.pop()
+        for kind in type.__subclasses__(above):
+            if id(kind) not in seen:
+                seen.add(id(kind))
                 left.append(kind)
                 space = type.__getattribute__(kind, "__dict__")
                 for name in EQUAL:
