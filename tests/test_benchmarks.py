@@ -434,6 +434,7 @@ FINISHED = [
         "matformer",
         "mixture_of_depths",
         "mixture_of_depths_hard",
+        "painters",
         "paths",
         "recursion",
         "thinking",
