@@ -435,6 +435,7 @@ FINISHED = [
         "matformer",
         "mixture_of_depths",
         "mixture_of_depths_hard",
+        "painters",
         "paths",
         "recursion",
         "thinking",
