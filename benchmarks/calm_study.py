@@ -42,7 +42,7 @@ from dynlib.depth.token_confidence import ExitClassifier, classifier_loss
 from dynlib.training import train
 
 RESULTS = Path(__file__).with_suffix(".json")
-SEEDS = range(5)
+SEEDS = range(3)
 CALIBRATION, TEST = 500, 300
 """Texts that choose the threshold, and texts that judge it."""
 SETTINGS: dict[str, Any] = {
