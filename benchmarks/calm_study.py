@@ -42,7 +42,7 @@ from dynlib.depth.token_confidence import ExitClassifier, classifier_loss
 from dynlib.training import train
 
 RESULTS = Path(__file__).with_suffix(".json")
-SEEDS = range(5)
+SEEDS = range(3)
 CALIBRATION, TEST = 500, 300
 """Texts that choose the threshold, and texts that judge it."""
 SETTINGS: dict[str, Any] = {
@@ -252,7 +252,7 @@ class Judge:
         layers = made[0].exits.double()
         return made[0], {
             **self.unlike(texts),
-            "flops": spent / self.flops,
+            "spent": spent / self.flops,
             "mean layer": layers.mean().item(),
             "layers": layers_of(layers, self.test),
         }
@@ -267,7 +267,7 @@ class Judge:
         shorter.blocks = shorter.blocks[:layers]
         return {
             **self.unlike(self.written_by(shorter)),
-            "flops": count(self.written_by, shorter).flops / self.flops,
+            "spent": count(self.written_by, shorter).flops / self.flops,
             "mean layer": layers,
         }
 
@@ -341,7 +341,7 @@ def main() -> None:
     plan = [{"model": model, "seed": seed} for seed in SEEDS for model in ("deep", "shallow")]
     for row in Results(RESULTS, made).sweep(plan, run):
         if row["arm"] not in ("exits", "cut"):
-            kept = f"unchanged {row['unchanged']:.3f} for {row['flops']:.3f}" if "unchanged" in row else ""
+            kept = f"unchanged {row['unchanged']:.3f} for {row['spent']:.3f}" if "unchanged" in row else ""
             print(f"{row['arm']:14} {row['seed']} {row.get('sure', ''):12} right {row['right']:.3f} {kept}")
 
 

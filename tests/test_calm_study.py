@@ -118,7 +118,7 @@ def test_a_model_that_is_cut_off_is_the_first_layers_alone_and_the_whole_one_sta
     judge = study.Judge(model, study.written(study.TEST, split="test"))
     cut = judge.cut(1)
     assert len(model.blocks) == 2
-    assert cut["flops"] < 0.8
+    assert cut["spent"] < 0.8
     same = calm_generate(model, judge.test.prompts, judge.length, 0.0).tokens[:, judge.test.prompts.shape[1] :]
     # the first layer alone says the same whether the layers above were read for the prompt or not
     assert cut["unchanged"] == (same == judge.whole).all(1).double().mean().item()
@@ -141,7 +141,7 @@ def test_flops_are_those_of_all_texts_and_a_share_is_of_the_whole_model(small: N
     judge = study.Judge(model, test)
     assert judge.flops == count(model.generate, test.prompts, judge.length).flops
     made, found = judge.judged(0.0)
-    assert found["flops"] == count(calm_generate, model, test.prompts, judge.length, 0.0).flops / judge.flops
+    assert found["spent"] == count(calm_generate, model, test.prompts, judge.length, 0.0).flops / judge.flops
     assert found["mean layer"] == 1 == made.exits.max()
 
 

@@ -68,6 +68,7 @@ CHOSEN_BY = {
     "snr",
     "alpha",
     "flops",
+    "threshold",
 }
 CHOSEN_BY |= {"trained_loops", "tuned", "settings", "config"}
 
