@@ -17,7 +17,8 @@ add one term in that time.
 
 FLOPs are those of ``generate`` with its cache, counted, for the tokens that each problem took; pauses are read one by
 one, too. Votes pay for their prompt once, and for each of their thoughts and answers; where there are no thoughts they
-share all. Ties go as ``argmax`` breaks them.
+share all. Ties go as ``argmax`` breaks them. Sizes, modulus and temperature were chosen in trials of one seed; with a
+modulus of 19, one of two models of the small size did not learn to add.
 """
 
 import argparse
