@@ -43,6 +43,7 @@ from dynlib.training import train
 
 RESULTS = Path(__file__).with_suffix(".json")
 SEEDS = range(3)
+"""More of them are run by calling it again with a longer range."""
 CALIBRATION, TEST = 500, 300
 """Texts that choose the threshold, and texts that judge it."""
 SETTINGS: dict[str, Any] = {
