@@ -121,8 +121,6 @@ def start(line: str, checks: str, voice: bool) -> types.ModuleType:
         named = type(shell) is kind and shell.user_ns is space and type(space) is dict
         if not named or shell.user_module is not module or vars(module) is not space or frame.f_globals is not space:
             found.append("the cells' names")
-        if _equals():
-            found.append("what an object of its own says that it equals")
         if _modes():
             found.append("a mode of its own that stands before torch")
         return found
@@ -142,12 +140,13 @@ def start(line: str, checks: str, voice: bool) -> types.ModuleType:
         if not amiss():
             tell("end", word)
 
-    was = state(checks, voice, shell)
+    was, before = state(checks, voice, shell), _kinds()
 
     def look(name: str) -> None:
         seen.clear()  # what one task's answer was told of does not hide what the next one does
         now = state(checks, voice, shell)
-        changed = amiss() + sorted(key for key, value in was.items() if now.get(key) != value)
+        changed = amiss() + ["what an object of its own says that it equals"] * _equals(before)
+        changed += sorted(key for key, value in was.items() if now.get(key) != value)
         changed += sorted(key for key in now if key not in was and key.startswith(COMPLETE))
         for key in ("torch", "math", "dynlib", checks):  # names that the checks' cells use
             if key in space and key in sys.modules and space[key] is not sys.modules[key]:
@@ -238,19 +237,24 @@ def state(checks: str, voice: bool, shell: object) -> dict[str, object]:
     return found
 
 
-def _equals() -> bool:
-    """Whether a class of the learner's says itself what its objects equal, however its methods came by their names."""
-    left, seen = [object], {id(type)}
+def _kinds() -> dict[int, type]:
+    """All classes, by their ids: a class may say itself what it equals."""
+    found: dict[int, type] = {id(type): type}
+    left: list[type] = [object]
     while left:
-        above = left.pop()
-        for kind in type.__subclasses__(above):
-            if id(kind) not in seen:
-                seen.add(id(kind))
-                left.append(kind)
-                space = type.__getattribute__(kind, "__dict__")
-                for name in EQUAL:
-                    if name in space and _of_a_cell(space[name]):
-                        return True
+        new = [kind for kind in type.__subclasses__(left.pop()) if id(kind) not in found]
+        found.update((id(kind), kind) for kind in new)
+        left += new
+    return found
+
+
+def _equals(before: dict[int, type]) -> bool:
+    """Whether a class of the learner's says itself what its objects equal, however its methods came by their names."""
+    for number, kind in _kinds().items():
+        if number not in before:
+            space = type.__getattribute__(kind, "__dict__")
+            if any(name in space and _of_a_cell(space[name]) for name in EQUAL):
+                return True
     return False
 
 
