@@ -94,11 +94,15 @@ AXE = """async (contrast) => {
 }"""
 
 # What a change of the window or of the scheme sets off has come to its end.
-SETTLED = """scheme => new Promise(done => {
-  const look = () => document.documentElement.dataset.theme === scheme
-    ? (document.getAnimations().filter(one => one.effect.getComputedTiming().endTime < Infinity)
-      .forEach(one => one.finish()), done(true)) : requestAnimationFrame(look);
-  requestAnimationFrame(() => requestAnimationFrame(look));
+SETTLED = """([width, scheme]) => new Promise(done => {
+  const frame = what => requestAnimationFrame(() => requestAnimationFrame(what));
+  const end = () => {
+    for (const one of document.getAnimations()) if (one.effect.getComputedTiming().endTime < Infinity) one.finish();
+    done(true);
+  };
+  const there = () => innerWidth === width && document.documentElement.dataset.theme === scheme;
+  const look = () => frame(there() ? end : look);
+  look();
 })"""
 
 
@@ -116,7 +120,7 @@ def faults_of(tab: Tab, name: str, looks: list[tuple[int, str]], axe: str) -> li
     for number, (width, scheme) in enumerate(looks):
         page.emulate_media(color_scheme=scheme)
         page.set_viewport_size({"width": width, "height": 900})
-        page.evaluate(SETTLED, scheme)
+        page.evaluate(SETTLED, [width, scheme])
         across = page.evaluate("document.documentElement.scrollWidth")
         here = [f"{across} px wide"] if across > width else []
         if closely or not number:

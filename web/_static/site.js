@@ -68,7 +68,7 @@ for (const frames of document.querySelectorAll(".frames")) {
 const reach = () => {
   const blocks = ".bd-article :is(pre, .pst-scrollable-table-container, div.math, mjx-container[display='true'])";
   for (const block of document.querySelectorAll(blocks)) {
-    if (block.scrollWidth > block.clientWidth + 1 && !block.hasAttribute("tabindex")) block.tabIndex = 0;
+    if (block.scrollWidth > block.clientWidth + 1 && block.tabIndex < 0) block.tabIndex = 0; // the theme comes later
   }
 };
 window.addEventListener("load", () => setTimeout(reach, 0));
