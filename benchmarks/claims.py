@@ -368,7 +368,7 @@ CLAIMS = (
                 "Middle repeat is the worst",
                 "bits of middle repeat − of skip",
                 _deep_plans("middle_repeat", "skip"),
-                "Half as deep as their smallest, and a thousandth as wide: fewer layers that can be spared.",
+                "Their models have 24 to 80 layers, of which many can be spared; these have sixteen.",
             ),
             (
                 "A random order is gentler than the reverse",
@@ -380,7 +380,7 @@ CLAIMS = (
                 "Looping the parallel layers is gentler than running them once",
                 "bits of parallel − of looped parallel",
                 _deep_plans("parallel", "looped_parallel"),
-                "The same three rounds as there; how many are best grows with the layers side by side.",
+                "The same three rounds as there, of twelve layers side by side.",
             ),
             (
                 "Reasoning loses most by another order",
