@@ -219,7 +219,7 @@ def parsed(source: str) -> tuple[str, ast.Module]:
     try:
         plain = TransformerManager().transform_cell(source)
         return plain, ast.parse(plain)
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # the last two: nested too deeply to be read
         return "", ast.Module([], [])
 
 
