@@ -219,7 +219,15 @@ def parsed(source: str) -> tuple[str, ast.Module]:
     try:
         plain = TransformerManager().transform_cell(source)
         return plain, ast.parse(plain)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):  # the last two: nested too deeply to be read
+    except (SyntaxError, ValueError):
+        return "", ast.Module([], [])
+
+
+def _read(source: str) -> tuple[str, ast.Module]:
+    """The same; nothing, too, of what is nested too deeply to be parsed."""
+    try:
+        return parsed(source)
+    except (RecursionError, MemoryError):
         return "", ast.Module([], [])
 
 
@@ -247,7 +255,7 @@ def _bound(source: str) -> dict[str, str]:
                     found[node.name] = "assigned"
                 look(list(ast.iter_child_nodes(node)))
 
-    look(parsed(source)[1].body)
+    look(_read(source)[1].body)
     return found
 
 
@@ -261,7 +269,7 @@ def _needs(source: str) -> set[str]:
         for inner in table.get_children():
             yield from look(inner)
 
-    return set(look(symtable.symtable(parsed(source)[0], "cell", "exec")))
+    return set(look(symtable.symtable(_read(source)[0], "cell", "exec")))
 
 
 def notes(path: Path) -> list[str]:

@@ -1,6 +1,7 @@
 """No check takes the word of a number, a text or a tensor of a learner's own class for what it is."""
 
 import gc
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -104,3 +105,28 @@ def test_a_class_that_only_holds_is_no_liar() -> None:
     assert checks.liars() == []
     with checks.task("toy") as check:
         check.true("t", space["Share"](0.5) < 1, tested="x", expected="y")
+
+
+def test_a_liar_among_thousands_of_conditions_is_found_and_they_take_no_time() -> None:
+    def block() -> None:
+        with checks.task("toy") as check:
+            for _ in range(5000):
+                check.true("t", 2 < 3, tested="x", expected="y")
+            check.true("t", defined(f"kind = {LESS}")["kind"](9.0) < 3, tested="x", expected="y")
+
+    began = time.monotonic()
+    with pytest.raises(checks.CheckFailed, match="a class Less"):
+        block()
+    assert time.monotonic() - began < 3, "a look at every condition takes twice as long"
+
+
+def test_a_class_that_is_gone_after_its_condition_is_found_among_the_first() -> None:
+    def block() -> None:
+        with checks.task("toy") as check:
+            for _ in range(checks.LOOKS - 1):
+                check.true("t", 2 < 3, tested="x", expected="y")
+            check.true("t", defined(f"kind = {LESS}")["kind"](9.0) < 3, tested="x", expected="y")
+            gc.collect()
+
+    with pytest.raises(checks.CheckFailed, match="a class Less"):
+        block()

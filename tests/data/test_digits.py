@@ -315,7 +315,9 @@ def test_hatched_images_are_the_same_for_a_seed_and_others_for_another() -> None
     assert not torch.equal(first.images, hatched_digits(20, split="test", seed=0).images)
 
 
-@pytest.mark.parametrize(("count", "size"), [(0, 24), (3, 7)])
-def test_a_hatched_canvas_too_small_is_refused(count: int, size: int) -> None:
-    with pytest.raises(ValueError, match="count must be at least 1 and size at least 8; got"):
+@pytest.mark.parametrize(
+    ("count", "size", "says"), [(0, 24, "count must be at least 1; got 0"), (3, 7, "size must be at least 8; got 7")]
+)
+def test_a_hatched_canvas_too_small_is_refused(count: int, size: int, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
         hatched_digits(count, size=size)

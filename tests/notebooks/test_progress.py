@@ -268,6 +268,11 @@ def test_a_name_that_is_used_again_is_named_with_its_cell(cell: str, name: str) 
     assert {used: place.source for used, place in found.items()} == {name: cell}
 
 
+def test_a_cell_that_is_nested_too_deeply_to_be_read_uses_no_name_again() -> None:
+    cells = [_code("import torch", "setup"), _code("torch = " + "-" * 9000 + "1", None)]
+    assert tools.progress._used_again("halve", cells[:1], 1, cells) == {}
+
+
 def _code(source: str, name: str | None, **marks: object) -> NotebookNode:
     told = {"grade_id": name, "locked": "solution" not in marks, **marks}
     return nbformat.v4.new_code_cell(source, metadata={} if name is None else {"nbgrader": told})
