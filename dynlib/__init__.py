@@ -29,8 +29,8 @@ from types import ModuleType
 __version__ = "0.1.0"
 
 _PARTS = (
-    *("backbone", "causes", "checks", "choice", "cost", "data", "deciding", "depth", "edge", "inputs", "kernels"),
-    "mechanisms",
+    *("backbone", "causes", "checks", "choice", "cost", "data", "deciding", "depth", "edge", "honest", "inputs"),
+    *("kernels", "mechanisms"),
     *("page", "plotting", "pretrained", "tokens", "training", "transforms", "ways", "width", "zoo"),
 )
 _DRAWING = {"page", "plotting"}  # they need matplotlib, which the package alone does without

@@ -26,6 +26,7 @@ GROUND = {
     "backbone",
     "causes",
     "checks",
+    "honest",
     "ways",
     "training",
     "plotting",
@@ -360,7 +361,7 @@ def test_the_bare_name_says_what_there_is_and_gives_it_when_asked() -> None:
     assert error.startswith("dynlib has no 'chioce'; it has backbone, ")
     import dynlib
 
-    assert all(f"``dynlib.{room}``" in dynlib.__doc__ for room in rooms - {"inputs", "transforms", "ways"})
+    assert all(f"``dynlib.{room}``" in dynlib.__doc__ for room in rooms - {"honest", "inputs", "transforms", "ways"})
 
 
 def test_without_matplotlib_help_works_and_a_figure_says_what_to_install() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dynlib import checks
+from dynlib import checks, honest
 from tests.graders.harness import run
 
 LESS = "type('Less', (float,), {'__l' + 't__': lambda a, b: True})"
@@ -42,7 +42,7 @@ LIARS = [
 def nobody_lies_afterwards() -> Iterator[None]:
     yield
     gc.collect()
-    assert checks.liars() == []
+    assert honest.liars() == []
 
 
 def defined(source: str) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def test_a_class_that_only_holds_is_no_liar() -> None:
         "class Share(float):\n    def __repr__(self):\n        return 'a share'\n"
         "class Layer(torch.nn.Module):\n    def __len__(self):\n        return 1\n"
     )
-    assert checks.liars() == []
+    assert honest.liars() == []
     with checks.task("toy") as check:
         check.true("t", space["Share"](0.5) < 1, tested="x", expected="y")
 

@@ -96,7 +96,7 @@ def digests(unit: str) -> dict[str, str]:
     These are its cells, and what they use, directly or not, of the unit's checks and of the voice: each function, class
     and constant, and each method of the voice's, without its docstrings and comments.
     """
-    files = [checks_file(unit), ROOT / "dynlib" / "checks.py", ROOT / "dynlib" / "ways.py"]
+    files = [checks_file(unit), *(ROOT / "dynlib" / f"{name}.py" for name in ("checks", "honest", "ways"))]
     parts: dict[str, list[Part]] = {}
     for path in files:
         for part in _parts(path.read_text(encoding="utf-8")) if path.exists() else []:

@@ -61,6 +61,9 @@ INNER = {"tb_frame", "gi_frame", "cr_frame", "ag_frame", "f_back", "f_locals", "
 USED = ("os", "posixpath", "io", "time", "random", "threading", "weakref", "gc", "itertools", "functools", "operator")
 """Modules of the library whose functions a check may rest on, besides those that the checks themselves import."""
 EQUAL = ("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__bool__", "__torch_function__")
+VOICE = ("dynlib.checks", "dynlib.honest", "dynlib.causes", "dynlib.ways")
+"""Modules that the checks of every unit rest on."""
+
 COMPLETE = ("IPython's ", "the kernel's ", "torch.Tensor.", "dynlib.checks.Task.")
 """What gains nothing after the start: a new function there stands in front of one of a base class."""
 LENIENT = (
@@ -81,7 +84,7 @@ def start(line: str, checks: str, voice: bool) -> types.ModuleType:
     """Begin to watch, and give a module with ``keep``, ``back``, ``look`` and ``end``."""
     sys.path.append(os.getcwd())
     # the compiler, which any optimiser loads, puts a function of its own in the place of torch's manual_seed
-    voiced = ["torch._dynamo", "dynlib.checks", "dynlib.causes", "dynlib.ways", checks]
+    voiced = ["torch._dynamo", *VOICE, checks]
     for name in voiced if voice else [checks]:
         with contextlib.suppress(Exception):
             importlib.import_module(name)
@@ -178,7 +181,7 @@ def state(checks: str, voice: bool, shell: object) -> dict[str, object]:
     if "dynlib.checks" in sys.modules:
         found["dynlib.checks"] = id(getattr(sys.modules["dynlib"], "checks", None))
     found["__builtins__"] = id(getattr(shell, "user_ns", {}).get("__builtins__"))
-    for module in ("dynlib.checks", "dynlib.causes", "dynlib.ways", checks):
+    for module in (*VOICE, checks):
         if module in sys.modules:
             found[f"the module {module}"] = id(sys.modules[module])
             for name, value in list(vars(sys.modules[module]).items()):
@@ -201,7 +204,7 @@ def state(checks: str, voice: bool, shell: object) -> dict[str, object]:
             for name, value in list(vars(holder).items()):
                 if callable(value) and not isinstance(value, types.ModuleType):
                     found[f"{place}.{name}"] = [id(value), *_inner(value)]
-    judges = [vars(sys.modules[name]) for name in ("dynlib.checks", checks) if name in sys.modules]
+    judges = [vars(sys.modules[name]) for name in ("dynlib.checks", "dynlib.honest", checks) if name in sys.modules]
     besides = {part.__name__ for judge in judges for part in list(judge.values()) if type(part) is types.ModuleType}
     besides -= {"torch", "sys"}  # torch is noted above, and sys changes with every cell
     for name in sorted({"math", "warnings", "contextlib", "signal", *USED, *besides}):

@@ -23,7 +23,7 @@ MACHINERY = {"_getframe", "f_back", "f_locals", "tb_frame", "gi_frame", "settrac
     *("input_transformers_post", "input_transformers_cleanup", "showtraceback", "addaudithook", "meta_path"),
     *("input_hist_raw", "history_manager", "linecache", "user_module", "display_pub", "iopub_socket", "dup2"),
 }
-JUDGES = ("torch", "builtins", "math", "dynlib.checks", "checks_")
+JUDGES = ("torch", "builtins", "math", "dynlib.checks", "dynlib.honest", "checks_")
 """Modules that judge, by how their names begin."""
 DEEP = "it is nested so deeply that it cannot be looked at"
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from dynlib.backbone import CausalLM
@@ -26,13 +27,19 @@ def mixture_lm(*, capacity: float, every: int = 2, **config: Any) -> CausalLM:
     return model
 
 
-def mixture_lm_loss(model: nn.Module, *, seed: int = 0, router: float = 0.1) -> Callable[[int], Tensor]:
-    """Loss by step, on the text that :func:`~dynlib.zoo.recipes.small.small_lm_loss` reads.
+def mixture_lm_loss(
+    model: nn.Module,
+    *,
+    seed: int = 0,
+    router: float = 0.1,
+    batches: Callable[[int], Int[Tensor, "batch bytes"]] | None = None,
+) -> Callable[[int], Tensor]:
+    """Loss by step, on the text that :func:`~dynlib.zoo.recipes.small.small_lm_loss` reads, or on other ``batches``.
 
     Where tokens are routed by top-k, ``router`` times the loss that moves r > 0 to where the k begin comes on top, and
     the loss of the predictors, which touches nothing else. Elsewhere nothing does, and a model may also be dense.
     """
-    batches = small_lm_batches(seed)
+    batches = small_lm_batches(seed) if batches is None else batches
     ranked = any(layer.routing == "top_k" for layer in _mixtures(model))
 
     def loss(step: int) -> Tensor:
