@@ -220,8 +220,9 @@ def as_many(images: Tensor, generator: torch.Generator) -> Tensor:
 def compete(rival: str, seed: int, *, test: ClutteredDigits, checkpoints: Path) -> dict[str, Any]:
     """A rival that learns nothing of when to stop, trained as long as the others on the same images, and judged."""
     vit, training = load("digits_vit"), recipe("digits_avit").training
+    model: nn.Module = vit
     if rival == "half the layers":
-        vit.blocks, model = vit.blocks[: len(vit.blocks) // 2], vit
+        vit.blocks = vit.blocks[: len(vit.blocks) // 2]
     else:
         drawn = partial(as_many, generator=torch.Generator().manual_seed(seed))
         model = Thinned(vit, with_ink if rival == "ink" else drawn)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.study import Results, head
-from dynlib.backbone import CausalLM, ViT
+from dynlib.backbone import Block, CausalLM, ViT
 from dynlib.cost import count
 from dynlib.data import digits, encode, text, windows
 from dynlib.deciding import setting
@@ -57,7 +57,9 @@ def begin(hidden: int, seed: int) -> CausalLM:
     start = load(START)
     assert isinstance(start, CausalLM)
     torch.manual_seed(seed)
-    heads = start.blocks[0].attention.heads
+    first = start.blocks[0]
+    assert isinstance(first, Block)
+    heads = first.attention.heads
     model = CausalLM(vocabulary=256, dim=start.embedding.embedding_dim, depth=DEPTH, heads=heads, hidden=hidden)
     trained = {name: value for name, value in start.state_dict().items() if "feed_forward" not in name}
     model.load_state_dict({name: trained.get(name, value) for name, value in model.state_dict().items()})
@@ -102,7 +104,15 @@ def fit(model: nn.Module, seed: int, steps: int, kind: str | None, *, name: str,
         weights = None if kind == "mean" else (1.0,) * len(WIDTHS)
         return joint_loss(model, lambda: reading(model, rows), weights=weights)
 
-    train(model, loss, steps=steps, checkpoint=checkpoints / f"matformer_{name}.pt", description=name, **TRAINING)
+    train(
+        model,
+        loss,
+        steps=steps,
+        lr=TRAINING["lr"],
+        weight_decay=TRAINING["weight_decay"],
+        checkpoint=checkpoints / f"matformer_{name}.pt",
+        description=name,
+    )
     model.eval()
     passes = [flops(model)] if kind is None else at_widths(model, flops)
     step = sum(passes) / len(passes) if kind == "sampled" else sum(passes)
