@@ -12,7 +12,6 @@ With four widths, a joint run of :data:`STEPS` steps costs the FLOPs of the four
 a sampled run those of four trained for a quarter. So there are two of each: equal steps, and equal FLOPs of training.
 """
 
-import argparse
 import math
 from collections.abc import Callable
 from functools import partial
@@ -24,7 +23,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.study import Results, head
+from benchmarks.study import Results, checkpoint_folder, head
 from dynlib.backbone import Block, CausalLM, ViT
 from dynlib.cost import count
 from dynlib.data import digits, encode, text, windows
@@ -206,9 +205,7 @@ def plan() -> list[dict[str, Any]]:
 
 def main() -> None:
     """Read the command line and do what it says."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.matformer_study", description=__doc__)
-    parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints"), help="where half-trained ones wait")
-    options = parser.parse_args()
+    checkpoints = checkpoint_folder("matformer_study", __doc__)
     torch.set_num_threads(1)
     made = {
         **head("matformer_study"),
@@ -216,9 +213,9 @@ def main() -> None:
         "training": {**TRAINING, "steps": STEPS, "batch": [BATCH, WINDOW]},
     }
     results = Results(RESULTS, made)
-    one = partial(run, checkpoints=options.checkpoints)
+    one = partial(run, checkpoints=checkpoints)
     results.sweep(plan()[:FIRST], one)
-    results.once("mixtures", partial(mixtures, options.checkpoints))
+    results.once("mixtures", partial(mixtures, checkpoints))
     results.once("digits", digits_run)
     for row in results.sweep(plan(), one):
         print(row)
