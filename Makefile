@@ -65,7 +65,7 @@ lint: $(READY)  ## style of code and notebooks
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 
-types: $(READY)  ## types of dynlib
+types: $(READY)  ## types of dynlib and of the benchmarks
 	$(BIN)/python -m mypy
 
 unit: $(READY)  ## tests of the package, the graders and the gates

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks import acm_gpu
 from benchmarks.given import normal
@@ -47,8 +47,10 @@ def cases(*, quick: bool = False) -> list[Case]:
 def _layer(dim: int) -> AdaptiveComputationModule:
     torch.manual_seed(0)
     layer = AdaptiveComputationModule(dim, learners=LEARNERS, least=0).eval()
+    last = layer.gate[2]
+    assert isinstance(last, nn.Linear)
     with torch.no_grad():
-        layer.gate[2].weight.mul_(8)  # tokens that differ, as they do after training
+        last.weight.mul_(8)  # tokens that differ, as they do after training
     return layer
 
 

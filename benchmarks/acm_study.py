@@ -32,7 +32,6 @@ is. Accuracies are those on held-out images in evaluation mode, without noise. A
 of ``digits_vit``, on the first of these images, gates included.
 """
 
-import argparse
 import copy
 from collections.abc import Callable
 from functools import cache, partial
@@ -44,7 +43,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from benchmarks.study import Results, head
+from benchmarks.study import Results, checkpoint_folder, head
 from dynlib.cost import count
 from dynlib.data import ClutteredDigits, cluttered_digits
 from dynlib.deciding import record, setting
@@ -324,11 +323,9 @@ def plan() -> list[dict[str, Any]]:
 
 def main() -> None:
     """Run everything and write the file."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.acm_study", description=__doc__)
-    parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints/acm_study"), help="of the runs")
-    options = parser.parse_args()
+    folder = checkpoint_folder("acm_study", __doc__, "checkpoints/acm_study")
     torch.set_num_threads(1)
-    folder, test = options.checkpoints, cluttered_digits(TEST, split="test", seed=0)
+    test = cluttered_digits(TEST, split="test", seed=0)
     made = recipe("digits_acm")
     settings = {
         "distil": its.DISTIL,

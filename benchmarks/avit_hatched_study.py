@@ -223,14 +223,16 @@ def judge(model: nn.Module, test: ClutteredDigits) -> dict[str, Any]:
     Depths are means in layers. "auc" is of all pairs of patches, "auc of an image" the mean of those within one image.
     "auc by pixels" leaves out patches that have some ink of the digit, but in fewer than so many pixels.
     """
-    halts = isinstance(model, AdaptiveViT)
     parts = [_part(test, at, at + 250) for at in range(0, len(test), 250)]
-    results = [model.predict(part.images) if halts else logits_of(model, part) for part in parts]  # type: ignore[operator]
-    logits = torch.cat([result.logits if halts else result for result in results])
+    results: list[Tensor | Halted] = []
+    for part in parts:
+        results.append(model.predict(part.images) if isinstance(model, AdaptiveViT) else logits_of(model, part))
+    logits = torch.cat([result.logits if isinstance(result, Halted) else result for result in results])
     row: dict[str, Any] = {"accuracy": (logits.argmax(-1) == test.labels).double().mean().item()}
-    if not halts:
+    depths = [result.depth for result in results if isinstance(result, Halted)]
+    if not depths:
         return row
-    depth = torch.cat([result.depth for result in results])
+    depth = torch.cat(depths)
     patches, digit = depth[:, 1:], digit_patches(test.masks)
     pixels = (16 * F.avg_pool2d(test.masks[:, None].double(), 4)).flatten(1).round().long()
     each = [depth_auc(one, where) for one, where in zip(patches, digit, strict=True)]

@@ -12,7 +12,6 @@ Throughput is images a second, 256 at a time, each model in the fastest of sever
 in turn. The FLOPs are counted on the same 256 images.
 """
 
-import argparse
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from benchmarks.study import Results, head
+from benchmarks.study import Results, checkpoint_folder, head
 from dynlib.backbone import Block, ViT
 from dynlib.cost import count, timed
 from dynlib.data import ClutteredDigits, cluttered_digits
@@ -220,8 +219,9 @@ def as_many(images: Tensor, generator: torch.Generator) -> Tensor:
 def compete(rival: str, seed: int, *, test: ClutteredDigits, checkpoints: Path) -> dict[str, Any]:
     """A rival that learns nothing of when to stop, trained as long as the others on the same images, and judged."""
     vit, training = load("digits_vit"), recipe("digits_avit").training
+    model: nn.Module = vit
     if rival == "half the layers":
-        vit.blocks, model = vit.blocks[: len(vit.blocks) // 2], vit
+        vit.blocks = vit.blocks[: len(vit.blocks) // 2]
     else:
         drawn = partial(as_many, generator=torch.Generator().manual_seed(seed))
         model = Thinned(vit, with_ink if rival == "ink" else drawn)
@@ -242,9 +242,7 @@ def compete(rival: str, seed: int, *, test: ClutteredDigits, checkpoints: Path) 
 
 def main() -> None:
     """Run everything and write the file."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.avit_study", description=__doc__)
-    parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints/avit_study"), help="of the runs")
-    folder = parser.parse_args().checkpoints
+    folder = checkpoint_folder("avit_study", __doc__, "checkpoints/avit_study")
     torch.set_num_threads(1)
     test, made = cluttered_digits(TEST, split="test", seed=0), recipe("digits_avit")
     settings = {"config": made.config, "training": made.training, "test images": TEST, "timed images": TIMED}

@@ -5,7 +5,7 @@ again after an interruption: what is in the file already is not run again. Lectu
 """
 
 import time
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,8 @@ def measure(model: NeedleReader, test: Needles) -> dict[str, Any]:
     logits, chosen = [], []
     routes = any(isinstance(part, Router) for part in model.modules())
     for tokens in test.tokens.split(FEW):
-        with record(model, Router) if routes else nullcontext({}) as routed:
+        recorder: AbstractContextManager[dict[str, list[Any]]] = record(model, Router) if routes else nullcontext({})
+        with recorder as routed:
             logits.append(model(tokens))
         chosen.append({name: each.mask for name, (each,) in routed.items()})
     said = torch.cat(logits)

@@ -13,7 +13,7 @@ from torch import Tensor
 from benchmarks.given import digits, here, uniform
 from benchmarks.race import Race, contest, pays, transformer
 from benchmarks.table import Case, Row
-from benchmarks.trained import on_digits, pieces
+from benchmarks.trained import Call, on_digits, pieces
 from dynlib.backbone import ViT
 from dynlib.cost import count
 from dynlib.deciding import record, setting
@@ -104,7 +104,7 @@ def _trained(quick: bool) -> list[Row]:
             return torch.cat([model(part) for part in images.split(samples)])
 
     sent = {name: _share_sent(model, budget, quick) for name, budget in BUDGETS.items()}
-    ways = {"at once": run, "64 at a time": partial(run, samples=64)}
+    ways: dict[str, Call] = {"at once": run, "64 at a time": partial(run, samples=64)}
     rows = on_digits(
         "token communication, 10 dB", BUDGETS, ways, partial(run, execution="masked"), quick=quick, aim=None
     )

@@ -18,7 +18,7 @@ from dynlib.cost import count, timed
 from dynlib.tokens.colt5 import ConditionalBlock
 from dynlib.tokens.mixture_of_depths import MixtureOfDepths
 
-Layers = Callable[[int, int], tuple[nn.Module, nn.Module]]
+Layers = Callable[[int, int], tuple[nn.Sequential, nn.Sequential]]
 """Features of a token and layers to a routed stack and the dense one of the same size."""
 
 DEPTH, TOKENS = 8, 8192  # layers; tokens in a batch, or 32 sequences where that is less
@@ -37,7 +37,7 @@ def _case(mechanism: str, layers: Layers, dim: int, tokens: int, aim: float, qui
     return name, partial(_row, mechanism, layers, dim, tokens, aim, quick)
 
 
-def _mixture(dim: int, depth: int) -> tuple[nn.Module, nn.Module]:
+def _mixture(dim: int, depth: int) -> tuple[nn.Sequential, nn.Sequential]:
     stacks = []
     for _ in range(2):
         torch.manual_seed(0)
@@ -48,7 +48,7 @@ def _mixture(dim: int, depth: int) -> tuple[nn.Module, nn.Module]:
     return ours, dense
 
 
-def _colt5(dim: int, depth: int) -> tuple[nn.Module, nn.Module]:
+def _colt5(dim: int, depth: int) -> tuple[nn.Sequential, nn.Sequential]:
     torch.manual_seed(0)
     heads = dim // 32
     ours = (ConditionalBlock(dim, heads, window=64, capacity=1 / 16) for _ in range(depth // 4))

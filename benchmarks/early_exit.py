@@ -14,7 +14,7 @@ from torch import Tensor
 from benchmarks.given import uniform
 from benchmarks.race import Race, contest, pays, transformer
 from benchmarks.table import Case, Row
-from benchmarks.trained import on_digits, pieces
+from benchmarks.trained import Call, on_digits, pieces
 from dynlib.backbone import ViT
 from dynlib.depth.early_exit import MultiExit, max_probability
 from dynlib.zoo import load
@@ -79,7 +79,7 @@ def _trained(quick: bool) -> list[Row]:
     def everything(threshold: float, images: Tensor) -> Tensor:
         return model.predict(images, threshold, execution="masked").logits
 
-    ways = {"at once": gathered, "64 at a time": partial(gathered, samples=64)}
+    ways: dict[str, Call] = {"at once": gathered, "64 at a time": partial(gathered, samples=64)}
     return on_digits("early exit", THRESHOLDS, ways, everything, quick=quick)
 
 

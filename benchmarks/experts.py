@@ -133,7 +133,8 @@ def _mixtral(quick: bool, mixtral: Any, named: str) -> list[Row]:
     ours = MixtureOfExperts(dim, EXPERTS, k=K, renormalise=True, gated=True, bias=False)
     with torch.no_grad():
         theirs.gate.weight.copy_(ours.router.weight)
-        theirs.experts.gate_up_proj.copy_(torch.cat([ours.gate_weight, ours.expand_weight], dim=1))
+        both: list[Tensor] = [ours.get_parameter("gate_weight"), ours.get_parameter("expand_weight")]
+        theirs.experts.gate_up_proj.copy_(torch.cat(both, dim=1))
         theirs.experts.down_proj.copy_(ours.contract_weight)
     return _both(f"{named}, Mixtral block, eager", ours, theirs, normal(4, tokens // 4, dim))
 

@@ -7,7 +7,6 @@ All models read the same windows of :func:`dynlib.data.mixed_windows` in the sam
 in their feed-forward parts alone. But for the wide one, each runs the same FLOPs a token, up to the router's.
 """
 
-import argparse
 import math
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from benchmarks.study import Results, head
+from benchmarks.study import Results, checkpoint_folder, head
 from dynlib.backbone import CausalLM, FeedForward
 from dynlib.cost import count
 from dynlib.data import encode, kinds, mixed_windows
@@ -247,9 +246,7 @@ def plan(arms: list[str]) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Read the command line and do what it says."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.experts_study", description=__doc__)
-    parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints"), help="where half-trained ones wait")
-    options = parser.parse_args()
+    checkpoints = checkpoint_folder("experts_study", __doc__)
     torch.set_num_threads(1)
     made = {
         **head("experts_study"),
@@ -264,7 +261,7 @@ def main() -> None:
         "names": list(kinds("test")),
     }
     results = Results(RESULTS, made)
-    one = partial(run, checkpoints=options.checkpoints)
+    one = partial(run, checkpoints=checkpoints)
     results.sweep(plan(list(ARMS)[:FIRST]), one)
     cases = [{"rate": rate, "help": help, "seed": seed} for seed in SEEDS[:1] for rate in RATES for help in HELPS]
     results.sweep(cases, collapse, name="collapse")

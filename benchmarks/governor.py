@@ -39,8 +39,9 @@ def _curve() -> CostCurve:
 
 def _measure(share: float, quick: bool) -> Row:
     curve, expected = _curve(), 50 if quick else EXPECTED
-    budget = share * expected * curve.points[-1].joules
-    fixed = max((point for point in curve.points if point.joules * expected <= budget), key=lambda point: point.joules)
+    budget = share * expected * curve.points[-1].cost("joules")
+    within = [point for point in curve.points if point.cost("joules") * expected <= budget]
+    fixed = max(within, key=lambda point: point.cost("joules"))
     gaps, plain, over, refused = [], [], 0, 0
     for seed in range(3 if quick else 40):
         draw = torch.Generator().manual_seed(seed)

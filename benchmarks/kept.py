@@ -44,8 +44,9 @@ class Kept:
 
     def __init__(self, path: Path | None, *, quick: bool = False) -> None:
         self.path, self.quick = path, quick
-        there = path is not None and path.exists()
-        self.all: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["measured"] if there else []
+        self.all: list[dict[str, Any]] = []
+        if path is not None and path.exists():
+            self.all = json.loads(path.read_text(encoding="utf-8"))["measured"]
 
     def rows(self, case: str, device: str) -> list[Row] | None:
         """What is there of a case; None if it is to be measured."""
@@ -82,4 +83,5 @@ def _short(row: Row) -> dict[str, Any]:
 
 
 def _row(kept: dict[str, Any]) -> Row:
-    return Row(**{key: tuple(value) if isinstance(value, list) else value for key, value in kept.items()})
+    cells: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in kept.items()}
+    return Row(**cells)

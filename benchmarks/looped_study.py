@@ -14,7 +14,6 @@ Batches are the same for all arms of a seed, and so are the steps. What is count
 the trained loops, a multiply-add being 2 FLOPs.
 """
 
-import argparse
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -23,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.study import Results, head
+from benchmarks.study import Results, checkpoint_folder, head
 from dynlib.cost import count
 from dynlib.data import chains, least_squares, linear_regression
 from dynlib.training import train
@@ -216,9 +215,7 @@ class _Predicting(nn.Module):
 
 def main() -> None:
     """Read the command line and do what it says."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.looped_study", description=__doc__)
-    parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints"), help="where half-trained ones wait")
-    options = parser.parse_args()
+    checkpoints = checkpoint_folder("looped_study", __doc__)
     torch.set_num_threads(1)
     made = {
         **head("looped_study"),
@@ -235,10 +232,10 @@ def main() -> None:
         results.once(name, partial(floor, name))
     for seed in SEEDS:
         arms = [{"arm": arm, "seed": seed} for arm in ARMS]
-        results.sweep(arms, partial(regress, folder=options.checkpoints), name="regression")
+        results.sweep(arms, partial(regress, folder=checkpoints), name="regression")
         arms = [{"arm": arm, "seed": seed} for arm in HOP_ARMS]
-        results.sweep(arms, partial(hop, folder=options.checkpoints), name="hops")
-        results.sweep([{"seed": seed}], partial(adapt, folder=options.checkpoints), name="adaptive")
+        results.sweep(arms, partial(hop, folder=checkpoints), name="hops")
+        results.sweep([{"seed": seed}], partial(adapt, folder=checkpoints), name="adaptive")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ With four widths, a joint run of :data:`STEPS` steps costs the FLOPs of the four
 a sampled run those of four trained for a quarter. So there are two of each: equal steps, and equal FLOPs of training.
 """
 
-import argparse
 import math
 from collections.abc import Callable
 from functools import partial
@@ -24,8 +23,8 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.study import Results, head
-from dynlib.backbone import CausalLM, ViT
+from benchmarks.study import Results, checkpoint_folder, head
+from dynlib.backbone import Block, CausalLM, ViT
 from dynlib.cost import count
 from dynlib.data import digits, encode, text, windows
 from dynlib.deciding import setting
@@ -57,7 +56,9 @@ def begin(hidden: int, seed: int) -> CausalLM:
     start = load(START)
     assert isinstance(start, CausalLM)
     torch.manual_seed(seed)
-    heads = start.blocks[0].attention.heads
+    first = start.blocks[0]
+    assert isinstance(first, Block)
+    heads = first.attention.heads
     model = CausalLM(vocabulary=256, dim=start.embedding.embedding_dim, depth=DEPTH, heads=heads, hidden=hidden)
     trained = {name: value for name, value in start.state_dict().items() if "feed_forward" not in name}
     model.load_state_dict({name: trained.get(name, value) for name, value in model.state_dict().items()})
@@ -102,7 +103,15 @@ def fit(model: nn.Module, seed: int, steps: int, kind: str | None, *, name: str,
         weights = None if kind == "mean" else (1.0,) * len(WIDTHS)
         return joint_loss(model, lambda: reading(model, rows), weights=weights)
 
-    train(model, loss, steps=steps, checkpoint=checkpoints / f"matformer_{name}.pt", description=name, **TRAINING)
+    train(
+        model,
+        loss,
+        steps=steps,
+        lr=TRAINING["lr"],
+        weight_decay=TRAINING["weight_decay"],
+        checkpoint=checkpoints / f"matformer_{name}.pt",
+        description=name,
+    )
     model.eval()
     passes = [flops(model)] if kind is None else at_widths(model, flops)
     step = sum(passes) / len(passes) if kind == "sampled" else sum(passes)
@@ -196,9 +205,7 @@ def plan() -> list[dict[str, Any]]:
 
 def main() -> None:
     """Read the command line and do what it says."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.matformer_study", description=__doc__)
-    parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints"), help="where half-trained ones wait")
-    options = parser.parse_args()
+    checkpoints = checkpoint_folder("matformer_study", __doc__)
     torch.set_num_threads(1)
     made = {
         **head("matformer_study"),
@@ -206,9 +213,9 @@ def main() -> None:
         "training": {**TRAINING, "steps": STEPS, "batch": [BATCH, WINDOW]},
     }
     results = Results(RESULTS, made)
-    one = partial(run, checkpoints=options.checkpoints)
+    one = partial(run, checkpoints=checkpoints)
     results.sweep(plan()[:FIRST], one)
-    results.once("mixtures", partial(mixtures, options.checkpoints))
+    results.once("mixtures", partial(mixtures, checkpoints))
     results.once("digits", digits_run)
     for row in results.sweep(plan(), one):
         print(row)

@@ -8,7 +8,6 @@ equal steps, equal FLOPs per token are equal FLOPs of training. Mixtures of dept
 one where the name says so. What is counted is a forward pass over windows of 128 bytes, a multiply-add being 2 FLOPs.
 """
 
-import argparse
 import re
 from collections.abc import Callable
 from functools import partial
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.study import Results, head
+from benchmarks.study import Results, checkpoint_folder, head
 from dynlib.backbone import CausalLM
 from dynlib.cost import count
 from dynlib.data import encode, text
@@ -121,9 +120,7 @@ def _chunks(values: list[float], size: int) -> list[list[float]]:
 
 def main() -> None:
     """Read the command line and do what it says."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.mixture_of_depths_study", description=__doc__)
-    parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints"), help="where half-trained ones wait")
-    options = parser.parse_args()
+    checkpoints = checkpoint_folder("mixture_of_depths_study", __doc__)
     torch.set_num_threads(1)
     made = {
         **head("mixture_of_depths_study"),
@@ -131,7 +128,7 @@ def main() -> None:
         "training": SMALL_TRAINING,
         "batch": [12, WINDOW],
     }
-    one = partial(run, checkpoints=options.checkpoints, steps=int(SMALL_TRAINING["steps"]))
+    one = partial(run, checkpoints=checkpoints, steps=int(SMALL_TRAINING["steps"]))
     for row in Results(RESULTS, made).sweep(plan(), one):
         print({key: value for key, value in row.items() if key != "training"})
 

@@ -14,7 +14,6 @@ The two kinds of text have their own scale. To compare them, the *share lost* is
 (bits of one who knows only how frequent each letter is, or each digit at its place − bits in order).
 """
 
-import argparse
 import math
 import time
 from collections.abc import Iterable
@@ -29,7 +28,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.painters_minilm import PLANS, Known, middle
-from benchmarks.study import Results, head
+from benchmarks.study import Results, checkpoint_folder, head
 from dynlib.backbone import CausalLM
 from dynlib.data import encode, text, windows
 from dynlib.depth import looped_parallel, shuffle, skip
@@ -235,9 +234,7 @@ def run(layers: int, seed: int, *, checkpoints: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Read the command line, run what is missing and write the file after every model."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.painters_study", description=__doc__)
-    parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints"))
-    checkpoints = parser.parse_args().checkpoints
+    checkpoints = checkpoint_folder("painters_study", __doc__)
     torch.set_num_threads(1)
     settings = {
         "model": MODEL,

@@ -133,6 +133,7 @@ def contest(
     races = {}
     for place, name in enumerate(ours):
         share, low, high = timing.ratio(place, len(ours))
+        its, peers = inside[place], inside[-1]
         races[name] = Race(
             best[place],
             best[-1],
@@ -140,7 +141,7 @@ def contest(
             (timing.seconds[place], timing.seconds[len(ours)]),
             share,
             (low, high),
-            inside=None if inside[place] is None or inside[-1] is None else (inside[place], inside[-1]),
+            inside=None if its is None or peers is None else (its, peers),
         )
     return races | {name: _with_masked(races[name], timing, masked, name, len(ours), flops[-1]) for name in masked}
 

@@ -17,7 +17,6 @@ also compared, for one seed, at :data:`BUDGET` times as much (under "longer"): w
 not be so after a long one. What is tested is the average of the weights, and the weights as they ended.
 """
 
-import argparse
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -27,7 +26,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from benchmarks.study import Results, head
+from benchmarks.study import Results, checkpoint_folder, head
 from dynlib.backbone import FeedForward
 from dynlib.cost import count
 from dynlib.data import Puzzles, puzzle_stream
@@ -213,9 +212,7 @@ def plan() -> list[dict[str, Any]]:
 
 def main() -> None:
     """Read the command line and do what it says."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.recursion_study", description=__doc__)
-    parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints"), help="where half-trained ones wait")
-    options = parser.parse_args()
+    checkpoints = checkpoint_folder("recursion_study", __doc__)
     torch.set_num_threads(1)
     made = {
         **head("recursion_study"),
@@ -224,7 +221,7 @@ def main() -> None:
         "puzzles": {"clues": CLUES[SIZE], "train": POOL, "test": TEST},
     }
     results = Results(RESULTS, made)
-    one = partial(run, checkpoints=options.checkpoints)
+    one = partial(run, checkpoints=checkpoints)
     results.sweep(plan(), one)
     longer = [{"arm": arm, "seed": seed, "budget": BUDGET} for seed in SEEDS[:1] for arm in LONGER]
     for row in results.sweep(longer, one, name="longer"):

@@ -5,6 +5,7 @@ A study trains or measures for longer than a reader would wait. It is a module w
 that file as it goes, so that it can be interrupted: called again, it goes on where it was.
 """
 
+import argparse
 import json
 import platform
 import re
@@ -20,6 +21,20 @@ def head(study: str, *packages: str) -> dict[str, Any]:
     """The first entries of a file: the command that makes it, and the versions that it was made with."""
     versions = {name: version(name) for name in ("torch", *packages)}
     return {"made by": f"python -m benchmarks.{study}", "versions": {"python": platform.python_version(), **versions}}
+
+
+def checkpoint_folder(study: str, about: str | None, folder: str = "checkpoints") -> Path:
+    """Read the command line of a study that trains and takes no other option: where its half-trained models wait.
+
+    Args:
+        study: its module.
+        about: what ``--help`` says of it.
+        folder: what is taken where none is given.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{study}", description=about)
+    parser.add_argument("--checkpoints", type=Path, default=Path(folder), help="where half-trained models wait")
+    given: Path = parser.parse_args().checkpoints
+    return given
 
 
 def rounded(results: Any, *, digits: int = 4) -> Any:

@@ -21,7 +21,6 @@ share all. Ties go as ``argmax`` breaks them. Sizes, modulus and temperature wer
 modulus of 19, one of two models of the small size did not learn to add.
 """
 
-import argparse
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,7 +30,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.study import Results, head
+from benchmarks.study import Results, checkpoint_folder, head
 from dynlib.backbone import CausalLM
 from dynlib.cost import count
 from dynlib.training import train
@@ -236,9 +235,7 @@ def run(size: str, arm: str, seed: int, *, checkpoints: Path) -> list[dict[str, 
 
 def main() -> None:
     """Read the command line, and fill the file."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.thinking_study", description=__doc__)
-    parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints"))
-    checkpoints = parser.parse_args().checkpoints
+    checkpoints = checkpoint_folder("thinking_study", __doc__)
     torch.set_num_threads(1)
     made = {
         **head("thinking_study"),

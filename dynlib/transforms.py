@@ -4,7 +4,8 @@ Three things that plain code does and that these do not take:
 
 - *to look at a value* (is one NaN, is one out of range) in order to raise an error: :func:`look` does it for all rows
   at once under ``vmap``, and leaves it out where a graph is compiled or exported, in which there are no values yet;
-- *a gradient of one's own*: a :class:`BatchedFunction` works under ``torch.func`` and for batched gradients;
+- *a gradient of one's own*, or none (:class:`WithoutGradient`): a :class:`BatchedFunction` works under ``torch.func``
+  and for batched gradients;
 - *float64*, which Apple's MPS has not: :func:`double`.
 """
 
@@ -85,6 +86,20 @@ class BatchedFunction(Function):
     def jvp(ctx: Any, *tangents: Any) -> Any:
         """Results without a gradient have none in forward mode either."""
         return None
+
+
+class WithoutGradient(BatchedFunction):
+    """One result, and no gradient: it needs a ``forward`` and nothing else."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """The result is a constant."""
+        ctx.mark_non_differentiable(output)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, ...]:
+        """Nothing for any of the arguments."""
+        return (None,) * len(ctx.needs_input_grad)
 
 
 class FirstDerivative(BatchedFunction):

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.func import grad, jacrev, vmap
+from torch.func import grad, jacfwd, jacrev, vmap
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dynlib.transforms import BatchedFunction, FirstDerivative, double, look
+from dynlib.transforms import BatchedFunction, FirstDerivative, WithoutGradient, double, look
 
 
 class Sorted(BatchedFunction):
@@ -89,6 +89,28 @@ def test_a_second_derivative_is_refused_wherever_it_is_asked_for() -> None:
     for ask in (lambda: slope.sum().backward(), lambda: grad(first)(x.detach()), lambda: vmap(grad(first))(rows(2, 5))):
         with pytest.raises(RuntimeError, match="no second derivative"):
             ask()
+
+
+class Ranked(WithoutGradient):
+    """Which place each number of a row has."""
+
+    batch_in, batch_out = (0, 0), 0
+
+    @staticmethod
+    def forward(x: Tensor, first: int) -> Tensor:
+        return x.argsort(-1).argsort(-1).to(x.dtype) + first
+
+
+def test_what_has_no_gradient_is_a_constant_in_every_mode() -> None:
+    x = rows(3, 5)
+
+    def weighed(row: Tensor) -> Tensor:
+        return (Ranked.apply(row, 1) * row).sum()
+
+    assert not Ranked.apply(x.clone().requires_grad_(), 1).requires_grad
+    assert torch.equal(vmap(grad(weighed))(x), Ranked.apply(x, 1))
+    for jacobian in (jacrev, jacfwd):
+        assert not jacobian(lambda row: Ranked.apply(row, 1))(x[0]).any()
 
 
 def is_positive(x: Tensor) -> None:

@@ -4,14 +4,14 @@ What a solver is, is said in :mod:`dynlib.choice.perturbed`.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from dynlib.choice.gumbel import gumbel_noise
 from dynlib.inputs import check_filled, check_name, check_scale, check_whole, widen
-from dynlib.transforms import BatchedFunction
+from dynlib.transforms import WithoutGradient
 
 Solver = Callable[[Tensor], Tensor]
 Noise = Literal["gaussian", "gumbel"]
@@ -58,8 +58,8 @@ def draw(
     return Draws(flat, z, solved[:samples], solved[samples] if plain else None)
 
 
-class _Solved(BatchedFunction):
-    """Vertices for θ + σZ, all in one call, [blocks, …, n] for θ of […, n] and noise of [blocks, …, n]. No gradient."""
+class _Solved(WithoutGradient):
+    """Vertices for θ + σZ, all in one call, [blocks, …, n] for θ of […, n] and noise of [blocks, …, n]."""
 
     batch_in, batch_out = (0, 1, 0, 0, 0, 0), 1
 
@@ -77,14 +77,6 @@ class _Solved(BatchedFunction):
             _check_vertices(solved)
             _check_maximal(solved, blocks, theta, sigma)
         return solved
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.mark_non_differentiable(output)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, ...]:
-        return (None,) * 6
 
 
 def _check_options(

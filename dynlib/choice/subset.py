@@ -32,7 +32,7 @@ from torch import Tensor
 
 from dynlib.choice.gumbel import gumbel_noise, straight_through
 from dynlib.inputs import check_logits, check_scale, check_top, check_whole, widen
-from dynlib.transforms import BatchedFunction, FirstDerivative, double, look
+from dynlib.transforms import BatchedFunction, FirstDerivative, WithoutGradient, double, look
 
 FAR = -1e30  # as a logarithm: never chosen, and yet a number to compute with
 WAYS = 8  # how many numbers of saturated scores are asked about at a time
@@ -230,8 +230,8 @@ class _Covariance(FirstDerivative):
         return mu * (g + others - means[-1, k, 0])
 
 
-class _Tables(BatchedFunction):
-    """log e_j of the first i log-weights, and of the last i: [n + 1, k + 1, 2, …] for θ of [n, …]. No gradient."""
+class _Tables(WithoutGradient):
+    """log e_j of the first i log-weights, and of the last i: [n + 1, k + 1, 2, …] for θ of [n, …]."""
 
     batch_in, batch_out = (1, 0), 3
 
@@ -245,16 +245,8 @@ class _Tables(BatchedFunction):
             torch.logaddexp(tables[i, 1:], tables[i, :-1] + weight, out=tables[i + 1, 1:])
         return tables
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.mark_non_differentiable(output)
 
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None]:
-        return None, None
-
-
-class _Sample(BatchedFunction):
+class _Sample(WithoutGradient):
     """The set as zeros and ones [n, …], from log-weights, their tables, and logarithms of uniform numbers [n, …]."""
 
     batch_in, batch_out = (1, 3, 1, 0), 1
@@ -271,14 +263,6 @@ class _Sample(BatchedFunction):
             hard[i] = take[0]
             left = left - take.long()
         return hard
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.mark_non_differentiable(output)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, ...]:
-        return None, None, None, None
 
 
 @torch.no_grad()

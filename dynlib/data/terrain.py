@@ -12,7 +12,7 @@ algorithm is wrong, and on a grid where one may turn back a cheapest path does n
 from dataclasses import dataclass
 from functools import lru_cache, reduce
 from statistics import NormalDist
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from dynlib.data.drawing import Split, random_of
 from dynlib.inputs import check_tensor, check_whole
-from dynlib.transforms import BatchedFunction, look
+from dynlib.transforms import WithoutGradient, look
 
 TILE = 8
 """Side of a tile in pixels."""
@@ -131,20 +131,12 @@ def shortest_path(costs: Float[Tensor, "*batch height width"]) -> Float[Tensor, 
     return path
 
 
-class _Path(BatchedFunction):
+class _Path(WithoutGradient):
     batch_in, batch_out = (0,), 0
 
     @staticmethod
     def forward(costs: Tensor) -> Tensor:
         return _sweep(costs)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.mark_non_differentiable(output)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> None:
-        return None
 
 
 def _sweep(costs: Tensor) -> Tensor:
