@@ -11,7 +11,6 @@ as six dense layers; they are compared at equal FLOPs of training, as the paper 
 What is counted is a forward pass over windows of 128 bytes, a multiply-add being 2 FLOPs.
 """
 
-import argparse
 import math
 import sysconfig
 from collections.abc import Callable
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.mixture_of_depths_study import drawn_lm
-from benchmarks.study import Results, head
+from benchmarks.study import Results, checkpoint_folder, head
 from dynlib.backbone import CausalLM
 from dynlib.cost import count
 from dynlib.data import encode, windows
@@ -165,11 +164,9 @@ def results() -> Results:
 
 def main() -> None:
     """Read the command line and do what it says."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.mixture_of_depths_library_study", description=__doc__)
-    parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints"), help="where half-trained ones wait")
-    options = parser.parse_args()
+    checkpoints = checkpoint_folder("mixture_of_depths_library_study", __doc__)
     torch.set_num_threads(1)
-    for row in results().sweep(plan(), partial(run, checkpoints=options.checkpoints)):
+    for row in results().sweep(plan(), partial(run, checkpoints=checkpoints)):
         print(row)
 
 
