@@ -85,7 +85,8 @@ def in_words(spread: Spread, form: str = ".2f") -> str:
         ValueError: for a format that floats do not know.
     """
     if isinstance(spread, Interval) and math.isclose(spread.high - spread.mean, spread.mean - spread.low, rel_tol=1e-6):
-        return f"{spread.mean:{form}} ± {spread.half:{form.lstrip('+')}}"
+        mean = round(spread.mean, 10)  # a tie is told the same way, whatever the last bit says
+        return f"{mean:{form}} ± {spread.half:{form.lstrip('+')}}"
     return f"{spread[0]:{form}} ({spread.low:{form}} – {spread.high:{form}})"
 
 
