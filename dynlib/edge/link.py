@@ -148,7 +148,7 @@ class Link:
         start = time.perf_counter()
         for piece in (_bytes(front), _bytes(text), payload):
             if piece.numel():
-                self._wait(self._group.send([piece], peer, 0), peer, "take a message")
+                self._finish(self._group.send, piece, peer, "take a message")
                 self.sent[peer] += piece.numel()
         if self.rate is not None:
             left = 8 * (_FRONT.size + len(text) + payload.numel()) / self.rate - (time.perf_counter() - start)
@@ -186,7 +186,7 @@ class Link:
             raise LinkError(problem)
         payload = torch.zeros(sum(sizes), dtype=torch.uint8)
         if len(payload):
-            self._wait(self._group.recv([payload], peer, 0), peer, "send the rest of a message")
+            self._finish(self._group.recv, payload, peer, "send the rest of a message")
             self.received[peer] += len(payload)
         if problem is not None:  # now that all of it is read, the peer hears why
             raise LinkError(problem)
@@ -249,13 +249,14 @@ class Link:
 
     def _read(self, peer: int, length: int) -> bytes:
         buffer = torch.zeros(length, dtype=torch.uint8)
-        self._wait(self._group.recv([buffer], peer, 0), peer, "send a message")
+        self._finish(self._group.recv, buffer, peer, "send a message")
         self.received[peer] += length
         return buffer.numpy().tobytes()
 
-    def _wait(self, work: Any, peer: int, what: str) -> None:
+    def _finish(self, way: Any, raw: Tensor, peer: int, what: str) -> None:
+        """Send or receive bytes: a peer that has gone is found as they are handed over, or while one waits."""
         try:
-            work.wait(timedelta(seconds=self.timeout))
+            way([raw], peer, 0).wait(timedelta(seconds=self.timeout))
         except RuntimeError as error:
             if "imed out" in str(error):
                 raise LinkError(f"{_name(peer)} did not {what} within {self.timeout:g} s") from error

@@ -261,6 +261,12 @@ def test_a_peer_that_is_killed_is_missed_at_once() -> None:
         with pytest.raises(LinkError, match="client 1 has gone"):
             link.receive(1, FLOATS)
         assert time.perf_counter() - start < 20
+        process.wait(20)
+        for _ in range(3):  # now the connection is known to be closed, and refuses bytes before one waits
+            with pytest.raises(LinkError, match="client 1 has gone"):
+                link.send(1, "some", torch.ones(1, 5))
+            with pytest.raises(LinkError, match="client 1 has gone"):
+                link.receive(1, FLOATS)
 
 
 def test_a_rate_takes_the_time_that_it_would() -> None:
