@@ -79,6 +79,7 @@ Made by `make bench`. All shares are of what stands under "against"; "–" stand
 - "Its products run at x of the peer's rate, and y of its time goes elsewhere" tells where time is lost, from one call
   with a clock on its matrix products and attention. Small products are slower than large ones; gates, sorting and
   copies are no products.
+- What `torch.compile` adds was measured on another machine: `compiled.md`.
 """
 
 
