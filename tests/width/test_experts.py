@@ -188,7 +188,7 @@ def test_who_is_not_there_may_be_anything(execution: str) -> None:
     present = torch.tensor([True, True, True, False])
     x.requires_grad_()
     out = layer(x, present=present)
-    assert torch.equal(out[:3], layer(x[:3]))
+    torch.testing.assert_close(out[:3], layer(x[:3]), **EXACT)  # products of other heights may round otherwise
     out.sum().backward()
     assert all(part.grad.isfinite().all() for part in (x, *layer.parameters()))
     assert (layer(x, present=torch.zeros(4, dtype=torch.bool)) == 0).all()
