@@ -96,9 +96,11 @@ AXE = """async (contrast) => {
 # What a change of the window or of the scheme sets off has come to its end.
 SETTLED = """([width, scheme]) => new Promise(done => {
   const frame = what => requestAnimationFrame(() => requestAnimationFrame(what));
-  const end = () => {
-    for (const one of document.getAnimations()) if (one.effect.getComputedTiming().endTime < Infinity) one.finish();
-    done(true);
+  const goes = one => one.playState !== 'finished' && one.effect.getComputedTiming().endTime < Infinity;
+  const end = () => {  // the end of one may begin another, as where a part inherits its colour
+    const left = document.getAnimations().filter(goes);
+    left.forEach(one => one.finish());
+    if (left.length) frame(end); else done(true);
   };
   const there = () => innerWidth === width && document.documentElement.dataset.theme === scheme;
   const look = () => frame(there() ? end : look);
