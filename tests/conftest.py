@@ -4,6 +4,13 @@ from collections.abc import Iterator
 
 import jaxtyping
 import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _same_draws() -> None:
+    """What a test draws without a generator of its own is the same in every run and every order."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture

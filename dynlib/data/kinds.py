@@ -103,6 +103,9 @@ def mixed_windows(split: Split, count: int, length: int, *, generator: torch.Gen
     texts = _encoded(split)
     if count < 1:
         raise ValueError(f"need count >= 1; got {count}")
+    shortest = min(map(len, texts))
+    if not 1 <= length <= shortest:  # for every kind, not for those alone that are drawn
+        raise ValueError(f"need 1 <= length <= {shortest}, as long as the shortest kind; got a length of {length}")
     kind = torch.randint(len(texts), (count,), generator=generator)
     tokens = [windows(texts[number], 1, length, generator=generator)[0] for number in kind.tolist()]
     return Mixed(torch.stack(tokens), kind)
