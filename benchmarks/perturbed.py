@@ -10,7 +10,7 @@ import torch
 from benchmarks.race import against
 from benchmarks.table import Case, Row
 from dynlib.cost import timed
-from dynlib.data.terrain import path_cost, shortest_path, terrain
+from dynlib.data import path_cost, shortest_path, terrain
 
 MAPS, SIZE = 256, 12
 

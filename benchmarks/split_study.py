@@ -1,6 +1,6 @@
 """Split learning at equal traffic: what each compression learns from the same bytes on the link, in a JSON file.
 
-``python -m benchmarks.split_study`` takes about three quarters of an hour on one core. Interrupt and call again to
+``python -m benchmarks.split_study`` takes about fifty minutes on one core. Interrupt and call again to
 resume. Lecture 16 reads the file, so that its readers need not wait.
 
 A small vision transformer has learnt to read handwritten digits, and is trained on, with a new head, to read them
@@ -15,7 +15,8 @@ A ratio is of the bytes of a step, up and down. Top-k sends a number and its pla
 would go both ways; so it keeps 8/10 of a ratio of the numbers. Quantised numbers have the bits that come nearest to a
 ratio; with one bit of each and the scale of each token they weigh too much for the smallest ratio, and are left out
 there. Whoever compresses nothing, but takes that share of the samples into a batch, sends as little: that is the rival
-which costs no work at all.
+which costs no work at all. And one control, of double compression: its groups and tokens by numbers drawn at random in
+the place of attention, as many of both.
 
 Times are counted: bytes over the :data:`RATE` of a link, and the measured seconds of a core for the computing of both
 sides. ``--rate BITS`` holds the count against a real link: it measures some steps of each arm on a loopback interface
@@ -52,6 +53,7 @@ RESULTS = Path(__file__).with_suffix(".json")
 CHECKPOINTS = Path("checkpoints")
 SEEDS = (0, 1, 2)
 ARMS = ("adc", "smaller batch", "top-k", "random top-k", "quantised")
+CONTROL = "random for attention"
 RATIOS = (1 / 4, 1 / 16, 1 / 100)
 CONFIG: dict[str, Any] = {"image_size": 8, "patch_size": 2, "classes": 10, "dim": 48, "depth": 4, "heads": 4}
 LAYERS, TOKENS, BATCH, STEPS = 2, 17, 128, 10
@@ -73,8 +75,8 @@ def compression(arm: str, ratio: float) -> Compression | None:
     """How an arm compresses to a ratio of the bytes; None if it cannot."""
     if arm in ("none", "smaller batch"):
         return Compression()
-    if arm == "adc":
-        return Compression("double", ratio)
+    if arm in ("adc", CONTROL):
+        return (Compression if arm == "adc" else Unguided)("double", ratio)
     if arm == "quantised":
         dim = CONFIG["dim"]
         reached = {bits: (dim * bits / 8 + 2 * 4) / (dim * 4) for bits in (1, 2, 4, 8)}
@@ -104,6 +106,18 @@ class Mistaken(Compression):
             x, attention, labels, samples=samples, tokens=tokens, classes=classes, generator=generator
         )
         return sent, sent.labels
+
+
+@dataclass(frozen=True)
+class Unguided(Compression):
+    """Double compression that does not look: random numbers stand where attention stands."""
+
+    def pack(
+        self, x: Tensor, attention: Tensor | None, labels: Tensor, classes: int, generator: torch.Generator
+    ) -> tuple[Any, Tensor]:
+        """The message and its labels."""
+        drawn = torch.rand(x.shape[:2], generator=generator)
+        return super().pack(x, drawn, labels, classes, generator)
 
 
 def free_port() -> int:
@@ -381,6 +395,10 @@ def main() -> None:
             [{**case, "seed": seed} for case in plan()], partial(run, tuned=tuned, none=none), name="rows"
         )
         results.sweep([{"seed": seed}], partial(times, rows, seconds), name="times")
+    control = [{"arm": CONTROL, "ratio": ratio} for ratio in RATIOS]
+    tuned = results.sweep([{**case, "lr": lr} for case in control for lr in LRS], tune, name="tuning of the control")
+    of_control = [{**case, "seed": seed} for seed in SEEDS for case in control]
+    results.sweep(of_control, partial(run, tuned=tuned, none=none), name="control")
     if options.rate is not None:
         results.once("shaped", partial(shaped, options.rate))
     for row in rows:

@@ -45,7 +45,7 @@ _TYPES = {str(kind).removeprefix("torch."): kind for kind in (
     torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.uint8, torch.int16, torch.int32, torch.int64,
 )}  # fmt: skip
 
-Slot = tuple[torch.dtype, tuple[int, ...]]
+Expected = tuple[torch.dtype, tuple[int, ...]]
 """A tensor that is taken: its type, and the largest size that each of its dimensions may have."""
 
 
@@ -154,7 +154,7 @@ class Link:
             left = 8 * (_FRONT.size + len(text) + payload.numel()) / self.rate - (time.perf_counter() - start)
             time.sleep(max(left, 0))
 
-    def receive(self, peer: int, kinds: Mapping[str, Sequence[Slot]]) -> Message:
+    def receive(self, peer: int, kinds: Mapping[str, Sequence[Expected]]) -> Message:
         """The next message of a peer.
 
         Args:
@@ -282,7 +282,7 @@ def _address_towards(host: str, port: int) -> str:
         return str(probe.getsockname()[0])
 
 
-def _parse(text: bytes, who: str) -> tuple[str, dict[str, Any], list[Slot], int]:
+def _parse(text: bytes, who: str) -> tuple[str, dict[str, Any], list[Expected], int]:
     try:
         head = json.loads(text)
         layout = [(_TYPES[dtype], tuple(shape)) for dtype, shape in head["tensors"]]
@@ -296,7 +296,7 @@ def _parse(text: bytes, who: str) -> tuple[str, dict[str, Any], list[Slot], int]
     return kind, note, layout, checksum
 
 
-def _problem(kind: str, layout: Sequence[Slot], kinds: Mapping[str, Sequence[Slot]], who: str) -> str | None:
+def _problem(kind: str, layout: Sequence[Expected], kinds: Mapping[str, Sequence[Expected]], who: str) -> str | None:
     """Why a message is not taken."""
     if kind not in kinds:
         return f"{who} sent {kind!r}, where {' or '.join(map(repr, kinds))} was to come"

@@ -17,7 +17,7 @@ from dynlib.edge.compression import (
     send_all,
     share_of_each,
 )
-from dynlib.edge.link import LinkError, Slot
+from dynlib.edge.link import Expected, LinkError
 from dynlib.inputs import check_name, check_number, check_whole
 
 Kind = Literal["none", "top_k", "random_top_k", "quantise", "double"]
@@ -69,7 +69,7 @@ class Compression:
             return sent, sent.labels
         return send_all(x), labels
 
-    def slots(self, batch: int, tokens: int, dim: int, classes: int) -> list[Slot]:
+    def expected(self, batch: int, tokens: int, dim: int, classes: int) -> list[Expected]:
         """What a server takes: the tensors of the wire, and the labels."""
         numbers, labels = tokens * dim, (torch.int64, (batch,))
         if self.kind in ("top_k", "random_top_k"):
@@ -102,11 +102,11 @@ class Compression:
         (x,) = wire
         return Dense(sound_or_refused(x, x.shape[2] == dim and (self.kind == "double" or x.shape[1] == tokens)))
 
-    def gradient_slots(self, shape: tuple[int, ...]) -> list[Slot]:
+    def expected_gradient(self, shape: tuple[int, ...]) -> list[Expected]:
         """What a client takes back for numbers of that shape."""
         if self.kind == "quantise":
             batch, tokens, dim = shape
-            return self.slots(batch, tokens, dim, 1)[:-1]
+            return self.expected(batch, tokens, dim, 1)[:-1]
         return [(torch.float32, shape)]
 
     def pack_gradient(self, gradient: Tensor) -> tuple[Tensor, ...]:

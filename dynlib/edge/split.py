@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from dynlib.edge.checkpoints import Checkpoints, Progress
-from dynlib.edge.link import Link, LinkError, Message, Slot
+from dynlib.edge.link import Expected, Link, LinkError, Message
 from dynlib.edge.messages import Compression, sound_or_refused, within
 from dynlib.inputs import check_whole
 
@@ -124,8 +124,8 @@ class SplitClient:
         wire = message.wire[:1] if self.compression.kind == "double" else message.wire
         self.link.send(0, "train", *wire, labels)
         shape = tuple(message.carried.shape)
-        slots = self.compression.gradient_slots(shape)
-        answer = self.link.receive(0, {"gradient": [*slots, (torch.float32, (1,))]})
+        expected = self.compression.expected_gradient(shape)
+        answer = self.link.receive(0, {"gradient": [*expected, (torch.float32, (1,))]})
         gradient = self.compression.open_gradient(answer.tensors[:-1], shape)
         self.optimizer.zero_grad(set_to_none=True)
         message.carried.backward(gradient)
@@ -235,9 +235,9 @@ class SplitServer:
     def _next(self, client: int) -> Message:
         """The next message that is no question; what is asked before it is answered."""
         sizes = self.shape
-        whole: Slot = (torch.float32, (sizes["batch"], sizes["tokens"], sizes["dim"]))
-        kinds: dict[str, list[Slot]] = {
-            "train": self._compression[client].slots(**sizes),
+        whole: Expected = (torch.float32, (sizes["batch"], sizes["tokens"], sizes["dim"]))
+        kinds: dict[str, list[Expected]] = {
+            "train": self._compression[client].expected(**sizes),
             "ask": [whole],
             "save": [],
             "bye": [],

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from dynlib.choice.gumbel import gumbel_noise
 from dynlib.choice.perturbed import fenchel_young_loss, perturbed_argmax, perturbed_max
-from dynlib.data.terrain import shortest_path
+from dynlib.data.paths import shortest_path
 
 FALSE_ALARM = 1e-7
 DEVIATIONS = float(stats.norm.isf(FALSE_ALARM / 2))  # of a mean of many, beyond which it is a false alarm

@@ -230,7 +230,7 @@ def test_a_server_that_goes_in_a_batch_is_missed_at_once() -> None:
         link = Link(0, port=port, timeout=60)
         link.receive(1, {"hello": []})
         link.send(1, "welcome", step=0)
-        link.receive(1, {"train": Compression().slots(**NUMBERS)})  # and then it is gone, with its sockets
+        link.receive(1, {"train": Compression().expected(**NUMBERS)})  # and then it is gone, with its sockets
 
     def join() -> Any:
         first = halves(vit(), 1)[0]
