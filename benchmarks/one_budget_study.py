@@ -13,6 +13,10 @@ is trained. Interrupt and call it again to resume.
 - ``curve``, a :class:`dynlib.cost.CostCurve` as ``CostCurve.of(row["curve"])`` reads it: FLOPs counted, seconds
   measured, joules modelled or read (its ``energy`` says which), quality with its 95 % interval.
 
+"against" are rows, one a mechanism that has a rival: ``gaps``, for some shares of the dense FLOPs, by how much more its
+hull is worth there than the rival's on the same requests, as [estimate, low, high] of a bootstrap over them; null where
+one of the two has no knob that costs so little.
+
 "combinations" are rows, one a pair of mechanisms in one model:
 
 - ``backbone``, ``mechanism``, ``knob``, ``worth``, ``requests`` as above; ``names``, of the two; ``full``, the pair of
@@ -60,6 +64,8 @@ BATCHES = {"digits_vit": (50, 20), "topics_lm": (40, 20)}
 """Of the pairs: so many batches of so many requests; the bootstrap draws batches."""
 LOST = (0.0, 0.01, 0.02, 0.04)
 DRAWS = 2000
+SHARES = (0.5, 0.75)
+"""Of the dense FLOPs, at which a mechanism is held against its rival."""
 
 
 def curve(backbone: str, name: str) -> dict[str, Any]:
@@ -85,23 +91,62 @@ def rivals(backbone: str) -> set[str | None]:
 
 @torch.no_grad()
 def table(made: Mechanism, batches: int, size: int) -> tuple[Tensor, Tensor]:
-    """FLOPs a request and quality, [knobs and the dense model, batches]."""
+    """FLOPs a request, [knobs and the dense model, batches], and the quality of each request, [the same, requests]."""
     parts = made.requests(batches * size, size, 1)
     runs = [*(partial(made.run, knob) for knob in made.knobs), made.dense]
-    flops, worth = torch.zeros(2, len(runs), len(parts), dtype=torch.float64)
+    flops = torch.zeros(len(runs), len(parts), dtype=torch.float64)
+    worth = torch.zeros(len(runs), len(parts), size, dtype=torch.float64)
     for row, run in enumerate(tqdm(runs, desc=made.name, leave=False)):
         for column, (inputs, targets) in enumerate(parts):
             said: list[Tensor] = []
             flops[row, column] = count(lambda: said.append(run(inputs))).flops / size  # noqa: B023, called at once
-            worth[row, column] = made.judge(said[0], targets).mean()
-    return flops, worth
+            worth[row, column] = made.judge(said[0], targets)
+    return flops, worth.flatten(1)
+
+
+def against(backbone: str, name: str) -> dict[str, Any]:
+    """A mechanism against its rival at equal FLOPs, on the same requests."""
+    made = mechanism(backbone, name)
+    assert made.rival is not None
+    pair = made, mechanism(backbone, made.rival)
+    requests, size = REQUESTS[backbone]
+    tables = [table(one, requests // size, size) for one in pair]
+    return {"rival": made.rival, "worth": made.worth, "gaps": gaps(tables[0], tables[1])}
+
+
+def gaps(ours: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor]) -> dict[str, list[float] | None]:
+    """At each share of the dense FLOPs, how much more our hull is worth than theirs.
+
+    Args:
+        ours, theirs: FLOPs and quality, as :func:`table` gives them, of the same requests.
+    """
+    dense = ours[0][-1].mean().item()
+    requests = ours[1].shape[1]
+    draws = torch.randint(requests, (DRAWS, requests), generator=torch.Generator().manual_seed(0))
+    found: dict[str, list[float] | None] = {}
+    for share in SHARES:
+        # a knob is as dear as it was on all requests: what is drawn says how much its worth varies
+        costs = [flops[:-1].mean(1) for flops, _ in (ours, theirs)]
+        if max(cost.min().item() for cost in costs) > share * dense:
+            found[f"{share:g}"] = None
+            continue
+        each = []
+        for some in (torch.arange(requests), *draws):
+            mine, other = (
+                _plain_curve(cost, worth[:-1, some].mean(1)).quality(share * dense)
+                for cost, (_, worth) in zip(costs, (ours, theirs), strict=True)
+            )
+            each.append(mine - other)
+        found[f"{share:g}"] = _spread(each)
+    return found
 
 
 def combination(backbone: str) -> dict[str, Any]:
     """Two mechanisms in one model: all pairs of their knobs, each alone, and whether what they save multiplies."""
     made = mechanism(backbone, PAIRS[backbone])
     batches, size = BATCHES[backbone]
-    flops, worth = table(made, batches, size)
+    flops, each = table(made, batches, size)
+    worth = each.unflatten(1, (batches, size)).mean(2)
     full = made.knobs[-1]
     whole = _curve(made, made.knobs, flops, worth, size)
     alone = [_of(made.knobs, full, which) for which in (0, 1)]
@@ -180,11 +225,7 @@ def least(flops: Tensor, worth: Tensor, wanted: float) -> float:
     Raises:
         ValueError: if none of them reaches it.
     """
-    points = [
-        Point(place, cost, None, None, Interval(value, value, value), 1.0)
-        for place, (cost, value) in enumerate(zip(flops.tolist(), worth.tolist(), strict=True))
-    ]
-    hull = CostCurve(points).hull()
+    hull = _plain_curve(flops, worth).hull()
     for place, point in enumerate(hull):
         if point.quality.mean >= wanted:
             if place == 0:
@@ -193,6 +234,16 @@ def least(flops: Tensor, worth: Tensor, wanted: float) -> float:
             way = (wanted - before.quality.mean) / (point.quality.mean - before.quality.mean)
             return before.flops + way * (point.flops - before.flops)
     raise ValueError(f"no knob reaches {wanted:.4g}: the best has {hull[-1].quality.mean:.4g}")
+
+
+def _plain_curve(flops: Tensor, worth: Tensor) -> CostCurve:
+    """Of points without an interval, by their places."""
+    return CostCurve(
+        [
+            Point(place, cost, None, None, Interval(value, value, value), 1.0)
+            for place, (cost, value) in enumerate(zip(flops.tolist(), worth.tolist(), strict=True))
+        ]
+    )
 
 
 def _spread(values: list[float]) -> list[float]:
@@ -217,7 +268,7 @@ def main() -> None:
         "draws": DRAWS,
     }
     results = Results(RESULTS, {**head("one_budget_study"), "settings": settings}, digits=10)
-    for part in ("curves", "combinations"):
+    for part in ("curves", "against", "combinations"):
         kept = [row for row in results.found.get(part, []) if row["mechanism"] not in options.again]
         if part in results.found:
             results.found[part] = kept
@@ -227,7 +278,10 @@ def main() -> None:
         for name in mechanisms(backbone)
         if PAIRS.get(backbone) != name
     ]
-    results.sweep(entries, lambda backbone, mechanism: curve(backbone, mechanism), name="curves")
+    rows = results.sweep(entries, lambda backbone, mechanism: curve(backbone, mechanism), name="curves")
+    of_rivals = {(row["backbone"], row["mechanism"]) for row in rows if row["rival"] is not None}
+    with_rivals = [entry for entry in entries if (entry["backbone"], entry["mechanism"]) in of_rivals]
+    results.sweep(with_rivals, lambda backbone, mechanism: against(backbone, mechanism), name="against")
     results.sweep(
         [{"backbone": backbone} for backbone in PAIRS if backbone in options.only], combination, name="combinations"
     )

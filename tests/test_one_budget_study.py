@@ -71,6 +71,25 @@ def test_the_interval_is_that_of_the_requests_and_holds_the_estimate() -> None:
         assert row["pair over best single"][0] <= 1 + 1e-9, "the pair may leave one of the two alone"
 
 
+def test_the_gap_to_a_rival_is_read_on_both_hulls_and_is_that_of_the_same_requests() -> None:
+    generator = torch.Generator().manual_seed(2)
+    hard = torch.rand(400, generator=generator)
+    flops = torch.tensor([[20.0], [60.0], [100.0], [100.0]]).double().expand(-1, 400)
+    worth = torch.stack([(hard < bar).double() for bar in (0.2, 0.6, 0.9, 0.9)])
+    same = study.gaps((flops, worth), (flops, worth))
+    assert same == {"0.5": [0, 0, 0], "0.75": [0, 0, 0]}
+    better = torch.stack([(hard < bar).double() for bar in (0.3, 0.7, 0.9, 0.9)])
+    found = study.gaps((flops, better), (flops, worth))["0.5"]
+    assert found is not None
+    estimate, low, high = found  # a quarter of the requests at 20, the others at 60
+    counted = ((better - worth) * torch.tensor([[0.25], [0.75], [0], [0]])).sum(0).mean()
+    assert estimate == pytest.approx(counted.item(), abs=1e-6)
+    assert low < estimate < high
+    assert high - low < 0.1, "requests that both read, or neither, say nothing of the gap"
+    dear = torch.tensor([[60.0], [70.0], [100.0], [100.0]]).double().expand(-1, 400)
+    assert study.gaps((flops, worth), (dear, worth))["0.5"] is None
+
+
 @pytest.mark.parametrize("row", MADE["curves"], ids=lambda row: f"{row['backbone']}-{row['mechanism']}")
 def test_the_file_has_the_curve_of_each_mechanism_at_its_knobs(row: dict[str, Any]) -> None:
     made, curve = mechanism(row["backbone"], row["mechanism"]), CostCurve.of(row["curve"])
@@ -87,6 +106,9 @@ def test_the_file_is_whole() -> None:
     here = {(row["backbone"], row["mechanism"]) for row in MADE["curves"]}
     pairs = {(row["backbone"], row["mechanism"]) for row in MADE["combinations"]}
     assert pairs == set(study.PAIRS.items())
+    rivals = {(row["backbone"], row["mechanism"]): row["rival"] for row in MADE["curves"] if row["rival"] is not None}
+    assert {(row["backbone"], row["mechanism"]): row["rival"] for row in MADE["against"]} == rivals
+    assert all(set(row["gaps"]) == {f"{share:g}" for share in study.SHARES} for row in MADE["against"])
     assert here | pairs == {(backbone, name) for backbone, some in MECHANISMS.items() for name in some}
 
 

@@ -128,6 +128,7 @@ def faults_of(tab: Tab, name: str, looks: list[tuple[int, str]], axe: str) -> li
         if closely or not number:
             here += page.evaluate(AXE, closely)
         page.evaluate("document.querySelectorAll('details').forEach(folded => { folded.open = true; })")
+        page.evaluate(SETTLED, [width, scheme])  # what was folded may take on its colours only now
         here += faint(page)
         found += [f"{width} px, {scheme}: {fault}" for fault in here]
     return [f"{name}: {fault}" for fault in found]
