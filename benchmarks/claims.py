@@ -866,6 +866,17 @@ CLAIMS = (
         _other_compressions,
         "DeiT on CIFAR-100 and Food-101 there; a small model that learns to read turned digits here.",
     ),
+    Claim(
+        "16_split_learning",
+        "Alvetreti et al.",
+        "2509.15058",
+        "…because groups and tokens follow attention (our control)",
+        "abstract",
+        "accuracy − that with random numbers for attention, at 1/100, mean of three learning rates, points",
+        "split_study",
+        _points("by rate", "accuracy", {"arm": "adc"}, {"arm": "random for attention"}),
+        "Photographs of objects there; here digits, whose ink lies in the middle of every image.",
+    ),
 )
 
 

@@ -1,7 +1,7 @@
 """Split learning at equal traffic: what each compression learns from the same bytes on the link, in a JSON file.
 
-``python -m benchmarks.split_study`` takes about fifty minutes on one core. Interrupt and call again to
-resume. Lecture 16 reads the file, so that its readers need not wait.
+``python -m benchmarks.split_study`` takes about an hour on one core. Interrupt and call again to resume. Lecture
+16 reads the file, so that its readers need not wait.
 
 A small vision transformer has learnt to read handwritten digits, and is trained on, with a new head, to read them
 turned on their side. A client has its first :data:`LAYERS` layers and the images, a server the rest. They are two
@@ -16,7 +16,7 @@ would go both ways; so it keeps 8/10 of a ratio of the numbers. Quantised number
 ratio; with one bit of each and the scale of each token they weigh too much for the smallest ratio, and are left out
 there. Whoever compresses nothing, but takes that share of the samples into a batch, sends as little: that is the rival
 which costs no work at all. And one control, of double compression: its groups and tokens by numbers drawn at random in
-the place of attention, as many of both.
+the place of attention, as many of both. At the smallest ratio the two are compared at every rate of learning, too.
 
 Times are counted: bytes over the :data:`RATE` of a link, and the measured seconds of a core for the computing of both
 sides. ``--rate BITS`` holds the count against a real link: it measures some steps of each arm on a loopback interface
@@ -266,6 +266,13 @@ def run(arm: str, ratio: float, seed: int, *, tuned: list[dict[str, Any]], none:
     return {"reached": found.pop("step") / none, "lr": lr, **found}
 
 
+def at_rate(arm: str, lr: float, seed: int) -> dict[str, Any]:
+    """What an arm comes to at the smallest ratio with a learning rate that nobody chose."""
+    how = compression(arm, RATIOS[-1])
+    assert how is not None
+    return {"accuracy": learn(how, batch_of(arm, RATIOS[-1]), seed, lr, test=turned("test"))["accuracy"]}
+
+
 def plan() -> list[dict[str, Any]]:
     """All arms, what takes longest last."""
     cases = [("none", 1.0), *((arm, ratio) for ratio in RATIOS for arm in ARMS)]
@@ -399,6 +406,8 @@ def main() -> None:
     tuned = results.sweep([{**case, "lr": lr} for case in control for lr in LRS], tune, name="tuning of the control")
     of_control = [{**case, "seed": seed} for seed in SEEDS for case in control]
     results.sweep(of_control, partial(run, tuned=tuned, none=none), name="control")
+    rates = [{"arm": arm, "lr": lr, "seed": seed} for seed in SEEDS for arm in ("adc", CONTROL) for lr in LRS]
+    results.sweep(rates, at_rate, name="by rate")
     if options.rate is not None:
         results.once("shaped", partial(shaped, options.rate))
     for row in rows:

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+import torch
 
 from benchmarks import split_study as study
 from dynlib.backbone import ViT
@@ -38,6 +39,29 @@ def test_every_arm_is_near_its_ratio_and_stops_within_the_traffic(case: dict[str
         assert spent <= FOUND["traffic"] < spent + 1.01 * row["reached"] * NONE
         assert row["curve"][-1] == [spent, row["accuracy"]]
         assert row["curve"] == sorted(row["curve"], key=lambda point: point[0])
+
+
+@pytest.mark.usefixtures("untrained")
+def test_the_control_sends_as_much_and_looks_at_nothing() -> None:
+    ours, control = (study.compression(arm, 1 / 16) for arm in ("adc", study.CONTROL))
+    assert ours is not None
+    assert control is not None
+    assert sum(study.bytes_of_a_step(ours, steps=1)) == pytest.approx(
+        sum(study.bytes_of_a_step(control, steps=1)), abs=20
+    )
+    x, labels = torch.randn(32, study.TOKENS, 8), torch.arange(32) % 10
+
+    def packed(how: Compression, attention: torch.Tensor | None) -> Any:
+        return how.pack(x, attention, labels, 10, torch.Generator().manual_seed(0))[0]
+
+    looks = [torch.rand(32, study.TOKENS, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2)]
+    of = [packed(control, look).of for look in (*looks, None)]
+    assert torch.equal(of[0], of[1])
+    assert torch.equal(of[0], of[2])
+    assert not torch.equal(packed(ours, looks[0]).of, packed(ours, looks[1]).of)
+    for part, keys in (("control", ("ratio", "seed")), ("by rate", ("arm", "lr", "seed"))):
+        found = [tuple(row[key] for key in keys) for row in FOUND[part]]
+        assert len(found) == len(set(found)) == {"control": 9, "by rate": 18}[part]
 
 
 @pytest.mark.usefixtures("untrained")

@@ -26,6 +26,8 @@ import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import Any, NamedTuple
 
 import torch
@@ -40,6 +42,7 @@ PORT = 29500
 _MAGIC = b"dynl"
 _FRONT = struct.Struct("<4sHHII")  # magic, version, 0, length of the head, its checksum
 _HEAD = 2**16  # bytes of a head, at most
+_LOOK = 1.0  # seconds after which a client that waits looks whether the server is there
 _REFUSED = 2**28  # bytes of a message that are read although it is refused, at most
 _TYPES = {str(kind).removeprefix("torch."): kind for kind in (
     torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.uint8, torch.int16, torch.int32, torch.int64,
@@ -99,6 +102,7 @@ class Link:
         self.rate = None if rate is None else check_number("rate", rate, least=0, open=True)
         self.sent: Counter[int] = Counter()
         self.received: Counter[int] = Counter()
+        self._met = (host, port) if store is None else None
         self._store = self._meet(host, port) if store is None else store
         self._seat()
         gloo: Any = dist.ProcessGroupGloo
@@ -256,11 +260,53 @@ class Link:
     def _finish(self, way: Any, raw: Tensor, peer: int, what: str) -> None:
         """Send or receive bytes: a peer that has gone is found as they are handed over, or while one waits."""
         try:
-            way([raw], peer, 0).wait(timedelta(seconds=self.timeout))
+            self._wait(way([raw], peer, 0), peer)
         except RuntimeError as error:
             if "imed out" in str(error):
                 raise LinkError(f"{_name(peer)} did not {what} within {self.timeout:g} s") from error
             raise LinkError(f"{_name(peer)} has gone: its process has ended, or the network has failed") from error
+
+    def _wait(self, work: Any, peer: int) -> None:
+        """Until it is done. Of bytes whose own handing over finds that the peer has gone, Gloo may tell nobody.
+
+        So a client looks, while it waits, whether somebody still listens where all met: the server's process does.
+        """
+        if peer != 0 or self._met is None:
+            work.wait(timedelta(seconds=self.timeout))
+            return
+        ended: SimpleQueue[RuntimeError | None] = SimpleQueue()
+
+        def wait() -> None:
+            try:
+                work.wait(timedelta(seconds=self.timeout))
+                ended.put(None)
+            except RuntimeError as error:
+                ended.put(error)
+
+        Thread(target=wait, daemon=True).start()
+        while True:
+            try:
+                error = ended.get(timeout=_LOOK)
+            except Empty:
+                _knock(*self._met)
+                continue
+            if error is not None:
+                raise error
+            return
+
+
+def _knock(host: str, port: int) -> None:
+    """Look whether somebody listens there; only a refusal says that nobody does.
+
+    Raises:
+        RuntimeError: if nobody does.
+    """
+    try:
+        socket.create_connection((host, port), _LOOK).close()
+    except ConnectionRefusedError as error:
+        raise RuntimeError("nobody listens where all met") from error
+    except OSError:
+        pass
 
 
 def _name(number: int) -> str:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from threading import Event
 from typing import Any
 
 import pytest
@@ -267,6 +268,36 @@ def test_a_peer_that_is_killed_is_missed_at_once() -> None:
                 link.send(1, "some", torch.ones(1, 5))
             with pytest.raises(LinkError, match="client 1 has gone"):
                 link.receive(1, FLOATS)
+
+
+def test_a_client_looks_whether_the_server_is_there_where_gloo_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Forgetful:
+        """A group that never says that what it was given is on its way."""
+
+        def send(self, *_: Any) -> Any:
+            return self
+
+        def wait(self, timeout: timedelta) -> None:
+            Event().wait(timeout.total_seconds())
+            raise RuntimeError("Timed out waiting")
+
+    port = free_port()
+    code = (
+        f"import time, torch; from dynlib.edge import Link; link = Link(0, 1, port={port}, timeout=60); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code]) as process:
+        link = Link(1, 1, port=port, timeout=60)
+        monkeypatch.setattr(link, "_group", Forgetful())
+        monkeypatch.setattr(link, "timeout", 3)
+        with pytest.raises(LinkError, match="the server did not take a message within 3 s"):  # it is there
+            link.send(0, "some", torch.ones(1, 5))
+        monkeypatch.setattr(link, "timeout", 60)
+        process.send_signal(signal.SIGKILL)
+        process.wait(20)
+        start = time.perf_counter()
+        with pytest.raises(LinkError, match="the server has gone"):
+            link.send(0, "some", torch.ones(1, 5))
+        assert time.perf_counter() - start < 20
 
 
 def test_a_rate_takes_the_time_that_it_would() -> None:
