@@ -5,7 +5,9 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import nbformat
@@ -269,6 +271,28 @@ def test_a_grader_that_was_killed_leaves_nothing_to_the_next(tmp_path: Path) -> 
         alive.kill()
         alive.wait()
         walls.sweep()
+
+
+def test_a_folder_goes_once_what_speaks_of_it_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kill = psutil.Process.kill
+
+    def late(process: psutil.Process) -> None:
+        time.sleep(0.5)
+        with suppress(psutil.NoSuchProcess):
+            kill(process)
+
+    monkeypatch.setattr(psutil.Process, "kill", lambda process: threading.Thread(target=late, args=[process]).start())
+    place = tmp_path / "room"
+    place.mkdir()
+    said = [sys.executable, "-c", "import signal; print('up', flush=True); signal.pause()", f"{place}/kernel.json"]
+    with subprocess.Popen(said, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stdout.readline()
+        rooms.remove(place)
+        lives = psutil.Process(process.pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+        kill(psutil.Process(process.pid))
+    assert not lives, "the folder went before what speaks of it had ended"
+    assert not place.exists()
 
 
 # Walls

@@ -19,6 +19,8 @@ PREFIX = "dyn-grade-"
 LOCK = ".owner"
 YOUNG = 60
 """Seconds within which a folder without a lock is one that is just being made."""
+SLOW = 10
+"""Seconds that a process which was told to end may take."""
 
 
 def short() -> str:
@@ -63,18 +65,28 @@ def left_behind() -> Iterator[tuple[Path, str]]:
 
 
 def remove(place: Path) -> None:
-    """End what speaks of a folder, and take it away."""
-    own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    """End what speaks of a folder, wait until it has ended, and take the folder away."""
+    until = time.monotonic() + SLOW
+    while (left := _speaking_of(place)) and time.monotonic() < until:  # what is killed lives on for a moment
+        for process in left:
+            with contextlib.suppress(psutil.Error):
+                for one in [*process.children(recursive=True), process]:
+                    with contextlib.suppress(psutil.Error):
+                        one.kill()
+        time.sleep(0.02)
+    _delete(place)
+
+
+def _speaking_of(place: Path) -> list[psutil.Process]:
+    """The processes of this user that name something in a folder, but for this one and those above it."""
+    own, found = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}, []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             if process.pid in own or process.uids().real != os.getuid():
                 continue
-            if any(f"{place}/" in word for word in process.cmdline()):
-                for child in process.children(recursive=True):
-                    with contextlib.suppress(psutil.Error):
-                        child.kill()
-                process.kill()
-    _delete(place)
+            if any(f"{place}/" in word for word in process.cmdline()):  # what has ended has no words
+                found.append(process)
+    return found
 
 
 def _delete(place: Path) -> None:
