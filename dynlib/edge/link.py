@@ -274,13 +274,13 @@ class Link:
         if peer != 0 or self._met is None:
             work.wait(timedelta(seconds=self.timeout))
             return
-        ended: SimpleQueue[RuntimeError | None] = SimpleQueue()
+        ended: SimpleQueue[Exception | None] = SimpleQueue()
 
         def wait() -> None:
             try:
                 work.wait(timedelta(seconds=self.timeout))
                 ended.put(None)
-            except RuntimeError as error:
+            except Exception as error:
                 ended.put(error)
 
         Thread(target=wait, daemon=True).start()
