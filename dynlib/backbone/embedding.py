@@ -59,10 +59,10 @@ def initialise(model: nn.Module, depth: int) -> None:
     """
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
-            nn.init.trunc_normal_(module.weight, std=module.weight[0].numel() ** -0.5)
+            nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
             if name.endswith(("attention.output", "feed_forward.contract")):
                 module.weight.data /= (2 * max(depth, 1)) ** 0.5
         elif isinstance(module, nn.Embedding):
-            nn.init.trunc_normal_(module.weight, std=0.02)
+            nn.init.normal_(module.weight, std=0.02)

@@ -63,10 +63,10 @@ class ViT(nn.Module):
         self.norm: Any = norm(dim)
         self.head = nn.Linear(dim, classes)
         self.distillation_head = nn.Linear(dim, classes) if distillation == "head" else None
-        nn.init.trunc_normal_(self.class_token, std=0.02)
-        nn.init.trunc_normal_(self.position, std=0.02)
+        nn.init.normal_(self.class_token, std=0.02)
+        nn.init.normal_(self.position, std=0.02)
         if self.distillation_token is not None:
-            nn.init.trunc_normal_(self.distillation_token, std=0.02)
+            nn.init.normal_(self.distillation_token, std=0.02)
         initialise(self, depth)
 
     def embed(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch tokens dim"]:

@@ -61,6 +61,16 @@ def _attention_backward(
     return 5 * _attention(query, key, value, dropout, causal) // 2
 
 
+def _flex_attention(query: Shape, key: Shape, value: Shape, *_: Any, **__: Any) -> int:
+    batch, heads, queries, dim = query
+    return 2 * batch * heads * queries * key[2] * (dim + value[3])  # every pair, whatever a mask leaves out
+
+
+def _flex_attention_backward(query: Shape, key: Shape, value: Shape, *_: Any, **__: Any) -> int:
+    batch, heads, queries, dim = query
+    return 2 * batch * heads * queries * key[2] * (3 * dim + 2 * value[3])
+
+
 def _heads(query: Shape, key: Shape, value: Shape, *_: Any, **__: Any) -> int:
     batch, queries, dim = query
     projections = 2 * batch * (queries + key[1] + value[1] + queries) * dim * dim
@@ -128,6 +138,12 @@ FORMULAS: dict[Any, Formula] = {
     aten._grouped_mm: _grouped,  # needs the offsets, not their shape
 }
 
+# PyTorch 2.11 has none for these. By name, as what newer ones register them under is made when it is first used.
+HIGHER_ORDER: dict[str, Formula] = {
+    "flex_attention": shape_wrapper(_flex_attention),
+    "flex_attention_backward": shape_wrapper(_flex_attention_backward),
+}
+
 # Operators without a product, by name; a leading underscore, a trailing one and "_backward" are dropped before looking.
 # PyTorch itself marks most elementwise functions and reductions; these are the others.
 _PLAIN = frozenset(
@@ -180,7 +196,8 @@ def _known_formula(packet: Any) -> Formula | None:
     if packet not in FORMULAS and packet not in flop_registry and hasattr(aten, name.removesuffix("_")):
         twin = getattr(aten, name.removesuffix("_"))  # addmm_ works in place and computes what addmm does
         packet = twin if getattr(aten, name, None) is packet else packet
-    return FORMULAS.get(packet) or flop_registry.get(packet)
+    ours = HIGHER_ORDER.get(name) if isinstance(packet, torch._ops.HigherOrderOperator) else None
+    return FORMULAS.get(packet) or flop_registry.get(packet) or ours
 
 
 def flops(func: Any, formula: Formula, args: Any, kwargs: Any, out: Any) -> int:

@@ -82,7 +82,7 @@ class ExitHead(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(dim)
         self.linear = nn.Linear(dim, classes)
-        nn.init.trunc_normal_(self.linear.weight, std=dim**-0.5)
+        nn.init.normal_(self.linear.weight, std=dim**-0.5)
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, tokens: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch classes"]:

@@ -133,10 +133,10 @@ class TinyRecursiveModel(nn.Module):
         for name in ("y_start", "z_start"):  # drawn once, and not learned
             self.register_buffer(name, nn.init.trunc_normal_(torch.empty(dim)))
         for weight in (self.embedding.weight, self.position):
-            nn.init.trunc_normal_(weight, std=dim**-0.5)
+            nn.init.normal_(weight, std=dim**-0.5)
         for layer in self.modules():
             if isinstance(layer, nn.Linear):
-                nn.init.trunc_normal_(layer.weight, std=layer.in_features**-0.5)
+                nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
                 nn.init.zeros_(layer.bias)
         nn.init.zeros_(self.halting_head.weight)  # at first it is sure of nothing: σ(−5) = 0.7 %
         nn.init.constant_(self.halting_head.bias, -5.0)

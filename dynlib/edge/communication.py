@@ -174,10 +174,10 @@ class TokenTransmitter(nn.Module):
     @torch.no_grad()
     def _begin(self, bias: float | int) -> None:
         for end in (self.low, self.up):
-            nn.init.trunc_normal_(end, std=0.5)
+            nn.init.normal_(end, std=0.5)
         for gates, start, scale in ((self.worth, bias, 0.1), (self.price, -bias, 1.0)):
             for gate in cast(Iterable[nn.Linear], gates):
-                nn.init.trunc_normal_(gate.weight, std=scale * self.dim**-0.5 / GAIN)
+                nn.init.normal_(gate.weight, std=scale * self.dim**-0.5 / GAIN)
                 nn.init.constant_(gate.bias, start / GAIN)
         assert isinstance(self.encoder, nn.Linear)
         assert isinstance(self.decoder, nn.Linear)

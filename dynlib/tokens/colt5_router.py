@@ -64,7 +64,7 @@ class Router(nn.Module):
         self.routing: Routing = routing
         self.check_knobs()
         self.score = nn.Linear(dim, 1, bias=False)
-        nn.init.trunc_normal_(self.score.weight, std=dim**-0.5)
+        nn.init.normal_(self.score.weight, std=dim**-0.5)
 
     def kept(self, tokens: int) -> int:
         """k = ⌈capacity · tokens⌉: one at least, and all of them at capacity 1."""

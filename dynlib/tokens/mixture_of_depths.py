@@ -112,7 +112,7 @@ class MixtureOfDepths(nn.Module):
         like = next(block.parameters(), torch.empty(0))
         place: dict[str, Any] = {"device": like.device, "dtype": like.dtype}
         self.router: nn.Linear = nn.Linear(dim, 1, bias=False, **place)
-        nn.init.trunc_normal_(self.router.weight, std=dim**-0.5)
+        nn.init.normal_(self.router.weight, std=dim**-0.5)
         self.predictor: nn.Module | None = None
         if predictor:
             hidden = max(dim // 4, 1)

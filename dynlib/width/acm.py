@@ -127,9 +127,9 @@ class AdaptiveComputationModule(nn.Module):
         self.kernel: Kernel | None = None
         self.check_knobs()
         # one row a neuron; those of learner n are rows n·hidden/N …, so that the first k learners lie in one piece
-        self.expand = nn.Parameter(nn.init.trunc_normal_(torch.empty(self.hidden, dim), std=dim**-0.5))
+        self.expand = nn.Parameter(nn.init.normal_(torch.empty(self.hidden, dim), std=dim**-0.5))
         self.bias = nn.Parameter(torch.zeros(self.hidden))
-        self.contract = nn.Parameter(nn.init.trunc_normal_(torch.empty(self.hidden, self.out), std=self.hidden**-0.5))
+        self.contract = nn.Parameter(nn.init.normal_(torch.empty(self.hidden, self.out), std=self.hidden**-0.5))
         choices = learners + 1 - self.least
         self.gate = nn.Sequential(
             nn.Linear(dim, check_whole("gate", gate, least=1)), nn.GELU(), nn.Linear(gate, choices)

@@ -121,11 +121,11 @@ class MixtureOfExperts(nn.Module):
         self.activation = activation
         self.check_knobs()
         self.router = nn.Linear(dim, experts, bias=False)
-        nn.init.trunc_normal_(self.router.weight, std=dim**-0.5)
+        nn.init.normal_(self.router.weight, std=dim**-0.5)
         up, down = (experts, self.hidden, dim), (experts, dim, self.hidden)
         for name, shape in (("gate", up), ("expand", up), ("contract", down)):
             here = gated or name != "gate"
-            weight = nn.init.trunc_normal_(torch.empty(shape), std=shape[-1] ** -0.5) if here else None
+            weight = nn.init.normal_(torch.empty(shape), std=shape[-1] ** -0.5) if here else None
             self.register_parameter(f"{name}_weight", None if weight is None else nn.Parameter(weight))
             self.register_parameter(f"{name}_bias", nn.Parameter(torch.zeros(shape[:2])) if here and bias else None)
         self.balance: Tensor

@@ -17,11 +17,11 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from dynlib.backbone import Attention, Block, CausalLM, FeedForward, ViT
 from dynlib.cost import Cost, count
-from dynlib.cost.flops import attended_pairs, formula_for, is_plain
+from dynlib.cost.flops import HIGHER_ORDER, attended_pairs, formula_for, is_plain
 
 aten = torch.ops.aten
 
@@ -795,6 +795,18 @@ def test_flex_attention_costs_the_whole_square():
     causal = create_block_mask(lambda b, h, i, j: i >= j, None, None, 128, 128, device="cpu")
     for options in ({}, {"block_mask": causal}):
         assert count(flex_attention, query, query, query, **options).flops == 4 * 2 * 128 * 128 * 16
+
+
+@pytest.mark.parametrize("name", sorted(HIGHER_ORDER))
+def test_formulas_for_an_older_pytorch_say_what_a_newer_one_does(name):
+    theirs = flop_registry.get(getattr(torch.ops.higher_order, name))
+    if theirs is None:
+        pytest.skip("this PyTorch has no formula of its own")
+    query, key, value, out = (
+        torch.ones(3, heads, n, dim) for heads, n, dim in ((4, 5, 6), (4, 7, 6), (4, 7, 9), (4, 5, 9))
+    )
+    inputs = (query, key, value, *((out, torch.ones(3, 4, 5), out) if "backward" in name else ()))
+    assert HIGHER_ORDER[name](*inputs, out_val=out) == theirs(*inputs, out_val=out) > 0
 
 
 def test_control_flow_costs_the_branch_that_was_taken():
