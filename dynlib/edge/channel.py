@@ -130,7 +130,9 @@ class RayleighChannel(AWGNChannel):
 
 
 def _noise(like: Tensor, generator: torch.Generator | None) -> Tensor:
-    return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)
+    # not drawn in half precision: PyTorch 2.11 draws other numbers there than with the same seed in single
+    wide = torch.promote_types(like.dtype, torch.float32)
+    return torch.randn(like.shape, generator=generator, dtype=wide, device=like.device).to(like.dtype)
 
 
 def _check_codewords(x: object) -> None:

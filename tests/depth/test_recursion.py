@@ -412,8 +412,11 @@ def test_halted_slots_carry_nothing_over():
 
 
 def test_a_slot_halts_when_the_model_is_sure():
-    model, (fresh, _) = make(), stream()
-    step = deep_supervision(model, empty_slots(model, 40), fresh, explore=0)
+    model = make()
+    before = deep_supervision(model, empty_slots(model, 40), stream()[0], explore=0).halting
+    with torch.no_grad():
+        model.halting_head.bias -= before.median()  # so that it is sure of about half
+    step = deep_supervision(model, empty_slots(model, 40), stream()[0], explore=0)
     assert step.slots.halted.tolist() == (step.halting > 0).tolist()
     assert 0 < step.slots.halted.sum() < 40
 
