@@ -19,7 +19,7 @@ from nbformat.v4 import new_code_cell
 import tools.notebooks
 from tests.classroom import hostile
 from tests.notebooks import toys
-from tools.grade import room, rooms, sandbox, suspects, walls
+from tools.grade import inside, room, rooms, sandbox, suspects, walls
 from tools.grade.clean import clean
 from tools.grade.room import Probe, Ran
 from tools.grade.sandbox import Limits
@@ -240,6 +240,24 @@ def test_the_text_of_an_answer_is_looked_at(body: str, name: str) -> None:
     assert set(told) == {"double"}
     assert any(name in line for line in told["double"])
     assert suspects.found(clean(hostile.raw(solved()), UNIT).cells, UNIT) == {}
+
+
+@pytest.mark.parametrize(
+    ("place", "learners"),
+    [
+        ("/tmp/ipykernel_1/2.py", True),
+        ("/tmp/dyn-grade-a/a/ipykernel_1/2.py", True),
+        ("<ipython-input-1-a>", True),
+        ("/tmp/course/.venv/lib/python3.13/site-packages/some/kind.py", False),
+        ("/tmp/course/dynlib/cost/count.py", False),
+        ("/tmp/work/checks_toys.py", False),
+        ("/usr/lib/python3/some.py", False),
+    ],
+)
+def test_a_packages_class_is_not_the_learners_wherever_the_course_stands(place: str, learners: bool) -> None:
+    space: dict[str, object] = {}
+    exec(compile("def __eq__(one, other):\n    return True", place, "exec"), space)
+    assert inside._of_a_cell(space["__eq__"], ("/tmp/course/.venv", "/tmp/course/dynlib")) is learners
 
 
 # What is left behind

@@ -143,12 +143,12 @@ def start(line: str, checks: str, voice: bool) -> types.ModuleType:
         if not amiss():
             tell("end", word)
 
-    was, before = state(checks, voice, shell), _kinds()
+    was, before, homes = state(checks, voice, shell), _kinds(), _homes()
 
     def look(name: str) -> None:
         seen.clear()  # what one task's answer was told of does not hide what the next one does
         now = state(checks, voice, shell)
-        changed = amiss() + ["what an object of its own says that it equals"] * _equals(before)
+        changed = amiss() + ["what an object of its own says that it equals"] * _equals(before, homes)
         changed += sorted(key for key, value in was.items() if now.get(key) != value)
         changed += sorted(key for key in now if key not in was and key.startswith(COMPLETE))
         for key in ("torch", "math", "dynlib", checks):  # names that the checks' cells use
@@ -156,7 +156,7 @@ def start(line: str, checks: str, voice: bool) -> types.ModuleType:
                 changed.append(f"the name {key}")
         tell("look", name, changed[:20])
 
-    sys.addaudithook(_hook(tell, checks, seen))
+    sys.addaudithook(_hook(tell, checks, seen, homes))
     room = types.ModuleType("_room")
     for function in (keep, back, look, end):
         setattr(room, function.__name__, function)
@@ -251,23 +251,31 @@ def _kinds() -> dict[int, type]:
     return found
 
 
-def _equals(before: dict[int, type]) -> bool:
+def _homes() -> tuple[str, ...]:
+    """Where Python, its packages and the course stand, which may be below /tmp too."""
+    home = [sys.prefix, sys.base_prefix, os.path.dirname(os.__file__), "<frozen"]
+    home += [os.path.dirname(sys.modules[name].__file__ or "/") for name in ("dynlib", "torch") if name in sys.modules]
+    return tuple(home)
+
+
+def _equals(before: dict[int, type], homes: tuple[str, ...]) -> bool:
     """Whether a class of the learner's says itself what its objects equal, however its methods came by their names."""
     for number, kind in _kinds().items():
         if number not in before:
             space = type.__getattribute__(kind, "__dict__")
-            if any(name in space and _of_a_cell(space[name]) for name in EQUAL):
+            if any(name in space and _of_a_cell(space[name], homes) for name in EQUAL):
                 return True
     return False
 
 
-def _of_a_cell(method: object) -> bool:
+def _of_a_cell(method: object, homes: tuple[str, ...]) -> bool:
     if isinstance(method, staticmethod | classmethod):
         method = method.__func__
     if not isinstance(method, types.FunctionType):
         return False
     place = method.__code__.co_filename
-    return place.startswith(("/tmp/", "<ipython-input")) and not os.path.basename(place).startswith("checks_")
+    known = place.startswith(homes) or os.path.basename(place).startswith("checks_")
+    return place.startswith(("/tmp/", "<ipython-input")) and not known
 
 
 def _modes() -> list[str]:
@@ -304,13 +312,13 @@ def _filled(cell: types.CellType) -> bool:
     return True
 
 
-def _hook(tell: Callable[..., None], checks: str, seen: set[str]) -> Callable[[str, tuple[object, ...]], None]:
+def _hook(
+    tell: Callable[..., None], checks: str, seen: set[str], homes: tuple[str, ...]
+) -> Callable[[str, tuple[object, ...]], None]:
     """An audit hook that tells of what the learner's own code does."""
     kinds, busy = SERIOUS | LIGHT, set[int]()
     frame_of, thread_of, real, text_of = sys._getframe, sys.modules["_thread"].get_ident, os.path.realpath, os.fsdecode
-    home = [sys.prefix, sys.base_prefix, os.path.dirname(os.__file__), "<frozen"]
-    home += [os.path.dirname(sys.modules[name].__file__ or "/") for name in ("dynlib", "torch") if name in sys.modules]
-    homes, mine = tuple(home), (f"{checks}.py", "<room>")
+    mine = (f"{checks}.py", "<room>")
     free = (os.getcwd(), "/tmp", "/dev/null", "/dev/shm", *homes)
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:
