@@ -95,7 +95,7 @@ def begin(feed_forward: nn.Module) -> None:
         if "bias" in name:
             weight.zero_()
         elif "router" not in name:
-            nn.init.trunc_normal_(weight, std=weight.shape[-1] ** -0.5)
+            nn.init.normal_(weight, std=weight.shape[-1] ** -0.5)
             if "contract" in name:
                 weight.div_((2 * MODEL["depth"]) ** 0.5)
 

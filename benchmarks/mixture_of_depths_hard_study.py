@@ -117,7 +117,7 @@ class Told(nn.Module):
     def __init__(self, block: Block, dim: int) -> None:
         super().__init__()
         self.block, self.router = block, nn.Linear(dim, 1, bias=False)
-        nn.init.trunc_normal_(self.router.weight, std=dim**-0.5)
+        nn.init.normal_(self.router.weight, std=dim**-0.5)
 
     def forward(self, x: Float[Tensor, "b n d"], chosen: Bool[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
         """The tokens, with the weighted update added to the chosen ones: as many in each sequence."""
