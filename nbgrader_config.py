@@ -1,7 +1,7 @@
 """How nbgrader turns solutions/ into exercises/, and how it grades.
 
-A teacher copies this file into a course folder of their own and runs nbgrader there: see README.md. `make progress`
-restores and runs a learner's notebook with the same two functions, so that both come to the same points.
+A teacher who wants nbgrader's own commands copies this file into a course folder: classroom/README.md says how. `make
+progress` restores and runs a learner's notebook with the same two functions, so that both come to the same points.
 """
 
 import os

@@ -210,7 +210,7 @@ def test_the_names_that_others_rely_on_are_where_they_expect_them(module: str, n
 # What no file may say
 
 FOLDERS = (
-    ".ci .devcontainer .github benchmarks binder classroom dynlib exercises lectures solutions tests tools".split()  # noqa: SIM905
+    ".ci .devcontainer .github benchmarks classroom dynlib exercises lectures solutions tests tools web".split()  # noqa: SIM905
 )
 FORBIDDEN = {  # written so that this page does not hold them itself; Ada is nobody
     "a path of some machine": r"/wor[k]/(main|shared|\.)|/roo[t]/\.|/(User[s]|hom[e])/(?!jovyan|vscode|ada)\w"

@@ -31,6 +31,11 @@ def test_links_of_the_readme_lead_to_pages_or_become_words() -> None:
     )
 
 
+def test_links_from_a_folder_lead_to_pages_too() -> None:
+    assert site.to_pages("[a](hub/README.md) [b](../README.md#x)", at="classroom") == "[a](hub.md) [b](index.md#x)"
+    assert site.to_pages("[a](../README.md#what-it-takes)", at="classroom/hub") == "[a](grading.md#what-it-takes)"
+
+
 def test_every_unit_of_the_readme_is_found_with_its_minutes() -> None:
     units = site.units_of(README)
     there = {folder.name for folder in site.exercises()}
@@ -289,6 +294,15 @@ def test_a_workflow_tries_the_course_in_a_browser_and_the_package_from_elsewhere
     assert [step["with"]["path"] for step in steps("beyond", "package") if "path" in step.get("with", {})] == [
         package.DIST.relative_to(ROOT).as_posix()
     ]
+
+
+def test_a_workflow_runs_what_ci_runs_on_each_python_that_the_course_takes() -> None:
+    assert (ROOT / ".ci" / "run").read_text().splitlines()[-1] == f"exec {runs('test', 'test')[-1]}"
+    matrix = WORKFLOWS["test"]["jobs"]["test"]["strategy"]["matrix"]
+    takes = re.search(r"Python ([\d., or]+), and make", README)
+    assert takes is not None
+    assert matrix["python"] == re.findall(r"3\.\d+", takes[1])
+    assert any(extra["system"].startswith("macos") for extra in matrix["include"])
 
 
 @pytest.mark.parametrize("name", sorted(WORKFLOWS))

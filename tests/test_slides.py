@@ -122,3 +122,10 @@ def test_prose_between_two_slides_is_said_to_the_first() -> None:
     assert "01_cost.ipynb" not in page
     assert 'href="https://x.org"' in page
     assert page.count("<section") == page.count('<aside class="notes">') == 2
+
+
+def test_a_deck_of_no_lecture_is_an_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["slides", "02_gumble"])
+    with pytest.raises(SystemExit):
+        slides.main()
+    assert "no lecture 02_gumble" in capsys.readouterr().err

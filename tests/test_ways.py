@@ -93,6 +93,17 @@ def test_what_an_answer_uses_is_found_by_its_own_name(answer: Any, name: str) ->
         check.by_hand("by hand", answer, without=(name,), tested="your code")
 
 
+def asks_the_checks(x: Tensor) -> Tensor:
+    import checks_gumbel as c  # type: ignore[import-not-found]
+
+    return c._slopes(x)
+
+
+def test_the_file_of_the_checks_is_ruled_out_always() -> None:
+    with pytest.raises(CheckFailed, match="it uses checks_gumbel"), checks.task("toy") as check:
+        check.by_hand("by hand", asks_the_checks, without=("dynlib",), tested="your code")
+
+
 def test_what_is_not_used_is_not_found() -> None:
     assert not any(name.startswith("dynlib") for name in used(plain))
     with checks.task("toy") as check:

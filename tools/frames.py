@@ -181,7 +181,8 @@ def as_html(control: Control, cell: str, pictures: str) -> str:
     first = others[start]
     return (
         f'<figure class="frames"><p><label for="{cell}-place">{escape(control.control)}</label>'
-        f'<input id="{cell}-place" type="range" min="0" max="{len(frames) - 1}" step="1" value="{start}" '
+        f'<input id="{cell}-place" type="range" autocomplete="off" '
+        f'min="0" max="{len(frames) - 1}" step="1" value="{start}" '
         f'aria-valuetext="{escape(first["at"])}"><output for="{cell}-place">{escape(first["at"])}</output></p>'
         f'<img src="{first["file"]}" alt="{escape(first["alt"])}">'
         f'<script type="application/json">{told}</script>'

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from html import escape
 from importlib.metadata import version
+from os.path import normpath
 from pathlib import Path
 from string import Template
 
@@ -61,8 +62,8 @@ def section(text: str, heading: str) -> str:
     return found[1].strip()
 
 
-def to_pages(text: str, up: str = "") -> str:
-    """Markdown of the checkout's top with its links led to pages of the site; ``up`` leads to the site's top.
+def to_pages(text: str, up: str = "", at: str = ".") -> str:
+    """Markdown with its links led to pages of the site; ``up`` leads to the site's top, ``at`` is where its file lies.
 
     A link to a file that is no page becomes plain text.
     """
@@ -72,6 +73,8 @@ def to_pages(text: str, up: str = "") -> str:
         "dynlib/zoo/README.md": "zoo.md",
         "CONTRIBUTING.md": "contributing.md",
         "CHANGELOG.md": "changelog.md",
+        "classroom/README.md": "grading.md",
+        "classroom/hub/README.md": "hub.md",
         "README.md": "index.md",
     }
 
@@ -84,7 +87,9 @@ def to_pages(text: str, up: str = "") -> str:
             return f"[{words}]({up}exercises/{exercise[1]}.ipynb)"
         if re.fullmatch(r"lectures/\w+\.ipynb", target):
             return f"[{words}]({up}{target})"
-        return f"[{words}]({up}{pages[target]})" if target in pages else words
+        file, anchor = re.fullmatch(r"([^#]*)(#.*)?", target).groups()
+        page = pages.get(normpath(f"{at}/{file}"))
+        return f"[{words}]({up}{page}{anchor or ''})" if page else words
 
     return re.sub(r"(?<!!)\[([^\]]*)\]\(([^)\s]+)\)", led, text)
 
@@ -224,7 +229,7 @@ def home(readme: str, titles: dict[str, str], decks: bool) -> str:
             f'<span class="links">{" ".join(links)} {minutes}</span></li>'
         )
     commands = re.search(r"^```sh\n.*?^```", readme, re.MULTILINE | re.DOTALL)[0]
-    needs = re.search(r"^You need Python.*$", readme, re.MULTILINE)[0]
+    needs = re.search(r"^You need .*$", readme, re.MULTILINE)[0]
     first = next(iter(titles))
     said = {
         "lead": lead,
@@ -244,12 +249,15 @@ def home(readme: str, titles: dict[str, str], decks: bool) -> str:
 AROUND = {
     "exercises": "Exercises",
     "teachers": "For teachers",
+    "grading": "From nothing to grades",
+    "hub": "A hub for the class",
     "engineers": "For engineers: the API",
     "benchmarks": "Cost and time",
     "zoo": "Trained backbones",
     "ways": "Other ways in",
     "contributing": "Adding a unit",
     "changelog": "Changelog",
+    "licence": "Licence",
 }
 
 
@@ -312,11 +320,19 @@ API = """# dynlib.{part}
 """
 
 
+OTHERS = (
+    'Formulas are set by MathJax (<a href="_static/mathjax/LICENSE">Apache License 2.0</a>), decks are shown by '
+    "reveal.js (MIT License, beside the decks). The pages are made with Sphinx, MyST-NB and the Sphinx Book Theme."
+)
+"""Whose work these pages hold besides."""
+
+
 def lay(decks: bool) -> None:
     """Lay out what Sphinx reads; a file that says the same as before is left as it is, so that its page is, too."""
     readme, contributing, changelog = (
         (ROOT / f"{name}.md").read_text(encoding="utf-8") for name in ("README", "CONTRIBUTING", "CHANGELOG")
     )
+    grading, hub = ((ROOT / "classroom" / f"{name}README.md").read_text(encoding="utf-8") for name in ("", "hub/"))
     results = (ROOT / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8")
     titles = {path.stem: title_of(read(path)) for path in lectures()}
     pages: dict[str, str | bytes | NotebookNode] = {
@@ -324,10 +340,11 @@ def lay(decks: bool) -> None:
         for file in WEB.rglob("*")
         if file.is_file() and (file.name == "conf.py" or "_static" in file.parts)
     }
-    mathjax = asset("mathjax") / "es5"
-    for file in mathjax.rglob("*"):
+    mathjax = asset("mathjax")
+    for file in [mathjax / "LICENSE", *(mathjax / "es5").rglob("*")]:
         if file.is_file():
-            pages[f"_static/mathjax/{file.relative_to(mathjax).as_posix()}"] = file.read_bytes()
+            name = file.relative_to(file.parent if file.name == "LICENSE" else mathjax / "es5").as_posix()
+            pages[f"_static/mathjax/{name}"] = file.read_bytes()
     for file in FRAMES.rglob("*.webp"):
         pages[f"{DRAWN}/{file.relative_to(FRAMES).as_posix()}"] = file.read_bytes()
     pages |= {f"lectures/{name}.ipynb": lecture_page(name, decks) for name in titles}
@@ -337,6 +354,9 @@ def lay(decks: bool) -> None:
         "index.md": home(readme, titles, decks),
         "exercises.md": handouts(titles),
         "teachers.md": f"# For teachers\n\n{to_pages(section(readme, 'For a teacher'))}\n",
+        "grading.md": to_pages(grading, at="classroom"),
+        "hub.md": to_pages(hub, at="classroom/hub"),
+        "licence.md": f"# Licence\n\n{to_pages(section(readme, 'Licence'))}\n\n{OTHERS}\n",
         "ways.md": f"# Other ways in\n\n{to_pages(section(readme, 'Other ways in'))}\n",
         "benchmarks.md": sortable(results),
         "contributing.md": to_pages(contributing),

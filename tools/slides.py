@@ -226,6 +226,8 @@ def build(names: list[str] | None = None, folder: Path = DECKS) -> list[Path]:
     reveal = asset("reveal.js")
     for file in ("dist/reveal.js", "dist/reveal.css", "dist/reset.css", "plugin/notes/notes.js"):
         shutil.copy(reveal / file, shared)
+    shutil.copy(reveal / "LICENSE", shared / "reveal-LICENSE")
+    shutil.copy(asset("mathjax") / "LICENSE", shared / "mathjax")
     for file in (*PARTS.iterdir(), ROOT / "web" / "_static" / "mark.svg"):
         shutil.copy(file, shared)
     made = []
@@ -243,7 +245,10 @@ def main() -> None:
     """Make the decks that are named, or all."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="lectures, such as 02_gumbel; all if none is named")
-    for file in build(parser.parse_args().names):
+    names = parser.parse_args().names
+    if unknown := sorted(set(names) - {path.stem for path in lectures()}):
+        parser.error(f"there is no lecture {', '.join(unknown)}; a name is one such as 02_gumbel")
+    for file in build(names):
         print(file.relative_to(ROOT))
 
 

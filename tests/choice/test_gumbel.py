@@ -6,7 +6,6 @@ implementation had been unlucky with its seed.
 
 import math
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -51,14 +50,6 @@ def gradient(function, logits: Tensor, weights: Tensor) -> Tensor:
 
 def is_one_hot(y: Tensor, dim: int = -1) -> bool:
     return bool(((y == 0) | (y == 1)).all() and ((y == 1).sum(dim) == 1).all())
-
-
-@pytest.fixture
-def as_users_call_it():
-    """Without the shape checks of the tests, which would complain before the function can."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 # ---- noise
@@ -529,7 +520,7 @@ def test_a_temperature_that_is_not_positive_and_finite_is_an_error(function, tau
         function(torch.zeros(2, 3), tau)
 
 
-@pytest.mark.usefixtures("as_users_call_it")
+@pytest.mark.usefixtures("as_users_run_it")
 @pytest.mark.parametrize("function", TEMPERED)
 @pytest.mark.parametrize("tau", ["1.0", None, torch.tensor(1.0)])
 def test_a_temperature_that_is_no_number_is_an_error(function, tau):
@@ -537,7 +528,7 @@ def test_a_temperature_that_is_no_number_is_an_error(function, tau):
         function(torch.zeros(2, 3), tau)
 
 
-@pytest.mark.usefixtures("as_users_call_it")
+@pytest.mark.usefixtures("as_users_run_it")
 @pytest.mark.parametrize("function", [gumbel_noise, gumbel_max, gumbel_softmax, gumbel_sigmoid, softmax_ste])
 @pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64, torch.float8_e5m2])
 def test_a_dtype_that_holds_no_logits_is_an_error(function, dtype):
@@ -545,7 +536,7 @@ def test_a_dtype_that_holds_no_logits_is_an_error(function, dtype):
         function(torch.zeros(2, 3).to(dtype))
 
 
-@pytest.mark.usefixtures("as_users_call_it")
+@pytest.mark.usefixtures("as_users_run_it")
 def test_straight_through_refuses_two_shapes_two_dtypes_and_integers():
     one, two = torch.zeros(2, 3), torch.zeros(2, 1)
     with pytest.raises(ValueError, match=r"one shape; got \(2, 3\) and \(2, 1\)"):

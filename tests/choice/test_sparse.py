@@ -5,7 +5,6 @@ import math
 from functools import partial
 
 import entmax as package
-import jaxtyping
 import pytest
 import torch
 from hypothesis import given, settings
@@ -81,14 +80,6 @@ def tsallis(p: Tensor, alpha: float) -> Tensor:
     if alpha == 1:
         return torch.xlogy(p, p).sum(-1)
     return (p**alpha - p).sum(-1) / (alpha * (alpha - 1))
-
-
-@pytest.fixture
-def as_users_call_it():
-    """Without the shape checks of the tests, which would complain before the function can."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 # ---- against others
@@ -630,7 +621,7 @@ def test_logits_that_make_no_distribution_are_an_error(function, row, says):
             function(torch.tensor([[0.0, 1.0, 2.0], row], dtype=dtype))
 
 
-@pytest.mark.usefixtures("as_users_call_it")
+@pytest.mark.usefixtures("as_users_run_it")
 @pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64])
 def test_a_dtype_that_holds_no_logits_is_an_error(dtype):
     logits = torch.ones(2, 3).to(dtype)
@@ -667,14 +658,14 @@ def test_an_alpha_below_1_or_without_end_is_an_error(alpha):
             entmax_loss(logits, target, given_alpha)
 
 
-@pytest.mark.usefixtures("as_users_call_it")
+@pytest.mark.usefixtures("as_users_run_it")
 @pytest.mark.parametrize("alpha", ["1.5", None, [1.5], 1j])
 def test_an_alpha_that_is_no_number_is_an_error(alpha):
     with pytest.raises(TypeError, match=r"use float\(alpha\)"):
         entmax(torch.zeros(2, 3), alpha)
 
 
-@pytest.mark.usefixtures("as_users_call_it")
+@pytest.mark.usefixtures("as_users_run_it")
 def test_an_integer_tensor_as_alpha_is_an_error():
     with pytest.raises(TypeError, match=r"got torch\.int64"):
         entmax(torch.zeros(2, 3), torch.tensor(2))
@@ -712,7 +703,7 @@ def test_a_target_that_does_not_fit_is_an_error(loss, target, says):
         loss(torch.zeros(2, 3), target)
 
 
-@pytest.mark.usefixtures("as_users_call_it")
+@pytest.mark.usefixtures("as_users_run_it")
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("dtype", [torch.int32, torch.bool, torch.uint8])
 def test_a_target_of_another_dtype_is_an_error(loss, dtype):

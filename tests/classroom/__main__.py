@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.classroom.hostile import WRONG, Case, attacks, tidy
 from tools.grade import batch
-from tools.grade.intake import safe_name
+from tools.grade.exports import safe_name
 from tools.notebooks import ROOT
 
 

@@ -74,6 +74,25 @@ class Case(NamedTuple):
     """What the notes or the reasons must say."""
 
 
+USUAL = {
+    "seeds and settings": (
+        "import random\nimport numpy as np\nrandom.seed(0)\nnp.random.seed(0)\ntorch.manual_seed(0)\n"
+        "torch.backends.cudnn.deterministic = True\ntorch.backends.cudnn.benchmark = False"
+    ),
+    "an error looked at": "import traceback\ntry:\n    1 / 0\nexcept Exception:\n    traceback.print_exc()",
+    "a function looked at": "import inspect\nprint(inspect.signature(print), inspect.getsource(inspect.unwrap))",
+    "a cell that is timed": "%%time\nx = torch.randn(3).softmax(0)",
+    "a class with a name": (
+        "from dataclasses import dataclass\n@dataclass\nclass Note:\n    text: str\n"
+        "    def __repr__(self):\n        return f'{self.__class__.__name__}: {self.text}'\nprint(Note('a'))"
+    ),
+    "a picture that is drawn": "%matplotlib inline\nimport matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()",
+    "warnings put away": "import warnings\nwarnings.filterwarnings('ignore')",
+    "a bar": "from tqdm.auto import tqdm\nfor _ in tqdm(range(3)):\n    pass",
+}
+"""What stands in cells of honest learners."""
+
+
 def tidy(unit: str) -> list[Case]:
     """What happens to honest notebooks besides answering; every one holds all right answers."""
     first = next(iter(_answers(unit)))
@@ -110,6 +129,14 @@ def tidy(unit: str) -> list[Case]:
     def flood(notebook: NotebookNode) -> None:
         output = nbformat.v4.new_output("stream", name="stdout", text="x" * 100 + "\n")
         cell_of(notebook, f"{first}-answer").outputs = [nbformat.from_dict(output) for _ in range(30_000)]
+
+    def place_of(notebook: NotebookNode) -> int:
+        return notebook.cells.index(cell_of(notebook, f"{first}-answer"))
+
+    def comment(notebook: NotebookNode) -> None:
+        stub = next(line for line in cell_of(blank(unit), f"{first}-answer").source.split("\n") if "raise Not" in line)
+        cell = cell_of(notebook, f"{first}-answer")
+        cell.source = f"# {stub.strip()}\n{cell.source}"
 
     def backwards(notebook: NotebookNode) -> None:
         check = cell_of(notebook, f"{first}-check")
@@ -150,6 +177,18 @@ def tidy(unit: str) -> list[Case]:
         "cells that are none",
         lambda n: n.cells.extend([3, None, {"cell_type": "code"}, {"source": "x"}]),
     )
+    put(
+        "half a letter in a mark",
+        "marks of no cell",
+        lambda n: n.cells.append(code_cell("1", metadata={"nbgrader": {"grade_id": "\ud800"}})),
+    )
+    for name, source in USUAL.items():
+        put(
+            name,
+            "",
+            lambda n, source=source: n.cells.insert(n.cells.index(cell_of(n, f"{first}-answer")), code_cell(source)),
+        )
+    put("a stub that is commented out", "", lambda n: comment(n))
     put("half a letter in a text", "", lambda n: n.cells.append(new_markdown_cell("\ud800", id="own")))
     put("skipping tags", "", lambda n: [cell.metadata.update(tags=["skip-execution"]) for cell in n.cells] and None)
 
@@ -367,6 +406,39 @@ ABOVE = {
         "        file.write(bytes(2**22))"
     ),
     "the kernel shut down": "get_ipython().kernel.do_shutdown(False)\nget_ipython().kernel.io_loop.stop()",
+    "errors that are swallowed as they leave": (
+        "import contextlib\nkind = contextlib.redirect_stderr\nkind.__exit__ = lambda self, *error: True"
+    ),
+    "warnings that swallow errors": (
+        "import warnings\nkind = warnings.catch_warnings\nkind.__exit__ = lambda self, *error: True"
+    ),
+    "checks that shrink": (
+        "manager = get_ipython().input_transformer_manager\nold = manager.transform_cell\n"
+        "def short(text):\n    return old(text[text.rindex('import _ro' + 'om'):] if 'checks' in text else text)\n"
+        "manager.transform_cell = short"
+    ),
+    "a kernel of torch's of its own": (
+        "import importlib\nlibrary = importlib.import_module('torch.library')\n"
+        "mine = library.Library('aten', 'IMPL')\nmine.impl('equal', lambda a, b: True, 'CPU')"
+    ),
+    "another Fourier transform": (
+        "import importlib\nm = importlib.import_module('torch.fft')\nm.fft = lambda x, *a: x\n"
+        "from dynlib import checks as it\nsetattr(getattr(it, 'Ta' + 'sk'), '_fa' + 'il', lambda s, c, *r: s._pass(c))"
+    ),
+    "all of it timed": (
+        "%%time\nfrom dynlib import checks\nchecks.Task._fail = lambda self, check, *rest: self._pass(check)"
+    ),
+    "checks of the same name": (
+        "open('{checks}.py', 'w').write('from unittest.mock import MagicMock\\n' "
+        "+ 'def __getattr__(name):\\n    return MagicMock()')\n"
+        "import sys\nsys.path.insert(0, '.')\nsys.modules.pop('{checks}', None)\nimport {checks}"
+    ),
+    "files without end where the sockets are": (
+        "import os\nfrom ipykernel.connect import get_connection_file\n"
+        "place = os.path.dirname(get_connection_file()) + '/d'\nos.mkdir(place)\n"
+        "for n in range(10**6):\n    open(f'{place}/{n}', 'wb').write(bytes(2**22))\n    os.chmod(place, 0o700)"
+    ),
+    "a file whose name is no text": "open(b'/\\xff')",
     "a process that stays": "import subprocess\nsubprocess.Popen(['sleep', '1000'], start_new_session=True)",
 }
 """What stands in a cell above all tasks of a notebook whose first task has a wrong answer."""
@@ -377,6 +449,10 @@ WITHIN = {
         "try:\n        raise ValueError\n    except ValueError as error:\n"
         "        frame = error.__traceback__.tb_frame.f_back"
     ),
+    "looks at its callers by IPython": (
+        "from IPython.utils.frame import extract_module_locals as see; check = see(1)[1].get('check')"
+    ),
+    "asks the checks what is right": "import {checks} as c; return c._right(*map(id, locals()))",
     "searches the memory": "import gc; found = gc.get_objects()",
     "an object equal to all": (
         "return type('Any', (float,), {'__eq__': lambda a, b: True, '__ne__': lambda a, b: False})(0)"
@@ -418,6 +494,7 @@ def attacks(unit: str) -> list[Case]:
     for name, source in WITHIN.items():
 
         def within(source: str = source) -> bytes:
+            source = source.replace("{checks}", words["checks"])
             return raw(solved(unit, **{task.replace("-", "_"): wrong.format(source)}))
 
         found.append(Case(f"within, {name}", within, "unearned"))

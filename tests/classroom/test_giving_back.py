@@ -4,6 +4,7 @@ import copy
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,22 @@ def test_what_was_graded_is_not_graded_again_unless_something_changed(monkeypatc
     assert batch.again(old, submission) == f"the checks of {TASKS[0]} changed"
     old["tasks"][TASKS[0]]["state"] = "blank"
     assert batch.again(old, submission) == "", "a blank answer stays blank, whatever its checks are"
+
+
+def test_what_is_known_anew_of_a_submission_stands_in_its_result_without_grading_it_again(tmp_path: Path) -> None:
+    notebook = hostile.raw(hostile.blank(UNIT))
+    noted = Submission("ada", UNIT, notebook, notes=["timestamp.txt could not be read"])
+    batch.grade([noted], tmp_path, walls.TRUST)
+    old = batch.load(tmp_path, UNIT, "ada")
+    known = replace(noted, notes=[], when="2026-11-20T10:00:00+00:00")
+    batch.grade([known], tmp_path, walls.TRUST)
+    new = batch.load(tmp_path, UNIT, "ada")
+    assert old is not None
+    assert new is not None
+    assert old["notes"] == ["timestamp.txt could not be read", *new["notes"]]
+    assert new["when"] == known.when
+    changed = {"notes", "noted before", "when"}
+    assert {key: new[key] for key in new.keys() - changed} == {key: old[key] for key in old.keys() - changed}
 
 
 def test_a_mended_check_touches_its_own_task_alone() -> None:
@@ -164,6 +181,9 @@ def test_rules_that_are_none_are_errors(tmp_path: Path, text: str) -> None:
 
 def test_a_time_is_read_as_nbgrader_writes_it() -> None:
     assert moment("2015-02-02 15:58:23.948203 UTC") == moment("2015-02-02T15:58:23.948203+00:00")
+    assert moment("2015-02-02 15:58:23.948203 GMT") == moment("2015-02-02 15:58:23.948203 UTC")
+    assert moment("2015-02-02 15:58:23.948203 +0100") == moment("2015-02-02 14:58:23.948203 UTC")
+    assert moment("2015-02-02 15:58:23.948203 CET") is None, "a name that several zones have"
     assert moment("yesterday") is None
     assert moment("0001-01-01T00:00:00+14:00") is None, "no zone could count in it"
 

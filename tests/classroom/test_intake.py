@@ -5,6 +5,8 @@ import struct
 import subprocess
 import sys
 import time
+import tracemalloc
+import unicodedata
 import zipfile
 from pathlib import Path
 
@@ -12,9 +14,10 @@ import pytest
 
 from tests.classroom import hostile
 from tools.grade import clean as cleaning
-from tools.grade import intake
+from tools.grade import exports, intake
 from tools.grade.clean import clean
-from tools.grade.intake import Submission, Unreadable, class_list, gather, safe_name
+from tools.grade.exports import Unreadable, safe_name
+from tools.grade.intake import Submission, class_list, gather
 from tools.notebooks import grade_id, is_check, read, solution
 
 UNIT = "00_start_here"
@@ -94,6 +97,85 @@ def test_the_folders_of_nbgrader_are_read(tmp_path: Path) -> None:
     assert people["bo"].raw == BOOK
     assert people["bo"].notes == [f"the notebook is called {UNIT}-Copy1.ipynb"]
     assert people["cy"].why_not == "no notebook was handed in"
+
+
+def test_a_folder_with_a_name_of_another_system_is_graded_under_one_that_all_can_have(tmp_path: Path) -> None:
+    of_a_mac = unicodedata.normalize("NFD", "Zoë")
+    for student in ("Ada Lovelace", of_a_mac, "bo"):
+        hand_in(tmp_path, student)
+    (tmp_path / "students.csv").write_text(f"student\nAda Lovelace\n{of_a_mac}\nbo\n", encoding="utf-8")
+    submissions, told = gather(tmp_path, [UNIT])
+    people = {submission.student: submission for submission in submissions}
+    assert set(people) == {"Ada-Lovelace", unicodedata.normalize("NFC", "Zoë"), "bo"}
+    assert {person.raw for person in people.values()} == {BOOK}
+    assert people["Ada-Lovelace"].notes == ["the student's folder is called Ada Lovelace"]
+    assert not people["bo"].notes
+    assert told == [], "the class list calls them the same"
+
+
+def test_of_two_folders_that_would_have_one_name_the_second_is_told_of(tmp_path: Path) -> None:
+    hand_in(tmp_path, "Ada Lovelace", BOOK + b" ")
+    hand_in(tmp_path, "Ada-Lovelace")
+    hand_in(tmp_path, "Ada  Lovelace", BOOK + b"  ")
+    submissions, told = gather(tmp_path, [UNIT])
+    assert [(person.student, person.raw) for person in submissions] == [("Ada-Lovelace", BOOK)]
+    assert told == [
+        f"submitted/{name}: not taken, its name would be that of submitted/Ada-Lovelace"
+        for name in ("Ada  Lovelace", "Ada Lovelace")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("raw", "says"),
+    [
+        (b"2026-11-20 23:59:00.000000 CET\n", "2026-11-20 23:59:00.000000 CET"),
+        (b"yesterday", "yesterday"),
+        (b"\n", "it is empty"),
+        (b"\xff\xff", "it is no text"),
+        (b"1" * 201, "timestamp.txt has more than 200 bytes"),
+    ],
+)
+def test_a_time_that_cannot_be_read_is_noted(tmp_path: Path, raw: bytes, says: str) -> None:
+    hand_in(tmp_path, "ada", raw, "timestamp.txt")
+    hand_in(tmp_path, "ada")
+    assert found(tmp_path)["ada"].notes == [f"timestamp.txt could not be read: {says}; lateness is not known"]
+
+
+@pytest.mark.parametrize("zone", ["", " UTC", " GMT", "+01:00", " -03", " +0100", "Z"])
+def test_a_time_that_can_be_read_is_not_noted(tmp_path: Path, zone: str) -> None:
+    hand_in(tmp_path, "ada", f"2026-11-20 23:59:00.000000{zone}\n".encode(), "timestamp.txt")
+    hand_in(tmp_path, "ada")
+    assert found(tmp_path)["ada"].notes == []
+
+
+def test_a_zip_in_a_folder_of_nbgraders_is_looked_into_where_no_notebook_lies_beside_it(tmp_path: Path) -> None:
+    whole = hostile.zipped({f"work/{UNIT}.ipynb": BOOK, "work/data.csv": b"1", "more.zip": b"no zip"})
+    hand_in(tmp_path, "ada", whole, "work.zip")
+    hand_in(tmp_path, "bo", whole, "work.zip")
+    hand_in(tmp_path, "bo", BOOK + b" ", "mine.ipynb")
+    hand_in(tmp_path, "cy", whole[:-9], "work.zip")
+    hand_in(tmp_path, "di", hostile.zipped({}), "work.zip")
+    people = found(tmp_path)
+    assert people["ada"].raw == BOOK
+    assert people["ada"].notes == ["other files, not used: work.zip/work/data.csv, work.zip/more.zip"]
+    assert people["bo"].raw == BOOK + b" "
+    assert people["bo"].notes == ["the notebook is called mine.ipynb", "other files, not used: work.zip"]
+    assert "work.zip cannot be read" in people["cy"].why_not
+    assert people["di"].why_not == "no notebook was handed in, but work.zip"
+
+
+def test_a_zip_in_a_folder_of_nbgraders_has_the_limits_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exports, "LARGEST", 2 * len(BOOK))
+    monkeypatch.setattr(exports, "LARGEST_INNER", 4 * len(BOOK))
+    hand_in(tmp_path, "ada", hostile.zipped({f"{UNIT}.ipynb": b" " * (3 * len(BOOK))}), "work.zip")
+    hand_in(tmp_path, "bo", hostile.zipped({f"{UNIT}.ipynb": b" " * (5 * len(BOOK))}), "work.zip")
+    hand_in(tmp_path, "cy", hostile.zipped({f"../{UNIT}.ipynb": BOOK}), "work.zip")
+    people = found(tmp_path)
+    assert all("unpacks to more than" in people[name].why_not for name in ("ada", "bo"))
+    assert "no notebook" in people["cy"].why_not
+    assert any("leads out of the zip" in note for note in people["cy"].notes)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links and pipes of Unix")
@@ -181,6 +263,30 @@ def test_a_zip_of_moodle_is_read_and_the_class_list_gives_the_names(tmp_path: Pa
     assert people["Grace-Hopper-9"].notes == ["other files, not used: onlinetext.html"]
 
 
+@pytest.mark.parametrize("file", [f"1234567_{UNIT}.ipynb", f"2026_11_{UNIT}.ipynb"])
+def test_a_file_of_moodles_whose_name_begins_with_numbers_is_its_students(tmp_path: Path, file: str) -> None:
+    names = {
+        f"Grace Hopper_9_assignsubmission_file_{file}": BOOK,
+        f"Emmy Noether_88_assignsubmission_file_{UNIT}.ipynb": BOOK,
+        "1_2_notes.txt": b"a teacher's",
+    }
+    (tmp_path / "class.zip").write_bytes(hostile.zipped(names))
+    people = found(tmp_path)
+    assert people["Grace-Hopper-9"].raw == BOOK
+    assert (people["Grace-Hopper-9"].number, people["Grace-Hopper-9"].name) == ("9", "Grace Hopper")
+    assert people["Grace-Hopper-9"].origin == "moodle"
+
+
+def test_nobody_hands_in_for_another_by_a_name_of_moodles_in_canvas(tmp_path: Path) -> None:
+    names = {
+        f"eve_6_70_Bo_9_assignsubmission_file_{UNIT}.ipynb": BOOK,
+        f"ada_1_71_{UNIT}.ipynb": BOOK,
+    }
+    (tmp_path / "class.zip").write_bytes(hostile.zipped(names))
+    (tmp_path / "students.csv").write_text("student,canvas,moodle\neve,6,8\nbo,7,9\nada,1,10\n")
+    assert set(found(tmp_path)) == {"eve", "ada"}
+
+
 def test_nothing_leads_out_of_a_zip(tmp_path: Path) -> None:
     names = {f"../../a_1_2_{UNIT}.ipynb": BOOK, f"/b_1_2_{UNIT}.ipynb": BOOK, f"C:\\c_1_2_{UNIT}.ipynb": BOOK}
     (tmp_path / "class.zip").write_bytes(hostile.zipped(names))
@@ -234,7 +340,7 @@ def test_a_student_who_handed_in_twice_is_told_of(tmp_path: Path) -> None:
 
 
 def test_a_zip_that_a_student_handed_in_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(intake, "LARGEST_INNER", 3 * len(BOOK))
+    monkeypatch.setattr(exports, "LARGEST_INNER", 3 * len(BOOK))
     inner = {
         "long": hostile.zipped({"-" * 60_000 + ".ipynb": BOOK}),
         "many": hostile.zipped({f"{number}.ipynb": BOOK + b" " * number for number in range(9)}),
@@ -248,6 +354,54 @@ def test_a_zip_that_a_student_handed_in_stops_nobody(tmp_path: Path, monkeypatch
     assert "several notebooks" in people["many-1"].why_not
     assert "no notebook" in people["deep-2"].why_not, "one zip in a zip, and no more"
     assert people["bo-9"].raw == BOOK
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        *("{who}_{at}_1_{file}", "{who}_{at}_assignsubmission_file_/{file}", "{who}/{file}"),
+        *("all/{who}_{at}_1_{file}", "all/{who}/{file}", "submitted/{who}/" + UNIT + "/{file}"),
+    ],
+)
+def test_what_one_student_handed_in_takes_nothing_from_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    monkeypatch.setattr(exports, "LARGEST_INNER", 4 * len(BOOK))
+    monkeypatch.setattr(intake, "LARGEST_ZIP", 8 * len(BOOK))
+    zeros = hostile.zipped({f"{at}.ipynb": bytes(len(BOOK)) for at in range(4)})
+    whole = hostile.zipped({f"{UNIT}.ipynb": BOOK})
+    handed_in = [("ada", f"{at}.zip", zeros) for at in range(9)] + [("ada", "work.zip", whole)]
+    handed_in += [("bo", "work.zip", whole), ("cy", f"{UNIT}.ipynb", BOOK)]
+    names = {form.format(who=who, at="abc".index(who[0]) + 1, file=file): content for who, file, content in handed_in}
+    (tmp_path / "class.zip").write_bytes(hostile.zipped(names))
+    people = {name.split("-")[0]: person for name, person in found(tmp_path).items()}
+    assert set(people) == {"ada", "bo", "cy"}
+    assert "unpacks to more than" in people["ada"].why_not
+    assert not people["ada"].raw
+    assert people["bo"].raw == people["cy"].raw == BOOK
+
+
+def test_no_more_of_a_zip_is_held_than_counts(tmp_path: Path) -> None:
+    large = 4 * exports.MIB
+    zeros = hostile.zipped({f"{at}.ipynb": bytes(large) for at in range(8)})
+    names = {f"ada_1_{at}_work.zip": zeros for at in range(4)} | {f"ada_1_9_{UNIT}.ipynb": BOOK}
+    (tmp_path / "class.zip").write_bytes(hostile.zipped(names))
+    tracemalloc.start()
+    try:
+        assert found(tmp_path)["ada-1"].raw == BOOK
+        assert tracemalloc.get_traced_memory()[1] < 3 * large
+    finally:
+        tracemalloc.stop()
+
+
+def test_where_notebooks_are_too_many_to_hold_the_largest_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake, "LARGEST_ZIP", 3 * len(BOOK))
+    names = {f"{who}_{at}_1_{UNIT}.ipynb": BOOK for at, who in enumerate(["bo", "cy"])}
+    names = {f"ada_9_1_{UNIT}.ipynb": BOOK * 2} | names | {f"di_8_1_{UNIT}.ipynb": BOOK + b" "}
+    (tmp_path / "class.zip").write_bytes(hostile.zipped(names))
+    people = found(tmp_path)
+    assert [name for name, person in people.items() if person.raw] == ["bo-0", "cy-1"]
+    assert all("one of the largest" in people[name].why_not for name in ("ada-9", "di-8"))
 
 
 def test_what_canvas_makes_of_names(tmp_path: Path) -> None:
@@ -315,6 +469,31 @@ def test_a_zip_that_was_packed_again_in_a_folder_is_the_same(tmp_path: Path) -> 
     assert set(found(tmp_path)) == {"ada-1", "bo-2"}
 
 
+@pytest.mark.parametrize("top", ["submissions", "class", "submitted", "class/submitted"])
+@pytest.mark.parametrize("inside", ["", f"{UNIT}/"])
+def test_one_folder_around_those_of_the_students_is_no_student(tmp_path: Path, top: str, inside: str) -> None:
+    names = {f"{top}/{who}/{inside}{UNIT}.ipynb": BOOK for who in ("ada", "bo")}
+    names |= {f"{top}/{name}": b"0" for name in (".DS_Store", "Thumbs.db", ".vscode/settings.json")}
+    names |= {f"__MACOSX/{top}/ada/._{UNIT}.ipynb": b"0", ".DS_Store": b"0", f"{top}/ada/._x": b"0"}
+    (tmp_path / "class.zip").write_bytes(hostile.zipped(names))
+    submissions, told = gather(tmp_path, [UNIT])
+    assert [(person.student, person.raw, person.notes) for person in submissions] == [
+        ("ada", BOOK, []),
+        ("bo", BOOK, []),
+    ]
+    assert told == []
+
+
+@pytest.mark.parametrize("zip_name", ["class", "ada"])
+@pytest.mark.parametrize("asked", [UNIT, "02_gumbel"])
+def test_a_students_folder_with_a_folder_for_each_unit_is_the_students(
+    tmp_path: Path, zip_name: str, asked: str
+) -> None:
+    path = tmp_path / f"{zip_name}.zip"
+    path.write_bytes(hostile.zipped({f"ada/{UNIT}/{UNIT}.ipynb": BOOK, "ada/01_cost/01_cost.ipynb": BOOK}))
+    assert set(found(tmp_path, asked)) == {"ada"}
+
+
 def test_two_folders_of_a_zip_are_two_people(tmp_path: Path) -> None:
     names = {f"A B/{UNIT}.ipynb": BOOK, f"A-B/{UNIT}.ipynb": BOOK + b" "}
     (tmp_path / "class.zip").write_bytes(hostile.zipped(names))
@@ -350,9 +529,9 @@ def test_no_name_and_no_depth_of_folders_stops_a_class(tmp_path: Path) -> None:
         submissions, told = gather(tmp_path, [UNIT])
     finally:
         subprocess.run(["rm", "-rf", tmp_path / "submitted" / "ada"], check=True)  # pytest could not
-    assert [person.student for person in submissions] == ["ada", "bo"]
+    assert [person.student for person in submissions] == ["ada", "bo", "漢" * 40]
     assert any("folders within" in note for note in submissions[0].notes)
-    assert sum("no student can have this name" in line for line in told) == 2
+    assert sum("no student can have this name" in line for line in told) == 1
 
 
 @pytest.mark.parametrize(

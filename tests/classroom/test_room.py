@@ -127,11 +127,77 @@ def test_a_cell_that_is_not_stopped_is_killed_with_all_that_it_started() -> None
         ("import time\ntime.perf_counter = lambda: 0.0", "time.perf_counter"),
         ("import os\nos.symlink('/proc/self/maps', 'maps')\nopen('maps').close()", "below Python"),
         ("class Any(float):\n    pass\nsetattr(Any, '__l' + 't__', lambda a, b: True)", "says that it equals"),
+        ("%%time\nclass Any(float):\n    pass\nsetattr(Any, '__l' + 't__', lambda a, b: True)", "says that it equals"),
+        (
+            "import contextlib\nkind = contextlib.redirect_stderr\nkind.__exit__ = print",
+            "redirect_stderr.__exit__",
+        ),
+        ("t = get_ipython().input_transformer_manager\nt.transform_cell = t.transform_cell", "transformer"),
+        ("import warnings\nkind = warnings.catch_warnings\nkind.__exit__ = print", "catch_warnings.__exit__"),
+        (
+            "import traceback\ntry:\n    1 / 0\nexcept Exception as e:\n    x = [*traceback.walk_tb(e.__traceback__)]",
+            "frames",
+        ),
+        ("import traceback\ntext = traceback.format_stack()", "frames"),
+        (
+            "open('checks_toys.py', 'w').write('import sys\\nframe = sys._getframe(1)')\n"
+            "import sys\nsys.modules.pop('checks_toys', None)\nsys.path.insert(0, '.')\nimport checks_toys",
+            "frames",
+        ),
     ],
 )
 def test_who_reaches_into_the_machinery_is_told_of(source: str, says: str) -> None:
     ran = graded(with_cell(source))
     assert any(says in why for why in ran.tampered["double"]), ran.tampered
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import traceback\ntry:\n    1 / 0\nexcept Exception:\n    traceback.print_exc()\n    traceback.format_exc()",
+        "import inspect\n\ndef f(x):\n    return x\n\nprint(inspect.signature(f), inspect.getsource(f))",
+        "%%time\nx = 1",
+        "from dataclasses import dataclass\n\n@dataclass(order=True)\nclass Point:\n    x: int\n\nPoint(1) < Point(2)",
+        "import warnings\nwarnings.filterwarnings('ignore')\nwith warnings.catch_warnings():\n    pass",
+        "import logging, random\nlogging.warning('a')\nrandom.seed(0)",
+        "from tqdm import tqdm\nfor x in tqdm(range(3)):\n    pass",
+        "%matplotlib inline\nimport matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()",
+    ],
+)
+def test_what_everybody_writes_is_nothing_to_tell(source: str) -> None:
+    ran = graded(with_cell(source))
+    assert (ran.passed, ran.tampered, ran.reason) == (FULL, {}, "")
+    assert suspects.found(clean(hostile.raw(with_cell(source)), UNIT).cells, UNIT) == {}
+
+
+def test_what_is_written_into_a_folder_of_the_folder_of_sockets_is_seen() -> None:
+    source = (
+        "import os\nfrom ipykernel.connect import get_connection_file\n"
+        "place = os.path.join(os.path.dirname(get_connection_file()), 'd')\nos.mkdir(place)\n"
+        "for n in range(100000):\n    open(f'{place}/{n}', 'wb').close()\n"
+        "os.chmod(place, 0o500)\nwhile True:\n    pass"
+    )
+    before = set(Path(rooms.short()).glob(f"{rooms.PREFIX}*"))
+    ran = graded(with_cell(source), limits=QUICK._replace(cell=30))
+    assert "wrote into the folder" in ran.reason
+    assert set(Path(rooms.short()).glob(f"{rooms.PREFIX}*")) <= before
+
+
+def test_time_that_the_cells_took_is_not_taken_from_the_checks_at_the_end() -> None:
+    ran = graded(with_cell("import time\ntime.sleep(9)", above="negate-answer"), limits=QUICK._replace(total=10))
+    assert (ran.passed, ran.tampered, ran.reason) == (FULL, {}, "")
+
+
+def test_who_takes_too_long_keeps_what_stands_above() -> None:
+    slow = with_cell("import time\ntime.sleep(7)", above="halve-answer")
+    slow.cells.insert(
+        slow.cells.index(toys.cell_of(slow, "negate-answer")), new_code_cell("import time\ntime.sleep(7)")
+    )
+    ran = graded(slow, limits=QUICK._replace(total=8))
+    assert "more than 8 s" in ran.reason
+    assert ran.passed["double-check"]
+    assert ran.passed["double-hidden"]
+    assert "double" not in ran.tampered
 
 
 def test_what_the_watch_says_passes_through_no_function_that_could_be_another() -> None:
@@ -232,6 +298,14 @@ def test_a_check_that_does_nothing_is_told_of() -> None:
         ("from torch.overrides import TorchFunctionMode", "TorchFunctionMode"),
         ("x = " + "1+" * 900 + "1\nimport torch; torch.equal = print", "to torch.equal"),
         ("x = " + "-" * 9000 + "1", suspects.DEEP),
+        ("import checks_toys as c\nreturn c._right(x)", "checks_"),
+        ("import checks_toys\nreturn checks_toys.double", "checks_toys"),
+        ("from checks_toys import _right", "checks_toys._right"),
+        ("from IPython.utils.frame import extract_module_locals", "extract_module_locals"),
+        ("import importlib\nm = importlib.import_module('torch.fft')\nm.fft = print", "to m.fft"),
+        ("import torch.library\ntorch.library.Library('aten', 'IMPL')", "torch.library"),
+        ("import torch as cudnn\ncudnn.equal = print", "to cudnn.equal"),
+        ("import torch\ntorch.backends.cudnn.torch.equal = print", "to torch.backends"),
     ],
 )
 def test_the_text_of_an_answer_is_looked_at(body: str, name: str) -> None:
@@ -240,6 +314,25 @@ def test_the_text_of_an_answer_is_looked_at(body: str, name: str) -> None:
     assert set(told) == {"double"}
     assert any(name in line for line in told["double"])
     assert suspects.found(clean(hostile.raw(solved()), UNIT).cells, UNIT) == {}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "import torch\ntorch.backends.cudnn.deterministic = True\ntorch.backends.cudnn.benchmark = False",
+        "import torch.backends.cudnn as cudnn\ncudnn.deterministic = True",
+        "return f'{x.__class__.__name__}'",
+        "import checks_toys\nchecks_toys.double(double)",
+        "import importlib\nnp = importlib.import_module('numpy')\nnp.x = 1",
+    ],
+)
+def test_the_text_of_an_honest_answer_tells_nothing(body: str) -> None:
+    assert suspects.found(clean(hostile.raw(solved(double=body)), UNIT).cells, UNIT) == {}
+
+
+def test_a_cell_that_is_timed_is_looked_at_too() -> None:
+    told = suspects.found(clean(hostile.raw(with_cell("%%time\nimport torch\ntorch.equal = print")), UNIT).cells, UNIT)
+    assert any("to torch.equal" in line for line in told["double"])
 
 
 @pytest.mark.parametrize(
@@ -252,13 +345,16 @@ def test_the_text_of_an_answer_is_looked_at(body: str, name: str) -> None:
         ("/tmp/course/.venv/lib/python3.13/site-packages/some/kind.py", False),
         ("/tmp/course/dynlib/cost/count.py", False),
         ("/tmp/work/checks_toys.py", False),
+        ("/tmp/work/a/checks_toys.py", True),
+        ("<timed exec>", True),
         ("/usr/lib/python3/some.py", False),
     ],
 )
 def test_a_packages_class_is_not_the_learners_wherever_the_course_stands(place: str, learners: bool) -> None:
     space: dict[str, object] = {}
+    homes = ("/tmp/course/.venv", "/tmp/course/dynlib", "/tmp/work/checks_toys.py")
     exec(compile("def __eq__(one, other):\n    return True", place, "exec"), space)
-    assert inside._of_a_cell(space["__eq__"], ("/tmp/course/.venv", "/tmp/course/dynlib")) is learners
+    assert inside._of_a_cell(space["__eq__"], homes) is learners
 
 
 # What is left behind

@@ -156,6 +156,19 @@ def test_walls_that_do_not_hold_are_not_taken(pretender: Path, monkeypatch: pyte
     assert (pretender / "image").read_bytes() == walls._image()[1]
 
 
+def test_walls_that_are_there_and_do_not_work_are_told_with_what_they_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "bwrap"
+    program.write_text("#!/bin/sh\necho 'bwrap: setting up uid map: Permission denied' >&2\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(walls.shutil, "which", lambda name: str(program) if name == "bwrap" else None)
+    said = walls.faults()
+    assert said[0] == "bubblewrap is here and does not work: bwrap: setting up uid map: Permission denied"
+    assert "AppArmor" in said[1]
+    assert "profile bwrap /usr/bin/bwrap" in (ROOT / "classroom" / "README.md").read_text(encoding="utf-8")
+
+
 def test_who_asks_for_walls_that_are_not_there_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

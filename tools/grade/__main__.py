@@ -46,7 +46,7 @@ def main(given: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(given)
     try:
         return run(asked)
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
 
@@ -75,12 +75,9 @@ def run(asked: argparse.Namespace) -> int:
         print(len(submissions))
         return 0
     behind = walls.TRUST if asked.trust else walls.find(asked.sandbox)
-    if behind is None and asked.sandbox:
-        raise ValueError(
-            f"{asked.sandbox} is not there, or keeps nothing in; without --sandbox the first that works is taken"
-        )
     if behind is None:
-        raise ValueError(walls.NONE_FOUND)
+        none = f"{asked.sandbox} is not there, or keeps nothing in; without --sandbox the first that works is taken"
+        raise ValueError("\n".join([none if asked.sandbox else walls.NONE_FOUND, *walls.faults(asked.sandbox)]))
     limits = Limits()._replace(cell=asked.cell_seconds, total=asked.seconds, mib=asked.memory)
     if swept := walls.sweep():
         print(f"what a killed grader left behind was ended and removed: {swept}", file=sys.stderr)

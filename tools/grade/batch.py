@@ -17,8 +17,9 @@ from nbformat import NotebookNode
 
 from tools.grade import mistakes, room, sandbox, suspects
 from tools.grade.clean import Cleaned, clean
+from tools.grade.exports import Unreadable
 from tools.grade.files import write
-from tools.grade.intake import Submission, Unreadable
+from tools.grade.intake import Submission
 from tools.grade.mistakes import Mistake
 from tools.grade.room import Ran
 from tools.grade.sandbox import Limits
@@ -185,8 +186,11 @@ def grade(
     """
     waiting = []
     for submission in submissions:
-        if why := again(load(place, submission.unit, submission.student), submission, every=every):
+        old = load(place, submission.unit, submission.student)
+        if why := again(old, submission, every=every):
             waiting.append((submission, why))
+        elif old is not None and (now := _told_anew(old, submission)) != old:
+            _put(place, now)
     readable = sorted({submission.unit for submission, _ in waiting if submission.raw})
     known = {unit: mistakes.known(unit, place) for unit in readable}
     results = _results(waiting, place, walls, limits, jobs, known, told)
@@ -216,6 +220,13 @@ def _keep(place: Path, result: Result, why: str) -> None:
     old = load(place, result["unit"], result["student"])
     new = [{**change._asdict(), "told": False} for change in compared(old, result, why)]
     _put(place, result | {"changes": [*(old or {}).get("changes", []), *new]})
+
+
+def _told_anew(old: Result, submission: Submission) -> Result:
+    """A result that holds, with what is known now of when it was handed in and by whom."""
+    mine = old["notes"][old.get("noted before", len(submission.notes)) :]
+    kept = {key: old[key] for key in ("checks", "handed_in")}
+    return old | _head(submission) | kept | {"notes": [*submission.notes, *mine]}
 
 
 def _put(place: Path, result: Result) -> None:
@@ -332,6 +343,7 @@ def _head(submission: Submission) -> Result:
         "handed_in": _handed_in(submission),
         "checks": digests(submission.unit),
         "notes": list(submission.notes),
+        "noted before": len(submission.notes),
         "late": submission.late,
         "when": submission.when,
         "origin": submission.origin,

@@ -5,6 +5,7 @@ that all three come to the same points. Here is what stands before it, reading w
 the sentences for a teacher about what was done to the notebook.
 """
 
+import ast
 import contextlib
 import copy
 import json
@@ -17,7 +18,7 @@ from typing import Any
 import nbformat
 from nbformat import NotebookNode
 
-from tools.grade.intake import MIB, Unreadable
+from tools.grade.exports import MIB, Unreadable
 from tools.notebooks import grade_id, is_answer, is_check, read, solution, task_of, units
 from tools.progress import grader
 
@@ -89,6 +90,8 @@ def _decoded(raw: bytes, notes: list[str]) -> str:
 def _json(text: str) -> dict[str, Any]:
     try:
         found = json.loads(text)
+        if re.search(r"\\u[dD][89a-fA-F]", text):  # half a character, of which nothing can be written
+            found = json.loads(json.dumps(found, ensure_ascii=False).encode("utf-8", "replace"))
     except (ValueError, RecursionError) as error:
         raise Unreadable(f"the file is no notebook: {str(error)[:100]}") from None
     if not isinstance(found, dict):
@@ -254,20 +257,38 @@ def _differences(cells: list[NotebookNode], marked: list[NotebookNode]) -> list[
 
 
 def _blank(cells: list[NotebookNode], marked: list[NotebookNode]) -> set[str]:
-    """Tasks without an answer: the stub stands, or nothing, and no other cell of code could be one."""
+    """Tasks without an answer: all stubs stand, or nothing, and no other cell of code could be one."""
     mark, known = grader()["mark"], {grade_id(cell) for cell in marked}
     if any(
         cell.cell_type == "code" and cell.source.strip() and mark(cell).get("grade_id") not in known for cell in cells
     ):
         return set()
     answers = {task_of(cell): "" for cell in marked if is_answer(cell)}
+    stubs = dict.fromkeys(answers, 0)
+    for cell in marked:
+        if is_answer(cell):
+            stubs[task_of(cell)] += cell.source.count("### BEGIN SOLUTION")
     for cell in cells:
         name = mark(cell).get("grade_id", "")
         task = name.removesuffix("-answer")
         if task in answers and name.endswith("-answer"):
             answers[task] += cell.source
-    return {
-        task
-        for task, text in answers.items()
-        if not text.strip() or f'raise NotImplementedError("{task}: not filled in yet' in text
-    }
+    return {task for task, text in answers.items() if not text.strip() or _standing(text, task) >= stubs[task] > 0}
+
+
+def _standing(text: str, task: str) -> int:
+    """How many stubs of a task an answer comes to: not one that is commented out, nor one behind a return."""
+    start = f"{task}: not filled in yet"
+    try:
+        whole = ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return len(re.findall(rf'^\s*raise NotImplementedError\("{re.escape(start)}', text, re.M))
+    found = 0
+    for node in ast.walk(whole):
+        for part in ("body", "orelse", "finalbody"):
+            lines = getattr(node, part, [])
+            for line in lines if isinstance(lines, list) else []:
+                if isinstance(line, ast.Return | ast.Raise):
+                    found += isinstance(line, ast.Raise) and f"NotImplementedError('{start}" in ast.unparse(line)
+                    break
+    return found

@@ -6,9 +6,9 @@ from pathlib import Path
 
 
 def write(path: Path, content: str | bytes) -> None:
-    """Put a file in its place whole, or not at all, whenever the machine dies."""
+    """Put a file in its place whole, or not at all, whenever the machine dies; half a character becomes a "?"."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    raw = content.encode("utf-8") if isinstance(content, str) else content
+    raw = content.encode("utf-8", "replace") if isinstance(content, str) else content
     at, name = tempfile.mkstemp(prefix=".new-", dir=path.parent)
     try:
         with os.fdopen(at, "wb") as file:

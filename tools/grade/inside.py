@@ -64,7 +64,7 @@ EQUAL = ("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__bool__",
 VOICE = ("dynlib.checks", "dynlib.honest", "dynlib.causes", "dynlib.ways")
 """Modules that the checks of every unit rest on."""
 
-COMPLETE = ("IPython's ", "the kernel's ", "torch.Tensor.", "dynlib.checks.Task.")
+COMPLETE = ("IPython's ", "torch.Tensor.", "dynlib.checks.Task.")
 """What gains nothing after the start: a new function there stands in front of one of a base class."""
 LENIENT = (
     "<frozen os>",
@@ -78,6 +78,11 @@ LENIENT = (
     "socket.py",
 )
 """Files of the library that do a thing for the one who calls them."""
+HARMLESS = {
+    *(("traceback.py", f"{what}_{part}") for what in ("print", "format") for part in ("exc", "exception", "tb")),
+    *(("inspect.py", name) for name in ("signature", "getsource", "getsourcelines", "getdoc", "getfile")),
+}
+"""Functions of these that look into code or frames and hand out nothing but words, of what the learner gave them."""
 
 
 def start(line: str, checks: str, voice: bool) -> types.ModuleType:
@@ -143,7 +148,7 @@ def start(line: str, checks: str, voice: bool) -> types.ModuleType:
         if not amiss():
             tell("end", word)
 
-    was, before, homes = state(checks, voice, shell), _kinds(), _homes()
+    was, before, homes = state(checks, voice, shell), _kinds(), _homes(checks)
 
     def look(name: str) -> None:
         seen.clear()  # what one task's answer was told of does not hide what the next one does
@@ -171,9 +176,12 @@ def state(checks: str, voice: bool, shell: object) -> dict[str, object]:
     def note(name: str, value: object, deep: bool) -> None:
         found[name] = [id(value), *_inner(value)]
         if deep and isinstance(value, type):
-            for key, part in vars(value).items():
-                if callable(part) or isinstance(part, staticmethod | classmethod | property):
-                    found[f"{name}.{key}"] = [id(part), *_inner(part)]
+            for kind in reversed(
+                value.__mro__
+            ):  # also what it inherits, which a function of its own would stand before
+                for key, part in vars(kind).items():
+                    if callable(part) or isinstance(part, staticmethod | classmethod | property):
+                        found[f"{name}.{key}"] = [id(part), *_inner(part)]
 
     for module in ("torch", "dynlib"):
         if module in sys.modules:
@@ -200,17 +208,21 @@ def state(checks: str, voice: bool, shell: object) -> dict[str, object]:
             ("torch.autograd", torch.autograd),
             ("torch.random", torch.random),
             ("torch.Generator", torch.Generator),
+            ("torch.nn.functional", torch.nn.functional),
+            ("torch.nn.Module", torch.nn.Module),
+            ("torch.fft", torch.fft),
+            ("torch.linalg", torch.linalg),
         ):
             for name, value in list(vars(holder).items()):
                 if callable(value) and not isinstance(value, types.ModuleType):
                     found[f"{place}.{name}"] = [id(value), *_inner(value)]
-    judges = [vars(sys.modules[name]) for name in ("dynlib.checks", "dynlib.honest", checks) if name in sys.modules]
+    judges = [vars(sys.modules[name]) for name in (*VOICE, checks) if name in sys.modules]
     besides = {part.__name__ for judge in judges for part in list(judge.values()) if type(part) is types.ModuleType}
     besides -= {"torch", "sys"}  # torch is noted above, and sys changes with every cell
     for name in sorted({"math", "warnings", "contextlib", "signal", *USED, *besides}):
         for key, value in list(vars(sys.modules[name]).items()) if name in sys.modules else ():
             if callable(value):
-                found[f"{name}.{key}"] = [id(value), *_inner(value)]
+                note(f"{name}.{key}", value, getattr(value, "__module__", "") == name)
     kinds = type(shell).__mro__
     for kind in kinds:
         for name, value in vars(kind).items():
@@ -220,7 +232,16 @@ def state(checks: str, voice: bool, shell: object) -> dict[str, object]:
     found["IPython's own functions"] = sorted((name, id(vars(shell)[name])) for name in own if name != "showtraceback")
     if "showtraceback" in vars(shell):
         found["IPython's showtraceback here"] = id(vars(shell)["showtraceback"])
-    manager = shell.input_transformer_manager  # type: ignore[attr-defined]
+    manager, kernel = shell.input_transformer_manager, getattr(shell, "kernel", None)  # type: ignore[attr-defined]
+    for what, holder in (("transformer", manager), ("compiler", getattr(shell, "compile", None)), ("kernel", kernel)):
+        functions = {name for kind in type(holder).__mro__ for name, value in vars(kind).items() if callable(value)}
+        found[f"IPython's {what}, functions of its own"] = sorted(
+            (name, id(value)) for name, value in list(vars(holder).items()) if name in functions
+        )
+        for kind in type(holder).__mro__:
+            for name, value in vars(kind).items():
+                if isinstance(value, types.FunctionType):
+                    found[f"IPython's {what} {kind.__name__}.{name}"] = [id(value), *_inner(value)]
     for name in ("cleanup_transforms", "line_transforms", "token_transformers"):
         found[f"IPython's {name}"] = [id(part) for part in getattr(manager, name, [])]
     for name in ("input_transformers_post", "ast_transformers", "custom_exceptions"):
@@ -231,11 +252,6 @@ def state(checks: str, voice: bool, shell: object) -> dict[str, object]:
             for call in calls
             if not getattr(call, "__module__", "").startswith(("matplotlib", "IPython", "ipyk"))
         ]
-    kernel = getattr(shell, "kernel", None)
-    for kind in type(kernel).__mro__:
-        for name, value in vars(kind).items():
-            if isinstance(value, types.FunctionType):
-                found[f"the kernel's {kind.__name__}.{name}"] = [id(value), *_inner(value)]
     found["sys.meta_path"] = [id(part) for part in sys.meta_path if type(part).__module__ == "__main__"]
     return found
 
@@ -251,11 +267,12 @@ def _kinds() -> dict[int, type]:
     return found
 
 
-def _homes() -> tuple[str, ...]:
-    """Where Python, its packages and the course stand, which may be below /tmp too."""
+def _homes(checks: str) -> tuple[str, ...]:
+    """Where Python, its packages and the course stand, which may be below /tmp too, and the file of the checks."""
     home = [sys.prefix, sys.base_prefix, os.path.dirname(os.__file__), "<frozen"]
     files = [getattr(sys.modules.get(name), "__file__", None) for name in ("dynlib", "torch")]
-    return (*home, *(os.path.dirname(file) for file in files if file))
+    own = getattr(sys.modules.get(checks), "__file__", None)
+    return (*home, *(os.path.dirname(file) for file in files if file), *([own] if own else []))
 
 
 def _equals(before: dict[int, type], homes: tuple[str, ...]) -> bool:
@@ -274,9 +291,9 @@ def _of_a_cell(method: object, homes: tuple[str, ...]) -> bool:
     if not isinstance(method, types.FunctionType):
         return False
     place = method.__code__.co_filename
-    known = place.startswith(homes) or os.path.basename(place).startswith("checks_")
     cell = os.path.basename(os.path.dirname(place)).startswith("ipykernel_")  # a cell's, wherever the system keeps them
-    return (cell or place.startswith(("/tmp/", "<ipython-input"))) and not known
+    magic = ("<ipython-input", "<timed ", "<magic-timeit", "<prun")
+    return (cell or place.startswith(("/tmp/", *magic))) and not place.startswith(homes)
 
 
 def _modes() -> list[str]:
@@ -319,7 +336,8 @@ def _hook(
     """An audit hook that tells of what the learner's own code does."""
     kinds, busy = SERIOUS | LIGHT, set[int]()
     frame_of, thread_of, real, text_of = sys._getframe, sys.modules["_thread"].get_ident, os.path.realpath, os.fsdecode
-    mine = (f"{checks}.py", "<room>")
+    sep = os.sep
+    mine = ("<room>", getattr(sys.modules.get(checks), "__file__", "<room>"))
     free = (os.getcwd(), "/tmp", "/dev/null", "/dev/shm", *homes)
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:
@@ -327,19 +345,23 @@ def _hook(
             return
         busy.add(thread)
         try:
-            frame = frame_of(1)
+            frame, helper = frame_of(1), None
             for _ in range(12):
                 # open() of a cell is a function of IPython's, which opens for the cell
                 if frame is None or not (
                     frame.f_code.co_filename.endswith(LENIENT) or frame.f_code.co_name == "_modified_open"
                 ):
                     break
-                frame = frame.f_back
-            if frame is None or frame.f_code.co_filename.startswith(homes) or frame.f_code.co_filename.endswith(mine):
+                frame, helper = frame.f_back, frame.f_code
+            if frame is None or frame.f_code.co_filename.startswith(homes) or frame.f_code.co_filename in mine:
                 return
+            if event in ("object.__getattr__", "sys._getframe") and helper is not None:
+                file = helper.co_filename
+                if file.startswith(homes) and (file.rpartition(sep)[2], helper.co_name) in HARMLESS:
+                    return
             if event == "object.__getattr__" and arguments[1] not in INNER:
                 return
-            if event == "compile" and not str(arguments[1]).startswith(homes) and not str(arguments[1]).endswith(mine):
+            if event == "compile" and not str(arguments[1]).startswith(homes) and str(arguments[1]) not in mine:
                 return
             said, serious = kinds[event], event in SERIOUS
             if event in ("open", "os.listdir", "os.scandir", "os.remove"):

@@ -1,55 +1,30 @@
-"""Find and read submissions: as nbgrader lays them out, in a zip of Canvas or Moodle, or as one notebook.
+"""Find submissions: as nbgrader lays them out, in the zips that ``exports`` reads, or as one notebook.
 
 Nothing is unpacked, no link is followed, and no more is read than a notebook may be large. What cannot be read becomes
 a sentence, and never a grade.
 """
 
-import contextlib
 import csv
 import io
 import os
 import re
 import stat
-import unicodedata
-import zipfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 
-MIB = 2**20
-LARGEST = 64 * MIB
-"""Bytes of the largest notebook that is read."""
+from tools.grade import exports
+from tools.grade.exports import LARGEST, MIB, NOTEBOOKS, OLD, File, Unreadable, plain, safe_name
+from tools.grade.rules import moment
+
 LARGEST_ZIP = 2048 * MIB
-"""Bytes that are read out of one zip in all."""
-LARGEST_INNER = 256 * MIB
-"""Bytes that are read out of a zip that a student handed in."""
-ENTRIES = 20_000
-"""Files in a zip beyond which it is no class's."""
-NAME = 1_000
-"""Letters of a path in a zip beyond which it is no file's."""
+"""Bytes of the notebooks that are kept of one zip; where they have more, the largest are left out."""
 DEEP = 20
 """Folders within each other beyond which nothing is looked for."""
-OLD = {".ipynb_checkpoints", "__pycache__", "__MACOSX", ".git"}
 EXCHANGE = {"timestamp.txt", "submission_secret.txt"}
 """What nbgrader's exchange lays beside a submission."""
-
-# lovelaceada_1234_5678_02_gumbel.ipynb, lovelaceada_LATE_1234_5678_02_gumbel-1.ipynb; a text that was typed has no
-# number of an upload; with anonymous grading it is anon_x7Kf2_5678_02_gumbel.ipynb or LATE_anon_x7Kf2_5678_…
-CANVAS = re.compile(
-    r"^(?:(?:(?P<late_anon>LATE)_)?(?P<anon>anon_(?!\d+_)[A-Za-z0-9]{1,20})"
-    r"|(?P<name>[^/]{1,200}?)_(?:(?P<late>LATE)_)?(?P<number>\d{1,20}))"
-    r"_(?:\d{1,20}_(?P<file>[^/]+(?:/.+)?)|(?P<typed>(?:text|link)\.html))$"
-)
-# Ada Lovelace_1234_assignsubmission_file_/02_gumbel.ipynb, or without a folder of its own. Where groups hand in, it is
-# the group's name and number, Team A_17_assignsubmission_file/…, and no number for those who are in none
-MOODLE = re.compile(
-    r"^(?P<name>[^/]{1,300}?)(?:_(?P<number>\d{1,20}))?_assignsubmission_(?P<kind>[a-z]{1,30})_?[/_](?P<file>.+)$"
-)
-
-
-class Unreadable(Exception):
-    """Why a submission cannot be graded, in a sentence."""
 
 
 @dataclass
@@ -81,15 +56,6 @@ class Submission:
     name: str = ""
 
 
-@dataclass
-class _File:
-    """A file that may be a notebook: its name, and its bytes or why there are none."""
-
-    name: str
-    raw: bytes = b""
-    why_not: str = ""
-
-
 def gather(course: Path, units: Sequence[str]) -> tuple[list[Submission], list[str]]:
     """All submissions to these units, by unit and student, and sentences about what is no submission.
 
@@ -115,17 +81,10 @@ def gather(course: Path, units: Sequence[str]) -> tuple[list[Submission], list[s
     else:
         raise ValueError(f"there is no folder, zip or notebook {course}")
     for path in zips:
-        found += _zip(path, units, told)
+        found += _fitting(_exported(path, units, told))
     if not found and not told and not (course / "submitted").is_dir() and not zips:
         raise ValueError(f"{course} has neither submitted/ nor a zip in it: collect the submissions first")
     return _once(_known(found, course, told), told), told
-
-
-def safe_name(text: str) -> str:
-    """A student's name as a folder can have it; nothing if none is left."""
-    text = unicodedata.normalize("NFC", text)
-    text = re.sub(r"[\s/\\:*?\"<>|\x00-\x1f\x7f\ud800-\udfff]+", "-", text).strip(".- ")
-    return text.encode()[:120].decode(errors="ignore").strip(".- ")  # of 255 bytes that a file's name can have
 
 
 def _only(units: Sequence[str]) -> str:
@@ -146,30 +105,61 @@ def _inside(folder: Path, told: list[str], suffix: str) -> list[Path]:
 
 
 def _nbgrader(submitted: Path, units: Sequence[str], told: list[str]) -> Iterator[Submission]:
-    for home in sorted(submitted.iterdir()):
+    for student, home in _homes(submitted, told).items():
+        for unit in units:
+            folder = home / unit
+            submission = Submission(student, unit)
+            if student != home.name:
+                submission.notes.append(f"the student's folder is called {plain(home.name)}")
+            if folder.is_symlink():
+                yield replace(submission, why_not="the folder is a link, which is not followed")
+            elif folder.is_dir():
+                submission.when = _when(folder, submission.notes)
+                files = list(_files(folder, submission.notes))
+                yield _chosen(submission, _out_of_zips(files, submission.notes))
+            elif os.path.lexists(folder):
+                yield replace(submission, why_not="there is a file where the folder should be")
+
+
+def _homes(submitted: Path, told: list[str]) -> dict[str, Path]:
+    """The folders of students, by the names under which they are graded."""
+    homes: dict[str, Path] = {}
+    # a name that can stay as it is comes before one that only becomes the same
+    for home in sorted(submitted.iterdir(), key=lambda home: (safe_name(home.name) != home.name, home)):
+        student, shown = safe_name(home.name), f"submitted/{plain(home.name)}"
         if home.suffix.lower() == ".zip" or home.name.startswith("."):
             continue
         if home.is_symlink() or not home.is_dir():
-            told.append(f"submitted/{_plain(home.name)}: no folder of a student's, left alone")
-            continue
-        if safe_name(home.name) != home.name:
-            told.append(f"submitted/{_plain(home.name)}: no student can have this name")
-            continue
-        for unit in units:
-            folder = home / unit
-            if folder.is_symlink():
-                yield Submission(home.name, unit, why_not="the folder is a link, which is not followed")
-            elif folder.is_dir():
-                submission = Submission(home.name, unit)
-                with contextlib.suppress(Unreadable, UnicodeDecodeError):
-                    submission.when = _read(folder / "timestamp.txt", 200).decode().strip()
-                yield _chosen(submission, list(_files(folder, submission.notes)))
-            elif os.path.lexists(folder):
-                yield Submission(home.name, unit, why_not="there is a file where the folder should be")
+            told.append(f"{shown}: no folder of a student's, left alone")
+        elif not student:
+            told.append(f"{shown}: no student can have this name")
+        elif student in homes:
+            told.append(f"{shown}: not taken, its name would be that of submitted/{plain(homes[student].name)}")
+        else:
+            homes[student] = home
+    return homes
 
 
-def _files(folder: Path, notes: list[str]) -> Iterator[_File]:
-    """What lies in a student's folder; notebooks read."""
+def _when(folder: Path, notes: list[str]) -> str:
+    """What stands in timestamp.txt, with a note if no time can be read in it."""
+    path = folder / "timestamp.txt"
+    if not os.path.lexists(path):
+        return ""
+    text = ""
+    try:
+        text = _read(path, 200).decode("utf-8-sig").strip()
+        why = "" if moment(text) else plain(text) or "it is empty"
+    except Unreadable as error:
+        why = str(error)
+    except UnicodeDecodeError:
+        why = "it is no text"
+    if why:
+        notes.append(f"timestamp.txt could not be read: {why}; lateness is not known")
+    return text
+
+
+def _files(folder: Path, notes: list[str]) -> Iterator[File]:
+    """What lies in a student's folder."""
     seen = 0
     for top, folders, names in os.walk(folder, followlinks=False):
         folders[:] = sorted(name for name in folders if name not in OLD)
@@ -178,7 +168,7 @@ def _files(folder: Path, notes: list[str]) -> Iterator[_File]:
             folders.clear()
         for name in list(folders):
             if (Path(top) / name).is_symlink():
-                notes.append(f"the folder {_plain(name)} is a link, not followed")
+                notes.append(f"the folder {plain(name)} is a link, not followed")
         for name in sorted(names):
             seen += 1
             if seen > 1000:
@@ -186,18 +176,22 @@ def _files(folder: Path, notes: list[str]) -> Iterator[_File]:
                 return
             path = Path(top) / name
             inside = str(path.relative_to(folder))
-            if name.lower().endswith((".ipynb", ".ipynb.txt", ".ipynb.json")):
+            if name.lower().endswith((*NOTEBOOKS, ".zip")):
                 yield _from_disk(path, inside)
             elif name not in EXCHANGE:
-                yield _File(inside)
+                yield File(inside)
 
 
-def _from_disk(path: Path, name: str = "") -> _File:
-    try:
-        raw = _read(path, LARGEST)
-        return _File(name or path.name, raw, "" if raw else "the file is empty")
-    except Unreadable as error:
-        return _File(name or path.name, why_not=str(error))
+def _from_disk(path: Path, name: str = "") -> File:
+    return File(name or path.name, read=partial(_read, path, LARGEST))
+
+
+def _out_of_zips(files: list[File], notes: list[str]) -> list[File]:
+    """The files of a student, and those in their zips where no notebook lies beside these."""
+    if any(file.book and not file.zipped for file in files):
+        return [File(file.name) if file.zipped else file for file in files]
+    budget = exports.Budget()
+    return [inner for file in files for inner in (exports.opened(file, notes, budget) if file.zipped else [file])]
 
 
 def _read(path: Path, most: int) -> bytes:
@@ -206,151 +200,50 @@ def _read(path: Path, most: int) -> bytes:
         at = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
     except OSError as error:
         what = "is a link, which is not followed" if path.is_symlink() else f"cannot be opened ({error.strerror})"
-        raise Unreadable(f"{_plain(path.name)} {what}") from None
+        raise Unreadable(f"{plain(path.name)} {what}") from None
     with os.fdopen(at, "rb") as file:
         if not stat.S_ISREG(os.fstat(at).st_mode):
-            raise Unreadable(f"{_plain(path.name)} is no plain file")
+            raise Unreadable(f"{plain(path.name)} is no plain file")
         raw = file.read(most + 1)
     if len(raw) > most:
-        raise Unreadable(f"{_plain(path.name)} has more than {most // MIB} MiB")
+        raise Unreadable(f"{plain(path.name)} has more than {f'{most // MIB} MiB' if most >= MIB else f'{most} bytes'}")
     return raw
 
 
-# In a zip
+# In zips
 
 
-def _zip(path: Path, units: Sequence[str], told: list[str]) -> list[Submission]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return list(_people(_entries(archive, path.name, told, LARGEST_ZIP), path.stem, units, told))
-    except (zipfile.BadZipFile, OSError, NotImplementedError, EOFError, ValueError) as error:
-        told.append(f"{path.name}: the zip cannot be read ({_plain(str(error))})")
-        return []
+def _exported(path: Path, units: Sequence[str], told: list[str]) -> Iterator[Submission]:
+    for person, unit, files in exports.bundles(path, units, told):
+        late, origin, number, name = person.late, person.origin, person.number, person.name
+        submission = Submission(person.student, unit, late=late, origin=origin, number=number, name=name)
+        yield _chosen(submission, files)
 
 
-def _entries(archive: zipfile.ZipFile, zip_name: str, told: list[str], left: int, deep: bool = True) -> Iterator[_File]:
-    """The plain files of a zip under safe names, notebooks read, and one level of zips within it; ``left`` bytes."""
-    infos = archive.infolist()
-    if len(infos) > ENTRIES:
-        raise ValueError(f"it holds {len(infos)} files")
-    seen: set[str] = set()
-    for info in infos:
-        name = unicodedata.normalize("NFC", info.filename.replace("\\", "/"))
-        path = PurePosixPath(name)
-        if info.is_dir() or OLD & set(path.parts) or path.name.startswith("._"):
-            continue
-        if len(name) > NAME:
-            told.append(f"{zip_name}: a file whose name has {len(name)} letters, left out")
-            continue
-        if path.is_absolute() or ".." in path.parts or re.match(r"^[A-Za-z]:", name) or "\x00" in name:
-            told.append(f"{zip_name}: {_plain(name)} leads out of the zip, left out")
-            continue
-        if stat.S_ISLNK(info.external_attr >> 16):
-            yield _File(name, why_not=f"{_plain(path.name)} is a link, which is not followed")
-            continue
-        if name in seen:
-            told.append(f"{zip_name}: {_plain(name)} is in it twice; the first one counts")
-            continue
-        seen.add(name)
-        nested = deep and path.suffix.lower() == ".zip"
-        if not nested and not path.name.lower().endswith((".ipynb", ".ipynb.txt", ".ipynb.json")):
-            yield _File(name)
-            continue
-        try:
-            with archive.open(info) as file:
-                raw = file.read(min(LARGEST, left) + 1)
-        except (RuntimeError, zipfile.BadZipFile, OSError, NotImplementedError, EOFError, ValueError) as error:
-            yield _File(name, why_not=f"{_plain(path.name)} cannot be read out of the zip ({_plain(str(error))})")
-            continue
-        except Exception as error:  # zlib's and lzma's own
-            yield _File(name, why_not=f"{_plain(path.name)} is damaged ({_plain(str(error))})")
-            continue
-        left -= len(raw)
-        if len(raw) > LARGEST or left < 0:
-            yield _File(name, why_not=f"{_plain(path.name)} unpacks to more than {LARGEST // MIB} MiB")
-            left = max(left, 0)
-            continue
-        if not nested:
-            yield _File(name, raw, "" if raw else "the file is empty")
-            continue
-        try:
-            with zipfile.ZipFile(io.BytesIO(raw)) as inner:
-                for file in _entries(inner, path.name, told, min(LARGEST_INNER, left), deep=False):
-                    left -= len(file.raw)
-                    yield _File(f"{name}/{file.name}", file.raw, file.why_not)
-        except Exception as error:
-            yield _File(name, why_not=f"{_plain(path.name)} cannot be read ({_plain(str(error))})")
-
-
-def _people(files: Iterator[_File], stem: str, units: Sequence[str], told: list[str]) -> Iterator[Submission]:
-    """The files of a zip, put together by student and unit."""
-    bundles: dict[tuple[str, str], tuple[Submission, list[_File]]] = {}
-    folders: dict[str, str] = {}
-    for file in _without_top(list(files)):
-        if whose := _whose(file.name):
-            person, inner = whose
-        elif "/" in file.name:
-            parts = file.name.split("/")
-            parts = parts[1:] if parts[0] in ("submitted", stem) and len(parts) > 2 else parts
-            person, inner = Submission(safe_name(parts[0]), "", origin="zip"), "/".join(parts[1:])
-            if folders.setdefault(person.student, parts[0]) != parts[0]:
-                both = f"{_plain(folders[person.student])} and {_plain(parts[0])}"
-                told.append(f"{stem}.zip: {both} would have one name; {_plain(file.name)} is left out")
-                continue
-        else:
-            if file.raw or file.why_not:
-                told.append(f"{stem}.zip: whose {_plain(file.name)} is cannot be told from its name")
-            continue
-        if not person.student:
-            told.append(f"{stem}.zip: {_plain(file.name)} has no student's name")
-            continue
-        unit = next((unit for unit in units if unit in file.name), "")
-        unit = unit or next((unit for unit in units if unit in stem), "") or (units[0] if len(units) == 1 else "")
-        if not unit:
-            if file.raw or file.why_not:
-                told.append(f"{stem}.zip: the unit of {_plain(file.name)} cannot be told from its name")
-            continue
-        person.unit = unit
-        bundles.setdefault((person.student, unit), (person, []))[1].append(_File(inner, file.raw, file.why_not))
-    for person, bundle in bundles.values():
-        yield _chosen(person, bundle)
-
-
-def _whose(name: str) -> tuple[Submission, str] | None:
-    """Who handed a file in, by the name that Canvas or Moodle gives it, and the file's own name."""
-    if found := CANVAS.match(name):
-        late, inner = bool(found["late"] or found["late_anon"]), found["file"] or found["typed"]
-        if found["anon"]:
-            return Submission(found["anon"], "", late=late, origin="canvas", name=found["anon"]), inner
-        person = Submission(_numbered(found), "", late=late, origin="canvas")
-    elif found := MOODLE.match(name):
-        person, inner = Submission(_numbered(found), "", origin="moodle"), found["file"]
-    else:
-        return None
-    person.number, person.name = found["number"] or "", found["name"]
-    return person, inner
-
-
-def _numbered(found: re.Match[str]) -> str:
-    return safe_name(f"{safe_name(found['name'])}-{found['number'] or ''}")
-
-
-def _without_top(files: list[_File]) -> list[_File]:
-    """The files of Canvas or Moodle that somebody packed again in one folder, without that folder."""
-    tops = {file.name.split("/")[0] for file in files}
-    if len(tops) != 1 or any(_whose(file.name) for file in files):
-        return files
-    inner = [_File(file.name.partition("/")[2], file.raw, file.why_not) for file in files]
-    return inner if any(_whose(file.name) for file in inner) else files
+def _fitting(found: Iterable[Submission]) -> list[Submission]:
+    """Submissions whose notebooks can be held at once; of those that are too many, the largest go."""
+    kept: list[Submission] = []
+    size = 0
+    for submission in found:
+        kept.append(submission)
+        size += len(submission.raw)
+        while size > LARGEST_ZIP:
+            largest = max(kept, key=lambda submission: len(submission.raw))
+            size -= len(largest.raw)
+            largest.raw = b""
+            largest.why_not = (
+                f"the notebooks of the zip have more than {LARGEST_ZIP // MIB} MiB, and this is one of the largest"
+            )
+    return kept
 
 
 # Which one counts
 
 
-def _chosen(submission: Submission, files: list[_File]) -> Submission:
+def _chosen(submission: Submission, files: list[File]) -> Submission:
     """Take the notebook out of what a student handed in."""
-    books = [file for file in files if file.raw or file.why_not]
-    others = [file.name for file in files if not file.raw and not file.why_not]
+    books = [file for file in files if file.book]
+    others = [file.name for file in files if not file.book]
     wanted = f"{submission.unit}.ipynb".lower()
     named = [file for file in books if PurePosixPath(file.name).name.lower() == wanted]
     nearly = [
@@ -370,9 +263,9 @@ def _chosen(submission: Submission, files: list[_File]) -> Submission:
             )
             return submission
     book = best[0]
-    submission.raw, submission.why_not = book.raw, book.why_not
+    submission.raw, submission.why_not = book.content()
     if PurePosixPath(book.name).name != f"{submission.unit}.ipynb" and submission.origin != "notebook":
-        submission.notes.append(f"the notebook is called {_plain(book.name)}")
+        submission.notes.append(f"the notebook is called {plain(book.name)}")
     rest = [file.name for file in books if file is not book]
     if rest:
         submission.notes.append(f"other notebooks, not graded: {_list(rest)}")
@@ -407,8 +300,10 @@ def _known(found: list[Submission], course: Path, told: list[str]) -> list[Submi
 def class_list(course: Path) -> list[dict[str, str]]:
     """The rows of ``students.csv``: student, name, email, canvas, moodle, group; all but the first may be missing.
 
+    A student is called as their folder is: by the safe name of what stands there.
+
     Raises:
-        ValueError: if it has no column ``student``, a name that no folder can have, or somebody twice.
+        ValueError: if it has no column ``student``, a name of which nothing is left, or somebody twice.
     """
     path = course / "students.csv"
     if not path.is_file():
@@ -424,8 +319,10 @@ def class_list(course: Path) -> list[dict[str, str]]:
         for row in csv.DictReader(io.StringIO(text, newline=""), delimiter=";" if ";" in head else ",")
     ]
     for row in rows:
-        if not row.get("student") or safe_name(row["student"]) != row["student"]:
+        student = safe_name(row.get("student", ""))
+        if not student:
             raise ValueError(f"{path}: each row needs a student, whose name a folder can have; got {row}")
+        row["student"] = student
     for column in ("student", "canvas", "moodle"):
         for value, times in Counter(row[column] for row in rows if row.get(column)).items():
             if times > 1:
@@ -442,13 +339,6 @@ def _once(found: list[Submission], told: list[str]) -> list[Submission]:
     return [kept[key] for key in sorted(kept)]
 
 
-def _plain(text: str) -> str:
-    """A name that was chosen by somebody else, safe to print."""
-    text = text.encode("utf-8", "replace").decode()
-    text = re.sub(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069]", "?", text)
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
 def _list(names: Sequence[str]) -> str:
-    shown = ", ".join(_plain(name) for name in names[:4])
+    shown = ", ".join(plain(name) for name in names[:4])
     return shown + (f" and {len(names) - 4} more" if len(names) > 4 else "")

@@ -105,8 +105,7 @@ def run(cells: Sequence[NotebookNode], unit: str, walls: Walls, limits: Limits, 
         if dead is not None and dead.at >= 0 and _hidden(cells[: dead.at], unit):
             # the hidden checks above the cell in which the kernel died count: again, to just before it
             again = plan(cells[: dead.at], unit, probes)
-            left = limits._replace(total=max(30, limits.total - int(time.monotonic() - began)))
-            second, _ = _attempt(list(cells[: dead.at]), again, unit, walls, left, place / "b")
+            second, _ = _attempt(list(cells[: dead.at]), again, unit, walls, limits, place / "b")
             ran.passed |= second.passed
             ran.hidden_error |= second.hidden_error
             for task, why in second.tampered.items():
@@ -211,7 +210,8 @@ def _attempt(
         if not walls.keeps:
             for path in files(unit):
                 shutil.copyfile(path, folder / path.name)
-        with sandbox.watched(meeting, limits, runner.stopped):
+        # without walls it is the learner's home, too
+        with sandbox.watched(meeting, limits, runner.stopped, most=16 if walls.keeps else 512):
             try:
                 runner.preprocess(notebook, {"metadata": {"path": str(folder)}})
             except Exception as error:
@@ -219,6 +219,13 @@ def _attempt(
         runner.close()
         end(walls, meeting, limits)
     return _judged(cells, steps, notebook.cells, runner)
+
+
+def _cut(steps: list[Step], at: int) -> Step:
+    """The step that was not reached, or, where that is the watch's before a cell, the cell's."""
+    if steps[at].kind in ("look", "keep"):
+        return next((step for step in steps[at:] if step.at >= 0 or step.kind == "back"), steps[at])
+    return steps[at]
 
 
 def _cell(step: Step, cells: Sequence[NotebookNode]) -> NotebookNode:
@@ -245,7 +252,7 @@ def _judged(
         came = not step.word or ["end", step.word] in [line[1:] for line in said]
         gone = not ended or (error is not None and error.ename in ("DeadKernel", "NotReached"))
         if gone and alive:
-            alive, dead = False, step
+            alive, dead = False, _cut(steps, at)
             ran.started = at > 0
         if step.word and ended and alive and error is None and not came:
             why = f"'{step.name}' neither failed nor came to its end"
@@ -342,7 +349,7 @@ def runner_class() -> type:
             self.reached: set[int] = set()
             self.bytes, self.broken = 0, ""
             self.rest = b""
-            self.until = time.monotonic() + limits.total
+            self.until, self.late = 0.0, False
             self.kernel_manager_class = Manager
             self.shutdown_kernel = "immediate"
             self.log.setLevel("CRITICAL")
@@ -372,7 +379,14 @@ def runner_class() -> type:
             return done
 
         def preprocess_cell(self, cell: NotebookNode, resources: Any, index: int) -> Any:
-            if not self.reason and time.monotonic() > self.until:
+            kind, now = self.steps[index].kind, time.monotonic()
+            if kind == "start":
+                self.until = now + START_SECONDS + self.limits.total
+            elif index == 1 or (
+                kind == "back" and not self.late
+            ):  # to start, and the checks at the end, have their own
+                self.until, self.late = now + self.limits.total, kind == "back"
+            if not self.reason and now > self.until:
                 self.reason = f"the notebook ran for more than {self.limits.total} s"
             at_rest = not self.reason
             self.timeout = START_SECONDS if self.steps[index].kind == "start" else self.limits.cell

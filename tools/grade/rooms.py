@@ -93,6 +93,11 @@ def _delete(place: Path) -> None:
     """Whatever it holds: folders within each other, as deep as there are, are too many for shutil."""
     try:
         shutil.rmtree(place, ignore_errors=True)
+        if place.exists():  # folders that were closed
+            for folder, _, _ in os.walk(place):
+                with contextlib.suppress(OSError):
+                    os.chmod(folder, 0o700)
+            shutil.rmtree(place, ignore_errors=True)
     except RecursionError:
         subprocess.run(["rm", "-rf", "--", place], capture_output=True)
 

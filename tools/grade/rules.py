@@ -21,8 +21,11 @@ DAY = 86_400
 
 
 def moment(text: str) -> datetime | None:
-    """The time in nbgrader's timestamp.txt, or in ISO form; None if there is none. Without a zone it is UTC."""
-    text = text.strip().removesuffix(" UTC")
+    """The time in nbgrader's timestamp.txt, or in ISO form; None if there is none. Without a zone it is UTC.
+
+    Of the zones that have names UTC and GMT are read: the others' names are those of several.
+    """
+    text = text.strip().removesuffix(" UTC").removesuffix(" GMT")
     try:
         at = datetime.fromisoformat(text)
     except ValueError:
@@ -58,7 +61,7 @@ class Late:
         for unit, at in due.items():
             if not isinstance(at, datetime):
                 raise ValueError(f"{path}: {unit} must be due at a time such as 2026-11-20T23:59:00+01:00, got {at!r}")
-        self.due = {unit: at if at.tzinfo else at.replace(tzinfo=UTC) for unit, at in due.items()}
+        self.due: dict[str, datetime] = {unit: at if at.tzinfo else at.replace(tzinfo=UTC) for unit, at in due.items()}
         self.free, self.rate = int(late.get("free_days", 0)), float(late.get("off_per_day", 0.0))
         self._days: dict[tuple[str, str], tuple[int, int]] = {}
         used: dict[str, int] = {}

@@ -59,13 +59,14 @@ def environment() -> dict[str, str]:
 
 
 @contextmanager
-def watched(meeting: Path, limits: Limits, stop: Callable[[str], None]) -> Iterator[None]:
+def watched(meeting: Path, limits: Limits, stop: Callable[[str], None], *, most: int = 16) -> Iterator[None]:
     """A block whose child processes are stopped when they use too much, and ended with it, all of them.
 
     Args:
         meeting: the folder that both sides see.
         limits: of all child processes together.
         stop: called with a sentence, once, when they have used too much.
+        most: MiB that may be written into the folder, in 1000 files.
     """
     adopt()
     before = {child.pid for child in psutil.Process().children(recursive=True)}
@@ -80,15 +81,12 @@ def watched(meeting: Path, limits: Limits, stop: Callable[[str], None]) -> Itera
             for child in children():
                 with suppress(psutil.Error):
                     used, count = used + child.memory_info().rss, count + 1
-            written = 0
-            with suppress(OSError):
-                written = sum(entry.stat(follow_symlinks=False).st_size for entry in os.scandir(meeting))
             why = ""
             if used > (limits.mib + 512) * MIB:
                 why = f"it used more than {limits.mib} MiB of memory"
             elif count > limits.processes:
                 why = f"it started more than {limits.processes} processes"
-            elif written > 16 * MIB:
+            elif _full(meeting, most * MIB):
                 why = "it wrote into the folder of the kernel's sockets"
             if why:
                 stop(why)
@@ -112,6 +110,19 @@ def watched(meeting: Path, limits: Limits, stop: Callable[[str], None]) -> Itera
                 with suppress(psutil.Error):
                     child.kill()
             psutil.wait_procs(left, timeout=0.5)
+
+
+def _full(folder: Path, most: int) -> bool:
+    """Whether more than so many bytes, or more than 1000 files, lie in a folder and those in it."""
+    written = files = 0
+    for place, _, names in os.walk(folder):
+        files += 1 + len(names)
+        for name in names[:1000]:
+            with suppress(OSError):
+                written += os.lstat(os.path.join(place, name)).st_size
+        if written > most or files > 1000:
+            return True
+    return False
 
 
 @cache

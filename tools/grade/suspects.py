@@ -6,6 +6,7 @@ by letter.
 """
 
 import ast
+import re
 from collections.abc import Iterator, Sequence
 from functools import cache
 
@@ -22,7 +23,11 @@ MACHINERY = {"_getframe", "f_back", "f_locals", "tb_frame", "gi_frame", "settrac
     *("get_objects", "__closure__", "__globals__", "__code__", "cell_contents", "_room", "ast_transformers"),
     *("input_transformers_post", "input_transformers_cleanup", "showtraceback", "addaudithook", "meta_path"),
     *("input_hist_raw", "history_manager", "linecache", "user_module", "display_pub", "iopub_socket", "dup2"),
+    *("IPython.utils.frame", "extract_module_locals", "extract_vars", "extract_vars_above", "currentframe", "walk_tb"),
+    *("walk_stack", "findCaller", "_current_frames", "getouterframes", "getinnerframes", "torch.library", "ctypes"),
 }
+CHECKS = "checks_"
+"""How the names of the files of checks begin: an answer may call a check, and reach for nothing else in them."""
 JUDGES = ("torch", "builtins", "math", "dynlib.checks", "dynlib.honest", "checks_")
 """Modules that judge, by how their names begin."""
 DEEP = "it is nested so deeply that it cannot be looked at"
@@ -60,6 +65,8 @@ def _said(names: Sequence[str] | set[str]) -> Iterator[str]:
             yield f"it reaches into the machinery: {name}"
         elif name.startswith("to "):
             yield f"it writes: {name}"
+        elif name.startswith(f"in {CHECKS}"):
+            yield f"it reaches into the machinery: {name.removeprefix('in ')}"
         elif name == DEEP:
             yield name
 
@@ -76,10 +83,12 @@ def _names(source: str) -> set[str]:
 
 
 def _within(whole: ast.Module) -> set[str]:
-    names, judges = set[str](), _judges(whole)
+    names, judges = {f"in {name}" for name in _inside_checks(whole)}, _judges(whole)
     for node in ast.walk(whole):
         if isinstance(node, ast.Attribute):
-            names.add(node.attr)
+            # to ask for a class is no lie about it
+            names.update([] if node.attr == "__class__" and isinstance(node.ctx, ast.Load) else [node.attr])
+            names.update(name for name in MACHINERY if "." in name and _dotted(node) == name)
         elif isinstance(node, ast.Name):
             names.add(node.id)
         elif isinstance(node, ast.FunctionDef):
@@ -88,8 +97,10 @@ def _within(whole: ast.Module) -> set[str]:
             names.add(node.value)
         elif isinstance(node, ast.ImportFrom):
             names.update(alias.name for alias in node.names)
-            names.add(node.module or "")
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("exec", "eval"):
+            names.update([node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)])
+        elif isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.Call) and _runs(node.func):
             for text in node.args:
                 if isinstance(text, ast.Constant) and isinstance(text.value, str):
                     names |= _names(text.value)
@@ -97,6 +108,34 @@ def _within(whole: ast.Module) -> set[str]:
             if _judge(place, judges):
                 names.add(f"to {ast.unparse(place)[:80]}")
     return names
+
+
+RUN = {"exec", "eval", "run_cell", "run_cell_magic", "run_line_magic", "ex", "ev", "run_code", "runcode"}
+"""Functions that run a text: ``%%time`` hands the whole cell to one of them."""
+
+
+def _runs(called: ast.expr) -> bool:
+    return getattr(called, "attr", getattr(called, "id", "")) in RUN
+
+
+def _inside_checks(whole: ast.Module) -> Iterator[str]:
+    """Where an answer reaches for what the file of its checks holds, and does not only call a check."""
+    known = {alias.asname or alias.name for alias in _imported(whole) if alias.name.startswith(CHECKS)}
+    called = set[ast.AST]()
+    for node in ast.walk(whole):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+            check = node.value.func
+            if isinstance(check, ast.Attribute) and not check.attr.startswith("_"):
+                called.add(check.value)
+    for node in ast.walk(whole):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(CHECKS):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names if alias.name.startswith("_"))
+        if isinstance(node, ast.Name) and node not in called and (node.id in known or node.id.startswith(CHECKS)):
+            yield node.id if node.id.startswith(CHECKS) else f"{CHECKS}… as {node.id}"
+
+
+def _imported(whole: ast.Module) -> Iterator[ast.alias]:
+    return (alias for node in ast.walk(whole) if isinstance(node, ast.Import) for alias in node.names)
 
 
 def _judges(whole: ast.Module) -> dict[str, str]:
@@ -110,7 +149,9 @@ def _judges(whole: ast.Module) -> dict[str, str]:
         elif isinstance(node, ast.ImportFrom):
             known |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
     for node in ast.walk(whole):
-        if isinstance(node, ast.Assign) and not isinstance(node.value, ast.Call) and _judge(node.value, known):
+        imported = isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and _imports(node.value)
+        plain = isinstance(node, ast.Assign) and not isinstance(node.value, ast.Call)
+        if isinstance(node, ast.Assign) and (imported or plain) and _judge(node.value, known):
             known |= {target.id: "torch" for target in node.targets if isinstance(target, ast.Name)}
     return known
 
@@ -148,8 +189,28 @@ def _modules(node: ast.expr) -> bool:
     return named and ast.unparse(node) == "sys.modules"
 
 
+SETTINGS = re.compile(r"torch\.backends(\.(?!torch\b|sys\b|os\b)[a-z]\w*)+")
+"""What everybody sets who wants the same numbers twice: ``torch.backends.cudnn.deterministic``."""
+
+
+def _dotted(place: ast.expr) -> str:
+    """``a.b.c`` as it is written; nothing for what is no such chain of names."""
+    parts = []
+    while isinstance(place, ast.Attribute):
+        parts.append(place.attr)
+        place = place.value
+    return ".".join([place.id, *reversed(parts)]) if isinstance(place, ast.Name) else ""
+
+
+def _imports(call: ast.Call) -> bool:
+    return getattr(call.func, "attr", getattr(call.func, "id", "")) in ("import_module", "__import__")
+
+
 def _judge(place: ast.expr, judges: dict[str, str]) -> bool:
     """Whether a place is a module that judges, or in one; ``sys.modules[…]`` and ``import_module(…)`` count as such."""
+    root, _, rest = _dotted(place).partition(".")
+    if SETTINGS.fullmatch(f"{judges.get(root, root)}.{rest}"):
+        return False
     while True:
         if isinstance(place, ast.Attribute):
             if place.attr in ("Task", "CheckFailed") or _modules(place):
@@ -161,8 +222,9 @@ def _judge(place: ast.expr, judges: dict[str, str]) -> bool:
             place = place.value
         elif isinstance(place, ast.Call):
             called = place.func.attr if isinstance(place.func, ast.Attribute) else getattr(place.func, "id", "")
-            if called in ("import_module", "__import__"):
-                return True
+            if _imports(place):
+                which = place.args[0].value if place.args and isinstance(place.args[0], ast.Constant) else "torch"
+                return str(which).startswith((*JUDGES, "IPython"))
             if called in ("getattr", "vars", "type") and place.args:
                 place = place.args[0]
             else:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tools.grade.book import Mark, Marks
+from tools.grade.exports import safe_name
 from tools.grade.files import write
-from tools.grade.intake import safe_name
 from tools.grade.room import points
 from tools.grade.rules import Late
 

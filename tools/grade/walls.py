@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -224,6 +224,10 @@ NONE_FOUND = (
     "needs user namespaces), or, not as root, podman or docker; or grade in a virtual machine that holds nothing else. "
     "Where you trust all submissions, say --trust."
 )
+NOT_ALLOWED = (
+    "This system does not let bubblewrap make user namespaces. Ubuntu, from 23.10 on, asks for an AppArmor profile: "
+    "classroom/README.md says which, under its sandbox."
+)
 
 TRIAL = """
 import os, pathlib, socket, sys
@@ -237,23 +241,51 @@ if seen or len(others) > 9 or nets:
 """What is run to see whether walls hold: with the meeting folder, and with what must not be seen."""
 
 
+def _there(only: str = "") -> Iterator[Walls]:
+    """The kinds whose program is on this machine, the best first, or this one alone."""
+    for name, kind in KINDS.items():
+        program = shutil.which(kind.program) if sys.platform == "linux" and only in ("", name) else None
+        if program is not None and (os.getuid() != 0 or kind.root):
+            yield Walls(name, True, program)
+
+
 @cache
 def find(only: str = "") -> Walls | None:
     """The first kind of walls that works on this machine, or this one alone; None if there is none."""
-    for name, kind in KINDS.items():
-        program = shutil.which(kind.program) if sys.platform == "linux" and only in ("", name) else None
-        if program is None or (os.getuid() == 0 and not kind.root):
-            continue
-        walls = Walls(name, True, program)
+    for walls in _there(only):
         with suppress(OSError, subprocess.SubprocessError):
-            kind.ready(program)
+            KINDS[walls.name].ready(walls.command)
             if holds(walls):
                 return walls
     return None
 
 
+def faults(only: str = "") -> list[str]:
+    """What each kind that is on this machine says where it does not work, a line each."""
+    said = []
+    for walls in _there(only):
+        try:
+            KINDS[walls.name].ready(walls.command)
+            done, written = _try(walls)
+            last = (done.stderr.decode(errors="replace").strip() or "it said nothing").splitlines()[-1]
+            fault = None if not done.returncode and written else last
+        except (OSError, subprocess.SubprocessError) as error:
+            fault = str(error)
+        if fault is not None:
+            said.append(f"{walls.name} is here and does not work: {fault}")
+    if any("uid map" in line or "RTM_NEWADDR" in line for line in said):
+        said.append(NOT_ALLOWED)
+    return said
+
+
 def holds(walls: Walls) -> bool:
     """Whether what runs behind these walls sees nothing that it must not see."""
+    done, written = _try(walls)
+    return done.returncode == 0 and written
+
+
+def _try(walls: Walls) -> tuple[subprocess.CompletedProcess[bytes], bool]:
+    """Run :data:`TRIAL` behind walls: what came of it, and whether it could write where it may."""
     with rooms.room(walls.name) as place:
         meeting = place / "trial"
         meeting.mkdir(mode=0o700)
@@ -267,7 +299,7 @@ def holds(walls: Walls) -> bool:
                 capture_output=True,
                 timeout=180,
             )
-            return done.returncode == 0 and (meeting / "written").exists()
+            return done, (meeting / "written").exists()
         finally:
             end(walls, meeting, Limits())
 
