@@ -68,7 +68,7 @@ def to_pages(text: str, up: str = "", at: str = ".") -> str:
     A link to a file that is no page becomes plain text.
     """
     pages = {
-        "benchmarks/": "benchmarks.md",
+        "benchmarks": "benchmarks.md",
         "benchmarks/RESULTS.md": "benchmarks.md",
         "dynlib/zoo/README.md": "zoo.md",
         "CONTRIBUTING.md": "contributing.md",

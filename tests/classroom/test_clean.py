@@ -28,6 +28,8 @@ def blank_with(source: str, unit: str = UNIT, task: str = TASK) -> set[str]:
         f"{HEAD}    return hard + soft - soft.detach()\n    {STUB}",
         f'{HEAD}    """{STUB}"""\n    return hard',
         "def straight_through(hard, soft)\n    return hard",
+        f"{HEAD}    if hard is None:\n        {STUB}\n    return hard",
+        f"{HEAD}    {STUB}\n\n{HEAD}    return hard",
         "straight_through = lambda hard, soft: hard",
     ],
 )

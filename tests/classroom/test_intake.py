@@ -494,6 +494,11 @@ def test_a_students_folder_with_a_folder_for_each_unit_is_the_students(
     assert set(found(tmp_path, asked)) == {"ada"}
 
 
+def test_a_folder_in_the_folder_of_the_only_student_is_no_student(tmp_path: Path) -> None:
+    (tmp_path / "class.zip").write_bytes(hostile.zipped({f"ada/work/{UNIT}.ipynb": BOOK}))
+    assert set(found(tmp_path)) == {"ada"}
+
+
 def test_two_folders_of_a_zip_are_two_people(tmp_path: Path) -> None:
     names = {f"A B/{UNIT}.ipynb": BOOK, f"A-B/{UNIT}.ipynb": BOOK + b" "}
     (tmp_path / "class.zip").write_bytes(hostile.zipped(names))

@@ -9,6 +9,7 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import psutil
@@ -175,12 +176,31 @@ def test_what_is_written_into_a_folder_of_the_folder_of_sockets_is_seen() -> Non
         "import os\nfrom ipykernel.connect import get_connection_file\n"
         "place = os.path.join(os.path.dirname(get_connection_file()), 'd')\nos.mkdir(place)\n"
         "for n in range(100000):\n    open(f'{place}/{n}', 'wb').close()\n"
-        "os.chmod(place, 0o500)\nwhile True:\n    pass"
+        "while True:\n    pass"
     )
-    before = set(Path(rooms.short()).glob(f"{rooms.PREFIX}*"))
     ran = graded(with_cell(source), limits=QUICK._replace(cell=30))
     assert "wrote into the folder" in ran.reason
-    assert set(Path(rooms.short()).glob(f"{rooms.PREFIX}*")) <= before
+
+
+def test_a_folder_that_is_closed_is_full_and_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "room"
+    closed = place / "a" / "closed"
+    closed.mkdir(parents=True)
+    (closed / "file").write_bytes(bytes(2**20))
+    assert not sandbox._full(place, 2**21)
+    assert sandbox._full(place, 2**19)
+    closed.chmod(0o300)
+    real = os.scandir
+
+    def scandir(path: str | Path) -> Any:  # as it is for all but root
+        if str(path) == str(closed) and not closed.stat().st_mode & 0o400:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert sandbox._full(place, 2**21)
+    rooms._delete(place)
+    assert not place.exists()
 
 
 def test_time_that_the_cells_took_is_not_taken_from_the_checks_at_the_end() -> None:
@@ -300,7 +320,9 @@ def test_a_check_that_does_nothing_is_told_of() -> None:
         ("x = " + "-" * 9000 + "1", suspects.DEEP),
         ("import checks_toys as c\nreturn c._right(x)", "checks_"),
         ("import checks_toys\nreturn checks_toys.double", "checks_toys"),
-        ("from checks_toys import _right", "checks_toys._right"),
+        ("from checks_toys import right", "checks_toys.right"),
+        ("import importlib\nreturn importlib.import_module('checks_toys').right(x)", "checks_toys"),
+        ("__import__('sys').modules['torch'].equal = print", "to __import__"),
         ("from IPython.utils.frame import extract_module_locals", "extract_module_locals"),
         ("import importlib\nm = importlib.import_module('torch.fft')\nm.fft = print", "to m.fft"),
         ("import torch.library\ntorch.library.Library('aten', 'IMPL')", "torch.library"),
@@ -323,10 +345,12 @@ def test_the_text_of_an_answer_is_looked_at(body: str, name: str) -> None:
         "import torch.backends.cudnn as cudnn\ncudnn.deterministic = True",
         "return f'{x.__class__.__name__}'",
         "import checks_toys\nchecks_toys.double(double)",
+        "import checks_toys as c\nprint(c.double(double))\nhelp(c.double)",
         "import importlib\nnp = importlib.import_module('numpy')\nnp.x = 1",
     ],
 )
-def test_the_text_of_an_honest_answer_tells_nothing(body: str) -> None:
+def test_the_text_of_an_honest_answer_tells_nothing(body: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suspects, "_may_be_called", lambda unit: frozenset({"checks_toys.double"}))
     assert suspects.found(clean(hostile.raw(solved(double=body)), UNIT).cells, UNIT) == {}
 
 
@@ -346,15 +370,16 @@ def test_a_cell_that_is_timed_is_looked_at_too() -> None:
         ("/tmp/course/dynlib/cost/count.py", False),
         ("/tmp/work/checks_toys.py", False),
         ("/tmp/work/a/checks_toys.py", True),
+        ("/tmp/work/checks_toys.pyx.py", True),
         ("<timed exec>", True),
         ("/usr/lib/python3/some.py", False),
     ],
 )
 def test_a_packages_class_is_not_the_learners_wherever_the_course_stands(place: str, learners: bool) -> None:
     space: dict[str, object] = {}
-    homes = ("/tmp/course/.venv", "/tmp/course/dynlib", "/tmp/work/checks_toys.py")
+    homes = ("/tmp/course/.venv", "/tmp/course/dynlib")
     exec(compile("def __eq__(one, other):\n    return True", place, "exec"), space)
-    assert inside._of_a_cell(space["__eq__"], homes) is learners
+    assert inside._of_a_cell(space["__eq__"], homes, "/tmp/work/checks_toys.py") is learners
 
 
 # What is left behind

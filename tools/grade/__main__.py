@@ -36,7 +36,10 @@ def main(given: Sequence[str] | None = None) -> int:
         "--cell-seconds", type=int, default=Limits().cell, help="that a cell may run (default: %(default)s)"
     )
     parser.add_argument(
-        "--seconds", type=int, default=Limits().total, help="that a notebook may run (default: %(default)s)"
+        "--seconds",
+        type=int,
+        default=Limits().total,
+        help="that all cells may run, and then the checks (default: %(default)s)",
     )
     parser.add_argument(
         "--memory", type=int, default=Limits().mib, help="MiB that a notebook may use (default: %(default)s)"

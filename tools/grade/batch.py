@@ -364,13 +364,13 @@ def _judged(submission: Submission, cleaned: Cleaned, ran: Ran, known: Sequence[
         found = tasks.setdefault(
             task, {"got": 0.0, "most": 0.0, "cells": {}, "state": "", "why": "", "says": [], "check": "", "mistake": ""}
         )
-        passed = task not in cleaned.blank and ran.passed.get(name, False)
+        passed = ran.passed.get(name, False)
         found["most"] += most
         found["got"] += most if passed else 0.0
         found["cells"][name] = most if passed else 0.0
         if passed or found["why"]:
             continue
-        if task in cleaned.blank:
+        if task in cleaned.blank and not found["got"]:
             found["why"] = f"{task}: not filled in yet"
         elif name not in ran.passed:
             found["why"] = f"not reached: {ran.reason or 'the notebook did not come so far'}"

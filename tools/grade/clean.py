@@ -272,23 +272,23 @@ def _blank(cells: list[NotebookNode], marked: list[NotebookNode]) -> set[str]:
         name = mark(cell).get("grade_id", "")
         task = name.removesuffix("-answer")
         if task in answers and name.endswith("-answer"):
-            answers[task] += cell.source
+            answers[task] += f"{cell.source}\n"
     return {task for task, text in answers.items() if not text.strip() or _standing(text, task) >= stubs[task] > 0}
 
 
 def _standing(text: str, task: str) -> int:
-    """How many stubs of a task an answer comes to: not one that is commented out, nor one behind a return."""
+    """How many stubs an answer comes to: in the last function of a name, behind no condition and no return."""
     start = f"{task}: not filled in yet"
     try:
         whole = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return len(re.findall(rf'^\s*raise NotImplementedError\("{re.escape(start)}', text, re.M))
+    functions = {node.name: node for node in whole.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    last = [node for node in whole.body if functions.get(getattr(node, "name", ""), node) is node]
     found = 0
-    for node in ast.walk(whole):
-        for part in ("body", "orelse", "finalbody"):
-            lines = getattr(node, part, [])
-            for line in lines if isinstance(lines, list) else []:
-                if isinstance(line, ast.Return | ast.Raise):
-                    found += isinstance(line, ast.Raise) and f"NotImplementedError('{start}" in ast.unparse(line)
-                    break
+    for node in ast.walk(ast.Module(last, [])):
+        for line in node.body if isinstance(node, ast.Module | ast.FunctionDef) else []:
+            if isinstance(line, ast.Return | ast.Raise):
+                found += isinstance(line, ast.Raise) and f"NotImplementedError('{start}" in ast.unparse(line)
+                break
     return found

@@ -298,12 +298,18 @@ def _without_top(files: list[File]) -> list[File]:
     return inner if any(_whose(file.name) for file in inner) else files
 
 
+WRAPPERS = ("submissions", "submission", "class")
+"""What a folder round the folders of students is called, where there is one student in it."""
+
+
 def _without_wrapper(files: list[File], units: set[str]) -> list[File]:
     """The files of students' folders that lie in one folder, without that; a student's folder of units is none."""
     parts = [file.name.split("/") for file in files]
     if len({part[0] for part in parts}) != 1 or any(_whose(file.name) for file in files):
         return files
     if any(len(part) < 3 or part[1] in units for part in parts):
+        return files
+    if len({part[1] for part in parts}) == 1 and parts[0][0].casefold() not in WRAPPERS:
         return files
     return [replace(file, name=file.name.partition("/")[2]) for file in files]
 

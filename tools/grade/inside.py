@@ -148,12 +148,13 @@ def start(line: str, checks: str, voice: bool) -> types.ModuleType:
         if not amiss():
             tell("end", word)
 
-    was, before, homes = state(checks, voice, shell), _kinds(), _homes(checks)
+    file = getattr(sys.modules.get(checks), "__file__", "")
+    was, before, homes = state(checks, voice, shell), _kinds(), _homes()
 
     def look(name: str) -> None:
         seen.clear()  # what one task's answer was told of does not hide what the next one does
         now = state(checks, voice, shell)
-        changed = amiss() + ["what an object of its own says that it equals"] * _equals(before, homes)
+        changed = amiss() + ["what an object of its own says that it equals"] * _equals(before, homes, file)
         changed += sorted(key for key, value in was.items() if now.get(key) != value)
         changed += sorted(key for key in now if key not in was and key.startswith(COMPLETE))
         for key in ("torch", "math", "dynlib", checks):  # names that the checks' cells use
@@ -267,25 +268,24 @@ def _kinds() -> dict[int, type]:
     return found
 
 
-def _homes(checks: str) -> tuple[str, ...]:
-    """Where Python, its packages and the course stand, which may be below /tmp too, and the file of the checks."""
+def _homes() -> tuple[str, ...]:
+    """Where Python, its packages and the course stand, which may be below /tmp too."""
     home = [sys.prefix, sys.base_prefix, os.path.dirname(os.__file__), "<frozen"]
     files = [getattr(sys.modules.get(name), "__file__", None) for name in ("dynlib", "torch")]
-    own = getattr(sys.modules.get(checks), "__file__", None)
-    return (*home, *(os.path.dirname(file) for file in files if file), *([own] if own else []))
+    return (*home, *(os.path.dirname(file) for file in files if file))
 
 
-def _equals(before: dict[int, type], homes: tuple[str, ...]) -> bool:
+def _equals(before: dict[int, type], homes: tuple[str, ...], file: str) -> bool:
     """Whether a class of the learner's says itself what its objects equal, however its methods came by their names."""
     for number, kind in _kinds().items():
         if number not in before:
             space = type.__getattribute__(kind, "__dict__")
-            if any(name in space and _of_a_cell(space[name], homes) for name in EQUAL):
+            if any(name in space and _of_a_cell(space[name], homes, file) for name in EQUAL):
                 return True
     return False
 
 
-def _of_a_cell(method: object, homes: tuple[str, ...]) -> bool:
+def _of_a_cell(method: object, homes: tuple[str, ...], file: str) -> bool:
     if isinstance(method, staticmethod | classmethod):
         method = method.__func__
     if not isinstance(method, types.FunctionType):
@@ -293,7 +293,7 @@ def _of_a_cell(method: object, homes: tuple[str, ...]) -> bool:
     place = method.__code__.co_filename
     cell = os.path.basename(os.path.dirname(place)).startswith("ipykernel_")  # a cell's, wherever the system keeps them
     magic = ("<ipython-input", "<timed ", "<magic-timeit", "<prun")
-    return (cell or place.startswith(("/tmp/", *magic))) and not place.startswith(homes)
+    return (cell or place.startswith(("/tmp/", *magic))) and not place.startswith(homes) and place != file
 
 
 def _modes() -> list[str]:

@@ -386,7 +386,7 @@ def runner_class() -> type:
                 kind == "back" and not self.late
             ):  # to start, and the checks at the end, have their own
                 self.until, self.late = now + self.limits.total, kind == "back"
-            if not self.reason and now > self.until:
+            if not self.reason and now > self.until and kind not in ("look", "keep"):
                 self.reason = f"the notebook ran for more than {self.limits.total} s"
             at_rest = not self.reason
             self.timeout = START_SECONDS if self.steps[index].kind == "start" else self.limits.cell

@@ -94,9 +94,11 @@ def _delete(place: Path) -> None:
     try:
         shutil.rmtree(place, ignore_errors=True)
         if place.exists():  # folders that were closed
-            for folder, _, _ in os.walk(place):
-                with contextlib.suppress(OSError):
-                    os.chmod(folder, 0o700)
+            for folder, inner, _ in os.walk(place):
+                for name in inner:
+                    if not os.path.islink(path := os.path.join(folder, name)):
+                        with contextlib.suppress(OSError):
+                            os.chmod(path, 0o700)  # before it is walked into
             shutil.rmtree(place, ignore_errors=True)
     except RecursionError:
         subprocess.run(["rm", "-rf", "--", place], capture_output=True)

@@ -25,7 +25,7 @@ class Limits(NamedTuple):
 
     Attributes:
         cell: seconds of one cell.
-        total: seconds of the whole notebook, checks included.
+        total: seconds of all cells, and as many of the checks at the end.
         mib: of memory, all processes together.
         processes: at the same time, threads counted too.
         output: MiB that are kept of what one notebook prints.
@@ -113,16 +113,17 @@ def watched(meeting: Path, limits: Limits, stop: Callable[[str], None], *, most:
 
 
 def _full(folder: Path, most: int) -> bool:
-    """Whether more than so many bytes, or more than 1000 files, lie in a folder and those in it."""
+    """Whether more than so many bytes, or more than 1000 files, or what cannot be looked into, lie in a folder."""
     written = files = 0
-    for place, _, names in os.walk(folder):
+    closed: list[OSError] = []
+    for place, _, names in os.walk(folder, onerror=closed.append):
         files += 1 + len(names)
         for name in names[:1000]:
             with suppress(OSError):
                 written += os.lstat(os.path.join(place, name)).st_size
         if written > most or files > 1000:
             return True
-    return False
+    return any(isinstance(error, PermissionError) for error in closed)
 
 
 @cache

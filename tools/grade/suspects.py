@@ -7,8 +7,9 @@ by letter.
 
 import ast
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
+from types import MappingProxyType
 
 from nbformat import NotebookNode
 
@@ -46,12 +47,13 @@ def found(cells: Sequence[NotebookNode], unit: str) -> dict[str, list[str]]:
     told: dict[str, list[str]] = {}
     every = list(dict.fromkeys(task for task, _ in points(unit).values()))
     part_of = grader()["part_of"]
-    for cell in cells:
-        own = not grade_id(cell) or is_answer(cell)
-        if cell.cell_type != "code" or not own or is_check(cell):
-            continue
+    theirs = [cell for cell in cells if cell.cell_type == "code" and (not grade_id(cell) or is_answer(cell))]
+    theirs = [cell for cell in theirs if not is_check(cell)]
+    known = {name: file for cell in theirs for name, file in _called_checks(cell.source).items()}
+    usual = _usual(unit) | {f"in {name}" for name in _may_be_called(unit)}
+    for cell in theirs:
         task = part_of(cell).removesuffix("-answer")
-        for says in sorted({*_said(_names(cell.source) - _usual(unit))}):
+        for says in sorted({*_said(_names(cell.source, known) - usual)}):
             for each in [task] if task in every else every:
                 told.setdefault(each, []).append(says)
     return told
@@ -71,19 +73,24 @@ def _said(names: Sequence[str] | set[str]) -> Iterator[str]:
             yield name
 
 
-def _names(source: str) -> set[str]:
-    """Names, attributes, texts and what is written to in a cell, and in texts that it runs."""
+def _names(source: str, known: Mapping[str, str] = MappingProxyType({})) -> set[str]:
+    """Names, attributes, texts and what is written to in a cell, and in texts that it runs.
+
+    Args:
+        source: of the cell.
+        known: what names of it stand for a file of checks, by an import in this cell or another.
+    """
     whole = tree(source)
     if whole is None:
         return {DEEP}
     try:
-        return _within(whole)
+        return _within(whole, known)
     except RecursionError:
         return {DEEP}
 
 
-def _within(whole: ast.Module) -> set[str]:
-    names, judges = {f"in {name}" for name in _inside_checks(whole)}, _judges(whole)
+def _within(whole: ast.Module, known: Mapping[str, str]) -> set[str]:
+    names, judges = {f"in {name}" for name in _inside_checks(whole, known)}, _judges(whole)
     for node in ast.walk(whole):
         if isinstance(node, ast.Attribute):
             # to ask for a class is no lie about it
@@ -103,7 +110,7 @@ def _within(whole: ast.Module) -> set[str]:
         elif isinstance(node, ast.Call) and _runs(node.func):
             for text in node.args:
                 if isinstance(text, ast.Constant) and isinstance(text.value, str):
-                    names |= _names(text.value)
+                    names |= _names(text.value, known)
         for place in _written(node):
             if _judge(place, judges):
                 names.add(f"to {ast.unparse(place)[:80]}")
@@ -118,24 +125,39 @@ def _runs(called: ast.expr) -> bool:
     return getattr(called, "attr", getattr(called, "id", "")) in RUN
 
 
-def _inside_checks(whole: ast.Module) -> Iterator[str]:
-    """Where an answer reaches for what the file of its checks holds, and does not only call a check."""
-    known = {alias.asname or alias.name for alias in _imported(whole) if alias.name.startswith(CHECKS)}
-    called = set[ast.AST]()
+def _inside_checks(whole: ast.Module, known: Mapping[str, str]) -> Iterator[str]:
+    """What of the file of the checks a text names: ``checks_x.name``, or ``checks_x`` where that is all it says."""
+    owned = set[ast.AST]()
     for node in ast.walk(whole):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
-            check = node.value.func
-            if isinstance(check, ast.Attribute) and not check.attr.startswith("_"):
-                called.add(check.value)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and _file(node.value, known):
+            owned.add(node.value)
+            yield f"{_file(node.value, known)}.{node.attr}"
     for node in ast.walk(whole):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(CHECKS):
-            yield from (f"{node.module}.{alias.name}" for alias in node.names if alias.name.startswith("_"))
-        if isinstance(node, ast.Name) and node not in called and (node.id in known or node.id.startswith(CHECKS)):
-            yield node.id if node.id.startswith(CHECKS) else f"{CHECKS}… as {node.id}"
+        if isinstance(node, ast.Name) and node not in owned and (file := _file(node, known)):
+            yield file
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(CHECKS):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Constant) and re.fullmatch(rf"{CHECKS}\w+(\.\w+)?", str(node.value)):
+            yield str(node.value)
 
 
-def _imported(whole: ast.Module) -> Iterator[ast.alias]:
-    return (alias for node in ast.walk(whole) if isinstance(node, ast.Import) for alias in node.names)
+def _file(name: ast.Name, known: Mapping[str, str]) -> str:
+    """The file of checks that a name stands for, or nothing."""
+    return known.get(name.id, name.id if name.id.startswith(CHECKS) else "")
+
+
+def _called_checks(source: str) -> dict[str, str]:
+    """The names that files of checks have in a cell, which others may use."""
+    imports = [node for node in ast.walk(tree(source) or ast.Module([], [])) if isinstance(node, ast.Import)]
+    every = [alias for node in imports for alias in node.names if alias.name.startswith(CHECKS)]
+    return {alias.asname or alias.name: alias.name for alias in every}
+
+
+@cache
+def _may_be_called(unit: str) -> frozenset[str]:
+    """The checks that the unit's own cells call."""
+    cells = [cell.source for cell in read(solution(unit)).cells if cell.cell_type == "code"]
+    return frozenset(re.findall(rf"\b{CHECKS}\w+\.\w+", "\n".join(cells)))
 
 
 def _judges(whole: ast.Module) -> dict[str, str]:
@@ -224,7 +246,7 @@ def _judge(place: ast.expr, judges: dict[str, str]) -> bool:
             called = place.func.attr if isinstance(place.func, ast.Attribute) else getattr(place.func, "id", "")
             if _imports(place):
                 which = place.args[0].value if place.args and isinstance(place.args[0], ast.Constant) else "torch"
-                return str(which).startswith((*JUDGES, "IPython"))
+                return str(which).startswith((*JUDGES, "IPython", "dynlib", "sys"))
             if called in ("getattr", "vars", "type") and place.args:
                 place = place.args[0]
             else:

@@ -164,7 +164,7 @@ def _container(program: str, inside: Inside, who: Sequence[str]) -> list[str]:
     said += ["--volume", f"{inside.meeting}:{inside.meeting}:rw", "--workdir", HOME]
     for name, value in inside.words.items():
         said += ["--env", f"{name}={value}"]
-    return [*said, _image()[0], "/usr/bin/timeout", "--kill-after=5", str(inside.limits.total + END)]
+    return [*said, _image()[0], "/usr/bin/timeout", "--kill-after=5", str(2 * inside.limits.total + END)]
 
 
 def _podman(program: str, inside: Inside) -> list[str]:
@@ -192,7 +192,7 @@ def _systemd(program: str, inside: Inside) -> list[str]:
     limits = inside.limits
     rules = ["PrivateUsers=yes", "PrivatePIDs=yes", "PrivateNetwork=yes", "PrivateIPC=yes", "PrivateDevices=yes"]
     rules += ["NoNewPrivileges=yes", "CapabilityBoundingSet=", "RestrictAddressFamilies=AF_UNIX", "KeyringMode=private"]
-    rules += ["ProtectKernelTunables=yes", "ProtectControlGroups=yes", f"RuntimeMaxSec={limits.total + END}"]
+    rules += ["ProtectKernelTunables=yes", "ProtectControlGroups=yes", f"RuntimeMaxSec={2 * limits.total + END}"]
     rules += [f"MemoryMax={limits.mib + SLACK}M", "MemorySwapMax=0", f"TasksMax={SLACK}"]
     rules += ["TemporaryFileSystem=/:ro", *(f"TemporaryFileSystem={p}:mode=1777,size={ROOM}M" for p in ("/tmp", HOME))]
     # the source of a link is followed, so that a folder of the system's stands where there is a link outside
