@@ -155,9 +155,11 @@ def _called_checks(source: str) -> dict[str, str]:
 
 @cache
 def _may_be_called(unit: str) -> frozenset[str]:
-    """The checks that the unit's own cells call."""
+    """What of the file of the checks the unit's own cells name."""
     cells = [cell.source for cell in read(solution(unit)).cells if cell.cell_type == "code"]
-    return frozenset(re.findall(rf"\b{CHECKS}\w+\.\w+", "\n".join(cells)))
+    known = {name: file for source in cells for name, file in _called_checks(source).items()}
+    trees = [tree(source) for source in cells]
+    return frozenset(name for one in trees if one for name in _inside_checks(one, known) if "." in name)
 
 
 def _judges(whole: ast.Module) -> dict[str, str]:
